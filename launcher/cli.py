@@ -1,0 +1,153 @@
+"""The command line: one short function a command. Each imports only what it needs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launcher import __version__
+from launcher.errors import AdaptrunError
+
+app = typer.Typer(
+    name="adaptrun",
+    help="Take a pretrained model to a new domain: the same job file on a laptop, a workstation and a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the job file; repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Resume = Annotated[
+    str, typer.Option(metavar="auto|never|PATH", help="Go on from the last checkpoint, start afresh, or a run or checkpoint.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a finished run.", show_default=False)]
+Processes = Annotated[int | None, typer.Option("--processes", min=1, help="Processes; default as for a job.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples of full length evaluated at once.")]
+DataFile = Annotated[str, typer.Option("--data", help="A csv, tsv, jsonl or parquet file, a folder saved by `datasets`, or a hub id.")]
+TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
+LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
+
+
+def show_version(value: bool) -> None:
+    """Print the version and leave."""
+    if value:
+        print(f"adaptrun {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def init(
+    task: Annotated[str, typer.Option(help="What the model learns to do.")] = "text-classification",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the job file goes.")] = Path("job.yaml"),
+) -> None:
+    """Write a commented job file to start from."""
+    from launcher.job.starter import write_starter
+
+    write_starter(task, output)
+    print(f"wrote {output}; next: adaptrun check {output}")
+
+
+@app.command()
+def check(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Say everything that is wrong with a job file, without starting anything."""
+    from launcher.job.reading import load_job
+
+    checked = load_job(job, sets or ())
+    print(json.dumps(checked.as_dict(), indent=2) if as_json else f"{job}: no problem found")
+
+
+@app.command()
+def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Show what would run: processes, engine, the split of the batch, steps, commands."""
+    from launcher.job.reading import load_job
+    from launcher.plan.making import make_plan
+
+    made = make_plan(load_job(job, sets or ()), job)
+    print(made.as_json() if as_json else made)
+
+
+@app.command()
+def train(job: JobFile, sets: Sets = None, resume: Resume = "auto", dry_run: DryRun = False) -> None:
+    """Fine-tune, validating as it goes; leave a run folder with a model in it."""
+    if dry_run:
+        return plan(job, sets)
+    from launcher.job.reading import load_job
+    from launcher.start.training import train_job
+
+    train_job(load_job(job, sets or ()), job, resume)
+    return None
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    data: DataFile,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    batch_size: BatchSize = 32,
+    processes: Processes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model folder on labelled data; every sample counts once."""
+    from launcher.start.evaluating import evaluate_model
+
+    evaluate_model(model, data, text, label, batch_size, processes, as_json)
+
+
+@app.command()
+def predict(
+    model: ModelFolder,
+    data: DataFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")],
+    text: TextColumn = "text",
+    batch_size: BatchSize = 32,
+    processes: Processes = None,
+) -> None:
+    """Write the model's answer for each row of a file."""
+    from launcher.start.evaluating import predict_with_model
+
+    predict_with_model(model, data, output, text, batch_size, processes)
+
+
+@app.command()
+def selfcheck(as_json: AsJson = False) -> None:
+    """Train a small job over every engine and split this machine has; print the largest difference."""
+    from launcher.start.selfcheck import run_selfcheck
+
+    raise typer.Exit(run_selfcheck(as_json))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the job files, the data and the runs go.")] = Path("adaptrun-demo"),
+) -> None:
+    """Take a real model from film reviews to tweets, on two processes, in minutes."""
+    from launcher.start.demo import run_demo
+
+    run_demo(folder)
+
+
+def main() -> None:
+    """Run the command line; errors meant for the user are printed without a traceback."""
+    try:
+        app()
+    except AdaptrunError as error:
+        print(f"adaptrun: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,77 @@
+"""What every engine does, cut for the hardest first.
+
+DeepSpeed sets up model and optimizer together, clips inside its step and decides at the accumulation
+boundary, so none of these is a call of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from launcher.job.schema import Optimizer
+from launcher.models.batch import Batch, Losses
+
+
+class StateDict(TypedDict):
+    """Training state of one rank, named by the model's own parameter names.
+
+    model: parameters and buffers
+    optimizer: for each parameter, its moments
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine needs to know of the run.
+
+    device: where this rank computes
+    precision: of forward and backward; weights and optimizer stay fp32
+    clip_norm: largest norm of the whole gradient, None for no clipping
+    """
+
+    device: torch.device
+    precision: Literal["fp32", "bf16", "fp16"]
+    clip_norm: float | None
+
+
+class Engine(Protocol):
+    """How the model is spread; the loop knows no more of parallelism than this."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model as prepared, called for evaluation."""
+
+    def building(self) -> AbstractContextManager[None]:
+        """The model is constructed inside."""
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Shard or wrap the model; make the optimizer."""
+
+    def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
+        """Forward and backward of one micro-batch.
+
+        scale: one over the global batch's sum of weights; the gradient of Σ weightᵢ·lossᵢ·scale over all
+        ranks and micro-batches is what `step` uses, whatever averaging the library does
+        last: gradients travel only then
+        """
+
+    def step(self, lr: float) -> float:
+        """Clip, update, zero. Returns the norm of the whole gradient before clipping."""
+
+    def state(self) -> StateDict:
+        """The training state, sharing memory with the live tensors."""
+
+    def load(self, state: StateDict) -> None:
+        """Take over a state that has the structure of `state()`."""
+
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers whole, one at a time, on the rank that will write them."""

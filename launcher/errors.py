@@ -1,0 +1,99 @@
+"""Every error that a user is meant to read.
+
+AdaptrunError              exit code 1
+├── RequestError           2   what was asked for is wrong; nothing was started
+│   ├── JobError               the job file or a --set, all problems at once
+│   ├── DataError              a data file, with file and row
+│   └── ModelError             the pretrained model cannot be had as the job asks
+├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
+├── CheckpointError        1   a checkpoint cannot be read or written
+└── Stopped               75   stopped on request; the run can be resumed
+
+Each says what is wrong, where, and what to do, in that order. The message is all that is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+
+class ExitCode(IntEnum):
+    """What the shell and the batch script are told."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_REQUEST = 2
+    STOPPED = 75
+
+
+class AdaptrunError(Exception):
+    """Base of the errors that are shown without a traceback."""
+
+    exit_code = ExitCode.FAILED
+
+
+class RequestError(AdaptrunError):
+    """What was asked for is wrong; nothing was started."""
+
+    exit_code = ExitCode.WRONG_REQUEST
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a job file.
+
+    where: `file:line:column`, or `--set` with its text
+    path: the field, such as `train.optimizer.lr`
+    message: what was found and what is allowed
+    fix: the cheapest change that mends it, or empty
+    """
+
+    where: str
+    path: str
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.path}: {self.message}" if self.path else f"{self.where}: {self.message}"
+        return f"{text}\n    fix: {self.fix}" if self.fix else text
+
+
+class JobError(RequestError):
+    """A job file with one or more problems, all of them listed."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class DataError(RequestError):
+    """A data file that cannot be used.
+
+    row: 1 for the first sample after any header; None where the whole file is meant
+    """
+
+    def __init__(self, file: Path | str, message: str, row: int | None = None) -> None:
+        self.file, self.row = str(file), row
+        place = f"{file}, row {row}" if row is not None else f"{file}"
+        super().__init__(f"{place}: {message}")
+
+
+class ModelError(RequestError):
+    """The pretrained model cannot be had as the job asks."""
+
+
+class RunFailed(AdaptrunError):
+    """A process of the run failed."""
+
+
+class CheckpointError(AdaptrunError):
+    """A checkpoint cannot be read or written."""
+
+
+class Stopped(AdaptrunError):
+    """The run stopped on request and can be resumed."""
+
+    exit_code = ExitCode.STOPPED

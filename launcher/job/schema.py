@@ -1,0 +1,249 @@
+"""The job file as types.
+
+Every field carries its own documentation: the reference page, the editor schema and the comments of a
+starter job are generated from here. Rules that join several fields are in `rules.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the job file: immutable, and a stranger to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(Section):
+    """Which pretrained model is taken to the new domain."""
+
+    pretrained: str = Field(
+        description="An alias (`minilm`), a folder, a finished run's folder, a hub id, a `.safetensors` or `.pt` "
+        "state dict (with `config` beside it), or `file.py:function`, which returns a `transformers` model."
+    )
+    config: str | None = Field(
+        None, description="For a state dict: the folder or hub id whose `config.json` describes the weights."
+    )
+    tokenizer: str | None = Field(
+        None, description="Folder or hub id of the tokenizer, where it is not beside the model."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    trust_remote_code: bool = Field(False, description="Allow code that a model folder brings to run.")
+    allow_missing: tuple[str, ...] = Field(
+        (), description="Patterns (`bert.pooler.*`) of weights that the file may lack and that then start at random."
+    )
+    allow_unexpected: tuple[str, ...] = Field(
+        (), description="Patterns of weights that the file may hold and that are then left out."
+    )
+    dropout: Fraction | None = Field(
+        None, description="Replaces every dropout probability of the model; absent: as the model has it."
+    )
+
+
+class Source(Section):
+    """One data set: where it lies and which columns it has."""
+
+    source: str | tuple[str, ...] = Field(
+        description="A csv, tsv, jsonl or parquet file, several of them, a folder saved by `datasets`, or a hub id."
+    )
+    split: str | None = Field(None, description="Which split of a hub id or of a `datasets` folder.")
+    text: str = Field("text", description="Name of the column that holds the text.")
+    label: str = Field("label", description="Name of the column that holds the label: text or integers.")
+    encoding: str = Field("utf-8", description="Encoding of csv, tsv and jsonl files.")
+    limit: PositiveInt | None = Field(None, description="Take only the first so many samples.")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The places named, always as a tuple."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+
+def _plain_source(value: object) -> object:
+    """`train: file.csv` is short for `train: {source: file.csv}`."""
+    return {"source": value} if isinstance(value, str | list | tuple) else value
+
+
+def _named_sources(value: object) -> object:
+    """`validation: file.csv` and `validation: {source: file.csv}` are one set of the name `validation`."""
+    value = _plain_source(value)
+    return {"validation": value} if isinstance(value, dict) and "source" in value else value
+
+
+AnySource = Annotated[Source, BeforeValidator(_plain_source)]
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+
+
+class Data(Section):
+    """What the model learns from and what it is judged on."""
+
+    train: AnySource = Field(description="Labelled samples to train on.")
+    validation: Annotated[dict[SetName, AnySource], BeforeValidator(_named_sources)] = Field(
+        default_factory=dict,
+        description="Labelled samples to judge by: one source, or several with a name each "
+        "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
+    )
+    target: AnySource | None = Field(
+        None, description="Unlabelled samples of the target domain, for the methods that use them."
+    )
+    cache: str = Field(
+        "~/.cache/adaptrun", description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see."
+    )
+
+
+class Optimizer(Section):
+    """How a gradient becomes a step. All values are explicit: libraries differ in their defaults."""
+
+    name: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or stochastic gradient descent.")
+    lr: PositiveFloat = Field(2e-5, description="Peak learning rate.")
+    weight_decay: NonNegativeFloat = Field(
+        0.01, description="Decoupled (AdamW) or L2 (SGD) decay; biases and normalisation weights are exempt."
+    )
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW's decay rates of the two moments.")
+    eps: PositiveFloat = Field(1e-8, description="AdamW's term against division by zero.")
+    momentum: Fraction = Field(0.0, description="SGD's momentum.")
+
+
+class Schedule(Section):
+    """The learning rate as a function of the step alone, or (plateau) of the validation metric."""
+
+    name: Literal["constant", "linear", "cosine", "plateau"] = Field(
+        "cosine", description="Shape after warm-up: flat, straight down, half a cosine, or lowered when validation stalls."
+    )
+    warmup: NonNegativeFloat = Field(
+        0.0, description="Linear warm-up: a fraction of all steps below 1, a number of steps from 1 on."
+    )
+    min_lr: NonNegativeFloat = Field(0.0, description="The learning rate never falls below this.")
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="Plateau: what the rate is multiplied by.")
+    patience: PositiveInt = Field(
+        2, description="Plateau: evaluations without improvement after which the rate is lowered."
+    )
+    min_delta: NonNegativeFloat = Field(0.0, description="Plateau: the least change that counts as improvement.")
+
+
+class Loss(Section):
+    """What is minimised."""
+
+    name: Literal["cross-entropy"] = Field("cross-entropy", description="The loss of one sample.")
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = Field(
+        None, description="`balanced` (inverse to the class's frequency in training) or a weight for each label."
+    )
+    label_smoothing: Fraction = Field(0.0, description="Share of the target spread evenly over all classes.")
+
+
+class EarlyStopping(Section):
+    """Stop when validation no longer improves."""
+
+    patience: PositiveInt = Field(3, description="Evaluations without improvement after which training ends.")
+    min_delta: NonNegativeFloat = Field(0.0, description="The least change that counts as improvement.")
+
+
+class Train(Section):
+    """How the model is trained."""
+
+    epochs: PositiveInt = Field(3, description="Passes over the training data.")
+    max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps, if sooner.")
+    global_batch_size: PositiveInt = Field(
+        32, description="Samples an optimizer step, on any number of processes."
+    )
+    micro_batch_size: Literal["auto"] | PositiveInt = Field(
+        "auto", description="Samples of full length that a process takes through the model at once; changes no result."
+    )
+    max_length: PositiveInt = Field(128, description="Tokens of a sample beyond which it is cut.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the device has it, else fp32. fp16 scales the loss and needs a GPU."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="Decides the order of samples, dropout and the start of new weights."
+    )
+    clip_norm: PositiveFloat | None = Field(1.0, description="Largest norm of the whole gradient; null: no clipping.")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="How a gradient becomes a step.")
+    schedule: Schedule = Field(default_factory=Schedule, description="The learning rate over time.")
+    loss: Loss = Field(default_factory=Loss, description="What is minimised.")
+    early_stopping: EarlyStopping | None = Field(None, description="Stop when validation no longer improves.")
+
+
+class Validation(Section):
+    """When the model is judged, and by what."""
+
+    every: Literal["epoch"] | PositiveInt = Field("epoch", description="Each epoch, or each so many steps.")
+    metric: Literal["loss", "accuracy", "balanced_accuracy", "macro_f1", "matthews"] = Field(
+        "loss", description="What decides the best checkpoint, the plateau and early stopping."
+    )
+    set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
+    batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
+
+
+class Checkpoint(Section):
+    """When the run saves what it needs to go on."""
+
+    every_steps: PositiveInt | None = Field(None, description="Save each so many steps; absent: each epoch.")
+    every_minutes: PositiveFloat | None = Field(None, description="Save also when so many minutes have passed.")
+    keep: PositiveInt = Field(2, description="How many of the last are kept, beside the best.")
+    result: Literal["best", "last"] = Field(
+        "best", description="Which weights become `model/`: best by `validation.metric` (last without validation data)."
+    )
+
+
+class Adapt(Section):
+    """How the model moves to the domain."""
+
+    method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
+
+
+class Engine(Section):
+    """How the model is spread over the processes."""
+
+    name: Literal["auto", "single", "ddp"] = Field(
+        "auto", description="auto: single for one process, ddp (the whole model on each, gradients averaged) for more."
+    )
+
+
+class Launch(Section):
+    """Which processes run, and where their results go."""
+
+    processes: Literal["auto"] | PositiveInt = Field(
+        "auto", description="auto: one a GPU; without GPUs one a physical core, up to the global batch."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: GPUs where there are any.")
+    runs: str = Field("runs", description="Folder in which each run makes its own.")
+    timeout: PositiveFloat = Field(30.0, description="Minutes after which a collective without an answer fails.")
+
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+
+
+class Job(Section):
+    """One job file. It alone decides the result, wherever it runs."""
+
+    name: RunName = Field(description="Letters, digits, `.`, `_` and `-`; the run's folder starts with it.")
+    model: Model = Field(description="Which pretrained model is taken to the new domain.")
+    task: Literal["text-classification"] = Field(description="What the model learns to do.")
+    data: Data = Field(description="What the model learns from and what it is judged on.")
+    train: Train = Field(default_factory=Train, description="How the model is trained.")
+    validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")
+    checkpoint: Checkpoint = Field(
+        default_factory=Checkpoint, description="When the run saves what it needs to go on."
+    )
+    adapt: Adapt = Field(default_factory=Adapt, description="How the model moves to the domain.")
+    engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
+    launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")
+
+    @property
+    def deciding_set(self) -> str | None:
+        """The validation set whose metric decides; None without validation data."""
+        return self.validation.set or next(iter(self.data.validation), None)
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where this job's runs lie."""
+        return Path(self.launch.runs).expanduser()
+
+    def as_dict(self) -> dict[str, object]:
+        """The job as plain values under the names of the job file."""
+        return self.model_dump(mode="json")

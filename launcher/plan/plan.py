@@ -1,0 +1,73 @@
+"""The plan: everything decided before a process starts, frozen, printed and saved with the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from typing import Literal
+
+from launcher.job.schema import Job
+from launcher.plan.split import Split
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run.
+
+    engine: how the model is spread over the processes
+    device: where tensors live
+    precision: what the forward and backward compute in; weights stay fp32
+    processes: ranks on this machine
+    threads: CPU threads of each process
+    split: the cut of the global batch
+    evaluation_batch: samples of full length evaluated at once
+    train_samples: None where only the run can know (a hub id that is not downloaded)
+    reasons: one sentence for each value that `auto` decided
+    commands: the exact commands, one a process group, as argument lists
+    """
+
+    engine: Literal["single", "ddp"]
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16", "fp16"]
+    processes: int
+    threads: int
+    split: Split
+    evaluation_batch: int
+    epochs: int
+    max_steps: int | None
+    train_samples: int | None
+    reasons: tuple[str, ...]
+    commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps of one pass; the last may hold fewer samples."""
+        return None if self.train_samples is None else ceil(self.train_samples / self.split.global_batch)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the run unless it stops early."""
+        if self.steps_per_epoch is None:
+            return self.max_steps
+        return total_steps(self.train_samples or 0, self.split.global_batch, self.epochs, self.max_steps)
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read back what `save` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["split"] = Split(**values["split"])
+        values["reasons"] = tuple(values["reasons"])
+        values["commands"] = tuple(tuple(command) for command in values["commands"])
+        return cls(**values)
+
+
+def total_steps(samples: int, global_batch: int, epochs: int, max_steps: int | None) -> int:
+    """Optimizer steps of `epochs` passes, each ending in a batch of what is left."""
+    steps = epochs * ceil(samples / global_batch)
+    return steps if max_steps is None else min(steps, max_steps)

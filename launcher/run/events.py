@@ -1,0 +1,165 @@
+"""The events of a run, one JSON object a line of `metrics.jsonl`.
+
+Rank 0 writes them; the display, the report and `status` read them. After a resume, steps that are
+run again are written again: of two events of the same step the later one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened; `time` is in seconds since the epoch."""
+
+    kind: ClassVar[str]
+    time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase(Event):
+    """The run entered a phase: `loading`, `preparing`, `evaluating`, `training`, `saving` or `done`."""
+
+    kind = "phase"
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """How far the current phase is: `done` of `total` of `unit`."""
+
+    kind = "progress"
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note(Event):
+    """A sentence for the person who watches: something was decided, skipped or taken up again."""
+
+    kind = "note"
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """Training begins, or goes on at `step`."""
+
+    kind = "started"
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    epochs: int
+    processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """One optimizer step over the global batch.
+
+    loss: weighted mean over the global batch, before the step
+    gradient_norm: norm of the whole gradient before clipping
+    samples, tokens: in the global batch, padding not counted
+    seconds: wall time of the step
+    memory: bytes of the process (CPU) or of its device (GPU), the largest of the ranks
+    """
+
+    kind = "step"
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+    gradient_norm: float
+    samples: int
+    tokens: int
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Event):
+    """Every validation set was evaluated after `step` optimizer steps.
+
+    metrics: for each set, each metric's value
+    samples: for each set, the count of samples covered
+    """
+
+    kind = "evaluated"
+    step: int
+    metrics: dict[str, dict[str, float]]
+    samples: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved(Event):
+    """A checkpoint (or the model folder) is complete."""
+
+    kind = "saved"
+    step: int
+    path: str
+    seconds: float
+
+
+KINDS: dict[str, type[Event]] = {
+    event.kind: event for event in (Phase, Progress, Note, Started, Step, Evaluated, Saved)
+}
+
+
+class EventLog:
+    """Appends events to a file, each whole line at once. Other ranks than 0 hold a silent one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, event: Event) -> None:
+        """Append one event."""
+        if self._file is not None:
+            self._file.write(json.dumps({"kind": event.kind, **asdict(event)}) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class EventTail:
+    """Reads the events of a file that is still being written, each once."""
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self._path, self._position = path, start
+
+    def read(self) -> Iterator[Event]:
+        """The events that are new since the last call."""
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                event = parse(line)
+                if event is not None:
+                    yield event
+
+
+def parse(line: bytes | str) -> Event | None:
+    """One line as an event; None for a kind or a line that this version does not know."""
+    try:
+        values = json.loads(line)
+        kind = KINDS[values.pop("kind")]
+    except (ValueError, KeyError, AttributeError):
+        return None
+    known = {f.name for f in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in known})

@@ -1,0 +1,111 @@
+"""The run folder: the one place where the launcher and the ranks meet."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from launcher.job.schema import Job
+from launcher.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, `runs/<name>-<time>/`, and what is kept at each."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, job: Job) -> RunFolder:
+        """Make a new folder for `job`, holding the job as resolved."""
+        start = datetime.now().strftime("%Y%m%d-%H%M%S")
+        for attempt in range(1000):
+            suffix = f"-{attempt}" if attempt else ""
+            path = job.runs_folder / f"{job.name}-{start}{suffix}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            folder = cls(path.resolve())
+            folder.logs.mkdir()
+            folder.checkpoints.mkdir()
+            folder.job_file.write_text(yaml.safe_dump(job.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            return folder
+        raise FileExistsError(f"a thousand runs named {job.name}-{start} already exist in {job.runs_folder}")
+
+    @property
+    def job_file(self) -> Path:
+        """The job as resolved; running it again repeats the run."""
+        return self.path / "job.yaml"
+
+    @property
+    def plan_file(self) -> Path:
+        """What was decided before the start."""
+        return self.path / "plan.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions, hardware and commit."""
+        return self.path / "environment.json"
+
+    @property
+    def events_file(self) -> Path:
+        """One JSON object a line, the source of every display and report."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Output of each rank."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Resumable checkpoints, one a folder."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The consolidated result, a standard Hugging Face folder."""
+        return self.path / "model"
+
+    @property
+    def result_file(self) -> Path:
+        """Status, steps, seconds, and the metrics before and after."""
+        return self.path / "result.json"
+
+    @property
+    def failure_file(self) -> Path:
+        """Only after a failure: the first rank that failed, and why."""
+        return self.path / "failure.txt"
+
+    def log(self, rank: int) -> Path:
+        """Output of one rank."""
+        return self.logs / f"rank-{rank}.log"
+
+    def rank_failure(self, rank: int) -> Path:
+        """What a failing rank leaves for the launcher to read."""
+        return self.logs / f"rank-{rank}.failure.json"
+
+    def plan(self) -> Plan:
+        """The saved plan."""
+        return Plan.read(self.plan_file)
+
+    def result(self) -> dict[str, object] | None:
+        """The saved result, or None while there is none."""
+        try:
+            loaded: dict[str, object] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return loaded
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader sees the old or the new text and never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
