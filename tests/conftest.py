@@ -1,0 +1,25 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_model_folder
+from tests.worlds import Worlds
+
+
+@pytest.fixture(scope="session")
+def worlds() -> Iterator[Worlds]:
+    """Real gloo worlds of any size, kept alive across tests."""
+    worlds = Worlds()
+    yield worlds
+    worlds.end()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a very small BERT at random and its tokenizer."""
+    return tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny")
