@@ -32,7 +32,7 @@ class TaskModule(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Losses:
-        """Losses of each sample. A batch without samples is legal and gives empty tensors."""
+        """Losses of each sample."""
 
 
 class Task(ABC):
@@ -41,15 +41,23 @@ class Task(ABC):
     labels: the names of the classes in the order of the model's outputs
     max_length: tokens of a sample beyond which it is cut
     loss: what is minimised
+    counts: training samples of each label, for balanced weights; empty where nothing is trained
     """
 
     name: ClassVar[str]
+    auto_class: ClassVar[str]
+    """Name of the `transformers` class that loads the model."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], max_length: int, loss: Loss
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        max_length: int,
+        loss: Loss,
+        counts: Sequence[int] = (),
     ) -> None:
         self.tokenizer, self.labels = tokenizer, tuple(labels)
-        self.max_length, self.loss = max_length, loss
+        self.max_length, self.loss, self.counts = max_length, loss, tuple(counts)
 
     @staticmethod
     @abstractmethod
@@ -70,19 +78,19 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
-        """Prepared samples as one padded batch on the CPU; an empty sequence gives an empty batch."""
-
-    @abstractmethod
-    def weights(self, batch: Batch) -> Tensor:
-        """[samples] float64: the weight of each sample in the loss, known before any forward pass."""
+        """Prepared samples as one padded batch on the CPU; no samples give one row of filler."""
 
     @abstractmethod
     def build(self, model: PreTrainedModel) -> TaskModule:
         """Join the pretrained model and the loss."""
 
     @abstractmethod
-    def statistics(self, batch: Batch, losses: Losses) -> Tensor:
-        """Float64 vector that sums over samples, ranks and batches; entry 0 is the count of samples."""
+    def statistics(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """Float64 vector that sums over samples, batches and ranks; entry 0 is the count of samples."""
+
+    @abstractmethod
+    def statistics_size(self) -> int:
+        """Length of that vector."""
 
     @abstractmethod
     def metrics(self, statistics: Tensor) -> dict[str, float]:
@@ -93,5 +101,5 @@ class Task(ABC):
         """A 95 % bootstrap interval for each metric."""
 
     @abstractmethod
-    def predictions(self, losses: Losses) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """One row of output for each sample."""

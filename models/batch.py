@@ -12,19 +12,30 @@ from torch import Tensor
 class Batch:
     """One micro-batch on one device.
 
+    A rank without samples computes on filler of weight zero, so that it joins every collective.
+
     inputs: what the model is called with, each [samples, length]
     targets: [samples], or [samples, length] where each token has a target
-    ids: [samples] positions of the samples in their data set
+    weights: [samples] float32, the weight of each sample in the loss; zero for filler
+    ids: [samples] positions of the samples in their data set; -1 for filler
     tokens: count of tokens that are not padding
     """
 
     inputs: dict[str, Tensor]
     targets: Tensor
+    weights: Tensor
     ids: Tensor
     tokens: int
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @property
+    def samples(self) -> int:
+        """Count of samples, filler left out."""
+        return int((self.ids >= 0).sum())
+
+    @property
+    def weight(self) -> float:
+        """Sum of the samples' weights."""
+        return float(self.weights.sum(dtype=torch.float64))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -35,6 +46,7 @@ class Batch:
             self,
             inputs={name: tensor.to(**move) for name, tensor in self.inputs.items()},
             targets=self.targets.to(**move),
+            weights=self.weights.to(**move),
             ids=self.ids.to(**move),
         )
 
@@ -44,10 +56,8 @@ class Losses:
     """What one forward pass gives.
 
     weighted: [samples] weightᵢ·lossᵢ, with gradient; a sample of many tokens holds their sum
-    weights: [samples] weightᵢ, without gradient
     outputs: [samples, …] scores for statistics and predictions, without gradient
     """
 
     weighted: Tensor
-    weights: Tensor
     outputs: Tensor

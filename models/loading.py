@@ -1,0 +1,256 @@
+"""Loading a pretrained model and its tokenizer from any of the places a job file can name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from launcher.errors import ModelError
+from launcher.job.pretrained import Pretrained
+from launcher.job.schema import Model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+CARD = "adaptrun.json"
+"""What a model folder of ours says beside the standard files: task, length, and code that builds it."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory.
+
+    new: weights that start at random because the pretrained model lacks them (a head)
+    left_out: weights of the file that the model has no place for (an old head)
+    """
+
+    model: PreTrainedModel
+    new: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def load_tokenizer(pretrained: Pretrained, spec: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token.
+
+    Raises ModelError where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(pretrained.tokenizer, **_hub_options(spec))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no tokenizer in {pretrained.tokenizer}: {_first_line(error)}; "
+            "name its folder or hub id in model.tokenizer"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
+    """The model's config; None where a function builds the model."""
+    from transformers import AutoConfig
+
+    if pretrained.kind == "function":
+        return None
+    try:
+        return AutoConfig.from_pretrained(pretrained.config, **_hub_options(spec))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no usable config in {pretrained.config}: {_first_line(error)}") from error
+
+
+def known_labels(config: PretrainedConfig | None) -> tuple[str, ...]:
+    """The labels that the pretrained model was trained to tell apart; empty where it has no such head."""
+    architectures = getattr(config, "architectures", None) or ()
+    if not any("Classification" in name for name in architectures):
+        return ()
+    names = [config.id2label[index] for index in sorted(config.id2label)]  # type: ignore[union-attr]
+    return () if names[0].startswith("LABEL_") else tuple(names)
+
+
+def load_model(
+    pretrained: Pretrained,
+    spec: Model,
+    auto_class: str,
+    labels: Sequence[str],
+    config: PretrainedConfig | None,
+) -> Loaded:
+    """Load in fp32, with a head for `labels`.
+
+    A head that the file lacks, or that has another shape, starts at random. Any other weight missing or
+    unexpected is a ModelError unless `allow_missing` or `allow_unexpected` names it.
+    """
+    if pretrained.kind == "function":
+        model = _call(pretrained.location, labels)
+        _name_labels(model.config, labels)
+        _replace_dropout(model, spec.dropout)
+        return Loaded(model, (), ())
+    assert config is not None
+    import transformers
+
+    _name_labels(config, labels)
+    _replace_dropout_settings(config, spec.dropout)
+    place: dict[str, Any] = {"pretrained_model_name_or_path": pretrained.location, **_hub_options(spec)}
+    if pretrained.kind == "state_dict":
+        place = {
+            "pretrained_model_name_or_path": None,
+            "state_dict": read_state_dict(Path(pretrained.location)),
+        }
+    try:
+        model, found = getattr(transformers, auto_class).from_pretrained(
+            **place,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{pretrained.location} cannot be loaded as {auto_class}: {_first_line(error)}"
+        ) from error
+    _replace_dropout(model, spec.dropout)
+    return _judge(model, found, pretrained, spec)
+
+
+def build_empty(
+    pretrained: Pretrained, spec: Model, auto_class: str, config: PretrainedConfig
+) -> PreTrainedModel:
+    """The architecture alone, for weights that come from elsewhere."""
+    import transformers
+
+    model: PreTrainedModel = getattr(transformers, auto_class).from_config(
+        config, trust_remote_code=spec.trust_remote_code
+    )
+    return model
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Weights from a `.safetensors` file or a pickle of tensors alone.
+
+    Raises ModelError for a pickle that wants to run code, with the way out.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ModelError(
+            f"{path} is not a plain state dict: reading it would run code of its own, which is refused. Where you "
+            "trust it, convert it once: "
+            "`safetensors.torch.save_file(torch.load(path, weights_only=False)['state_dict'], 'model.safetensors')`"
+        ) from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ModelError(f"{path} holds no state dict (names and tensors); save `model.state_dict()`")
+    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a model folder of ours says of itself; empty for a folder made by others."""
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return card
+
+
+def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrained, spec: Model) -> Loaded:
+    """Tell a new head, which is expected, from weights that should have been there."""
+    base = model.base_model_prefix + "."
+    new = {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
+    left_out = set(found["unexpected_keys"])
+    has_prefix = any(name.startswith(base) for name in left_out | set(model.state_dict()))
+
+    def in_base(name: str) -> bool:
+        return name.startswith(base) or not has_prefix
+
+    missing = sorted(n for n in new if in_base(n) and not _matches(n, spec.allow_missing))
+    unexpected = sorted(n for n in left_out if in_base(n) and not _matches(n, spec.allow_unexpected))
+    if missing or unexpected:
+        raise ModelError(
+            "\n".join(
+                [
+                    f"{pretrained.location} does not fit {type(model).__name__}:",
+                    *_explain("it lacks", missing, "allow_missing"),
+                    *_explain("it also holds", unexpected, "allow_unexpected"),
+                ]
+            )
+        )
+    return Loaded(model, tuple(sorted(new)), tuple(sorted(left_out)))
+
+
+def _explain(verb: str, names: Sequence[str], field: str) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    pattern = names[0].rsplit(".", 1)[0] + ".*"
+    return [f"  {verb} {shown}", f'    fix: name the right model, or allow it: model.{field}: ["{pattern}"]']
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _call(location: str, labels: Sequence[str]) -> PreTrainedModel:
+    """Run `file.py:function`, which takes the labels and returns the model."""
+    file, _, function = location.rpartition(":")
+    spec = importlib.util.spec_from_file_location(f"adaptrun_user_{Path(file).stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = getattr(module, function)(tuple(labels))
+    if not isinstance(model, nn.Module) or not hasattr(model, "save_pretrained"):
+        raise ModelError(
+            f"{location} returned {type(model).__name__}; it must take the tuple of labels and return a "
+            "`transformers.PreTrainedModel`"
+        )
+    return model  # type: ignore[return-value]
+
+
+def _name_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+
+
+def _replace_dropout_settings(config: PretrainedConfig, dropout: float | None) -> None:
+    """Dropout is under many names; some models read the config while they run."""
+    if dropout is None:
+        return
+    for name, value in config.to_dict().items():
+        if (
+            ("dropout" in name or name.endswith("pdrop"))
+            and isinstance(value, float | int)
+            and not isinstance(value, bool)
+        ):
+            setattr(config, name, dropout)
+
+
+def _replace_dropout(model: nn.Module, dropout: float | None) -> None:
+    if dropout is None:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+def _hub_options(spec: Model) -> dict[str, Any]:
+    return {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
