@@ -1,18 +1,17 @@
-"""The world a rank finds itself in, read once from the environment, and what ranks say to each other."""
+"""The world a rank finds itself in, and what the ranks say to each other."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from launcher.errors import RequestError
+from launcher.worker.process import Place
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,16 @@ class World:
     rank: int = 0
     local_rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def from_environment(cls, device: str, environment: Mapping[str, str] = os.environ) -> World:
-        """Read torchrun's variables, else those of one srun task, else a world of one."""
-        rank, size, local_rank = _place(environment)
+    def at(cls, place: Place, device: str) -> World:
+        """The world of a process at `place`; on `cuda` each local rank has its own GPU."""
         if device == "cuda":
-            return cls(rank, local_rank, size, torch.device("cuda", local_rank % torch.cuda.device_count()))
-        return cls(rank, local_rank, size)
+            here = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+        else:
+            here = torch.device("cpu")
+        return cls(place.rank, place.local_rank, place.size, here)
 
     @property
     def is_first(self) -> bool:
@@ -85,20 +85,3 @@ class World:
         """Return when every rank has come here."""
         if self.size > 1:
             dist.barrier()
-
-
-def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
-    """(rank, size, local rank) as torchrun or deepspeed, srun, or nobody says."""
-    if "RANK" in environment:
-        names = "RANK", "WORLD_SIZE", "LOCAL_RANK"
-    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        names = "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"
-        if "MASTER_ADDR" not in environment:
-            raise RequestError(
-                "srun started several tasks, but none says where to meet; set MASTER_ADDR to the first node's "
-                "address and MASTER_PORT to a free port in the batch script"
-            )
-    else:
-        return 0, 1, 0
-    rank, size, local_rank = (int(environment.get(name, "0")) for name in names)
-    return rank, size, local_rank

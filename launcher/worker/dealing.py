@@ -1,0 +1,59 @@
+"""Dealing the samples of a global batch to ranks and micro-batches.
+
+A micro-batch costs its longest sample times its count. The deal sorts by length and cuts the sorted
+samples into as many runs as there are micro-batches, so that the dearest run is as cheap as it can be:
+padding is small because neighbours are alike, and the load is even because no run may exceed the bound.
+The bound is never above what equal counts would cost, so a micro-batch fits wherever
+`micro_batch` samples of full length do. Every rank computes the same deal from the lengths alone.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+Deal = list[list[Indices]]
+"""deal[rank][micro-batch]: samples, possibly none."""
+
+
+def deal(samples: Indices, lengths: NDArray[np.int32], ranks: int, accumulation: int) -> Deal:
+    """Deal `samples` to `ranks` × `accumulation` micro-batches.
+
+    lengths: tokens of each of `samples`
+    Every rank gets `accumulation` micro-batches, of which some hold no sample when there are too few.
+    """
+    by_length = np.argsort(-lengths, kind="stable")
+    runs = [
+        samples[by_length[first:last]]
+        for first, last in pairwise(_cuts(lengths[by_length], ranks * accumulation))
+    ]
+    return [[runs[_seat(rank, turn, ranks)] for turn in range(accumulation)] for rank in range(ranks)]
+
+
+def _seat(rank: int, turn: int, ranks: int) -> int:
+    """Runs of like cost fall on the same turn; every second turn the direction is reversed (a snake)."""
+    return turn * ranks + (rank if turn % 2 == 0 else ranks - 1 - rank)
+
+
+def _cuts(lengths: NDArray[np.int32], runs: int) -> list[int]:
+    """Ends of `runs` runs over descending `lengths` whose dearest run is as cheap as possible."""
+    low, high = int(lengths[0]), int(lengths[0]) * -(-len(lengths) // runs)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_greedy(lengths, middle)) - 1 <= runs:
+            high = middle
+        else:
+            low = middle + 1
+    ends = _greedy(lengths, high)
+    return ends + [len(lengths)] * (runs + 1 - len(ends))
+
+
+def _greedy(lengths: NDArray[np.int32], bound: int) -> list[int]:
+    """Ends of runs of cost at most `bound`, each as long as it can be."""
+    ends = [0]
+    while ends[-1] < len(lengths):
+        ends.append(min(len(lengths), ends[-1] + bound // int(lengths[ends[-1]])))
+    return ends
