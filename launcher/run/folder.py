@@ -34,7 +34,9 @@ class RunFolder:
             folder = cls(path.resolve())
             folder.logs.mkdir()
             folder.checkpoints.mkdir()
-            folder.job_file.write_text(yaml.safe_dump(job.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            folder.job_file.write_text(
+                yaml.safe_dump(job.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8"
+            )
             return folder
         raise FileExistsError(f"a thousand runs named {job.name}-{start} already exist in {job.runs_folder}")
 
@@ -90,6 +92,15 @@ class RunFolder:
     def rank_failure(self, rank: int) -> Path:
         """What a failing rank leaves for the launcher to read."""
         return self.logs / f"rank-{rank}.failure.json"
+
+    def become_latest(self, job: Job) -> None:
+        """Let `runs/<name>` lead here: the latest finished run of that name."""
+        link = self.path.with_name(job.name)
+        if link.exists() and not link.is_symlink():
+            return
+        beside = self.path.with_name(f".{job.name}.{os.getpid()}.partial")
+        beside.symlink_to(self.path.name)
+        beside.replace(link)
 
     def plan(self) -> Plan:
         """The saved plan."""

@@ -39,9 +39,8 @@ class SampleOrder:
 def permuted(positions: Indices, samples: int, seed: int, epoch: int) -> Indices:
     """The samples at `positions` of the epoch's order, in time that does not depend on `samples`."""
     half_bits = max(1, (max(samples - 1, 1).bit_length() + 1) // 2)
-    keys = _splitmix64(
-        np.uint64(seed) + (np.uint64(epoch) << np.uint64(32)) + np.arange(ROUNDS, dtype=np.uint64)
-    )
+    start = _splitmix64(np.uint64(seed) + (np.uint64(epoch) << np.uint64(32)))
+    keys = _splitmix64(start ^ np.arange(ROUNDS, dtype=np.uint64))
     values = _feistel(positions.astype(np.uint64), half_bits, keys)
     outside = values >= samples
     while outside.any():

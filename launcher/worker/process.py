@@ -40,8 +40,8 @@ class Place:
             names = "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"
             if "MASTER_ADDR" not in environment:
                 raise RequestError(
-                    "srun started several tasks, but none says where to meet; in the batch script set MASTER_ADDR "
-                    "to the first node's address and MASTER_PORT to a free port"
+                    "srun started several tasks, but none says where to meet; in the batch script set "
+                    "MASTER_ADDR to the first node's address and MASTER_PORT to a free port"
                 )
         else:
             return cls()

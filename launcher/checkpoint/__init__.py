@@ -1,0 +1,1 @@
+"""What is saved: resumable training state, and the consolidated model folder."""

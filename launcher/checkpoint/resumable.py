@@ -1,0 +1,136 @@
+"""Checkpoints a run can go on from, under any number of ranks.
+
+A checkpoint is a folder `step-00000400` of `torch.distributed.checkpoint` files, in which every tensor has
+the model's own name, and `progress.json`, what the loop remembers. It is written beside as
+`step-00000400.partial` by all ranks, renamed when whole, and complete only with its marker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from launcher.engines.base import StateDict
+from launcher.errors import CheckpointError
+from launcher.run.checkpoints import MARKER, checkpoint_name, complete_checkpoints, step_of
+
+PROGRESS = "progress.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run.
+
+    keep: how many of the last are kept, beside the best
+    """
+
+    folder: Path
+    keep: int
+
+    def save(self, step: int, state: StateDict, progress: dict[str, Any], best_step: int | None) -> Path:
+        """Write a checkpoint with all ranks, then remove those no longer kept. Raises CheckpointError."""
+        final = self.folder / checkpoint_name(step)
+        partial = final.with_name(final.name + ".partial")
+        if _is_first():
+            for left in (partial, final):
+                shutil.rmtree(left, ignore_errors=True)
+            partial.mkdir(parents=True)
+        _wait()
+        try:
+            dcp.save(_flat(state), checkpoint_id=partial, no_dist=not dist.is_initialized())
+        except (OSError, RuntimeError, dcp.CheckpointException) as error:
+            raise CheckpointError(
+                f"{partial} could not be written: {error}; earlier checkpoints are intact"
+            ) from error
+        if _is_first():
+            _write_synced(partial / PROGRESS, progress)
+            partial.rename(final)
+            _write_synced(final / MARKER, {"format": FORMAT, "step": step})
+            self._remove_old(best_step)
+        _wait()
+        return final
+
+    def _remove_old(self, best_step: int | None) -> None:
+        complete = complete_checkpoints(self.folder)
+        for checkpoint in complete[: -self.keep]:
+            if step_of(checkpoint) != best_step:
+                (checkpoint / MARKER).unlink()
+                shutil.rmtree(checkpoint)
+
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies."""
+        return self.folder / checkpoint_name(step)
+
+
+def read_progress(checkpoint: Path) -> dict[str, Any]:
+    """What the loop remembered. Raises CheckpointError."""
+    try:
+        progress: dict[str, Any] = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be read: {error}; resume from another one") from error
+    return progress
+
+
+def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> StateDict:
+    """Read the training state into new tensors shaped (and sharded) as `like` has them.
+
+    like: `Engine.state()` of the model as prepared; its optimizer may still be empty
+    optimizer: False reads the model alone
+    Raises CheckpointError.
+    """
+    reader = dcp.FileSystemReader(checkpoint)
+    try:
+        saved = reader.read_metadata().state_dict_metadata
+        state: StateDict = {
+            "model": {name: torch.empty_like(tensor) for name, tensor in like["model"].items()},
+            "optimizer": {},
+        }
+        for key, found in saved.items() if optimizer else ():
+            kind, _, rest = key.partition("/")
+            if kind == "optimizer":
+                slot, _, name = rest.partition("/")
+                state["optimizer"].setdefault(name, {})[slot] = _room(found, like["model"][name])
+        dcp.load(_flat(state), storage_reader=reader, no_dist=not dist.is_initialized())
+    except (OSError, RuntimeError, KeyError, dcp.CheckpointException) as error:
+        raise CheckpointError(f"{checkpoint} cannot be read: {error}; resume from another one") from error
+    return state
+
+
+def _room(found: Any, parameter: Tensor) -> Tensor:
+    """A moment has its parameter's shape and sharding; a counter is a plain tensor."""
+    if found.size == parameter.shape and parameter.ndim > 0:
+        return torch.empty_like(parameter, dtype=found.properties.dtype)
+    return torch.empty(found.size, dtype=found.properties.dtype)
+
+
+def _flat(state: StateDict) -> dict[str, Tensor]:
+    flat = {f"model/{name}": tensor for name, tensor in state["model"].items()}
+    for name, moments in state["optimizer"].items():
+        flat |= {f"optimizer/{slot}/{name}": tensor for slot, tensor in moments.items()}
+    return flat
+
+
+def _write_synced(path: Path, values: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()

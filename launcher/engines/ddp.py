@@ -1,0 +1,30 @@
+"""Distributed data parallel: the whole model on each rank, gradients averaged between them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from launcher.engines.single import SingleEngine
+from launcher.job.schema import Optimizer
+from launcher.models.batch import Batch, Losses
+
+
+class DDPEngine(SingleEngine):
+    """`torch.nn.parallel.DistributedDataParallel` around the single engine's model."""
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Move the model to the device, make it equal on all ranks, hook the gradients."""
+        super().prepare(model, optimizer)
+        gpu = [self._settings.device.index] if self._settings.device.type == "cuda" else None
+        self._parallel = DistributedDataParallel(
+            self._model, device_ids=gpu, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
+        """Forward and backward; DDP divides the sum of gradients by the world's size, which is undone here."""
+        with nullcontext() if last else self._parallel.no_sync():
+            return self._forward_backward(self._parallel, batch, scale * dist.get_world_size())

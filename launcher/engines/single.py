@@ -1,0 +1,80 @@
+"""One process holds everything: the laptop, the test, and what every other engine must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from launcher.engines.base import EngineSettings, StateDict
+from launcher.engines.optimizing import make_optimizer
+from launcher.job.schema import Optimizer
+from launcher.models.batch import Batch, Losses
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class SingleEngine:
+    """The model and the optimizer, whole, on one device."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
+
+    @property
+    def module(self) -> nn.Module:
+        """The model as prepared, called for evaluation."""
+        return self._model
+
+    def building(self) -> AbstractContextManager[None]:
+        """The model is built whole, in the process's memory."""
+        return nullcontext()
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Move the model to the device; make the optimizer."""
+        self._model = model.to(self._settings.device).train()
+        self._learning = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = make_optimizer(self._learning, optimizer)
+
+    def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
+        """Forward and backward of one micro-batch."""
+        return self._forward_backward(self._model, batch, scale)
+
+    def step(self, lr: float) -> float:
+        """Clip, update, zero; the norm before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf"))
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        return float(norm)
+
+    def state(self) -> StateDict:
+        """Parameters, buffers and moments, sharing memory with the live tensors."""
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        moments = {names[parameter]: dict(values) for parameter, values in self._optimizer.state.items()}
+        return {"model": dict(self._model.state_dict()), "optimizer": moments}
+
+    def load(self, state: StateDict) -> None:
+        """Take over a saved state."""
+        self._model.load_state_dict(state["model"])
+        parameters = dict(self._model.named_parameters())
+        for name, values in state["optimizer"].items():
+            self._optimizer.state[parameters[name]] = {
+                slot: value.to(self._settings.device) for slot, value in values.items()
+            }
+
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter and buffer that is saved."""
+        yield from self._model.state_dict().items()
+
+    def _forward_backward(self, module: nn.Module, batch: Batch, scale: float) -> Losses:
+        device, precision = self._settings.device, self._settings.precision
+        with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            losses: Losses = module(batch.to(device))
+        self._scaler.scale(losses.weighted.sum() * scale).backward()
+        return losses

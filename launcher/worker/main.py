@@ -1,0 +1,149 @@
+"""Fine-tuning, in the words of the task: each step is one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.checkpoint.model_folder import publish_model
+from launcher.checkpoint.resumable import Checkpoints, read_progress, read_state
+from launcher.engines import make_engine
+from launcher.engines.base import Engine, EngineSettings
+from launcher.errors import Stopped
+from launcher.run.events import Note, Saved, Started
+from launcher.run.results import Result, SetResult
+from launcher.worker.judging import Judge
+from launcher.worker.loop import Hooks, Loop
+from launcher.worker.materials import Materials, load_model, open_materials
+from launcher.worker.process import RankProcess
+from launcher.worker.progress import Metrics, Progress
+from launcher.worker.session import Session, joined_session
+from launcher.worker.stopping import StopRequest
+
+
+def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> None:
+    """Join the world of the run and fine-tune."""
+    stop = StopRequest()
+    stop.listen()
+    with joined_session(process, target, sets, resume) as session:
+        fine_tune(session, stop)
+
+
+def fine_tune(session: Session, stop: StopRequest) -> None:
+    """One rank's part of the whole run. Raises Stopped when asked to stop before the end."""
+    engine = make_engine(session.plan.engine, _engine_settings(session))
+    materials = open_materials(session)
+    with engine.building():
+        model = load_model(session, materials)
+    engine.prepare(materials.task.build(model), session.job.train.optimizer)
+    progress = _take_up(session, engine)
+    judge = Judge(session, materials, engine.module)
+    if not progress.before:
+        progress.before = judge.measure(progress.step)
+    _train(session, materials, engine, progress, judge, stop)
+    step = _choose_weights(session, engine, progress)
+    after = judge.measure(step)
+    session.enter("saving", str(session.folder.model))
+    if session.world.is_first:
+        publish_model(session.folder.model, engine, model, materials.tokenizer, materials.card(session.job))
+        _conclude(session, progress, after)
+    session.world.wait()
+
+
+def _engine_settings(session: Session) -> EngineSettings:
+    return EngineSettings(session.world.device, session.plan.precision, session.job.train.clip_norm)
+
+
+def _take_up(session: Session, engine: Engine) -> Progress:
+    """Start afresh, or stand where the checkpoint stood."""
+    if session.checkpoint is None:
+        return Progress()
+    session.enter("loading", str(session.checkpoint))
+    engine.load(read_state(session.checkpoint, engine.state()))
+    return Progress.from_dict(read_progress(session.checkpoint))
+
+
+def _train(
+    session: Session,
+    materials: Materials,
+    engine: Engine,
+    progress: Progress,
+    judge: Judge,
+    stop: StopRequest,
+) -> None:
+    """Train, validating and adjusting as it goes."""
+    checkpoints = Checkpoints(session.folder.checkpoints, session.job.checkpoint.keep)
+
+    def save() -> None:
+        begun = time.perf_counter()
+        path = checkpoints.save(progress.step, engine.state(), progress.as_dict(), progress.best_step)
+        session.log.write(Saved(step=progress.step, path=str(path), seconds=time.perf_counter() - begun))
+
+    def evaluate() -> float:
+        value = judge.deciding_value(progress.step)
+        session.enter("training")
+        return value
+
+    loop = Loop(
+        session.job,
+        session.plan.split,
+        session.world,
+        engine,
+        materials.task,
+        materials.train,
+        progress,
+        Hooks(session.log.write, evaluate, save),
+        stop,
+    )
+    session.enter("training")
+    session.log.write(
+        Started(
+            step=progress.step,
+            total_steps=loop.total_steps,
+            steps_per_epoch=loop.order.steps_per_epoch,
+            epochs=session.job.train.epochs,
+            processes=session.world.size,
+        )
+    )
+    if not loop.train():
+        raise Stopped(
+            f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same command "
+            "goes on from there"
+        )
+
+
+def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int:
+    """Leave the weights that become the result in the engine; returns the step they are of."""
+    best = progress.best_step
+    if session.job.checkpoint.result == "last" or best is None or best == progress.step:
+        return progress.step
+    session.log.write(Note(text=f"the best model was that of step {best}; taking it"))
+    checkpoint = Checkpoints(session.folder.checkpoints, session.job.checkpoint.keep).at(best)
+    engine.load(read_state(checkpoint, engine.state(), optimizer=False))
+    return best
+
+
+def _conclude(session: Session, progress: Progress, after: Metrics) -> None:
+    """Write the result; from here on `runs/<name>` leads to this run."""
+    Result(
+        status="done",
+        name=session.job.name,
+        steps=progress.step,
+        seconds=progress.seconds,
+        model=str(session.folder.model),
+        best_step=progress.best_step,
+        sets={name: _set_result(progress.before[name], after[name]) for name in after},
+    ).write(session.folder.result_file)
+    session.folder.become_latest(session.job)
+    session.enter("done")
+
+
+def _set_result(before: dict, after: dict) -> SetResult:  # type: ignore[type-arg]
+    return SetResult(
+        samples=after["samples"],
+        before=before["metrics"],
+        after=after["metrics"],
+        before_interval=before["intervals"],
+        after_interval=after["intervals"],
+    )

@@ -1,0 +1,79 @@
+"""What the loop remembers between steps, saved with every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from launcher.job.schema import Job
+
+LOWER_IS_BETTER = {"loss"}
+
+Metrics = dict[str, dict[str, Any]]
+"""For each validation set, the `Evaluation` as a dictionary."""
+
+
+@dataclass
+class Stall:
+    """How many evaluations in a row brought no improvement of at least `min_delta`."""
+
+    best: float | None = None
+    count: int = 0
+
+    def observe(self, goodness: float, min_delta: float) -> int:
+        """Take in one evaluation; larger is better. Returns the count."""
+        if self.best is None or goodness > self.best + min_delta:
+            self.best, self.count = goodness, 0
+        else:
+            self.count += 1
+        return self.count
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    step: optimizer steps done
+    seconds: spent training, over all starts
+    before: every validation set, measured on the model as it came
+    best_step, best: the evaluation that was best by the deciding metric (larger is better)
+    plateau: what the plateau schedule has multiplied the learning rate by
+    finished: training ended early because validation no longer improved
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    before: Metrics = field(default_factory=dict)
+    best_step: int | None = None
+    best: float | None = None
+    plateau: float = 1.0
+    plateau_stall: Stall = field(default_factory=Stall)
+    stopping_stall: Stall = field(default_factory=Stall)
+    finished: bool = False
+
+    def judge(self, job: Job, value: float) -> bool:
+        """Adjust to one value of the deciding metric. Returns whether it is the best so far."""
+        goodness = -value if job.validation.metric in LOWER_IS_BETTER else value
+        schedule, stopping = job.train.schedule, job.train.early_stopping
+        if (
+            schedule.name == "plateau"
+            and self.plateau_stall.observe(goodness, schedule.min_delta) >= schedule.patience
+        ):
+            self.plateau *= schedule.factor
+            self.plateau_stall.count = 0
+        if stopping is not None:
+            self.finished = self.stopping_stall.observe(goodness, stopping.min_delta) >= stopping.patience
+        if self.best is None or goodness > self.best:
+            self.best, self.best_step = goodness, self.step
+            return True
+        return False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file; floats come back to the last bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Progress:
+        """Read back what `as_dict` gave."""
+        stalls = {name: Stall(**values[name]) for name in ("plateau_stall", "stopping_stall")}
+        return cls(**{**values, **stalls})

@@ -1,0 +1,44 @@
+"""The learning rate: a function of the step, and for a plateau of what validation said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import cos, pi
+
+from launcher.job.schema import Schedule
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The schedule of one run.
+
+    peak: the optimizer's `lr`
+    total_steps: optimizer steps of the whole run
+    """
+
+    schedule: Schedule
+    peak: float
+    total_steps: int
+
+    @property
+    def warmup_steps(self) -> int:
+        """A fraction of all steps below 1, a number of steps from 1 on."""
+        warmup = self.schedule.warmup
+        return round(warmup * self.total_steps) if warmup < 1 else round(warmup)
+
+    def at(self, step: int, plateau: float = 1.0) -> float:
+        """The rate of step `step` (from 0); `plateau` is what stalled validation has multiplied it by."""
+        warm, floor = self.warmup_steps, self.schedule.min_lr
+        if step < warm:
+            return self.peak * (step + 1) / warm
+        done = (step - warm) / max(1, self.total_steps - warm)
+        match self.schedule.name:
+            case "constant":
+                share = 1.0
+            case "linear":
+                share = 1.0 - done
+            case "cosine":
+                share = (1.0 + cos(pi * done)) / 2
+            case "plateau":
+                return max(floor, self.peak * plateau)
+        return floor + (self.peak - floor) * share

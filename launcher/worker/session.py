@@ -1,0 +1,92 @@
+"""The run that this rank belongs to: what was asked, what was planned, where it goes, who takes part."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.job.reading import load_job
+from launcher.job.schema import Job
+from launcher.plan.making import make_plan
+from launcher.plan.plan import Plan
+from launcher.run.display import follow
+from launcher.run.environment import write_environment
+from launcher.run.events import EventLog, Phase
+from launcher.run.folder import RunFolder
+from launcher.run.resuming import decide_run
+from launcher.worker.process import RankProcess
+from launcher.worker.world import World
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of a run, as a rank sees it.
+
+    log: where events go; silent on all ranks but the first
+    checkpoint: what this start goes on from, None from the beginning
+    """
+
+    job: Job
+    plan: Plan
+    folder: RunFolder
+    world: World
+    log: EventLog
+    checkpoint: Path | None
+
+    def enter(self, phase: str, detail: str = "") -> None:
+        """Say that a phase begins."""
+        self.log.write(Phase(name=phase, detail=detail))
+
+
+@contextmanager
+def joined_session(
+    process: RankProcess, target: Path, sets: Sequence[str], resume: str | None
+) -> Iterator[Session]:
+    """Join the world of a planned run (`target` is its folder), or plan one by hand (`target` is a job file)."""
+    with ExitStack() as stack:
+        if process.folder is not None:
+            folder = process.folder
+            job, plan = load_job(folder.job_file), folder.plan()
+            world = stack.enter_context(World.at(process.place, plan.device).joined(job.launch.timeout))
+            checkpoint = None if resume is None else Path(resume)
+        else:
+            job = load_job(target, sets)
+            plan = make_plan(job, target, processes=process.place.size)
+            world = stack.enter_context(World.at(process.place, plan.device).joined(job.launch.timeout))
+            folder, checkpoint = _make_run(job, plan, world, resume or "auto")
+            process.folder = folder
+            if world.is_first:
+                stack.enter_context(_shown(folder))
+        if world.size != plan.processes:
+            raise RuntimeError(f"the plan is for {plan.processes} processes, and {world.size} run")
+        log = EventLog(folder.events_file if world.is_first else None)
+        stack.callback(log.close)
+        yield Session(job, plan, folder, world, log, checkpoint)
+
+
+def _make_run(job: Job, plan: Plan, world: World, resume: str) -> tuple[RunFolder, Path | None]:
+    """Rank 0 makes the folder, or takes up an unfinished one, and tells the others."""
+    said = None
+    if world.is_first:
+        folder, checkpoint = decide_run(job, resume)
+        plan.save(folder.plan_file)
+        write_environment(folder)
+        said = f"{folder.path}\n{checkpoint or ''}"
+    path, checkpoint_path = (world.from_first(said) or "").split("\n")
+    return RunFolder(Path(path)), Path(checkpoint_path) if checkpoint_path else None
+
+
+@contextmanager
+def _shown(folder: RunFolder) -> Iterator[None]:
+    """Rank 0 of a run started by hand shows what the launcher would have shown."""
+    done = threading.Event()
+    thread = threading.Thread(target=follow, args=(folder, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)
