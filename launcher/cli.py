@@ -23,17 +23,29 @@ app = typer.Typer(
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the job file; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override a value of the job file; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Resume = Annotated[
-    str, typer.Option(metavar="auto|never|PATH", help="Go on from the last checkpoint, start afresh, or a run or checkpoint.")
+    str,
+    typer.Option(
+        metavar="auto|never|PATH",
+        help="Go on from the last checkpoint, start afresh, or a run or checkpoint.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
-ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a finished run.", show_default=False)]
+ModelFolder = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder or a finished run.", show_default=False)
+]
 Processes = Annotated[int | None, typer.Option("--processes", min=1, help="Processes; default as for a job.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of full length evaluated at once.")]
-DataFile = Annotated[str, typer.Option("--data", help="A csv, tsv, jsonl or parquet file, a folder saved by `datasets`, or a hub id.")]
+DataFile = Annotated[
+    str,
+    typer.Option(
+        "--data", help="A csv, tsv, jsonl or parquet file, a folder saved by `datasets`, or a hub id."
+    ),
+]
 TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
 
@@ -47,7 +59,9 @@ def show_version(value: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options of the program itself."""
 
@@ -55,7 +69,9 @@ def options(
 @app.command()
 def init(
     task: Annotated[str, typer.Option(help="What the model learns to do.")] = "text-classification",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the job file goes.")] = Path("job.yaml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the job file goes.")] = Path(
+        "job.yaml"
+    ),
 ) -> None:
     """Write a commented job file to start from."""
     from launcher.job.starter import write_starter
@@ -115,7 +131,9 @@ def evaluate(
 def predict(
     model: ModelFolder,
     data: DataFile,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")
+    ],
     text: TextColumn = "text",
     batch_size: BatchSize = 32,
     processes: Processes = None,
@@ -136,7 +154,9 @@ def selfcheck(as_json: AsJson = False) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where the job files, the data and the runs go.")] = Path("adaptrun-demo"),
+    folder: Annotated[Path, typer.Option(help="Where the job files, the data and the runs go.")] = Path(
+        "adaptrun-demo"
+    ),
 ) -> None:
     """Take a real model from film reviews to tweets, on two processes, in minutes."""
     from launcher.start.demo import run_demo

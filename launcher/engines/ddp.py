@@ -25,6 +25,6 @@ class DDPEngine(SingleEngine):
         )
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
-        """Forward and backward; DDP divides the sum of gradients by the world's size, which is undone here."""
+        """Forward and backward. DDP divides the gradients' sum by the world's size, which is undone here."""
         with nullcontext() if last else self._parallel.no_sync():
             return self._forward_backward(self._parallel, batch, scale * dist.get_world_size())

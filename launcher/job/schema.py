@@ -9,7 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -36,7 +44,8 @@ class Model(Section):
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     trust_remote_code: bool = Field(False, description="Allow code that a model folder brings to run.")
     allow_missing: tuple[str, ...] = Field(
-        (), description="Patterns (`bert.pooler.*`) of weights that the file may lack and that then start at random."
+        (),
+        description="Patterns (`bert.pooler.*`) of weights that the file may lack and that then start at random.",
     )
     allow_unexpected: tuple[str, ...] = Field(
         (), description="Patterns of weights that the file may hold and that are then left out."
@@ -92,7 +101,8 @@ class Data(Section):
         None, description="Unlabelled samples of the target domain, for the methods that use them."
     )
     cache: str = Field(
-        "~/.cache/adaptrun", description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see."
+        "~/.cache/adaptrun",
+        description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see.",
     )
 
 
@@ -104,7 +114,9 @@ class Optimizer(Section):
     weight_decay: NonNegativeFloat = Field(
         0.01, description="Decoupled (AdamW) or L2 (SGD) decay; biases and normalisation weights are exempt."
     )
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW's decay rates of the two moments.")
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.999), description="AdamW's decay rates of the two moments."
+    )
     eps: PositiveFloat = Field(1e-8, description="AdamW's term against division by zero.")
     momentum: Fraction = Field(0.0, description="SGD's momentum.")
 
@@ -113,17 +125,22 @@ class Schedule(Section):
     """The learning rate as a function of the step alone, or (plateau) of the validation metric."""
 
     name: Literal["constant", "linear", "cosine", "plateau"] = Field(
-        "cosine", description="Shape after warm-up: flat, straight down, half a cosine, or lowered when validation stalls."
+        "cosine",
+        description="Shape after warm-up: flat, straight down, half a cosine, or lowered when validation stalls.",
     )
     warmup: NonNegativeFloat = Field(
         0.0, description="Linear warm-up: a fraction of all steps below 1, a number of steps from 1 on."
     )
     min_lr: NonNegativeFloat = Field(0.0, description="The learning rate never falls below this.")
-    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="Plateau: what the rate is multiplied by.")
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="Plateau: what the rate is multiplied by."
+    )
     patience: PositiveInt = Field(
         2, description="Plateau: evaluations without improvement after which the rate is lowered."
     )
-    min_delta: NonNegativeFloat = Field(0.0, description="Plateau: the least change that counts as improvement.")
+    min_delta: NonNegativeFloat = Field(
+        0.0, description="Plateau: the least change that counts as improvement."
+    )
 
 
 class Loss(Section):
@@ -131,7 +148,8 @@ class Loss(Section):
 
     name: Literal["cross-entropy"] = Field("cross-entropy", description="The loss of one sample.")
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = Field(
-        None, description="`balanced` (inverse to the class's frequency in training) or a weight for each label."
+        None,
+        description="`balanced` (inverse to the class's frequency in training) or a weight for each label.",
     )
     label_smoothing: Fraction = Field(0.0, description="Share of the target spread evenly over all classes.")
 
@@ -152,16 +170,20 @@ class Train(Section):
         32, description="Samples an optimizer step, on any number of processes."
     )
     micro_batch_size: Literal["auto"] | PositiveInt = Field(
-        "auto", description="Samples of full length that a process takes through the model at once; changes no result."
+        "auto",
+        description="Samples of full length that a process takes through the model at once; changes no result.",
     )
     max_length: PositiveInt = Field(128, description="Tokens of a sample beyond which it is cut.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the device has it, else fp32. fp16 scales the loss and needs a GPU."
+        "auto",
+        description="auto: bf16 where the device has it, else fp32. fp16 scales the loss and needs a GPU.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0, description="Decides the order of samples, dropout and the start of new weights."
     )
-    clip_norm: PositiveFloat | None = Field(1.0, description="Largest norm of the whole gradient; null: no clipping.")
+    clip_norm: PositiveFloat | None = Field(
+        1.0, description="Largest norm of the whole gradient; null: no clipping."
+    )
     optimizer: Optimizer = Field(default_factory=Optimizer, description="How a gradient becomes a step.")
     schedule: Schedule = Field(default_factory=Schedule, description="The learning rate over time.")
     loss: Loss = Field(default_factory=Loss, description="What is minimised.")
@@ -176,31 +198,39 @@ class Validation(Section):
         "loss", description="What decides the best checkpoint, the plateau and early stopping."
     )
     set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
-    batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
+    batch_size: PositiveInt = Field(
+        32, description="Samples of full length evaluated at once; changes no result."
+    )
 
 
 class Checkpoint(Section):
     """When the run saves what it needs to go on."""
 
     every_steps: PositiveInt | None = Field(None, description="Save each so many steps; absent: each epoch.")
-    every_minutes: PositiveFloat | None = Field(None, description="Save also when so many minutes have passed.")
+    every_minutes: PositiveFloat | None = Field(
+        None, description="Save also when so many minutes have passed."
+    )
     keep: PositiveInt = Field(2, description="How many of the last are kept, beside the best.")
     result: Literal["best", "last"] = Field(
-        "best", description="Which weights become `model/`: best by `validation.metric` (last without validation data)."
+        "best",
+        description="Which weights become `model/`: best by `validation.metric` (last without validation data).",
     )
 
 
 class Adapt(Section):
     """How the model moves to the domain."""
 
-    method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
+    method: Literal["finetune"] = Field(
+        "finetune", description="Fine-tune all weights on the labelled samples."
+    )
 
 
 class Engine(Section):
     """How the model is spread over the processes."""
 
     name: Literal["auto", "single", "ddp"] = Field(
-        "auto", description="auto: single for one process, ddp (the whole model on each, gradients averaged) for more."
+        "auto",
+        description="auto: single for one process, ddp (the whole model on each, gradients averaged) for more.",
     )
 
 
@@ -212,7 +242,9 @@ class Launch(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: GPUs where there are any.")
     runs: str = Field("runs", description="Folder in which each run makes its own.")
-    timeout: PositiveFloat = Field(30.0, description="Minutes after which a collective without an answer fails.")
+    timeout: PositiveFloat = Field(
+        30.0, description="Minutes after which a collective without an answer fails."
+    )
 
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
@@ -226,7 +258,9 @@ class Job(Section):
     task: Literal["text-classification"] = Field(description="What the model learns to do.")
     data: Data = Field(description="What the model learns from and what it is judged on.")
     train: Train = Field(default_factory=Train, description="How the model is trained.")
-    validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")
+    validation: Validation = Field(
+        default_factory=Validation, description="When the model is judged, and by what."
+    )
     checkpoint: Checkpoint = Field(
         default_factory=Checkpoint, description="When the run saves what it needs to go on."
     )

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 import yaml
@@ -21,24 +22,18 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, job: Job) -> RunFolder:
-        """Make a new folder for `job`, holding the job as resolved."""
-        start = datetime.now().strftime("%Y%m%d-%H%M%S")
-        for attempt in range(1000):
-            suffix = f"-{attempt}" if attempt else ""
-            path = job.runs_folder / f"{job.name}-{start}{suffix}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            folder = cls(path.resolve())
-            folder.logs.mkdir()
-            folder.checkpoints.mkdir()
-            folder.job_file.write_text(
-                yaml.safe_dump(job.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
-            return folder
-        raise FileExistsError(f"a thousand runs named {job.name}-{start} already exist in {job.runs_folder}")
+    def create(cls, job: Job, path: Path | None = None) -> RunFolder:
+        """Make a new folder for `job`, holding the job as resolved; `path` where it must not be named by time."""
+        folder = cls(_new_folder(job) if path is None else path)
+        folder.logs.mkdir(parents=True)
+        folder.checkpoints.mkdir()
+        folder.write_job(job)
+        return folder
+
+    def write_job(self, job: Job) -> None:
+        """Keep the job as resolved."""
+        text = yaml.safe_dump(job.as_dict(), sort_keys=False, allow_unicode=True)
+        write_whole(self.job_file, text)
 
     @property
     def job_file(self) -> Path:
@@ -113,6 +108,19 @@ class RunFolder:
         except FileNotFoundError:
             return None
         return loaded
+
+
+def _new_folder(job: Job) -> Path:
+    """`runs/<name>-<time>`, made now; a number is added where two runs start in one second."""
+    start = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in count():
+        path = job.runs_folder / (f"{job.name}-{start}-{number}" if number else f"{job.name}-{start}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path.resolve()
+    raise AssertionError("count() never ends")
 
 
 def write_whole(path: Path, text: str) -> None:

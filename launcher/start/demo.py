@@ -1,0 +1,67 @@
+"""The demo: two job files that anyone can copy, run as any other, and what adapting gained and cost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from launcher.job.reading import load_job
+from launcher.run.results import Result
+from launcher.start.training import train_job
+
+from launcher.run.folder import RunFolder
+from launcher.start.demo_data import write_demo_data
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SOURCE, TARGET = "film-reviews", "tweets"
+
+
+def run_demo(folder: Path) -> None:
+    """Fine-tune on film reviews, then on tweets, in `folder`; print what became of both."""
+    write_demo_data(folder / "data")
+    results = []
+    for name in (SOURCE, TARGET):
+        job_file = folder / f"{name}.yaml"
+        if not job_file.exists():
+            shutil.copy(EXAMPLES / job_file.name, job_file)
+        job = load_job(job_file)
+        train_job(job, job_file, resume="never")
+        results.append(Result.read(RunFolder(job.runs_folder / job.name).result_file))
+    _print_closing_table(*results)
+    print(
+        f"\nThe job files are {folder / SOURCE}.yaml and {folder / TARGET}.yaml: copy one and name your own data."
+    )
+
+
+def _print_closing_table(source: Result, target: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Accuracy with 95 % interval", title_justify="left")
+    table.add_column("model")
+    for name in (SOURCE, TARGET):
+        table.add_column(f"{name} ({source.sets[name].samples} samples)", justify="right")
+    stages = [
+        ("as it came, with a new head", source, "before"),
+        (f"fine-tuned on {SOURCE}", source, "after"),
+        (f"then adapted to {TARGET}", target, "after"),
+    ]
+    for stage, result, when in stages:
+        table.add_row(stage, *(_accuracy(result, name, when) for name in (SOURCE, TARGET)))
+    Console().print(table)
+    gain, cost = (
+        100 * (target.sets[name].after["accuracy"] - source.sets[name].after["accuracy"])
+        for name in (TARGET, SOURCE)
+    )
+    print(
+        f"Adapting changed accuracy by {gain:+.1f} points on {TARGET} and by {cost:+.1f} points on {SOURCE}."
+    )
+
+
+def _accuracy(result: Result, name: str, when: str) -> str:
+    found = result.sets[name]
+    metrics, intervals = (
+        (found.before, found.before_interval) if when == "before" else (found.after, found.after_interval)
+    )
+    low, high = intervals["accuracy"]
+    return f"{metrics['accuracy']:.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,193 @@
+"""Same job, same numbers: the same small job over every world and split, compared with one process.
+
+With SGD the losses, the gradient norms and the final weights must agree. With AdamW only the losses can:
+where a parameter's true gradient is zero (an attention key's bias, for one) Adam divides rounding noise by
+its own size and makes a full step of it, so the weights are no measure there.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from launcher.errors import ExitCode
+from launcher.job.schema import Job
+from launcher.plan.hardware import find_hardware
+from launcher.plan.making import make_plan
+from launcher.run.events import EventTail, Step
+from launcher.run.folder import RunFolder
+from launcher.start.processes import run_ranks
+
+SGD_BOUND, ADAMW_BOUND = 1e-5, 1e-4
+STEPS = 20
+GLOBAL_BATCH = 16
+OPTIMIZERS = {"sgd": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "adamw": {"name": "adamw", "lr": 1e-3}}
+SPLITS = {1: (16, 5, 1), 2: (8, 3), 3: (6, 2)}
+"""Micro-batch sizes for each world; the first of world 1 is what all others are compared with."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run the job."""
+
+    optimizer: str
+    world: int
+    micro_batch: int
+
+    @property
+    def name(self) -> str:
+        """Also the name of its folder."""
+        return f"{self.optimizer}-world-{self.world}-micro-batch-{self.micro_batch}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a case is from its reference, each relative, the largest over all steps."""
+
+    case: str
+    steps: int
+    loss: float
+    gradient_norm: float
+    weights: float
+
+    @property
+    def is_within_bounds(self) -> bool:
+        """Whether it agrees as well as its optimizer allows."""
+        if self.case.startswith("adamw"):
+            return self.loss <= ADAMW_BOUND
+        return max(self.loss, self.gradient_norm, self.weights) <= SGD_BOUND
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one case left behind: [steps], [steps], and all weights in one vector."""
+
+    losses: np.ndarray
+    norms: np.ndarray
+    weights: np.ndarray
+
+
+def run_selfcheck(as_json: bool) -> ExitCode:
+    """Run all cases, print how far they are apart, say whether all are within the bounds."""
+    with tempfile.TemporaryDirectory(prefix="adaptrun-selfcheck-") as temporary:
+        differences = list(_differences(Path(temporary)))
+    report = {
+        "max_relative_difference": max(
+            max(d.loss, d.gradient_norm, d.weights) for d in differences if d.case.startswith("sgd")
+        ),
+        "adamw_loss_difference": max(d.loss for d in differences if d.case.startswith("adamw")),
+        "bounds": {"max_relative_difference": SGD_BOUND, "adamw_loss_difference": ADAMW_BOUND},
+        "cases": [asdict(difference) for difference in differences],
+    }
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_table(differences)
+    agree = all(difference.is_within_bounds for difference in differences)
+    return ExitCode.DONE if agree else ExitCode.FAILED
+
+
+def _differences(folder: Path) -> Iterator[Difference]:
+    cases = [Case(o, world, m) for o in OPTIMIZERS for world, sizes in SPLITS.items() for m in sizes]
+    material = RunFolder(folder)
+    material.logs.mkdir()
+    _run(material, 1, ["material"])
+    for world in SPLITS:
+        ours = [case for case in cases if case.world == world]
+        for case in ours:
+            _lay_out(folder, case)
+        _run(material, world, [case.name for case in ours])
+    for optimizer in OPTIMIZERS:
+        reference, *others = [case for case in cases if case.optimizer == optimizer]
+        truth = _trace(folder / reference.name)
+        for case in others:
+            yield _compare(case, _trace(folder / case.name), truth)
+
+
+def _run(folder: RunFolder, world: int, arguments: list[str]) -> None:
+    run_ranks(
+        "launcher.worker.selfcheck",
+        [str(folder.path), *arguments],
+        processes=world,
+        threads=1,
+        folder=folder,
+        watch=lambda: None,
+    )
+
+
+def _lay_out(folder: Path, case: Case) -> None:
+    """Make the run folder of a case, as `adaptrun train` would."""
+    job = Job.model_validate(
+        {
+            "name": case.name,
+            "model": {"pretrained": str(folder / "material" / "model"), "dropout": 0.0},
+            "task": "text-classification",
+            "data": {"train": str(folder / "material" / "train.csv"), "cache": str(folder / "cache")},
+            "train": {
+                "epochs": STEPS,
+                "max_steps": STEPS,
+                "global_batch_size": GLOBAL_BATCH,
+                "micro_batch_size": case.micro_batch,
+                "max_length": 32,
+                "precision": "fp32",
+                "clip_norm": 0.5,
+                "optimizer": OPTIMIZERS[case.optimizer],
+                "schedule": {"name": "linear", "warmup": 0.1},
+            },
+            "checkpoint": {"every_steps": STEPS},
+            "launch": {"processes": case.world, "device": "cpu", "runs": str(folder)},
+        }
+    )
+    run = RunFolder.create(job, folder / case.name)
+    make_plan(job, run.job_file, find_hardware(), processes=case.world).save(run.plan_file)
+
+
+def _trace(folder: Path) -> Trace:
+    from safetensors.numpy import load_file
+
+    run = RunFolder(folder)
+    steps = [event for event in EventTail(run.events_file).read() if isinstance(event, Step)]
+    weights = load_file(run.model / "model.safetensors")
+    return Trace(
+        np.array([step.loss for step in steps]),
+        np.array([step.gradient_norm for step in steps]),
+        np.concatenate([weights[name].ravel().astype(np.float64) for name in sorted(weights)]),
+    )
+
+
+def _compare(case: Case, found: Trace, truth: Trace) -> Difference:
+    assert len(found.losses) == len(truth.losses) == STEPS
+    return Difference(
+        case=case.name,
+        steps=len(found.losses),
+        loss=float(np.max(np.abs(found.losses / truth.losses - 1))),
+        gradient_norm=float(np.max(np.abs(found.norms / truth.norms - 1))),
+        weights=float(np.linalg.norm(found.weights - truth.weights) / np.linalg.norm(truth.weights)),
+    )
+
+
+def _print_table(differences: list[Difference]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"Largest relative difference from one process over {STEPS} steps", title_justify="left"
+    )
+    for heading in ("case", "loss", "gradient norm", "weights", "bound", ""):
+        table.add_column(heading, justify="left" if heading in ("case", "") else "right")
+    for found in differences:
+        is_sgd = found.case.startswith("sgd")
+        table.add_row(
+            found.case,
+            f"{found.loss:.1e}",
+            f"{found.gradient_norm:.1e}",
+            f"{found.weights:.1e}" if is_sgd else "no measure",
+            f"{SGD_BOUND if is_sgd else ADAMW_BOUND:.0e}",
+            "agrees" if found.is_within_bounds else "differs",
+        )
+    Console().print(table)

@@ -1,0 +1,78 @@
+"""A deal gives every sample once, wastes little and loads the ranks evenly."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from launcher.worker.dealing import deal
+
+GRID = list(itertools.product([1, 2, 3, 7, 16, 33], [1, 2, 3, 4], [1, 2, 5]))
+
+
+def lengths_of(samples: int, seed: int = 0) -> NDArray[np.int32]:
+    """Ragged lengths such as tokenised sentences have."""
+    return (np.random.default_rng(seed).gamma(3, 8, samples).astype(np.int32) + 2).clip(max=64)
+
+
+def cost(lengths: NDArray[np.int32], micro_batch: NDArray[np.int64]) -> int:
+    """Tokens after padding."""
+    return len(micro_batch) * int(lengths[micro_batch].max()) if len(micro_batch) else 0
+
+
+@pytest.mark.parametrize(("samples", "ranks", "accumulation"), GRID)
+def test_every_sample_is_dealt_once(samples: int, ranks: int, accumulation: int) -> None:
+    ids = np.arange(samples) * 3 + 1
+    dealt = deal(ids, lengths_of(samples), ranks, accumulation)
+    assert [len(hand) for hand in dealt] == [accumulation] * ranks
+    assert sorted(np.concatenate([m for hand in dealt for m in hand])) == ids.tolist()
+
+
+@pytest.mark.parametrize(("samples", "ranks", "accumulation"), GRID)
+def test_no_micro_batch_costs_more_than_equal_counts_would(samples: int, ranks: int, accumulation: int) -> None:
+    lengths = lengths_of(samples)
+    equal = -(-samples // (ranks * accumulation)) * int(lengths.max())
+    dealt = deal(np.arange(samples), lengths, ranks, accumulation)
+    assert max(cost(lengths, m) for hand in dealt for m in hand) <= equal
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4])
+def test_the_dearest_micro_batch_is_as_cheap_as_any_cut_allows(runs: int) -> None:
+    lengths = lengths_of(9, seed=runs)
+    falling = np.sort(lengths)[::-1]
+    best = min(
+        max(
+            (last - first) * int(falling[first]) if last > first else 0
+            for first, last in itertools.pairwise([0, *cuts, 9])
+        )
+        for cuts in itertools.combinations_with_replacement(range(10), runs - 1)
+    )
+    dealt = deal(np.arange(9), lengths, runs, 1)
+    assert max(cost(lengths, m) for hand in dealt for m in hand) == best
+
+
+def test_sorted_micro_batches_pad_less_than_random_ones() -> None:
+    sorted_cost = random_cost = 0
+    for seed in range(50):
+        lengths = lengths_of(64, seed)
+        dealt = deal(np.arange(64), lengths, 2, 4)
+        sorted_cost += sum(cost(lengths, m) for hand in dealt for m in hand)
+        random_cost += sum(cost(lengths, m) for m in np.arange(64).reshape(8, 8))
+    assert sorted_cost < 0.75 * random_cost
+
+
+def test_ranks_get_even_loads() -> None:
+    slowest = total = 0
+    for seed in range(50):
+        lengths = lengths_of(64, seed)
+        loads = [sum(cost(lengths, m) for m in hand) for hand in deal(np.arange(64), lengths, 4, 2)]
+        slowest, total = slowest + max(loads), total + sum(loads)
+    assert slowest < 1.1 * total / 4
+
+
+def test_a_rank_may_be_left_without_samples() -> None:
+    dealt = deal(np.arange(2), np.array([5, 5], dtype=np.int32), 4, 1)
+    assert sorted(len(hand[0]) for hand in dealt) == [0, 0, 1, 1]
