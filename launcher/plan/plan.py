@@ -8,7 +8,6 @@ from math import ceil
 from pathlib import Path
 from typing import Literal
 
-from launcher.job.schema import Job
 from launcher.plan.split import Split
 
 

@@ -23,7 +23,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, job: Job, path: Path | None = None) -> RunFolder:
-        """Make a new folder for `job`, holding the job as resolved; `path` where it must not be named by time."""
+        """Make a new folder holding the job as resolved: named by job and time, or at `path`."""
         folder = cls(_new_folder(job) if path is None else path)
         folder.logs.mkdir(parents=True)
         folder.checkpoints.mkdir()

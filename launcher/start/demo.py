@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 
 from launcher.job.reading import load_job
-from launcher.run.results import Result
-from launcher.start.training import train_job
-
 from launcher.run.folder import RunFolder
+from launcher.run.results import Result
 from launcher.start.demo_data import write_demo_data
+from launcher.start.training import train_job
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SOURCE, TARGET = "film-reviews", "tweets"
@@ -28,9 +27,8 @@ def run_demo(folder: Path) -> None:
         train_job(job, job_file, resume="never")
         results.append(Result.read(RunFolder(job.runs_folder / job.name).result_file))
     _print_closing_table(*results)
-    print(
-        f"\nThe job files are {folder / SOURCE}.yaml and {folder / TARGET}.yaml: copy one and name your own data."
-    )
+    files = f"{folder / SOURCE}.yaml and {folder / TARGET}.yaml"
+    print(f"\nThe job files are {files}: copy one and name your own data.")
 
 
 def _print_closing_table(source: Result, target: Result) -> None:

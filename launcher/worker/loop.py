@@ -139,7 +139,7 @@ class Loop:
         return Votes(weight, stop > 0, save > 0)
 
     def _accumulate(self, batches: Sequence[Batch], weight: float) -> tuple[float, int]:
-        """Forward and backward of each micro-batch. Returns the global batch's loss and the largest memory."""
+        """Forward and backward of each micro-batch: the global batch's loss, and the largest memory."""
         total = 0.0
         for number, batch in enumerate(batches):
             losses = self.engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)

@@ -108,8 +108,8 @@ def _train(
     )
     if not loop.train():
         raise Stopped(
-            f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same command "
-            "goes on from there"
+            f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
+            "command goes on from there"
         )
 
 

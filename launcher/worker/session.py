@@ -45,7 +45,7 @@ class Session:
 def joined_session(
     process: RankProcess, target: Path, sets: Sequence[str], resume: str | None
 ) -> Iterator[Session]:
-    """Join the world of a planned run (`target` is its folder), or plan one by hand (`target` is a job file)."""
+    """Join the world of a planned run, or make the plan here for a job file started by hand."""
     with ExitStack() as stack:
         if process.folder is not None:
             folder = process.folder
