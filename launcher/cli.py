@@ -14,7 +14,7 @@ from launcher.errors import AdaptrunError
 
 app = typer.Typer(
     name="adaptrun",
-    help="Take a pretrained model to a new domain: the same job file on a laptop, a workstation and a cluster.",
+    help="Take a pretrained model to a new domain: one job file, from a laptop to a cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

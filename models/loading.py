@@ -147,8 +147,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise ModelError(
-            f"{path} is not a plain state dict: reading it would run code of its own, which is refused. Where "
-            "you trust it, convert it once: `safetensors.torch.save_file(torch.load(path, weights_only=False)"
+            f"{path} is not a plain state dict: reading it would run code of its own, which is refused. "
+            "Where you trust it, convert it once: `safetensors.torch.save_file(torch.load(path, weights_only=False)"
             "['state_dict'], 'model.safetensors')`"
         ) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):

@@ -1,1 +1,1 @@
-"""Reading data files and keeping the prepared data. Nothing here imports torch or transformers at module level."""
+"""Reading data files and keeping the prepared data. Nothing here imports torch."""

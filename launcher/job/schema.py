@@ -32,8 +32,8 @@ class Model(Section):
     """Which pretrained model is taken to the new domain."""
 
     pretrained: str = Field(
-        description="An alias (`minilm`), a folder, a finished run's folder, a hub id, a `.safetensors` or `.pt` "
-        "state dict (with `config` beside it), or `file.py:function`, which returns a `transformers` model."
+        description="An alias (`minilm`), a folder, a finished run's folder, a hub id, a `.safetensors` or `.pt` state "
+        "dict (with `config` beside it), or `file.py:function`, which returns a `transformers` model."
     )
     config: str | None = Field(
         None, description="For a state dict: the folder or hub id whose `config.json` describes the weights."
@@ -45,7 +45,7 @@ class Model(Section):
     trust_remote_code: bool = Field(False, description="Allow code that a model folder brings to run.")
     allow_missing: tuple[str, ...] = Field(
         (),
-        description="Patterns (`bert.pooler.*`) of weights that the file may lack and that then start at random.",
+        description="Patterns (`bert.pooler.*`) of weights that the file may lack; they start at random.",
     )
     allow_unexpected: tuple[str, ...] = Field(
         (), description="Patterns of weights that the file may hold and that are then left out."
@@ -59,7 +59,7 @@ class Source(Section):
     """One data set: where it lies and which columns it has."""
 
     source: str | tuple[str, ...] = Field(
-        description="A csv, tsv, jsonl or parquet file, several of them, a folder saved by `datasets`, or a hub id."
+        description="A csv, tsv, jsonl or parquet file, or several, a folder saved by `datasets`, or a hub id."
     )
     split: str | None = Field(None, description="Which split of a hub id or of a `datasets` folder.")
     text: str = Field("text", description="Name of the column that holds the text.")
@@ -126,7 +126,7 @@ class Schedule(Section):
 
     name: Literal["constant", "linear", "cosine", "plateau"] = Field(
         "cosine",
-        description="Shape after warm-up: flat, straight down, half a cosine, or lowered when validation stalls.",
+        description="After warm-up: flat, straight down, half a cosine, or lowered when validation stalls.",
     )
     warmup: NonNegativeFloat = Field(
         0.0, description="Linear warm-up: a fraction of all steps below 1, a number of steps from 1 on."
@@ -171,7 +171,7 @@ class Train(Section):
     )
     micro_batch_size: Literal["auto"] | PositiveInt = Field(
         "auto",
-        description="Samples of full length that a process takes through the model at once; changes no result.",
+        description="Samples of full length that a process handles at once; changes no result.",
     )
     max_length: PositiveInt = Field(128, description="Tokens of a sample beyond which it is cut.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -213,7 +213,7 @@ class Checkpoint(Section):
     keep: PositiveInt = Field(2, description="How many of the last are kept, beside the best.")
     result: Literal["best", "last"] = Field(
         "best",
-        description="Which weights become `model/`: best by `validation.metric` (last without validation data).",
+        description="Which weights become `model/`: best by `validation.metric`; last without validation.",
     )
 
 
@@ -230,7 +230,7 @@ class Engine(Section):
 
     name: Literal["auto", "single", "ddp"] = Field(
         "auto",
-        description="auto: single for one process, ddp (the whole model on each, gradients averaged) for more.",
+        description="auto: single for one process, ddp (the model on each, gradients averaged) for more.",
     )
 
 

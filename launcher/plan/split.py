@@ -23,7 +23,8 @@ class Split:
 
     def __str__(self) -> str:
         ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
-        return f"{self.global_batch} samples a step = {ranks} × {self.accumulation} micro-batches of up to {self.micro_batch}"
+        share = f"{self.accumulation} micro-batches of up to {self.micro_batch}"
+        return f"{self.global_batch} samples a step = {ranks} × {share}"
 
 
 def split_batch(global_batch: int, ranks: int, micro_batch: int) -> Split:

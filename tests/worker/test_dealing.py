@@ -32,7 +32,7 @@ def test_every_sample_is_dealt_once(samples: int, ranks: int, accumulation: int)
 
 
 @pytest.mark.parametrize(("samples", "ranks", "accumulation"), GRID)
-def test_no_micro_batch_costs_more_than_equal_counts_would(samples: int, ranks: int, accumulation: int) -> None:
+def test_none_costs_more_than_equal_counts_would(samples: int, ranks: int, accumulation: int) -> None:
     lengths = lengths_of(samples)
     equal = -(-samples // (ranks * accumulation)) * int(lengths.max())
     dealt = deal(np.arange(samples), lengths, ranks, accumulation)
