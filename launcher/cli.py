@@ -42,9 +42,7 @@ Processes = Annotated[int | None, typer.Option("--processes", min=1, help="Proce
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of full length evaluated at once.")]
 DataFile = Annotated[
     str,
-    typer.Option(
-        "--data", help="A csv, tsv, jsonl or parquet file, a folder saved by `datasets`, or a hub id."
-    ),
+    typer.Option("--data", help="A csv, tsv, jsonl or parquet file, a folder saved by `datasets`, or a hub id."),
 ]
 TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
@@ -69,9 +67,7 @@ def options(
 @app.command()
 def init(
     task: Annotated[str, typer.Option(help="What the model learns to do.")] = "text-classification",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the job file goes.")] = Path(
-        "job.yaml"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the job file goes.")] = Path("job.yaml"),
 ) -> None:
     """Write a commented job file to start from."""
     from launcher.job.starter import write_starter
@@ -131,9 +127,7 @@ def evaluate(
 def predict(
     model: ModelFolder,
     data: DataFile,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")],
     text: TextColumn = "text",
     batch_size: BatchSize = 32,
     processes: Processes = None,

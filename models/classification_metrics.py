@@ -80,6 +80,4 @@ def _diagonal(counts: Counts) -> Counts:
 
 def _ratio(above: Counts, below: Counts) -> Counts:
     """above / below, and 0 where below is 0."""
-    return np.divide(
-        above, below, out=np.zeros(np.broadcast(above, below).shape), where=np.asarray(below) > 0
-    )
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=np.asarray(below) > 0)

@@ -115,16 +115,12 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{pretrained.location} cannot be loaded as {auto_class}: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"{pretrained.location} cannot be loaded as {auto_class}: {_first_line(error)}") from error
     _replace_dropout(model, spec.dropout)
     return _judge(model, found, pretrained, spec)
 
 
-def build_empty(
-    pretrained: Pretrained, spec: Model, auto_class: str, config: PretrainedConfig
-) -> PreTrainedModel:
+def build_empty(pretrained: Pretrained, spec: Model, auto_class: str, config: PretrainedConfig) -> PreTrainedModel:
     """The architecture alone, for weights that come from elsewhere."""
     import transformers
 

@@ -94,9 +94,7 @@ def _compare(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
             raise CheckpointError(f"{folder}: {name} was not written")
         with safe_open(files[name], framework="pt") as file:
             if not torch.equal(file.get_tensor(name), tensor.detach().cpu()):
-                raise CheckpointError(
-                    f"{folder}: {name} reads back different from memory; is the disk sound?"
-                )
+                raise CheckpointError(f"{folder}: {name} reads back different from memory; is the disk sound?")
         read.add(name)
     if extra := sorted(set(files) - read):
         raise CheckpointError(f"{folder} holds tensors that the model does not: {', '.join(extra)}")

@@ -49,9 +49,7 @@ class Checkpoints:
         try:
             dcp.save(_flat(state), checkpoint_id=partial, no_dist=not dist.is_initialized())
         except (OSError, RuntimeError, dcp.CheckpointException) as error:
-            raise CheckpointError(
-                f"{partial} could not be written: {error}; earlier checkpoints are intact"
-            ) from error
+            raise CheckpointError(f"{partial} could not be written: {error}; earlier checkpoints are intact") from error
         if _is_first():
             _write_synced(partial / PROGRESS, progress)
             partial.rename(final)

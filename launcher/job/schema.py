@@ -114,9 +114,7 @@ class Optimizer(Section):
     weight_decay: NonNegativeFloat = Field(
         0.01, description="Decoupled (AdamW) or L2 (SGD) decay; biases and normalisation weights are exempt."
     )
-    betas: tuple[Fraction, Fraction] = Field(
-        (0.9, 0.999), description="AdamW's decay rates of the two moments."
-    )
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW's decay rates of the two moments.")
     eps: PositiveFloat = Field(1e-8, description="AdamW's term against division by zero.")
     momentum: Fraction = Field(0.0, description="SGD's momentum.")
 
@@ -132,15 +130,11 @@ class Schedule(Section):
         0.0, description="Linear warm-up: a fraction of all steps below 1, a number of steps from 1 on."
     )
     min_lr: NonNegativeFloat = Field(0.0, description="The learning rate never falls below this.")
-    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.5, description="Plateau: what the rate is multiplied by."
-    )
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="Plateau: what the rate is multiplied by.")
     patience: PositiveInt = Field(
         2, description="Plateau: evaluations without improvement after which the rate is lowered."
     )
-    min_delta: NonNegativeFloat = Field(
-        0.0, description="Plateau: the least change that counts as improvement."
-    )
+    min_delta: NonNegativeFloat = Field(0.0, description="Plateau: the least change that counts as improvement.")
 
 
 class Loss(Section):
@@ -166,9 +160,7 @@ class Train(Section):
 
     epochs: PositiveInt = Field(3, description="Passes over the training data.")
     max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps, if sooner.")
-    global_batch_size: PositiveInt = Field(
-        32, description="Samples an optimizer step, on any number of processes."
-    )
+    global_batch_size: PositiveInt = Field(32, description="Samples an optimizer step, on any number of processes.")
     micro_batch_size: Literal["auto"] | PositiveInt = Field(
         "auto",
         description="Samples of full length that a process handles at once; changes no result.",
@@ -181,9 +173,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0, description="Decides the order of samples, dropout and the start of new weights."
     )
-    clip_norm: PositiveFloat | None = Field(
-        1.0, description="Largest norm of the whole gradient; null: no clipping."
-    )
+    clip_norm: PositiveFloat | None = Field(1.0, description="Largest norm of the whole gradient; null: no clipping.")
     optimizer: Optimizer = Field(default_factory=Optimizer, description="How a gradient becomes a step.")
     schedule: Schedule = Field(default_factory=Schedule, description="The learning rate over time.")
     loss: Loss = Field(default_factory=Loss, description="What is minimised.")
@@ -198,18 +188,14 @@ class Validation(Section):
         "loss", description="What decides the best checkpoint, the plateau and early stopping."
     )
     set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
-    batch_size: PositiveInt = Field(
-        32, description="Samples of full length evaluated at once; changes no result."
-    )
+    batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
 
 
 class Checkpoint(Section):
     """When the run saves what it needs to go on."""
 
     every_steps: PositiveInt | None = Field(None, description="Save each so many steps; absent: each epoch.")
-    every_minutes: PositiveFloat | None = Field(
-        None, description="Save also when so many minutes have passed."
-    )
+    every_minutes: PositiveFloat | None = Field(None, description="Save also when so many minutes have passed.")
     keep: PositiveInt = Field(2, description="How many of the last are kept, beside the best.")
     result: Literal["best", "last"] = Field(
         "best",
@@ -220,9 +206,7 @@ class Checkpoint(Section):
 class Adapt(Section):
     """How the model moves to the domain."""
 
-    method: Literal["finetune"] = Field(
-        "finetune", description="Fine-tune all weights on the labelled samples."
-    )
+    method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
 
 
 class Engine(Section):
@@ -242,9 +226,7 @@ class Launch(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: GPUs where there are any.")
     runs: str = Field("runs", description="Folder in which each run makes its own.")
-    timeout: PositiveFloat = Field(
-        30.0, description="Minutes after which a collective without an answer fails."
-    )
+    timeout: PositiveFloat = Field(30.0, description="Minutes after which a collective without an answer fails.")
 
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
@@ -258,12 +240,8 @@ class Job(Section):
     task: Literal["text-classification"] = Field(description="What the model learns to do.")
     data: Data = Field(description="What the model learns from and what it is judged on.")
     train: Train = Field(default_factory=Train, description="How the model is trained.")
-    validation: Validation = Field(
-        default_factory=Validation, description="When the model is judged, and by what."
-    )
-    checkpoint: Checkpoint = Field(
-        default_factory=Checkpoint, description="When the run saves what it needs to go on."
-    )
+    validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the run saves what it needs to go on.")
     adapt: Adapt = Field(default_factory=Adapt, description="How the model moves to the domain.")
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
     launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")

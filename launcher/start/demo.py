@@ -48,12 +48,9 @@ def _print_closing_table(source: Result, target: Result) -> None:
         table.add_row(stage, *(_accuracy(result, name, when) for name in (SOURCE, TARGET)))
     Console().print(table)
     gain, cost = (
-        100 * (target.sets[name].after["accuracy"] - source.sets[name].after["accuracy"])
-        for name in (TARGET, SOURCE)
+        100 * (target.sets[name].after["accuracy"] - source.sets[name].after["accuracy"]) for name in (TARGET, SOURCE)
     )
-    print(
-        f"Adapting changed accuracy by {gain:+.1f} points on {TARGET} and by {cost:+.1f} points on {SOURCE}."
-    )
+    print(f"Adapting changed accuracy by {gain:+.1f} points on {TARGET} and by {cost:+.1f} points on {SOURCE}.")
 
 
 def _accuracy(result: Result, name: str, when: str) -> str:

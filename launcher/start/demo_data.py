@@ -46,9 +46,7 @@ def tweets() -> Iterator[Sample]:
 
 def balanced(samples: Iterable[Sample]) -> Iterator[Sample]:
     """Each text once, in an order that its hash decides, the two labels in turn."""
-    by_hash = sorted(
-        {hashlib.sha256(text.encode()).digest(): (text, label) for text, label in samples}.items()
-    )
+    by_hash = sorted({hashlib.sha256(text.encode()).digest(): (text, label) for text, label in samples}.items())
     labels = sorted({label for _, (_, label) in by_hash})
     piles = [[sample for _, sample in by_hash if sample[1] == label] for label in labels]
     for turn in zip(*piles, strict=False):

@@ -175,9 +175,7 @@ def _print_table(differences: list[Difference]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"Largest relative difference from one process over {STEPS} steps", title_justify="left"
-    )
+    table = Table(title=f"Largest relative difference from one process over {STEPS} steps", title_justify="left")
     for heading in ("case", "loss", "gradient norm", "weights", "bound", ""):
         table.add_column(heading, justify="left" if heading in ("case", "") else "right")
     for found in differences:

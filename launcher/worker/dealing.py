@@ -26,10 +26,7 @@ def deal(samples: Indices, lengths: NDArray[np.int32], ranks: int, accumulation:
     Every rank gets `accumulation` micro-batches, of which some hold no sample when there are too few.
     """
     by_length = np.argsort(-lengths, kind="stable")
-    runs = [
-        samples[by_length[first:last]]
-        for first, last in pairwise(_cuts(lengths[by_length], ranks * accumulation))
-    ]
+    runs = [samples[by_length[first:last]] for first, last in pairwise(_cuts(lengths[by_length], ranks * accumulation))]
     return [[runs[_seat(rank, turn, ranks)] for turn in range(accumulation)] for rank in range(ranks)]
 
 

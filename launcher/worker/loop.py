@@ -165,9 +165,7 @@ class Loop:
     def _minutes_have_passed(self) -> bool:
         """Only rank 0's clock counts, and its vote carries the others."""
         minutes = self.job.checkpoint.every_minutes
-        return (
-            minutes is not None and self.world.is_first and time.monotonic() - self._saved_at >= 60 * minutes
-        )
+        return minutes is not None and self.world.is_first and time.monotonic() - self._saved_at >= 60 * minutes
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -55,10 +55,7 @@ class Progress:
         """Adjust to one value of the deciding metric. Returns whether it is the best so far."""
         goodness = -value if job.validation.metric in LOWER_IS_BETTER else value
         schedule, stopping = job.train.schedule, job.train.early_stopping
-        if (
-            schedule.name == "plateau"
-            and self.plateau_stall.observe(goodness, schedule.min_delta) >= schedule.patience
-        ):
+        if schedule.name == "plateau" and self.plateau_stall.observe(goodness, schedule.min_delta) >= schedule.patience:
             self.plateau *= schedule.factor
             self.plateau_stall.count = 0
         if stopping is not None:

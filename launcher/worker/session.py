@@ -42,9 +42,7 @@ class Session:
 
 
 @contextmanager
-def joined_session(
-    process: RankProcess, target: Path, sets: Sequence[str], resume: str | None
-) -> Iterator[Session]:
+def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> Iterator[Session]:
     """Join the world of a planned run, or make the plan here for a job file started by hand."""
     with ExitStack() as stack:
         if process.folder is not None:
