@@ -6,7 +6,7 @@ The training loop and the engines know only these types, so a new family is one 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Task(ABC):
 
     @staticmethod
     @abstractmethod
-    def survey(rows: Sequence[Row]) -> tuple[str, ...]:
+    def survey(rows: Iterable[Row]) -> tuple[str, ...]:
         """The label set that the training rows use, in the order of the model's outputs."""
 
     @abstractmethod

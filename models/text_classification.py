@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ class TextClassification(Task):
         return {"text": source.text, "label": source.label} if labelled else {"text": source.text}
 
     @staticmethod
-    def survey(rows: Sequence[Row]) -> tuple[str, ...]:
+    def survey(rows: Iterable[Row]) -> tuple[str, ...]:
         """The labels that occur: integers in numeric order, names in the order of their characters."""
         labels = {label_of(row) for row in rows}
         integers = all(label.lstrip("-").isdecimal() for label in labels)

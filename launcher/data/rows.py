@@ -1,9 +1,13 @@
-"""One row of a data file."""
+"""One row of a data file, and the columns it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from launcher.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +22,23 @@ class Row:
     file: str
     number: int
     values: Mapping[str, object]
+
+
+def resolve_columns(place: Path | str, present: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """The wanted columns by role, once all are known to be there, each once. Raises DataError."""
+    for name in columns.values():
+        if name not in present:
+            raise missing_column(place, name, present)
+        if list(present).count(name) > 1:
+            raise DataError(
+                place, f"the column {name!r} is there {list(present).count(name)} times; rename all but one"
+            )
+    return dict(columns)
+
+
+def missing_column(place: Path | str, name: str, present: Sequence[str], row: int | None = None) -> DataError:
+    """The error for a column that is not there."""
+    nearest = get_close_matches(name, present, n=1, cutoff=0.5)
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else "; name the column in the job file (`text:`, `label:`)"
+    shown = ", ".join(repr(column) for column in present)
+    return DataError(place, f"there is no column {name!r} among {shown}{guess}", row)

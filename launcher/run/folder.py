@@ -46,6 +46,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def prepared_file(self) -> Path:
+        """Which prepared data the ranks of this start read; written by the one process that prepared them."""
+        return self.path / "prepared.json"
+
+    @property
     def environment_file(self) -> Path:
         """Versions, hardware and commit."""
         return self.path / "environment.json"

@@ -1,0 +1,154 @@
+"""Prepared samples in one Arrow file, memory-mapped by every rank that reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS_A_BATCH = 4096
+"""Every record batch but the last holds so many rows, so row i is in batch i // 4096."""
+
+SAMPLES, FACTS = "samples.arrow", "facts.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of prepared samples.
+
+    labels: names of the classes, in the order of the model's outputs
+    counts: samples of each class; empty for unlabelled samples
+    samples: how many there are
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[int, ...]
+    samples: int
+
+
+class Prepared:
+    """Random access to the samples of a prepared folder."""
+
+    def __init__(self, folder: Path) -> None:
+        import pyarrow as pa
+
+        self.folder = folder
+        values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        self.facts = Facts(tuple(values["labels"]), tuple(values["counts"]), values["samples"])
+        self._file = pa.ipc.open_file(pa.memory_map(str(folder / SAMPLES)))
+
+    def __len__(self) -> int:
+        return self.facts.samples
+
+    def __getitem__(self, indices: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The samples at `indices`: for each column an integer or an array of integers."""
+        return [self._sample(int(index)) for index in indices]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each sample, int32 [samples]."""
+        batches = [self._file.get_batch(n).column("length") for n in range(self._file.num_record_batches)]
+        return np.concatenate([batch.to_numpy(zero_copy_only=False) for batch in batches]).astype(np.int32)
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        batch, row = divmod(index, ROWS_A_BATCH)
+        return {name: column[row] for name, column in self._batch(batch).items()}
+
+    def _batch(self, number: int) -> Mapping[str, Any]:
+        """Columns of one record batch that can be indexed by row, without copying what they hold."""
+        if number not in self._batches:
+            batch = self._file.get_batch(number)
+            self._batches[number] = {name: _indexed(batch.column(name)) for name in batch.schema.names}
+        return self._batches[number]
+
+    @cached_property
+    def _batches(self) -> dict[int, Mapping[str, Any]]:
+        return {}
+
+
+class _Lists:
+    """A column of lists, each a view into one array."""
+
+    def __init__(self, column: Any) -> None:
+        self._offsets = column.offsets.to_numpy()
+        self._values = column.values.to_numpy()
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        view: NDArray[np.int32] = self._values[self._offsets[row] : self._offsets[row + 1]]
+        return view
+
+
+def _indexed(column: Any) -> Any:
+    import pyarrow as pa
+
+    return _Lists(column) if pa.types.is_list(column.type) else column.to_numpy()
+
+
+class PreparedWriter:
+    """Writes samples into a folder that appears whole or not at all.
+
+    with PreparedWriter(folder) as writer:
+        writer.write({"input_ids": [[1, 2], [3]], "length": [2, 1]})
+        writer.finish(labels, counts)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        self._writer: Any = None
+        self._waiting: dict[str, list[Any]] = {}
+        self._samples = 0
+
+    def __enter__(self) -> PreparedWriter:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def write(self, columns: Mapping[str, list[Any]]) -> None:
+        """Append rows, given as columns of integers or of lists of integers."""
+        for name, values in columns.items():
+            self._waiting.setdefault(name, []).extend(values)
+        while len(self._waiting["length"]) >= ROWS_A_BATCH:
+            self._flush(ROWS_A_BATCH)
+
+    def finish(self, labels: Sequence[str], counts: Sequence[int]) -> None:
+        """Write what waits and let the folder appear; where another process was first, its folder stays."""
+        if self._waiting.get("length"):
+            self._flush(ROWS_A_BATCH)
+        self._writer.close()
+        self._writer = None
+        facts = Facts(tuple(labels), tuple(counts), self._samples)
+        (self._partial / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+        try:
+            self._partial.rename(self._folder)
+        except OSError:
+            if not self._folder.is_dir():
+                raise
+
+    def _flush(self, rows: int) -> None:
+        import pyarrow as pa
+
+        batch = {name: values[:rows] for name, values in self._waiting.items()}
+        self._waiting = {name: values[rows:] for name, values in self._waiting.items()}
+        arrays = {
+            name: pa.array(values, pa.list_(pa.int32()) if isinstance(values[0], list) else pa.int32())
+            for name, values in batch.items()
+        }
+        table = pa.record_batch(arrays)
+        if self._writer is None:
+            self._writer = pa.ipc.new_file(str(self._partial / SAMPLES), table.schema)
+        self._writer.write_batch(table)
+        self._samples += table.num_rows

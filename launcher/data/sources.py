@@ -1,0 +1,78 @@
+"""Reading a data source of any format, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from launcher.data.columnar import count_parquet, count_saved, read_hub, read_parquet, read_saved
+from launcher.data.delimited import read_delimited
+from launcher.data.jsonlines import read_jsonlines
+from launcher.data.rows import Row
+from launcher.errors import DataError
+from launcher.job.schema import Source
+
+DELIMITED, JSONLINES, PARQUET = (".csv", ".tsv"), (".jsonl",), (".parquet",)
+SUFFIXES = DELIMITED + JSONLINES + PARQUET
+
+
+def read_rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
+    """The rows of all files of `source` in the order named, at most `source.limit`.
+
+    columns: role to the column's name in the file
+    Raises DataError with file and row.
+    """
+    rows = (Row(place, number, values) for place in source.files for number, values in _read(place, source, columns))
+    return islice(rows, source.limit)
+
+
+def count_rows(source: Source) -> int | None:
+    """How many rows `read_rows` gives; None for a hub id, which only the run downloads. Raises DataError."""
+    total = 0
+    for place in source.files:
+        rows = _count(place, source)
+        if rows is None:
+            return None
+        total += rows
+    return total if source.limit is None else min(total, source.limit)
+
+
+def is_local(place: str) -> bool:
+    """Whether `place` means a file or a folder rather than a hub id."""
+    path = Path(place)
+    return path.exists() or path.is_absolute() or path.suffix.lower() in SUFFIXES or place.startswith(("./", "../"))
+
+
+def _read(place: str, source: Source, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
+    if not is_local(place):
+        return read_hub(place, source.split, columns)
+    path = existing(place)
+    if path.is_dir():
+        return read_saved(path, source.split, columns)
+    if path.suffix.lower() in DELIMITED:
+        return read_delimited(path, source.encoding, columns)
+    if path.suffix.lower() in JSONLINES:
+        return read_jsonlines(path, source.encoding, columns)
+    return read_parquet(path, columns)
+
+
+def _count(place: str, source: Source) -> int | None:
+    if not is_local(place):
+        return None
+    path = existing(place)
+    if path.is_dir():
+        return count_saved(path, source.split)
+    if path.suffix.lower() in PARQUET:
+        return count_parquet(path)
+    return sum(1 for _ in _read(place, source, {}))
+
+
+def existing(place: str) -> Path:
+    """A local place that is there and of a kind that can be read. Raises DataError."""
+    path = Path(place)
+    if not path.exists():
+        raise DataError(path, "there is no such file; check the path, which is relative to the job file")
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        raise DataError(path, f"unknown kind of file {path.suffix!r}; the kinds are {', '.join(SUFFIXES)}")
+    return path

@@ -1,0 +1,119 @@
+"""What a run works on: the tokenizer, the task with its label set, the prepared data, the pretrained model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from launcher.data.cache import tokenizer_identity
+from launcher.data.prepared import Prepared
+from launcher.errors import ModelError
+from launcher.job.pretrained import Pretrained, find_pretrained
+from launcher.job.schema import Job
+from launcher.models import loading, task_class
+from launcher.models.base import Task
+from launcher.run.events import EventLog, Note, Phase, Progress
+from launcher.run.folder import RunFolder, write_whole
+from launcher.worker.preparing import Preparer
+from launcher.worker.session import Session
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything loaded but the weights."""
+
+    pretrained: Pretrained
+    config: PretrainedConfig | None
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    train: Prepared
+    validation: dict[str, Prepared]
+
+    def card(self, job: Job) -> dict[str, Any]:
+        """What the model folder says beside the standard files."""
+        return {
+            "task": job.task,
+            "max_length": job.train.max_length,
+            "function": self.pretrained.location if self.pretrained.kind == "function" else None,
+        }
+
+
+def open_materials(session: Session) -> Materials:
+    """Find the model, prepare the data or map what another process prepared."""
+    job, folder = session.job, session.folder
+    session.enter("preparing")
+    if session.world.is_first and not folder.prepared_file.exists():
+        prepare(job, folder, session.log)
+    _wait_for(folder.prepared_file)
+    pretrained = find_pretrained(job.model)
+    tokenizer = loading.load_tokenizer(pretrained, job.model)
+    prepared = json.loads(folder.prepared_file.read_text(encoding="utf-8"))
+    train = Prepared(Path(prepared["train"]))
+    task = task_class(job.task)(tokenizer, train.facts.labels, job.train.max_length, job.train.loss, train.facts.counts)
+    return Materials(
+        pretrained=pretrained,
+        config=loading.load_config(pretrained, job.model),
+        tokenizer=tokenizer,
+        task=task,
+        train=train,
+        validation={name: Prepared(Path(place)) for name, place in prepared["validation"].items()},
+    )
+
+
+def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
+    """Prepare every set of the job and write where each lies. Raises DataError and ModelError."""
+    pretrained = find_pretrained(job.model)
+    known = loading.known_labels(loading.load_config(pretrained, job.model))
+    preparer = Preparer(
+        task_type=task_class(job.task),
+        tokenizer=loading.load_tokenizer(pretrained, job.model),
+        identity=tokenizer_identity(pretrained.tokenizer, job.model.revision),
+        max_length=job.train.max_length,
+        cache=Path(job.data.cache),
+        progress=lambda done, total: log.write(Progress(done=done, total=total, unit="samples")),
+    )
+    log.write(Phase(name="preparing", detail="train"))
+    train = preparer.prepare_training(job.data.train, known)
+    validation = {}
+    for name, source in job.data.validation.items():
+        log.write(Phase(name="preparing", detail=name))
+        validation[name] = str(preparer.prepare(source, train.facts.labels).folder)
+    write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
+
+
+def load_model(session: Session, materials: Materials) -> PreTrainedModel:
+    """The pretrained model with a head for the task's labels; new weights are the same on every rank."""
+    job, pretrained = session.job, materials.pretrained
+    session.enter("loading", pretrained.location)
+    torch.manual_seed(job.train.seed)
+    loaded = loading.load_model(
+        pretrained, job.model, materials.task.auto_class, materials.task.labels, materials.config
+    )
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    if longest is not None and job.train.max_length > longest:
+        raise ModelError(
+            f"train.max_length is {job.train.max_length}, and {pretrained.location} takes at most {longest} tokens; "
+            f"set train.max_length: {longest}"
+        )
+    for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
+        if names:
+            session.log.write(Note(text=f"{text}: {', '.join(names)}"))
+    return loaded.model
+
+
+def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait outside any collective, which would time out: a large data set takes long to prepare.
+
+    A rank that fails to prepare ends, and whoever started the ranks then ends the ones that wait.
+    """
+    while not file.exists():
+        sleep(pause)

@@ -1,0 +1,91 @@
+"""Preparing data once: read, tokenise, keep; every rank then maps the same files into memory."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.data.cache import prepared_folder
+from launcher.data.prepared import Prepared, PreparedWriter
+from launcher.data.rows import Row
+from launcher.data.sources import count_rows, read_rows
+from launcher.job.schema import Loss, Source
+from launcher.models.base import Task
+from launcher.run.folder import write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Prepares sources for one task and tokenizer.
+
+    identity: what tells the tokenizer from others
+    cache: where prepared data are kept
+    progress: called with rows done and rows in all (0 where unknown)
+    """
+
+    task_type: type[Task]
+    tokenizer: PreTrainedTokenizerBase
+    identity: str
+    max_length: int
+    cache: Path
+    progress: Callable[[int, int], None]
+
+    def prepare(self, source: Source, labels: Sequence[str], *, labelled: bool = True) -> Prepared:
+        """The samples of `source`, from the cache or made now. Raises DataError with file and row."""
+        folder = self._folder(source, labels, labelled)
+        if not folder.is_dir():
+            self._make(folder, source, labels, labelled)
+        return Prepared(folder)
+
+    def prepare_training(self, source: Source, known: Sequence[str]) -> Prepared:
+        """The same for training samples, which decide the label set.
+
+        known: labels that the pretrained model already tells apart; kept where they hold all that occur
+        """
+        surveyed = self._folder(source, ["surveyed", *known], True).with_suffix(".labels.json")
+        if not surveyed.is_file():
+            occurring = self.task_type.survey(read_rows(source, self.task_type.columns(source)))
+            labels = tuple(known) if set(occurring) <= set(known) else occurring
+            surveyed.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(surveyed, json.dumps(labels))
+        return self.prepare(source, json.loads(surveyed.read_text(encoding="utf-8")))
+
+    def _folder(self, source: Source, labels: Sequence[str], labelled: bool) -> Path:
+        settings = {
+            "task": self.task_type.name,
+            "tokenizer": self.identity,
+            "max_length": self.max_length,
+            "labels": list(labels),
+            "labelled": labelled,
+        }
+        return prepared_folder(self.cache, source, settings)
+
+    def _make(self, folder: Path, source: Source, labels: Sequence[str], labelled: bool) -> None:
+        task = self.task_type(self.tokenizer, labels, self.max_length, Loss())
+        rows = read_rows(source, self.task_type.columns(source, labelled=labelled))
+        done, total = 0, count_rows(source) or 0
+        counted: Counter[int] = Counter()
+        with PreparedWriter(folder) as writer:
+            for chunk in _chunks(rows):
+                columns = task.prepare(chunk)
+                writer.write(columns)
+                counted.update(columns.get("label", ()))
+                done += len(chunk)
+                self.progress(done, total)
+            writer.finish(labels, [counted[index] for index in range(len(labels))] if labelled else [])
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, ROWS_AT_ONCE)):
+        yield chunk
