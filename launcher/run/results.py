@@ -1,0 +1,65 @@
+"""`result.json`: what a run came to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from launcher.run.folder import write_whole
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """One validation set, measured on the model as it came and on the result.
+
+    intervals: ends of the 95 % interval of each metric
+    """
+
+    samples: int
+    before: dict[str, float]
+    after: dict[str, float]
+    before_interval: dict[str, Interval]
+    after_interval: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    status: done, or stopped and resumable
+    steps: optimizer steps done
+    seconds: spent training, over all starts
+    model: the model folder, None where there is none yet
+    best_step: the step whose validation was best, None without validation data
+    """
+
+    status: Literal["done", "stopped"]
+    name: str
+    steps: int
+    seconds: float
+    model: str | None = None
+    best_step: int | None = None
+    sets: dict[str, SetResult] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read back what `write` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["sets"] = {name: _set_of(found) for name, found in values["sets"].items()}
+        return cls(**values)
+
+
+def _set_of(values: dict[str, object]) -> SetResult:
+    for when in ("before_interval", "after_interval"):
+        intervals = values[when]
+        assert isinstance(intervals, dict)
+        values[when] = {metric: tuple(ends) for metric, ends in intervals.items()}
+    return SetResult(**values)  # type: ignore[arg-type]

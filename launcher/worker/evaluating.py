@@ -1,0 +1,105 @@
+"""Exact evaluation: each sample counts once, at any world size and batch size, and only sums travel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from launcher.data.prepared import Prepared
+from launcher.engines.single import AUTOCAST
+from launcher.models.base import Task
+from launcher.models.batch import Losses
+from launcher.worker.world import World
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one data set says of one model.
+
+    samples: how many were counted, each once
+    intervals: for each metric, the ends of its 95 % bootstrap interval
+    """
+
+    samples: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    seconds: float
+
+
+def evaluate(
+    module: nn.Module,
+    task: Task,
+    data: Prepared,
+    world: World,
+    *,
+    batch_size: int,
+    precision: str = "fp32",
+    seed: int = 0,
+) -> Evaluation:
+    """Measure `module` on all of `data` with all ranks; every rank gets the result.
+
+    batch_size: samples of full length at once; shorter ones go more at a time
+    Raises RuntimeError where the count of samples covered is not the count of samples.
+    """
+    begun = time.perf_counter()
+    sums = torch.zeros(task.statistics_size(), dtype=torch.float64, device=world.device)
+    with evaluating(module):
+        for ids in batches_of_rank(data.lengths, batch_size, world):
+            batch = task.collate(data[ids], ids.tolist()).to(world.device)
+            with torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+                losses: Losses = module(batch)
+            if len(ids):
+                sums += task.statistics(batch, losses.outputs)
+    totals = world.sum(sums)
+    if totals[0] != len(data):
+        raise RuntimeError(f"evaluation covered {totals[0]:.0f} of {len(data)} samples")
+    return Evaluation(
+        samples=len(data),
+        metrics=task.metrics(totals),
+        intervals=task.intervals(totals, seed),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def batches_of_rank(lengths: NDArray[np.int32], batch_size: int, world: World) -> Iterator[Indices]:
+    """The samples of each of this rank's batches; all ranks have the same number of batches, some empty.
+
+    Batches hold samples of like length, and at most as many tokens as `batch_size` of the longest. They are
+    dealt in turns, dearest first, each second turn in reverse, so that the ranks end together.
+    """
+    batches = _cut(lengths, batch_size * int(lengths.max(initial=1)))
+    turns = -(-len(batches) // world.size)
+    for turn in range(turns):
+        seat = world.rank if turn % 2 == 0 else world.size - 1 - world.rank
+        number = turn * world.size + seat
+        yield batches[number] if number < len(batches) else np.empty(0, dtype=np.int64)
+
+
+def _cut(lengths: NDArray[np.int32], tokens: int) -> list[Indices]:
+    """Cut the samples, longest first, into batches of at most `tokens` with their padding."""
+    order = np.argsort(-lengths, kind="stable")
+    cuts = [0]
+    while cuts[-1] < len(order):
+        cuts.append(min(len(order), cuts[-1] + tokens // int(lengths[order[cuts[-1]]])))
+    return [order[first:last] for first, last in zip(cuts, cuts[1:], strict=False)]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout and without gradients; the module's mode is put back."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.train(was_training)
