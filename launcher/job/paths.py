@@ -1,0 +1,73 @@
+"""Relative paths of a job file, which mean places relative to the file."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import ModelError
+from launcher.job.pretrained import find_pretrained
+from launcher.job.schema import Job, Source
+
+Found = tuple[tuple[str, ...], str, str]
+"""Path of the field, what is wrong, and the fix."""
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
+    """The job with absolute paths, and which of them lead nowhere."""
+    found: list[Found] = []
+    data: dict[str, Any] = {"train": _source(job.data.train, folder, ("data", "train"), found)}
+    data["validation"] = {
+        name: _source(source, folder, ("data", "validation", name), found)
+        for name, source in job.data.validation.items()
+    }
+    if job.data.target is not None:
+        data["target"] = _source(job.data.target, folder, ("data", "target"), found)
+    data["cache"] = str(_absolute(job.data.cache, folder))
+    model: dict[str, Any] = {}
+    try:
+        place = find_pretrained(job.model, folder)
+        if place.kind != "hub" and job.model.pretrained != place.location and _is_path(job.model.pretrained, folder):
+            model["pretrained"] = str(_absolute(job.model.pretrained, folder))
+        for name in ("config", "tokenizer"):
+            value = getattr(job.model, name)
+            if value is not None and (folder / value).exists():
+                model[name] = str(_absolute(value, folder))
+    except ModelError as error:
+        found.append((("model", "pretrained"), str(error), ""))
+    launch = {"runs": str(_absolute(job.launch.runs, folder))}
+    resolved = job.model_copy(
+        update={
+            "data": job.data.model_copy(update=data),
+            "model": job.model.model_copy(update=model),
+            "launch": job.launch.model_copy(update=launch),
+        }
+    )
+    return resolved, found
+
+
+def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Found]) -> Source:
+    places = []
+    for place in source.files:
+        full = _absolute(place, folder)
+        if full.exists():
+            places.append(str(full))
+            continue
+        places.append(place)
+        if Path(place).suffix.lower() in SUFFIXES or place.startswith((".", "/", "~")):
+            near = get_close_matches(full.name, [p.name for p in full.parent.glob("*")], n=1)
+            fix = f"did you mean {Path(place).with_name(near[0])}?" if near else "paths are relative to the job file"
+            found.append(((*path, "source"), f"there is no {full}", fix))
+    return source.model_copy(update={"source": places[0] if isinstance(source.source, str) else tuple(places)})
+
+
+def _is_path(value: str, folder: Path) -> bool:
+    return (folder / value.rpartition(":")[0]).is_file() or _absolute(value, folder).exists()
+
+
+def _absolute(value: str, folder: Path) -> Path:
+    """Against the job file's folder; links are kept, since `runs/<name>` may lead elsewhere tomorrow."""
+    return Path(value).expanduser() if Path(value).expanduser().is_absolute() else folder / value

@@ -1,0 +1,145 @@
+"""From a job file to a `Job`, or to everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from launcher.errors import JobError, Problem
+from launcher.job.overrides import apply_overrides
+from launcher.job.paths import resolve_paths
+from launcher.job.positions import Document, read_document
+from launcher.job.rules import broken_rules
+from launcher.job.schema import Job
+
+
+def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
+    """Read, override, check and resolve a job file. Raises JobError with all problems at once."""
+    document = read_document(path)
+    origins = apply_overrides(document.values, sets)
+    try:
+        job = Job.model_validate(document.values)
+    except ValidationError as invalid:
+        raise JobError(list(_problems(invalid, document, origins))) from None
+    folder = path.resolve().parent
+    found = [*resolve_paths(job, folder)[1], *broken_rules(job)]
+    if found:
+        raise JobError([Problem(_where(p, document, origins), ".".join(p), message, fix) for p, message, fix in found])
+    return resolve_paths(job, folder)[0]
+
+
+def _problems(
+    invalid: ValidationError, document: Document, origins: Mapping[tuple[str, ...], str]
+) -> Iterator[Problem]:
+    """One problem a path: the branches of a union are told together."""
+    by_path: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for error in invalid.errors():
+        by_path.setdefault(_real_path(error, document.values), []).append(error)
+    for path, errors in by_path.items():
+        message, fix = _explain(path, errors)
+        yield Problem(_where(path, document, origins), ".".join(path), message, fix)
+
+
+def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
+    """The path as the file has it, without the names of union branches and of sets that had no name."""
+    path: list[str] = []
+    for position, part in enumerate(error["loc"]):
+        is_last = position == len(error["loc"]) - 1
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        elif not (is_last and error["type"] == "missing"):
+            continue
+        path.append(str(part))
+    return tuple(path)
+
+
+def _explain(path: tuple[str, ...], errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+    first = errors[0]
+    if first["type"] == "missing":
+        return "is missing and needed", ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
+        return f"unknown key {path[-1]!r}", fix
+    allowed = " or ".join(dict.fromkeys(_allowed(error) for error in errors))
+    message = f"found {_shown(first['input'])}; allowed is {allowed}"
+    words = [word for error in errors for word in _words(error)]
+    near = get_close_matches(str(first["input"]), words, n=1, cutoff=0.5)
+    if near:
+        return message, f"did you mean {near[0]}?"
+    if isinstance(first["input"], bool | int | float) and any(error["type"] == "string_type" for error in errors):
+        return message, f'put quotes around it: "{first["input"]}"'
+    return message, ""
+
+
+def _allowed(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "literal_error":
+            return str(context["expected"]).replace("'", "")
+        case "greater_than":
+            return f"a number above {context['gt']:g}"
+        case "greater_than_equal":
+            return f"a number from {context['ge']:g} on"
+        case "less_than":
+            return f"a number below {context['lt']:g}"
+        case "int_parsing" | "int_type" | "int_from_float":
+            return "a whole number"
+        case "float_parsing" | "float_type" | "finite_number":
+            return "a number"
+        case "bool_parsing" | "bool_type":
+            return "true or false"
+        case "string_type":
+            return "text"
+        case "string_pattern_mismatch":
+            return "letters, digits, . _ and - (a letter or digit first)"
+        case "string_too_long":
+            return f"at most {context['max_length']} characters"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return "a section with keys of its own"
+        case "tuple_type" | "list_type":
+            return "a list"
+        case _:
+            return error["msg"][0].lower() + error["msg"][1:]
+
+
+def _words(error: ErrorDetails) -> list[str]:
+    expected = str(error.get("ctx", {}).get("expected", "")) if error["type"] == "literal_error" else ""
+    return expected.replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    """The keys of the section at `path`."""
+    model: Any = Job
+    for part in path:
+        field = model.model_fields.get(part) if model is not None else None
+        annotation = field.annotation if field is not None else None
+        model = next(iter(_sections(annotation)), None) if field is not None else model
+    return list(model.model_fields) if model is not None else []
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _where(path: tuple[str, ...], document: Document, origins: Mapping[tuple[str, ...], str]) -> str:
+    for length in range(len(path), 0, -1):
+        if path[:length] in origins:
+            return origins[path[:length]]
+    return document.where(path)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
