@@ -50,9 +50,7 @@ def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
     path: list[str] = []
     for position, part in enumerate(error["loc"]):
         is_last = position == len(error["loc"]) - 1
-        if isinstance(values, dict) and part in values:
-            values = values[part]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+        if (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
             values = values[part]
         elif not (is_last and error["type"] == "missing"):
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ def _cut(lengths: NDArray[np.int32], tokens: int) -> list[Indices]:
     cuts = [0]
     while cuts[-1] < len(order):
         cuts.append(min(len(order), cuts[-1] + tokens // int(lengths[order[cuts[-1]]])))
-    return [order[first:last] for first, last in zip(cuts, cuts[1:], strict=False)]
+    return [order[first:last] for first, last in itertools.pairwise(cuts)]
 
 
 @contextmanager

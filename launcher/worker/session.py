@@ -69,10 +69,11 @@ def _make_run(job: Job, plan: Plan, world: World, resume: str) -> tuple[RunFolde
     """Rank 0 makes the folder, or takes up an unfinished one, and tells the others."""
     said = None
     if world.is_first:
-        folder, checkpoint = decide_run(job, resume)
+        decision = decide_run(job, resume)
+        folder = decision.folder
         plan.save(folder.plan_file)
         write_environment(folder)
-        said = f"{folder.path}\n{checkpoint or ''}"
+        said = f"{folder.path}\n{decision.checkpoint or ''}"
     path, checkpoint_path = (world.from_first(said) or "").split("\n")
     return RunFolder(Path(path)), Path(checkpoint_path) if checkpoint_path else None
 

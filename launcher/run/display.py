@@ -1,0 +1,209 @@
+"""What a run shows while it runs: a live view on a terminal, plain lines elsewhere. Its source is the events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from launcher.run.events import Evaluated, Event, EventTail, Note, Phase, Progress, Saved, Started, Step
+from launcher.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from launcher.run.results import Result
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Display:
+    """Shows the events of one run; `refresh` is called a few times a second until `close`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        from rich.console import Console
+
+        start = folder.events_file.stat().st_size if folder.events_file.exists() else 0
+        self._tail = EventTail(folder.events_file, start)
+        console = Console()
+        self._view = _LiveView(console) if console.is_terminal else _PlainView(console)
+
+    def refresh(self) -> None:
+        """Take in what is new."""
+        for event in self._tail.read():
+            self._view.take(event)
+        self._view.refresh()
+
+    def close(self) -> None:
+        """Take in the last and leave the terminal as it should be."""
+        self.refresh()
+        self._view.close()
+
+
+def follow(folder: RunFolder, done: threading.Event) -> None:
+    """Show a run from a thread of its own process until `done`."""
+    display = Display(folder)
+    while not done.wait(0.2):
+        display.refresh()
+    display.close()
+
+
+class _State:
+    """What is known so far."""
+
+    def __init__(self) -> None:
+        self.phase, self.since = "starting", time.time()
+        self.progress: Progress | None = None
+        self.started: Started | None = None
+        self.recent: deque[Step] = deque(maxlen=20)
+        self.metrics = ""
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Phase):
+            self.phase, self.since = f"{event.name} {event.detail}".strip(), event.time
+            self.progress = None
+        elif isinstance(event, Progress):
+            self.progress = event
+        elif isinstance(event, Started):
+            self.started = event
+        elif isinstance(event, Step):
+            self.recent.append(event)
+        elif isinstance(event, Evaluated):
+            self.metrics = evaluation_line(event)
+
+    def step_line(self) -> str:
+        """The last steps in one line."""
+        last, started = self.recent[-1], self.started
+        seconds = sum(step.seconds for step in self.recent)
+        losses = sum(step.loss for step in self.recent) / len(self.recent)
+        line = (
+            f"loss {losses:.4f}  lr {last.lr:.2e}  {sum(s.samples for s in self.recent) / seconds:.1f} samples/s  "
+            f"{sum(s.tokens for s in self.recent) / seconds:.0f} tokens/s  {last.memory / 2**30:.2f} GiB"
+        )
+        if started is None:
+            return f"step {last.step}  {line}"
+        left = (started.total_steps - last.step) * seconds / len(self.recent)
+        epoch = f"epoch {last.epoch + 1}/{started.epochs}  step {last.step}/{started.total_steps}"
+        return f"{epoch}  {line}  {_duration(left)} left"
+
+
+class _PlainView:
+    """A line a phase, an evaluation and a note; training speaks every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._state, self._said = console, _State(), 0.0
+
+    def take(self, event: Event) -> None:
+        self._state.take(event)
+        if isinstance(event, Phase):
+            self._say(self._state.phase)
+        elif isinstance(event, Note):
+            self._say(event.text)
+        elif isinstance(event, Evaluated):
+            self._say(self._state.metrics)
+        elif isinstance(event, Saved):
+            self._say(f"saved step {event.step} in {event.seconds:.1f} s")
+        elif isinstance(event, Step):
+            is_last = self._state.started is not None and event.step == self._state.started.total_steps
+            if is_last or event.time - self._said >= SECONDS_BETWEEN_LINES:
+                self._said = event.time
+                self._say(self._state.step_line())
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def refresh(self) -> None:
+        """Nothing moves on paper."""
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class _LiveView:
+    """Bars and figures that change in place, with what is worth keeping above them."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._console, self._state = console, _State()
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def take(self, event: Event) -> None:
+        self._state.take(event)
+        if isinstance(event, Note):
+            self._console.print(event.text, highlight=False, markup=False)
+        elif isinstance(event, Evaluated):
+            self._console.print(self._state.metrics, highlight=False, markup=False)
+
+    def refresh(self) -> None:
+        self._live.update(self._render(), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        state = self._state
+        parts: list[RenderableType] = [Text(f"{state.phase}  {_duration(time.time() - state.since)}", style="bold")]
+        if state.progress is not None:
+            done = state.progress
+            parts.append(ProgressBar(total=done.total or None, completed=done.done, width=60))
+            parts.append(Text(f"{done.done} of {done.total or '?'} {done.unit}"))
+        elif state.recent and state.started is not None:
+            step, started = state.recent[-1].step, state.started
+            in_epoch = (step - 1) % started.steps_per_epoch + 1
+            parts.append(ProgressBar(total=started.total_steps, completed=step, width=60))
+            parts.append(ProgressBar(total=started.steps_per_epoch, completed=in_epoch, width=60))
+            parts.append(Text(state.step_line()))
+        return Group(*parts)
+
+
+def evaluation_line(event: Evaluated) -> str:
+    """Each set's metrics and how many samples they cover, in one line."""
+    sets = [
+        f"{name} ({event.samples[name]} samples): "
+        + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+        for name, metrics in event.metrics.items()
+    ]
+    return f"step {event.step}  " + "; ".join(sets)
+
+
+def print_result(result: Result) -> None:
+    """The table of before and after, and where the model is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for name, found in result.sets.items():
+        table = Table(title=f"{name}: {found.samples} samples, each counted once", title_justify="left")
+        for heading in ("metric", "before", "after", "change"):
+            table.add_column(heading, justify="left" if heading == "metric" else "right")
+        for metric in found.after:
+            before, after = found.before[metric], found.after[metric]
+            table.add_row(
+                metric,
+                _with_interval(before, found.before_interval[metric]),
+                _with_interval(after, found.after_interval[metric]),
+                f"{after - before:+.4f}",
+            )
+        console.print(table)
+    console.print(
+        f"{result.steps} steps, {_duration(result.seconds)} of training; model: {result.model}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _with_interval(value: float, ends: tuple[float, float]) -> str:
+    return f"{value:.4f} ({ends[0]:.4f} to {ends[1]:.4f})"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

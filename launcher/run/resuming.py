@@ -1,0 +1,112 @@
+"""Which run a start belongs to: a new one, or one that is unfinished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.errors import RequestError
+from launcher.job.reading import load_job
+from launcher.job.schema import Job
+from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints
+from launcher.run.folder import RunFolder
+
+CHANGEABLE = {
+    "launch": True,
+    "engine": True,
+    "checkpoint": True,
+    "train": {"micro_batch_size"},
+    "data": {"cache"},
+    "validation": {"batch_size"},
+}
+"""What a run may change when it goes on: none of it decides a number."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The run's folder, the checkpoint it goes on from (None: from the beginning), and why, for the user."""
+
+    folder: RunFolder
+    checkpoint: Path | None
+    reason: str
+
+
+def decide_run(job: Job, resume: str) -> Decision:
+    """Find or make the folder for a start.
+
+    resume: `auto`, `never`, or the path of a run or of one of its checkpoints
+    Raises RequestError where that path cannot be gone on from.
+    """
+    if resume == "never":
+        return _new(job, "a new run")
+    if resume != "auto":
+        return _named(job, Path(resume))
+    runs = [path for path in job.runs_folder.glob(f"{job.name}-*") if not path.is_symlink()]
+    for path in sorted(runs, reverse=True):
+        run = RunFolder(path.resolve())
+        checkpoints = complete_checkpoints(run.checkpoints)
+        if not run.job_file.is_file() or not checkpoints or _is_done(run):
+            continue
+        if differing_fields(job, load_job(run.job_file)):
+            return _new(job, f"a new run: the unfinished {path.name} has another job")
+        return _go_on(job, run, checkpoints[-1], "--resume never starts afresh")
+    return _new(job, "a new run")
+
+
+def differing_fields(job: Job, other: Job) -> list[str]:
+    """The fields that decide numbers and differ, as dotted paths."""
+    return _differences(_deciding(job), _deciding(other), "")
+
+
+def _named(job: Job, path: Path) -> Decision:
+    if path.parent.name == "checkpoints":
+        run, checkpoints = RunFolder(path.parent.parent.resolve()), [path.resolve()]
+        if checkpoints[0] not in complete_checkpoints(run.checkpoints):
+            raise RequestError(f"{path} is no complete checkpoint; the complete ones are {_listed(run)}")
+    else:
+        run = RunFolder(path.resolve())
+        checkpoints = complete_checkpoints(run.checkpoints)
+    if not run.job_file.is_file():
+        raise RequestError(f"{path} is neither a run's folder nor one of its checkpoints")
+    if not checkpoints:
+        raise RequestError(f"{path} holds no complete checkpoint to go on from; --resume never starts afresh")
+    differing = differing_fields(job, load_job(run.job_file))
+    if differing:
+        raise RequestError(
+            f"the job differs from that of {path} in {', '.join(differing)}, which would change its numbers; use the "
+            f"same values, or --resume never"
+        )
+    return _go_on(job, run, checkpoints[-1], "as asked")
+
+
+def _new(job: Job, reason: str) -> Decision:
+    return Decision(RunFolder.create(job), None, reason)
+
+
+def _go_on(job: Job, run: RunFolder, checkpoint: Path, reason: str) -> Decision:
+    run.write_job(job)
+    for left in (run.prepared_file, run.failure_file, *run.logs.glob("*.failure.json")):
+        left.unlink(missing_ok=True)
+    passed = [path.name for path in incomplete_checkpoints(run.checkpoints)]
+    skipped = f"; passed over the incomplete {', '.join(passed)}" if passed else ""
+    return Decision(run, checkpoint, f"going on from {checkpoint.name} ({reason}){skipped}")
+
+
+def _is_done(run: RunFolder) -> bool:
+    result = run.result()
+    return result is not None and result["status"] == "done"
+
+
+def _deciding(job: Job) -> dict[str, object]:
+    return job.model_dump(mode="json", exclude=CHANGEABLE)  # type: ignore[arg-type]
+
+
+def _differences(one: object, other: object, path: str) -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted({*one, *other})
+        return [found for key in keys for found in _differences(one.get(key), other.get(key), f"{path}.{key}")]
+    return [] if one == other else [path.removeprefix(".")]
+
+
+def _listed(run: RunFolder) -> str:
+    return ", ".join(path.name for path in complete_checkpoints(run.checkpoints)) or "none"

@@ -1,0 +1,1 @@
+"""Starting processes and watching them. Torch is imported only to speak with torchrun."""
