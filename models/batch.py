@@ -41,13 +41,12 @@ class Batch:
         """The same batch on `device`."""
         if self.ids.device == device:
             return self
-        move = {"device": device, "non_blocking": True}
         return replace(
             self,
-            inputs={name: tensor.to(**move) for name, tensor in self.inputs.items()},
-            targets=self.targets.to(**move),
-            weights=self.weights.to(**move),
-            ids=self.ids.to(**move),
+            inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
+            targets=self.targets.to(device, non_blocking=True),
+            weights=self.weights.to(device, non_blocking=True),
+            ids=self.ids.to(device, non_blocking=True),
         )
 
 

@@ -120,13 +120,27 @@ def load_model(
     return _judge(model, found, pretrained, spec)
 
 
-def build_empty(pretrained: Pretrained, spec: Model, auto_class: str, config: PretrainedConfig) -> PreTrainedModel:
-    """The architecture alone, for weights that come from elsewhere."""
-    import transformers
-
-    model: PreTrainedModel = getattr(transformers, auto_class).from_config(
-        config, trust_remote_code=spec.trust_remote_code
-    )
+def load_finished(
+    pretrained: Pretrained,
+    spec: Model,
+    auto_class: str,
+    labels: Sequence[str],
+    config: PretrainedConfig,
+    card: Mapping[str, Any],
+) -> PreTrainedModel:
+    """A finished model folder in fp32; one whose architecture a function builds is built by that function."""
+    function = card.get("function")
+    if function is None:
+        return load_model(pretrained, spec, auto_class, labels, config).model
+    model = _call(function, labels)
+    state: dict[str, Tensor] = {}
+    for file in sorted(Path(pretrained.location).glob("*.safetensors")):
+        state |= read_state_dict(file)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    if unexpected or set(missing) - tied:
+        raise ModelError(f"{function} no longer builds the model that {pretrained.location} holds the weights of")
+    model.tie_weights()
     return model
 
 
@@ -215,7 +229,7 @@ def _call(location: str, labels: Sequence[str]) -> PreTrainedModel:
             f"{location} returned {type(model).__name__}; it must take the tuple of labels and return a "
             "`transformers.PreTrainedModel`"
         )
-    return model  # type: ignore[return-value]
+    return model
 
 
 def _name_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:

@@ -30,6 +30,8 @@ class TextClassifier(TaskModule):
     class_weights: [classes], or None
     """
 
+    class_weights: Tensor | None
+
     def __init__(self, model: PreTrainedModel, class_weights: Tensor | None, label_smoothing: float) -> None:
         super().__init__()
         self.model = model

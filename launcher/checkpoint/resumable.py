@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from launcher.engines.base import StateDict
 from launcher.errors import CheckpointError
@@ -47,8 +50,8 @@ class Checkpoints:
             partial.mkdir(parents=True)
         _wait()
         try:
-            dcp.save(_flat(state), checkpoint_id=partial, no_dist=not dist.is_initialized())
-        except (OSError, RuntimeError, dcp.CheckpointException) as error:
+            save(_flat(state), checkpoint_id=partial, no_dist=not dist.is_initialized())
+        except (OSError, RuntimeError, CheckpointException) as error:
             raise CheckpointError(f"{partial} could not be written: {error}; earlier checkpoints are intact") from error
         if _is_first():
             _write_synced(partial / PROGRESS, progress)
@@ -86,7 +89,7 @@ def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> 
     optimizer: False reads the model alone
     Raises CheckpointError.
     """
-    reader = dcp.FileSystemReader(checkpoint)
+    reader = FileSystemReader(checkpoint)
     try:
         saved = reader.read_metadata().state_dict_metadata
         state: StateDict = {
@@ -98,8 +101,8 @@ def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> 
             if kind == "optimizer":
                 slot, _, name = rest.partition("/")
                 state["optimizer"].setdefault(name, {})[slot] = _room(found, like["model"][name])
-        dcp.load(_flat(state), storage_reader=reader, no_dist=not dist.is_initialized())
-    except (OSError, RuntimeError, KeyError, dcp.CheckpointException) as error:
+        load(_flat(state), storage_reader=reader, no_dist=not dist.is_initialized())
+    except (OSError, RuntimeError, KeyError, CheckpointException) as error:
         raise CheckpointError(f"{checkpoint} cannot be read: {error}; resume from another one") from error
     return state
 

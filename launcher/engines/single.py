@@ -55,8 +55,8 @@ class SingleEngine:
 
     def state(self) -> StateDict:
         """Parameters, buffers and moments, sharing memory with the live tensors."""
-        names = {parameter: name for name, parameter in self._model.named_parameters()}
-        moments = {names[parameter]: dict(values) for parameter, values in self._optimizer.state.items()}
+        state = self._optimizer.state
+        moments = {name: dict(state[p]) for name, p in self._model.named_parameters() if p in state}
         return {"model": dict(self._model.state_dict()), "optimizer": moments}
 
     def load(self, state: StateDict) -> None:

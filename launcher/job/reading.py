@@ -50,7 +50,9 @@ def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
     path: list[str] = []
     for position, part in enumerate(error["loc"]):
         is_last = position == len(error["loc"]) - 1
-        if (isinstance(values, dict) and part in values) or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
+        is_in_mapping = isinstance(values, dict) and part in values
+        is_in_list = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if is_in_mapping or is_in_list:
             values = values[part]
         elif not (is_last and error["type"] == "missing"):
             continue

@@ -104,7 +104,7 @@ class Loop:
         samples = self.order.batch(step)
         lengths = self.data.lengths[samples]
         hand = deal(samples, lengths, self.split.ranks, self.split.accumulation)[self.world.rank]
-        batches = [self.task.collate(self.data[mine], mine) for mine in hand]
+        batches = [self.task.collate(self.data[mine], mine.tolist()) for mine in hand]
         votes = self._vote(batches)
         loss, memory = self._accumulate(batches, votes.weight)
         if not isfinite(loss):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from launcher.checkpoint.model_folder import publish_model
 from launcher.checkpoint.resumable import Checkpoints, read_progress, read_state
@@ -139,7 +140,7 @@ def _conclude(session: Session, progress: Progress, after: Metrics) -> None:
     session.enter("done")
 
 
-def _set_result(before: dict, after: dict) -> SetResult:  # type: ignore[type-arg]
+def _set_result(before: dict[str, Any], after: dict[str, Any]) -> SetResult:
     return SetResult(
         samples=after["samples"],
         before=before["metrics"],

@@ -39,7 +39,7 @@ class SampleOrder:
 def permuted(positions: Indices, samples: int, seed: int, epoch: int) -> Indices:
     """The samples at `positions` of the epoch's order, in time that does not depend on `samples`."""
     half_bits = max(1, (max(samples - 1, 1).bit_length() + 1) // 2)
-    start = _splitmix64(np.uint64(seed) + (np.uint64(epoch) << np.uint64(32)))
+    start = _splitmix64(np.array([seed + (epoch << 32)], dtype=np.uint64))
     keys = _splitmix64(start ^ np.arange(ROUNDS, dtype=np.uint64))
     values = _feistel(positions.astype(np.uint64), half_bits, keys)
     outside = values >= samples

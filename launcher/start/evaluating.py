@@ -1,0 +1,93 @@
+"""`adaptrun evaluate` and `adaptrun predict`: ranks for one model folder and one data set."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from launcher.data.sources import count_rows
+from launcher.errors import RequestError
+from launcher.job.evaluation import EvaluationRequest
+from launcher.job.pretrained import find_pretrained
+from launcher.job.schema import Data, Model, Source
+from launcher.plan.hardware import find_hardware
+from launcher.run.folder import RunFolder
+from launcher.start.processes import run_ranks
+
+OUTPUTS = (".csv", ".jsonl", ".parquet")
+ROWS_WORTH_A_PROCESS = 200
+"""Below this a second process costs more to start than it saves."""
+
+
+def evaluate_model(
+    model: str, data: str, text: str, label: str, batch_size: int, processes: int | None, as_json: bool
+) -> None:
+    """Print the metrics of a model folder on labelled data. Raises RequestError and RunFailed."""
+    source = Source(source=_place(data), text=text, label=label)
+    result = _run(model, source, None, batch_size, processes)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{result['samples']} samples, each counted once, in {result['seconds']:.1f} s")
+    for metric, value in result["metrics"].items():
+        low, high = result["intervals"][metric]
+        print(f"{metric:18} {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
+
+
+def predict_with_model(model: str, data: str, output: Path, text: str, batch_size: int, processes: int | None) -> None:
+    """Write one row of predictions for each row of the data. Raises RequestError and RunFailed."""
+    if output.suffix not in OUTPUTS:
+        raise RequestError(f"predictions go to a file that ends in {', '.join(OUTPUTS)}, not {output.name}")
+    if not output.resolve().parent.is_dir():
+        raise RequestError(f"there is no folder {output.resolve().parent} to write {output.name} into; make it first")
+    result = _run(model, Source(source=_place(data), text=text), output, batch_size, processes)
+    print(f"{result['rows']} rows in {output}")
+
+
+def _run(model: str, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
+    hardware = find_hardware()
+    rows = count_rows(source)
+    find_pretrained(Model(pretrained=model), Path.cwd())
+    ranks = processes or max(1, len(hardware.gpus) or _worthwhile(hardware.cores, rows))
+    request = EvaluationRequest(
+        model=Model(pretrained=_place(model)),
+        data=source,
+        output=None if output is None else str(output.resolve()),
+        batch_size=batch_size,
+        device="cuda" if hardware.gpus else "cpu",
+        cache=Data.model_fields["cache"].default,
+    )
+    with _temporary_folder() as folder:
+        (folder.path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
+        run_ranks(
+            "launcher.worker.evaluate",
+            [str(folder.path)],
+            processes=ranks,
+            threads=max(1, hardware.cores // ranks),
+            folder=folder,
+            watch=lambda: None,
+        )
+        result: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    return result
+
+
+def _worthwhile(cores: int, rows: int | None) -> int:
+    return cores if rows is None else min(cores, 1 + rows // ROWS_WORTH_A_PROCESS)
+
+
+def _place(name: str) -> str:
+    """A path as seen from anywhere; a hub id or an alias as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[RunFolder]:
+    with tempfile.TemporaryDirectory(prefix="adaptrun-") as path:
+        folder = RunFolder(Path(path))
+        folder.logs.mkdir()
+        yield folder

@@ -1,0 +1,87 @@
+"""Predictions for every row of a data set, written by all ranks and put in the order of the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from launcher.data.prepared import Prepared
+from launcher.engines.single import AUTOCAST
+from launcher.models.base import Task
+from launcher.models.batch import Losses
+from launcher.worker.evaluating import batches_of_rank, evaluating
+from launcher.worker.world import World
+
+
+def predict(
+    module: nn.Module,
+    task: Task,
+    data: Prepared,
+    world: World,
+    folder: Path,
+    *,
+    batch_size: int,
+    precision: str = "fp32",
+) -> None:
+    """Write this rank's predictions to `folder`, batch by batch."""
+    import pyarrow as pa
+
+    writer: Any = None
+    with evaluating(module):
+        for ids in batches_of_rank(data.lengths, batch_size, world):
+            batch = task.collate(data[ids], ids.tolist()).to(world.device)
+            with torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+                losses: Losses = module(batch)
+            if not len(ids):
+                continue
+            rows = [{"row": int(i) + 1, **row} for i, row in zip(ids, task.predictions(losses.outputs), strict=True)]
+            table = pa.RecordBatch.from_pylist(rows)
+            writer = writer or pa.ipc.new_file(str(_part(folder, world.rank)), table.schema)
+            writer.write_batch(table)
+    if writer is not None:
+        writer.close()
+
+
+def merge_predictions(folder: Path, ranks: int, rows: int, output: Path) -> None:
+    """Put the parts together in the order of the rows; `output` appears whole or not at all."""
+    import pyarrow as pa
+
+    parts = [
+        pa.ipc.open_file(pa.memory_map(str(_part(folder, rank)))).read_all()
+        for rank in range(ranks)
+        if _part(folder, rank).exists()
+    ]
+    table = pa.concat_tables(parts).sort_by("row")
+    if table.num_rows != rows:
+        raise RuntimeError(f"{table.num_rows} predictions for {rows} rows")
+    beside = output.with_name(f".{output.name}.partial")
+    _write(table, beside, output.suffix)
+    beside.replace(output)
+
+
+def _write(table: Any, file: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, file)
+    elif suffix == ".csv":
+        import csv
+
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(table.column_names)
+            for batch in table.to_batches(max_chunksize=4096):
+                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    else:
+        import json
+
+        with file.open("w", encoding="utf-8") as opened:
+            for batch in table.to_batches(max_chunksize=4096):
+                opened.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+
+
+def _part(folder: Path, rank: int) -> Path:
+    return folder / f"predictions-{rank}.arrow"
