@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any
@@ -196,12 +195,6 @@ class TextClassification(Task):
             }
             for choice, row in zip(best, probabilities.tolist(), strict=True)
         ]
-
-
-def label_counts(labels: Sequence[int], classes: int) -> list[int]:
-    """How often each class occurs."""
-    counted = Counter(labels)
-    return [counted[index] for index in range(classes)]
 
 
 def _listed(labels: Sequence[str], at_most: int = 10) -> str:

@@ -21,7 +21,11 @@ class DDPEngine(SingleEngine):
         super().prepare(model, optimizer)
         gpu = [self._settings.device.index] if self._settings.device.type == "cuda" else None
         self._parallel = DistributedDataParallel(
-            self._model, device_ids=gpu, broadcast_buffers=False, gradient_as_bucket_view=True
+            self._model,
+            device_ids=gpu,
+            broadcast_buffers=False,
+            find_unused_parameters=True,  # a pooler nobody asks, an expert no token chose
+            gradient_as_bucket_view=True,
         )
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:

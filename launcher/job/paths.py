@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import ModelError
-from launcher.job.pretrained import find_pretrained
+from launcher.job.pretrained import find_pretrained, longest_input, read_config
 from launcher.job.schema import Job, Source
 
 Found = tuple[tuple[str, ...], str, str]
@@ -36,6 +36,9 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             value = getattr(job.model, name)
             if value is not None and (folder / value).exists():
                 model[name] = str(_absolute(value, folder))
+        longest = longest_input(read_config(place) or {})
+        if longest is not None and job.train.max_length > longest:
+            found.append(too_long(job, longest))
     except ModelError as error:
         found.append((("model", "pretrained"), str(error), ""))
     launch = {"runs": str(_absolute(job.launch.runs, folder))}
@@ -47,6 +50,15 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
         }
     )
     return resolved, found
+
+
+def too_long(job: Job, longest: int) -> Found:
+    """The problem of samples that may be longer than the model's positions."""
+    return (
+        ("train", "max_length"),
+        f"{job.train.max_length} tokens are more than the {longest} that {job.model.pretrained} has positions for",
+        f"train.max_length: {longest}",
+    )
 
 
 def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Found]) -> Source:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from launcher.errors import ModelError
 from launcher.job.schema import Model
@@ -31,6 +33,8 @@ class Pretrained:
 
 
 STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "mpnet")
+"""Models of the RoBERTa line, whose positions begin after the padding token's number."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -87,6 +91,24 @@ def verify_alias(model: Model) -> None:
         raise ModelError(
             f"{file} is not the file that {model.pretrained} means (sha256 {found}); reinstall its package"
         )
+
+
+def read_config(pretrained: Pretrained) -> dict[str, Any] | None:
+    """`config.json` as it lies on this machine; None for a hub id, a function, or a file that is no JSON object."""
+    try:
+        config = json.loads((Path(pretrained.config) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def longest_input(config: Mapping[str, Any]) -> int | None:
+    """Tokens beyond which a model with this config has no positions; None where it does not say."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        return None
+    counts_from_padding = "roberta" in config.get("model_type", "") or config.get("model_type") in OFFSET_POSITIONS
+    return positions - (config.get("pad_token_id") or 0) - 1 if counts_from_padding else positions
 
 
 def _alias_folder(name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from launcher.run.events import Evaluated, Event, EventTail, Note, Phase, Progress, Saved, Started, Step
 from launcher.run.folder import RunFolder
@@ -19,14 +19,17 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Display:
-    """Shows the events of one run; `refresh` is called a few times a second until `close`."""
+    """Shows the events of one run; `refresh` is called a few times a second until `close`.
 
-    def __init__(self, folder: RunFolder) -> None:
+    terminal: where to; standard output where None
+    """
+
+    def __init__(self, folder: RunFolder, terminal: TextIO | None = None) -> None:
         from rich.console import Console
 
         start = folder.events_file.stat().st_size if folder.events_file.exists() else 0
         self._tail = EventTail(folder.events_file, start)
-        console = Console()
+        console = Console(file=terminal)
         self._view = _LiveView(console) if console.is_terminal else _PlainView(console)
 
     def refresh(self) -> None:
@@ -41,9 +44,9 @@ class Display:
         self._view.close()
 
 
-def follow(folder: RunFolder, done: threading.Event) -> None:
+def follow(folder: RunFolder, done: threading.Event, terminal: TextIO) -> None:
     """Show a run from a thread of its own process until `done`."""
-    display = Display(folder)
+    display = Display(folder, terminal)
     while not done.wait(0.2):
         display.refresh()
     display.close()
@@ -89,7 +92,7 @@ class _State:
 
 
 class _PlainView:
-    """A line a phase, an evaluation and a note; training speaks every few seconds."""
+    """A line a phase, an evaluation and a note; the steps of training speak every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._state, self._said = console, _State(), 0.0
@@ -97,7 +100,8 @@ class _PlainView:
     def take(self, event: Event) -> None:
         self._state.take(event)
         if isinstance(event, Phase):
-            self._say(self._state.phase)
+            if event.name != "training":
+                self._say(self._state.phase)
         elif isinstance(event, Note):
             self._say(event.text)
         elif isinstance(event, Evaluated):
@@ -173,23 +177,29 @@ def evaluation_line(event: Evaluated) -> str:
     return f"step {event.step}  " + "; ".join(sets)
 
 
-def print_result(result: Result) -> None:
+def with_interval(value: float, ends: tuple[float, float]) -> str:
+    """A metric and the ends of its interval."""
+    return f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
+
+
+def print_result(result: Result, terminal: TextIO | None = None) -> None:
     """The table of before and after, and where the model is."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(file=terminal)
     for name, found in result.sets.items():
-        table = Table(title=f"{name}: {found.samples} samples, each counted once", title_justify="left")
+        title = f"{name}: {found.samples} samples, each counted once, with 95 % intervals"
+        table = Table(title=title, title_justify="left")
         for heading in ("metric", "before", "after", "change"):
-            table.add_column(heading, justify="left" if heading == "metric" else "right")
+            table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
         for metric in found.after:
             before, after = found.before[metric], found.after[metric]
             table.add_row(
                 metric,
-                _with_interval(before, found.before_interval[metric]),
-                _with_interval(after, found.after_interval[metric]),
-                f"{after - before:+.4f}",
+                with_interval(before, found.before_interval[metric]),
+                with_interval(after, found.after_interval[metric]),
+                f"{after - before:+.3f}",
             )
         console.print(table)
     console.print(
@@ -197,10 +207,6 @@ def print_result(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _with_interval(value: float, ends: tuple[float, float]) -> str:
-    return f"{value:.4f} ({ends[0]:.4f} to {ends[1]:.4f})"
 
 
 def _duration(seconds: float) -> str:

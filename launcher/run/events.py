@@ -24,7 +24,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase(Event):
-    """The run entered a phase: `loading`, `preparing`, `evaluating`, `training`, `saving` or `done`."""
+    """The run entered a phase: `loading`, `preparing`, `evaluating`, `training`, `saving`, `done` or `stopped`."""
 
     kind = "phase"
     name: str

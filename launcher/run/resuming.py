@@ -9,6 +9,7 @@ from launcher.errors import RequestError
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints
+from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder
 
 CHANGEABLE = {
@@ -85,8 +86,8 @@ def _new(job: Job, reason: str) -> Decision:
 
 def _go_on(job: Job, run: RunFolder, checkpoint: Path, reason: str) -> Decision:
     run.write_job(job)
-    for left in (run.prepared_file, run.failure_file, *run.logs.glob("*.failure.json")):
-        left.unlink(missing_ok=True)
+    run.prepared_file.unlink(missing_ok=True)
+    forget_failures(run)
     passed = [path.name for path in incomplete_checkpoints(run.checkpoints)]
     skipped = f"; passed over the incomplete {', '.join(passed)}" if passed else ""
     return Decision(run, checkpoint, f"going on from {checkpoint.name} ({reason}){skipped}")

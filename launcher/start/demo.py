@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from launcher.job.reading import load_job
+from launcher.run.display import with_interval
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.start.demo_data import write_demo_data
@@ -36,9 +37,9 @@ def _print_closing_table(source: Result, target: Result) -> None:
     from rich.table import Table
 
     table = Table(title="Accuracy with 95 % interval", title_justify="left")
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for name in (SOURCE, TARGET):
-        table.add_column(f"{name} ({source.sets[name].samples} samples)", justify="right")
+        table.add_column(f"{name}\n{source.sets[name].samples} samples", justify="right", no_wrap=True)
     stages = [
         ("as it came, with a new head", source, "before"),
         (f"fine-tuned on {SOURCE}", source, "after"),
@@ -58,5 +59,4 @@ def _accuracy(result: Result, name: str, when: str) -> str:
     metrics, intervals = (
         (found.before, found.before_interval) if when == "before" else (found.after, found.after_interval)
     )
-    low, high = intervals["accuracy"]
-    return f"{metrics['accuracy']:.3f} ({low:.3f} to {high:.3f})"
+    return with_interval(metrics["accuracy"], intervals["accuracy"])

@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 
+import psutil
+
+from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder
 from launcher.start.failure import Death, report_failure
 
@@ -34,8 +37,7 @@ def run_ranks(
     Raises what the first failing rank says: RequestError, Stopped or RunFailed.
     """
     folder.logs.mkdir(parents=True, exist_ok=True)
-    for left in folder.logs.glob("*.failure.json"):
-        left.unlink()
+    forget_failures(folder)
     command = [sys.executable, "-P", "-m", module, *arguments]
     with _environment(OMP_NUM_THREADS=str(threads)):
         deaths = _run_one(command, watch) if processes == 1 else _run_many(command, processes, watch)
@@ -46,32 +48,32 @@ def run_ranks(
 def _run_one(command: Sequence[str], watch: Callable[[], None]) -> list[Death]:
     """One process, no torchrun. In a session of its own, so that a terminal's Ctrl-C reaches it once, from here."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-
-    def forward(number: int, _: object) -> None:
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    try:
+    with _signals_passed_on():
         while process.poll() is None:
             watch()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(PAUSE)
-            except subprocess.TimeoutExpired:
-                continue
-        watch()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    watch()
     return [] if process.returncode == 0 else [Death(0, process.returncode)]
 
 
 def _run_many(command: Sequence[str], processes: int, watch: Callable[[], None]) -> list[Death]:
-    """Several processes through torchrun's own API, with a rendezvous of their own on this machine."""
+    """Several processes through torchrun's own API, with a rendezvous of their own on this machine.
+
+    It runs in a thread, where it sets no signal handlers: its own would give the ranks seconds to save and
+    then kill them, while ours passes the request on and waits.
+    """
+    with ThreadPoolExecutor(1) as pool, _signals_passed_on():
+        outcome = pool.submit(_launch, command, processes)
+        while not outcome.done():
+            watch()
+            wait([outcome], PAUSE)
+    watch()
+    return outcome.result()
+
+
+def _launch(command: Sequence[str], processes: int) -> list[Death]:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -86,33 +88,28 @@ def _run_many(command: Sequence[str], processes: int, watch: Callable[[], None])
         monitor_interval=PAUSE,
         local_addr="127.0.0.1",
     )
-    with _watching(watch):
-        try:
-            elastic_launch(config, command[0])(*command[1:])
-        except ChildFailedError as error:
-            return [Death(rank, failure.exitcode, failure.timestamp) for rank, failure in error.failures.items()]
-        except SignalException as stopped:
-            return [Death(rank=None, code=-int(stopped.sigval))]
+    try:
+        elastic_launch(config, command[0])(*command[1:])
+    except ChildFailedError as error:
+        return [Death(rank, failure.exitcode) for rank, failure in error.failures.items()]
     return []
 
 
 @contextmanager
-def _watching(watch: Callable[[], None]) -> Iterator[None]:
-    """Call `watch` from a thread: torchrun keeps the main one for its signals."""
-    done = threading.Event()
+def _signals_passed_on() -> Iterator[None]:
+    """Requests to stop go to the ranks, which save and end; a second one makes them end at once."""
 
-    def look() -> None:
-        while not done.wait(PAUSE):
-            watch()
+    def pass_on(number: int, _: object) -> None:
+        for child in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        done.set()
-        thread.join()
-        watch()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

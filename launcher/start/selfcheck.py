@@ -26,6 +26,7 @@ from launcher.start.processes import run_ranks
 SGD_BOUND, ADAMW_BOUND = 1e-5, 1e-4
 STEPS = 20
 GLOBAL_BATCH = 16
+CLIP_NORM = 0.5
 OPTIMIZERS = {"sgd": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "adamw": {"name": "adamw", "lr": 1e-3}}
 SPLITS = {1: (16, 5, 1), 2: (8, 3), 3: (6, 2)}
 """Micro-batch sizes for each world; the first of world 1 is what all others are compared with."""
@@ -42,15 +43,19 @@ class Case:
     @property
     def name(self) -> str:
         """Also the name of its folder."""
-        return f"{self.optimizer}-world-{self.world}-micro-batch-{self.micro_batch}"
+        return f"{self.optimizer}-world{self.world}-micro{self.micro_batch}"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a case is from its reference, each relative, the largest over all steps."""
+    """How far a case is from its reference, each relative, the largest over all steps.
+
+    clipped: steps whose gradient was longer than the bound on its norm
+    """
 
     case: str
     steps: int
+    clipped: int
     loss: float
     gradient_norm: float
     weights: float
@@ -135,7 +140,7 @@ def _lay_out(folder: Path, case: Case) -> None:
                 "micro_batch_size": case.micro_batch,
                 "max_length": 32,
                 "precision": "fp32",
-                "clip_norm": 0.5,
+                "clip_norm": CLIP_NORM,
                 "optimizer": OPTIMIZERS[case.optimizer],
                 "schedule": {"name": "linear", "warmup": 0.1},
             },
@@ -165,6 +170,7 @@ def _compare(case: Case, found: Trace, truth: Trace) -> Difference:
     return Difference(
         case=case.name,
         steps=len(found.losses),
+        clipped=int((found.norms > CLIP_NORM).sum()),
         loss=float(np.max(np.abs(found.losses / truth.losses - 1))),
         gradient_norm=float(np.max(np.abs(found.norms / truth.norms - 1))),
         weights=float(np.linalg.norm(found.weights - truth.weights) / np.linalg.norm(truth.weights)),
@@ -176,12 +182,13 @@ def _print_table(differences: list[Difference]) -> None:
     from rich.table import Table
 
     table = Table(title=f"Largest relative difference from one process over {STEPS} steps", title_justify="left")
-    for heading in ("case", "loss", "gradient norm", "weights", "bound", ""):
-        table.add_column(heading, justify="left" if heading in ("case", "") else "right")
+    for heading in ("case", "clipped", "loss", "gradient", "weights", "bound", ""):
+        table.add_column(heading, justify="left" if heading in ("case", "") else "right", no_wrap=True)
     for found in differences:
         is_sgd = found.case.startswith("sgd")
         table.add_row(
             found.case,
+            f"{found.clipped} of {found.steps}",
             f"{found.loss:.1e}",
             f"{found.gradient_norm:.1e}",
             f"{found.weights:.1e}" if is_sgd else "no measure",

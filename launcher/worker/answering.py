@@ -12,7 +12,7 @@ from launcher.data.cache import tokenizer_identity
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import Pretrained, find_pretrained
+from launcher.job.pretrained import Pretrained, find_pretrained, longest_input
 from launcher.job.schema import Loss
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
@@ -59,7 +59,7 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, Pretrained
         raise ModelError(f"{pretrained.location} has no trained head with named labels; fine-tune it first")
     task_type = task_class(card.get("task", DEFAULT_TASK))
     tokenizer = loading.load_tokenizer(pretrained, request.model)
-    longest = getattr(config, "max_position_embeddings", DEFAULT_LENGTH)
+    longest = longest_input(config.to_dict()) or DEFAULT_LENGTH
     length = request.max_length or card.get("max_length") or min(DEFAULT_LENGTH, longest)
     task = task_type(tokenizer, labels, length, Loss())
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config, card)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from launcher.checkpoint.model_folder import publish_model
 from launcher.checkpoint.resumable import Checkpoints, read_progress, read_state
@@ -48,7 +48,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     session.enter("saving", str(session.folder.model))
     if session.world.is_first:
         publish_model(session.folder.model, engine, model, materials.tokenizer, materials.card(session.job))
-        _conclude(session, progress, after)
+        _conclude(session, progress, "done", after)
+        session.folder.become_latest(session.job)
     session.world.wait()
 
 
@@ -107,11 +108,16 @@ def _train(
             processes=session.world.size,
         )
     )
-    if not loop.train():
-        raise Stopped(
-            f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
-            "command goes on from there"
-        )
+    with stop.deferred():
+        if loop.train():
+            return
+        if session.world.is_first:
+            _conclude(session, progress, "stopped", after={})
+        session.world.wait()
+    raise Stopped(
+        f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
+        "command goes on from there"
+    )
 
 
 def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int:
@@ -125,19 +131,18 @@ def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int
     return best
 
 
-def _conclude(session: Session, progress: Progress, after: Metrics) -> None:
-    """Write the result; from here on `runs/<name>` leads to this run."""
+def _conclude(session: Session, progress: Progress, status: Literal["done", "stopped"], after: Metrics) -> None:
+    """Write what this start came to."""
     Result(
-        status="done",
+        status=status,
         name=session.job.name,
         steps=progress.step,
         seconds=progress.seconds,
-        model=str(session.folder.model),
+        model=str(session.folder.model) if status == "done" else None,
         best_step=progress.best_step,
         sets={name: _set_result(progress.before[name], after[name]) for name in after},
     ).write(session.folder.result_file)
-    session.folder.become_latest(session.job)
-    session.enter("done")
+    session.enter(status)
 
 
 def _set_result(before: dict[str, Any], after: dict[str, Any]) -> SetResult:

@@ -14,7 +14,8 @@ import torch
 from launcher.data.cache import tokenizer_identity
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
-from launcher.job.pretrained import Pretrained, find_pretrained
+from launcher.job.paths import too_long
+from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Job
 from launcher.models import loading, task_class
 from launcher.models.base import Task
@@ -71,6 +72,7 @@ def open_materials(session: Session) -> Materials:
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError and ModelError."""
+    verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     known = loading.known_labels(loading.load_config(pretrained, job.model))
     preparer = Preparer(
@@ -98,12 +100,10 @@ def load_model(session: Session, materials: Materials) -> PreTrainedModel:
     loaded = loading.load_model(
         pretrained, job.model, materials.task.auto_class, materials.task.labels, materials.config
     )
-    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    longest = longest_input(loaded.model.config.to_dict())
     if longest is not None and job.train.max_length > longest:
-        raise ModelError(
-            f"train.max_length is {job.train.max_length}, and {pretrained.location} takes at most {longest} tokens; "
-            f"set train.max_length: {longest}"
-        )
+        path, message, fix = too_long(job, longest)
+        raise ModelError(f"{'.'.join(path)}: {message}; set {fix}")
     for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
         if names:
             session.log.write(Note(text=f"{text}: {', '.join(names)}"))

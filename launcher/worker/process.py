@@ -6,19 +6,17 @@ Nothing here imports torch, so that a rank's log already holds what torch says w
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
-import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from launcher.errors import AdaptrunError, ExitCode, RequestError
-from launcher.run.folder import RunFolder, write_whole
+from launcher.run.failures import Failure, leave_word, told_failures, write_page
+from launcher.run.folder import RunFolder
 
 PR_SET_PDEATHSIG = 1
 
@@ -56,16 +54,25 @@ class RankProcess:
 
     def __init__(self, place: Place, folder: RunFolder | None = None) -> None:
         self.place, self.folder = place, folder
+        self._by_hand = folder is None
+        self._terminal = sys.stderr
 
-    def keep_output(self) -> None:
-        """Send the output of this process, and of the libraries below Python, to its own log."""
+    def keep_output(self) -> TextIO:
+        """Send the output of this process, and of the libraries below Python, to its own log.
+
+        Returns what was its standard output.
+        """
         assert self.folder is not None
+        self.folder.logs.mkdir(parents=True, exist_ok=True)
         log = os.open(self.folder.log(self.place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         sys.stdout.flush()
         sys.stderr.flush()
+        output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        self._terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
+        return output
 
     def run(self, work: Callable[[], None]) -> NoReturn:
         """Do the work and exit with its code; a failure leaves `rank-N.failure.json` for the launcher.
@@ -86,19 +93,17 @@ class RankProcess:
         os._exit(code)
 
     def _report(self, error: BaseException, code: int) -> None:
-        print(error if isinstance(error, AdaptrunError) else traceback.format_exc(), file=sys.stderr)
-        if self.folder is None:
-            return
-        failure = {
-            "rank": self.place.rank,
-            "host": socket.gethostname(),
-            "time": time.time(),
-            "class": type(error).__name__,
-            "message": str(error),
-            "traceback": traceback.format_exc(),
-            "exit_code": code,
-        }
-        write_whole(self.folder.rank_failure(self.place.rank), json.dumps(failure))
+        """Leave word of a failure; nobody else would tell the user of a run started by hand."""
+        text = str(error) if isinstance(error, AdaptrunError) else traceback.format_exc()
+        if self.folder is not None or self.place.local_rank == 0:  # before that, the ranks would all say the same
+            print(text, file=sys.stderr)
+        if self.folder is not None:
+            failure = Failure.now(self.place.rank, type(error).__name__, str(error), traceback.format_exc(), code)
+            leave_word(self.folder, failure)
+            if self._by_hand and code == ExitCode.FAILED:
+                text = write_page(self.folder, told_failures(self.folder)[0])
+        if self._by_hand and self._terminal is not sys.stderr:
+            print(f"adaptrun: {text}", file=self._terminal)
 
 
 def _die_with_parent() -> None:

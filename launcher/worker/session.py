@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
-from launcher.run.display import follow
+from launcher.run.display import follow, print_result
 from launcher.run.environment import write_environment
 from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder
+from launcher.run.results import Result
 from launcher.run.resuming import decide_run
 from launcher.worker.process import RankProcess
 from launcher.worker.world import World
@@ -56,8 +58,9 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
             world = stack.enter_context(World.at(process.place, plan.device).joined(job.launch.timeout))
             folder, checkpoint = _make_run(job, plan, world, resume or "auto")
             process.folder = folder
+            terminal = process.keep_output()
             if world.is_first:
-                stack.enter_context(_shown(folder))
+                stack.enter_context(_shown(folder, terminal))
         if world.size != plan.processes:
             raise RuntimeError(f"the plan is for {plan.processes} processes, and {world.size} run")
         log = EventLog(folder.events_file if world.is_first else None)
@@ -73,19 +76,21 @@ def _make_run(job: Job, plan: Plan, world: World, resume: str) -> tuple[RunFolde
         folder = decision.folder
         plan.save(folder.plan_file)
         write_environment(folder)
+        print(f"{folder.path}: {decision.reason}", flush=True)
         said = f"{folder.path}\n{decision.checkpoint or ''}"
     path, checkpoint_path = (world.from_first(said) or "").split("\n")
     return RunFolder(Path(path)), Path(checkpoint_path) if checkpoint_path else None
 
 
 @contextmanager
-def _shown(folder: RunFolder) -> Iterator[None]:
+def _shown(folder: RunFolder, terminal: TextIO) -> Iterator[None]:
     """Rank 0 of a run started by hand shows what the launcher would have shown."""
     done = threading.Event()
-    thread = threading.Thread(target=follow, args=(folder, done), daemon=True)
+    thread = threading.Thread(target=follow, args=(folder, done, terminal), daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join(timeout=5)
+    print_result(Result.read(folder.result_file), terminal)

@@ -67,13 +67,6 @@ class World:
             dist.all_reduce(total)
         return total
 
-    def largest(self, value: float) -> float:
-        """The largest of the ranks' values."""
-        highest = torch.tensor([value], dtype=torch.float64)
-        if self.size > 1:
-            dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-        return float(highest.item())
-
     def from_first(self, value: str | None) -> str | None:
         """What rank 0 holds, on every rank."""
         held = [value]

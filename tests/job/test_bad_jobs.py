@@ -23,6 +23,7 @@ data:
 train:
   epochs: 2
   global_batch_size: 8
+  max_length: 32
   optimizer: {name: adamw, lr: 2e-5}
 """
 
@@ -31,7 +32,7 @@ train:
 def folder(tmp_path: Path) -> Path:
     """A folder in which the good job is good."""
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.json").write_text("{}")
+    (tmp_path / "tiny" / "config.json").write_text('{"max_position_embeddings": 64}')
     (tmp_path / "finished" / "model").mkdir(parents=True)
     (tmp_path / "finished" / "model" / "config.json").write_text("{}")
     (tmp_path / "unfinished").mkdir()
@@ -53,12 +54,12 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "empty file": ("", [":1:1", "the file is empty", "adaptrun init"]),
     "a list": ("- a\n- b\n", [":1:1", "list, not keys and values"]),
     "a word": ("hello\n", ["str, not keys and values"]),
-    "broken yaml": (GOOD + "train: {epochs: 1\n", ["not valid YAML", ":13:1"]),
+    "broken yaml": (GOOD + "train: {epochs: 1\n", ["not valid YAML", ":14:1"]),
     "a tab": ("name: x\n\tmodel: y\n", [":2:1", "not valid YAML"]),
-    "a key twice": (GOOD + "name: again\n", [":12:1: name: the key is there twice", "remove one"]),
+    "a key twice": (GOOD + "name: again\n", [":13:1: name: the key is there twice", "remove one"]),
     "an object": (replaced("name: good", "name: !!python/object:os.system {}"), ["not valid YAML", "constructor"]),
-    "unknown key": (GOOD + "trian: {}\n", [":12:1: trian: unknown key 'trian'", "did you mean train?"]),
-    "unknown key below": (replaced("lr: 2e-5", "lrr: 2e-5"), [":11:28: train.optimizer.lrr", "did you mean lr?"]),
+    "unknown key": (GOOD + "trian: {}\n", [":13:1: trian: unknown key 'trian'", "did you mean train?"]),
+    "unknown key below": (replaced("lr: 2e-5", "lrr: 2e-5"), [":12:28: train.optimizer.lrr", "did you mean lr?"]),
     "unknown key of a source": (replaced("text: text", "txt: text"), [":5:30: data.train.txt", "did you mean text?"]),
     "unknown key of a set": (
         replaced("source: dev.csv", "source: dev.csv, tex: a"),
@@ -80,7 +81,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "half an epoch": (replaced("epochs: 2", "epochs: 1.5"), ["train.epochs: found 1.5", "a whole number"]),
     "negative rate": (replaced("lr: 2e-5", "lr: -1"), ["train.optimizer.lr: found -1", "a number above 0"]),
     "infinite rate": (replaced("lr: 2e-5", "lr: .inf"), ["train.optimizer.lr: found inf", "a number"]),
-    "unknown optimizer": (replaced("adamw", "adam"), [":11:15: train.optimizer.name: found 'adam'", "adamw or sgd"]),
+    "unknown optimizer": (replaced("adamw", "adam"), [":12:15: train.optimizer.name: found 'adam'", "adamw or sgd"]),
     "union": (replaced("epochs: 2", "micro_batch_size: many"), ["micro_batch_size: found 'many'", "auto or a whole"]),
     "list for a section": (replaced("{name: adamw, lr: 2e-5}", "[1]"), ["train.optimizer: found [1]", "a section"]),
     "yes": (replaced("{pretrained: tiny}", "{pretrained: tiny, trust_remote_code: perhaps}"), ["true or false"]),
@@ -105,7 +106,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown deciding set": (
         GOOD + "validation: {set: test}\n",
-        [":12:14: validation.set", "sets of data.validation are dev"],
+        [":13:14: validation.set", "sets of data.validation are dev"],
     ),
     "fp16 on a cpu": (
         replaced("epochs: 2", "precision: fp16") + "launch: {device: cpu}\n",
@@ -127,6 +128,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "floor above the peak": (replaced("epochs: 2", "schedule: {min_lr: 1}"), ["min_lr: 1 is above the peak"]),
     "momentum of adamw": (replaced("lr: 2e-5", "momentum: 0.9"), ["adamw does not use momentum", "remove momentum"]),
     "patience of cosine": (replaced("epochs: 2", "schedule: {patience: 5}"), ["only plateau uses patience"]),
+    "beyond the positions": (
+        replaced("max_length: 32", "max_length: 65"),
+        ["train.max_length: 65 tokens are more than the 64", "train.max_length: 64"],
+    ),
     "validating on training": (replaced("dev.csv", "train.csv"), ["is also trained on"]),
 }
 
