@@ -1,0 +1,122 @@
+"""Who may import whom, as a table. Data flows one way, and nothing before the ranks needs torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "launcher"
+
+ALLOWED = {
+    "errors": set(),
+    "job": {"errors"},
+    "data": {"errors", "job"},
+    "plan": {"errors", "job", "data"},
+    "run": {"errors", "job", "plan"},
+    "start": {"errors", "job", "data", "plan", "run"},
+    "cli": {"errors", "job", "plan", "start"},
+    "models": {"errors", "job", "data"},
+    "engines": {"errors", "job", "models"},
+    "checkpoint": {"errors", "job", "run", "engines", "models"},
+    "worker": {"errors", "job", "data", "plan", "run", "engines", "checkpoint", "models"},
+}
+"""What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
+
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "start")
+HEAVY = ("torch", "transformers", "deepspeed")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by name, the linked folders included."""
+    files = [file for folder in (PACKAGE, PACKAGE / "models") for file in folder.rglob("*.py")]
+    return {".".join(["launcher", *file.relative_to(PACKAGE).with_suffix("").parts]): file for file in files}
+
+
+def imports_of(file: Path) -> list[tuple[ast.stmt, str]]:
+    """The modules that a file imports, wherever in it; what only type checkers see is left out."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    hidden = {
+        id(below)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for below in ast.walk(node)
+    }
+    found: list[tuple[ast.stmt, str]] = []
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found += [(node, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            found += [(node, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def part_of(module: str) -> str:
+    """`launcher.job.schema` → `job`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_part_is_in_the_table() -> None:
+    assert {part_of(module) for module in modules()} - {"__init__", ""} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_imports_only_what_it_may(part: str) -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, file in modules().items()
+        if part_of(module) == part
+        for _, imported in imports_of(file)
+        if imported.startswith("launcher.") and part_of(imported) not in ALLOWED[part] | {part, "__version__"}
+    ]
+    assert not wrong
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    names = set(modules())
+    graph = {
+        module: {
+            target
+            for _, imported in imports_of(file)
+            for target in (imported, imported.rpartition(".")[0])
+            if target in names and target != module
+        }
+        for module, file in modules().items()
+    }
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("part", WITHOUT_TORCH)
+def test_importing_what_runs_before_the_ranks_does_not_import_torch(part: str) -> None:
+    ours = [name.removesuffix(".__init__") for name in modules() if part_of(name) == part]
+    code = f"import importlib, sys\nfor name in {ours}: importlib.import_module(name)\n"
+    code += f"print([name for name in {HEAVY} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["check", "job.yaml"], ["plan", "job.yaml"], ["train", "job.yaml", "--dry-run"]]
+)
+def test_commands_that_only_look_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,b\nc,d\n")
+    (tmp_path / "job.yaml").write_text(
+        "{name: x, model: {pretrained: minilm}, task: text-classification, data: {train: train.csv}}"
+    )
+    code = (
+        f"import sys\nsys.argv = ['adaptrun', *{arguments}]\n"
+        "from launcher.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as leave: assert not leave.code, leave.code\n"
+        f"assert not [name for name in {HEAVY} if name in sys.modules]"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout
