@@ -12,6 +12,8 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.errors import ModelError
@@ -100,21 +102,20 @@ def load_model(
 
     _name_labels(config, labels)
     _replace_dropout_settings(config, spec.dropout)
-    place: dict[str, Any] = {"pretrained_model_name_or_path": pretrained.location, **_hub_options(spec)}
-    if pretrained.kind == "state_dict":
-        place = {
-            "pretrained_model_name_or_path": None,
-            "state_dict": read_state_dict(Path(pretrained.location)),
-        }
+    auto = getattr(transformers, auto_class)
+    options = {
+        "config": config,
+        "dtype": torch.float32,
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+    }
     try:
-        model, found = getattr(transformers, auto_class).from_pretrained(
-            **place,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
+        if pretrained.kind == "state_dict":
+            weights = read_state_dict(Path(pretrained.location))
+            model, found = _class_for(auto, config).from_pretrained(None, state_dict=weights, **options)
+        else:
+            model, found = auto.from_pretrained(pretrained.location, **options, **_hub_options(spec))
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{pretrained.location} cannot be loaded as {auto_class}: {_first_line(error)}") from error
     _replace_dropout(model, spec.dropout)
     return _judge(model, found, pretrained, spec)
@@ -150,8 +151,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises ModelError for a pickle that wants to run code, with the way out.
     """
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         return load_file(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -178,18 +177,23 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def _class_for(auto: Any, config: PretrainedConfig) -> Any:
+    """The class that an auto class would take for `config`; with weights in hand the auto class itself gives up."""
+    with torch.device("meta"):
+        return type(auto.from_config(config))
+
+
 def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrained, spec: Model) -> Loaded:
     """Tell a new head, which is expected, from weights that should have been there."""
-    base = model.base_model_prefix + "."
+    body = {name for name, _ in model.base_model.named_children()}
     new = {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
     left_out = set(found["unexpected_keys"])
-    has_prefix = any(name.startswith(base) for name in left_out | set(model.state_dict()))
 
-    def in_base(name: str) -> bool:
-        return name.startswith(base) or not has_prefix
+    def is_of_the_body(name: str) -> bool:
+        return name.removeprefix(model.base_model_prefix + ".").split(".")[0] in body
 
-    missing = sorted(n for n in new if in_base(n) and not _matches(n, spec.allow_missing))
-    unexpected = sorted(n for n in left_out if in_base(n) and not _matches(n, spec.allow_unexpected))
+    missing = sorted(n for n in new if is_of_the_body(n) and not _matches(n, spec.allow_missing))
+    unexpected = sorted(n for n in left_out if is_of_the_body(n) and not _matches(n, spec.allow_unexpected))
     if missing or unexpected:
         raise ModelError(
             "\n".join(

@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from launcher.data.sources import existing, is_local
+from launcher.job.pretrained import tokenizer_files
 from launcher.job.schema import Source
 
 FORMAT = 1
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "spiece*", "*.model", "added_tokens*")
 
 
 def prepared_folder(cache: Path, source: Source, settings: Mapping[str, object]) -> Path:
@@ -28,8 +28,7 @@ def tokenizer_identity(place: str, revision: str | None) -> str:
     folder = Path(place)
     if not folder.is_dir():
         return f"{place}@{revision or 'main'}"
-    files = sorted({file for pattern in TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()})
-    return _digest_of(files)
+    return _digest_of(tokenizer_files(folder))
 
 
 def _content(place: Path) -> str:

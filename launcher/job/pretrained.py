@@ -35,6 +35,7 @@ class Pretrained:
 STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "mpnet")
 """Models of the RoBERTa line, whose positions begin after the padding token's number."""
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "spiece*", "*.model", "added_tokens*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -102,6 +103,11 @@ def read_config(pretrained: Pretrained) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a folder that make its tokenizer."""
+    return sorted({file for pattern in TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()})
+
+
 def longest_input(config: Mapping[str, Any]) -> int | None:
     """Tokens beyond which a model with this config has no positions; None where it does not say."""
     positions = config.get("max_position_embeddings")
@@ -164,7 +170,10 @@ def _with_tokenizer(
 ) -> Pretrained:
     beside = str(Path(location).parent) if kind == "state_dict" else location
     config = _local(model.config, folder) or beside
-    return Pretrained(kind, location, config, _local(model.tokenizer, folder) or config)
+    tokenizer = _local(model.tokenizer, folder) or config
+    if Path(tokenizer).is_dir() and not tokenizer_files(Path(tokenizer)):
+        raise ModelError(f"{tokenizer} holds no tokenizer; name a folder or hub id that has one: model.tokenizer")
+    return Pretrained(kind, location, config, tokenizer)
 
 
 def _local(name: str | None, folder: Path | None) -> str | None:

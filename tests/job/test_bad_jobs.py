@@ -33,6 +33,9 @@ def folder(tmp_path: Path) -> Path:
     """A folder in which the good job is good."""
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_text('{"max_position_embeddings": 64}')
+    (tmp_path / "tiny" / "tokenizer.json").write_text("{}")
+    (tmp_path / "mute").mkdir()
+    (tmp_path / "mute" / "config.json").write_text("{}")
     (tmp_path / "finished" / "model").mkdir(parents=True)
     (tmp_path / "finished" / "model" / "config.json").write_text("{}")
     (tmp_path / "unfinished").mkdir()
@@ -90,6 +93,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "no such model": (replaced("tiny}", "./tiny2}"), [":2:9: model.pretrained: there is no", "minilm"]),
     "misspelt alias": (replaced("tiny}", "minlm}"), ["did you mean minilm?"]),
     "no model folder": (replaced("tiny}", "empty}"), ["holds no config.json"]),
+    "no tokenizer": (replaced("tiny}", "mute}"), ["holds no tokenizer", "model.tokenizer"]),
     "unfinished run": (replaced("tiny}", "unfinished}"), ["a run without a finished model", "--resume"]),
     "weights alone": (replaced("tiny}", "weights.pt}"), ["holds weights alone", "model.config:"]),
     "no such weights": (replaced("tiny}", "other.pt}"), ["there is no"]),
