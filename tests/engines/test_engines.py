@@ -1,0 +1,186 @@
+"""Every engine makes the step that a plain PyTorch loop would make over the whole global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from launcher.engines import make_engine
+from launcher.engines.base import Engine, EngineSettings
+from launcher.job.schema import Optimizer
+from launcher.models.batch import Batch, Losses
+from tests.worlds import Worlds
+
+STEPS, CLIP = 4, 0.05
+SGD = {"name": "sgd", "lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}
+ADAMW = {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}
+
+
+class Net(nn.Module):
+    """A weighted squared error, with a parameter that nothing uses and one that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.LayerNorm(8), nn.Linear(8, 1))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.model[0].bias.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> Losses:
+        errors = (self.model(batch.inputs["x"])[:, 0] - batch.targets).square()
+        return Losses(errors * batch.weights, errors.detach())
+
+
+def samples(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The global batch of a step: 7 samples of unequal weight."""
+    draw = torch.Generator().manual_seed(step)
+    return torch.randn(7, 4, generator=draw), torch.randn(7, generator=draw), torch.rand(7, generator=draw) + 0.1
+
+
+def micro_batch(step: int, ids: list[int]) -> Batch:
+    """Some samples of a step; filler of weight zero where there are none."""
+    x, y, weights = samples(step)
+    if not ids:
+        return Batch({"x": torch.ones(1, 4)}, torch.ones(1), torch.zeros(1), torch.tensor([-1]), 0)
+    return Batch({"x": x[ids]}, y[ids], weights[ids], torch.tensor(ids), len(ids))
+
+
+DEALS: dict[int, list[list[list[int]]]] = {
+    1: [[[0, 1, 2], [3, 4, 5, 6]]],
+    2: [[[0], [1, 2]], [[3, 4, 5, 6], []]],
+    3: [[[0, 5], [1]], [[], []], [[2, 3, 4], [6]]],
+}
+"""deal[world][rank][micro-batch]: uneven on purpose, with ranks and micro-batches that hold nothing."""
+
+
+def started(size: int, optimizer: dict[str, Any], clip: float | None = CLIP) -> tuple[Net, Engine]:
+    module = Net()
+    engine = make_engine(
+        "single" if size == 1 else "ddp", EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=clip)
+    )
+    with engine.building():
+        pass
+    engine.prepare(module, Optimizer.model_validate(optimizer))
+    return module, engine
+
+
+def take_steps(engine: Engine, rank: int, size: int, steps: range, lr: float) -> Iterator[float]:
+    for step in steps:
+        weight = float(samples(step)[2].sum())
+        hand = DEALS[size][rank]
+        for number, ids in enumerate(hand):
+            engine.accumulate(micro_batch(step, ids), 1 / weight, last=number == len(hand) - 1)
+        yield engine.step(lr)
+
+
+def train(rank: int, size: int, optimizer: dict[str, Any], clip: float | None) -> tuple[list[float], dict[str, Any]]:
+    module, engine = started(size, optimizer, clip)
+    norms = list(take_steps(engine, rank, size, range(STEPS), optimizer["lr"]))
+    return norms, {name: tensor.tolist() for name, tensor in module.state_dict().items()}
+
+
+def by_hand(optimizer: dict[str, Any], clip: float | None) -> tuple[list[float], dict[str, Tensor]]:
+    """The plain loop: one batch a step, torch's own loss mean, clipping and optimizer."""
+    module = Net()
+    named = dict(module.named_parameters())
+    groups = [
+        {"params": [named["model.0.weight"], named["model.3.weight"]], "weight_decay": optimizer["weight_decay"]},
+        {"params": [p for p in named.values() if p.ndim < 2 and p.requires_grad], "weight_decay": 0.0},
+    ]
+    if optimizer["name"] == "sgd":
+        made: torch.optim.Optimizer = torch.optim.SGD(groups, lr=optimizer["lr"], momentum=optimizer["momentum"])
+    else:
+        made = torch.optim.AdamW(groups, lr=optimizer["lr"])
+    norms = []
+    for step in range(STEPS):
+        x, y, weights = samples(step)
+        errors = (module.model(x)[:, 0] - y).square()
+        ((errors * weights).sum() / weights.sum()).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(module.parameters(), clip or float("inf"))))
+        made.step()
+        made.zero_grad()
+    return norms, module.state_dict()
+
+
+@pytest.mark.parametrize("clip", [CLIP, None])
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_steps_are_those_of_a_plain_loop(
+    size: int, optimizer: dict[str, Any], clip: float | None, worlds: Worlds
+) -> None:
+    expected_norms, expected = by_hand(optimizer, clip)
+    assert clip is None or min(expected_norms) > clip
+    for norms, found in worlds.run(size, train, optimizer, clip):
+        assert norms == pytest.approx(expected_norms, rel=1e-5)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(torch.tensor(found[name]), tensor, rtol=1e-4, atol=2e-5)
+
+
+def go_on(rank: int, size: int, folder: str, steps: range) -> dict[str, Any]:
+    """Take `steps`, from what a file holds where they do not begin at 0, and keep the state in a file."""
+    module, engine = started(size, ADAMW)
+    file = Path(folder) / f"{steps.start}.pt"
+    if file.exists():
+        engine.load(torch.load(file, weights_only=True))
+    list(take_steps(engine, rank, size, steps, ADAMW["lr"]))
+    if rank == 0:
+        torch.save(dict(engine.state()), Path(folder) / f"{steps.stop}.pt")
+    return {name: tensor.tolist() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 1), (2, 2), (1, 2), (2, 1), (2, 3)])
+def test_a_state_goes_on_under_any_engine(first: int, then: int, worlds: Worlds, tmp_path: Path) -> None:
+    whole = by_hand(ADAMW, CLIP)[1]
+    worlds.run(first, go_on, str(tmp_path), range(2))
+    for found in worlds.run(then, go_on, str(tmp_path), range(2, STEPS)):
+        for name, tensor in whole.items():
+            torch.testing.assert_close(torch.tensor(found[name]), tensor, rtol=1e-4, atol=2e-5)
+
+
+def test_the_state_and_the_tensors_bear_the_modules_own_names(worlds: Worlds) -> None:
+    assert worlds.run(2, names_of) == [names_of(0, 1)] * 2
+
+
+def names_of(rank: int, size: int) -> tuple[list[str], list[str], list[str]]:
+    module, engine = started(size, ADAMW)
+    list(take_steps(engine, rank, size, range(1), 1e-3))
+    state = engine.state()
+    assert list(state["model"]) == list(module.state_dict())
+    return list(state["model"]), sorted(state["optimizer"]), [name for name, _ in engine.full_tensors()]
+
+
+def test_frozen_and_unused_parameters_stay_as_they_are(worlds: Worlds) -> None:
+    module = Net()
+    for _, found in worlds.run(2, train, ADAMW, None):
+        assert found["unused"] == module.unused.tolist()
+        assert found["model.0.bias"] == module.model[0].bias.tolist()
+        assert found["model.0.weight"] != module.model[0].weight.tolist()
+
+
+def in_precision(rank: int, size: int, precision: Any) -> tuple[list[float], list[str]]:
+    module = Net()
+    engine = make_engine("ddp", EngineSettings(torch.device("cpu"), precision=precision, clip_norm=None))
+    engine.prepare(module, Optimizer.model_validate(ADAMW))
+    losses = engine.accumulate(micro_batch(0, [0, 1, 2]), 1.0, last=True)
+    engine.step(1e-3)
+    state = engine.state()
+    kept = [*state["model"].values(), *state["optimizer"]["model.0.weight"].values()]
+    return losses.weighted.tolist(), sorted({str(tensor.dtype) for tensor in kept})
+
+
+def test_bf16_computes_in_bf16_and_keeps_fp32(worlds: Worlds) -> None:
+    fp32, _ = worlds.run(2, in_precision, "fp32")[0]
+    bf16, kept = worlds.run(2, in_precision, "bf16")[0]
+    assert kept == ["torch.float32"]
+    assert bf16 != fp32
+    assert bf16 == pytest.approx(fp32, rel=0.05)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown engine 'magic'"):
+        make_engine("magic", EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
