@@ -52,7 +52,9 @@ class Checkpoints:
         try:
             save(_flat(state), checkpoint_id=partial, no_dist=not dist.is_initialized())
         except (OSError, RuntimeError, CheckpointException) as error:
-            raise CheckpointError(f"{partial} could not be written: {error}; earlier checkpoints are intact") from error
+            raise CheckpointError(
+                f"{partial} could not be written: {_reason(error)}; earlier checkpoints are intact"
+            ) from error
         if _is_first():
             _write_synced(partial / PROGRESS, progress)
             partial.rename(final)
@@ -103,8 +105,16 @@ def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> 
                 state["optimizer"].setdefault(name, {})[slot] = _room(found, like["model"][name])
         load(_flat(state), storage_reader=reader, no_dist=not dist.is_initialized())
     except (OSError, RuntimeError, KeyError, CheckpointException) as error:
-        raise CheckpointError(f"{checkpoint} cannot be read: {error}; resume from another one") from error
+        raise CheckpointError(f"{checkpoint} cannot be read: {_reason(error)}; resume from another one") from error
     return state
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong on the first rank that failed, without the tracebacks that torch puts into its message."""
+    if isinstance(error, CheckpointException):
+        rank, (cause, _) = next(iter(error.failures.items()))
+        return f"rank {rank}: {type(cause).__name__}: {cause}"
+    return str(error)
 
 
 def _room(found: Any, parameter: Tensor) -> Tensor:

@@ -1,0 +1,129 @@
+"""Checkpoints appear whole or not at all, are read under any world size, and only those asked for are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from launcher.checkpoint import resumable
+from launcher.checkpoint.resumable import PROGRESS, Checkpoints, read_progress, read_state
+from launcher.engines.base import StateDict
+from launcher.errors import CheckpointError
+from launcher.run.checkpoints import MARKER, complete_checkpoints, incomplete_checkpoints, step_of
+from tests.worlds import Worlds
+
+
+def a_state(seed: int = 0) -> StateDict:
+    draw = torch.Generator().manual_seed(seed)
+    weight, bias = torch.randn(5, 3, generator=draw), torch.randn(3, generator=draw)
+    return {
+        "model": {"layer.weight": weight, "layer.bias": bias, "scale": torch.tensor(2.5), "count": torch.tensor(7)},
+        "optimizer": {
+            "layer.weight": {"step": torch.tensor(4.0), "exp_avg": weight * 2, "exp_avg_sq": weight.square()},
+            "layer.bias": {"step": torch.tensor(4.0), "exp_avg": bias * 3},
+        },
+    }
+
+
+def empty_like(state: StateDict) -> StateDict:
+    return {"model": {name: torch.zeros_like(t) for name, t in state["model"].items()}, "optimizer": {}}
+
+
+def assert_equal(found: StateDict, expected: StateDict) -> None:
+    for name, tensor in expected["model"].items():
+        assert torch.equal(found["model"][name], tensor)
+    assert {name: set(slots) for name, slots in found["optimizer"].items()} == {
+        name: set(slots) for name, slots in expected["optimizer"].items()
+    }
+    for name, slots in expected["optimizer"].items():
+        for slot, tensor in slots.items():
+            assert torch.equal(found["optimizer"][name][slot], tensor)
+
+
+def save_with_ranks(rank: int, size: int, folder: str) -> None:
+    Checkpoints(Path(folder), keep=2).save(3, a_state(), {"step": 3, "loss": 0.1 + 0.2}, best_step=None)
+
+
+def read_with_ranks(rank: int, size: int, checkpoint: str) -> dict[str, Any]:
+    found = read_state(Path(checkpoint), empty_like(a_state()))
+    assert_equal(found, a_state())
+    return read_progress(Path(checkpoint))
+
+
+@pytest.mark.parametrize("readers", [1, 2, 3])
+@pytest.mark.parametrize("writers", [1, 2, 3])
+def test_what_any_world_wrote_any_world_reads(writers: int, readers: int, worlds: Worlds, tmp_path: Path) -> None:
+    worlds.run(writers, save_with_ranks, str(tmp_path))
+    (checkpoint,) = complete_checkpoints(tmp_path)
+    assert checkpoint.name == "step-00000003"
+    for progress in worlds.run(readers, read_with_ranks, str(checkpoint)):
+        assert progress == {"step": 3, "loss": 0.1 + 0.2}
+
+
+def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3, 4, 5):
+        checkpoints.save(step, a_state(), {"step": step}, best_step=2 if step > 1 else 1)
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [2, 4, 5]
+    assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000004", "step-00000005"]
+
+
+def test_the_model_can_be_read_alone(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path, keep=1).save(1, a_state(), {}, best_step=None)
+    found = read_state(path, empty_like(a_state()), optimizer=False)
+    assert found["optimizer"] == {}
+    assert torch.equal(found["model"]["layer.weight"], a_state()["model"]["layer.weight"])
+
+
+def test_a_checkpoint_without_its_marker_does_not_count(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        checkpoints.save(step, a_state(step), {"step": step}, best_step=None)
+    (checkpoints.at(2) / MARKER).unlink()
+    shutil.copytree(checkpoints.at(2), tmp_path / "step-00000003.partial")
+    assert complete_checkpoints(tmp_path) == [checkpoints.at(1)]
+    assert {path.name for path in incomplete_checkpoints(tmp_path)} == {"step-00000002", "step-00000003.partial"}
+    checkpoints.save(2, a_state(2), {"step": 2}, best_step=None)
+    assert complete_checkpoints(tmp_path) == [checkpoints.at(1), checkpoints.at(2)]
+
+
+def test_a_save_that_fails_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, a_state(), {"step": 1}, best_step=None)
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(resumable, "save", full_disk)
+    with pytest.raises(CheckpointError, match=r"No space left on device; earlier checkpoints are intact"):
+        checkpoints.save(2, a_state(), {"step": 2}, best_step=None)
+    assert complete_checkpoints(tmp_path) == [checkpoints.at(1)]
+    assert_equal(read_state(checkpoints.at(1), empty_like(a_state())), a_state())
+
+
+@pytest.mark.parametrize("damage", ["no metadata", "no tensors", "half the tensors", "another shape", "no progress"])
+def test_a_damaged_checkpoint_is_an_error_that_says_so(damage: str, tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path, keep=1).save(1, a_state(), {"step": 1}, best_step=None)
+    like = empty_like(a_state())
+    tensors = next(path.glob("*.distcp"))
+    if damage == "no metadata":
+        (path / ".metadata").unlink()
+    elif damage == "no tensors":
+        tensors.unlink()
+    elif damage == "half the tensors":
+        tensors.write_bytes(tensors.read_bytes()[: tensors.stat().st_size // 2])
+    elif damage == "another shape":
+        like["model"]["layer.weight"] = torch.zeros(9, 3)
+    else:
+        (path / PROGRESS).write_text(json.dumps({"step": 1})[:-3])
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_progress(path)
+        return
+    with pytest.raises(CheckpointError, match=r"step-00000001 cannot be read: .*; resume from another one"):
+        read_state(path, like)
