@@ -109,7 +109,7 @@ def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> 
     return state
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What went wrong on the first rank that failed, without the tracebacks that torch puts into its message."""
     if isinstance(error, CheckpointException):
         rank, (cause, _) = next(iter(error.failures.items()))
