@@ -1,0 +1,105 @@
+"""`adaptrun evaluate` and `predict` on the model of a finished run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.commands import adaptrun
+from tests.start.conftest import Trained
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluate_gives_the_figures_of_the_run(processes: int, trained: Trained) -> None:
+    said = adaptrun(
+        "evaluate", "runs/small", "--data", "near.csv", "--json", "--processes", processes, cwd=trained.folder
+    )
+    found = json.loads(said.stdout)
+    expected = json.loads((trained.run / "result.json").read_text())["sets"]["near"]
+    assert found["samples"] == 25
+    assert found["metrics"].pop("loss") == pytest.approx(expected["after"].pop("loss"), rel=1e-6)
+    assert found["metrics"] == expected["after"]
+
+
+def test_evaluate_prints_the_count_and_the_intervals(trained: Trained) -> None:
+    said = adaptrun("evaluate", "runs/small/model", "--data", "far.csv", "--processes", 1, cwd=trained.folder).stdout
+    assert said.startswith("13 samples, each counted once")
+    assert "balanced_accuracy" in said
+    assert "(95 %: " in said
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    if file.suffix == ".csv":
+        with file.open(newline="", encoding="utf-8") as opened:
+            return [{k: v if k == "label" else float(v) for k, v in row.items()} for row in csv.DictReader(opened)]
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize(("suffix", "processes"), [(".csv", 1), (".jsonl", 2), (".parquet", 3)])
+def test_predictions_are_those_of_transformers(suffix: str, processes: int, trained: Trained, tmp_path: Path) -> None:
+    output = tmp_path / f"predictions{suffix}"
+    adaptrun("predict", "runs/small", "--data", "near.csv", "-o", output, "--processes", processes, cwd=trained.folder)
+    found = read(output)
+    with (trained.folder / "near.csv").open(newline="", encoding="utf-8") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    model = AutoModelForSequenceClassification.from_pretrained(trained.run / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(trained.run / "model")
+    assert [row["row"] for row in found] == list(range(1, 26))
+    for text, row in zip(texts, found, strict=True):
+        with torch.inference_mode():
+            logits = model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=32)).logits[0]
+        probabilities = [row["p_class-0"], row["p_class-1"]]
+        assert probabilities == pytest.approx(logits.softmax(-1).tolist(), abs=1e-6)
+        # Probabilities and logits say the same up to a constant.
+        assert torch.tensor(probabilities).log().diff().item() == pytest.approx(logits.diff().item(), abs=1e-4)
+        assert row["label"] == model.config.id2label[int(logits.argmax())]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "tsv"])
+def test_data_of_every_kind_are_evaluated(kind: str, trained: Trained, tmp_path: Path) -> None:
+    with (trained.folder / "far.csv").open(newline="", encoding="utf-8") as file:
+        rows = [{"review": row["text"], "sense": row["label"]} for row in csv.DictReader(file)]
+    data = tmp_path / f"far.{kind}"
+    if kind == "jsonl":
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), data)
+    else:
+        data.write_text("review\tsense\n" + "".join(f"{row['review']}\t{row['sense']}\n" for row in rows))
+    columns = "--text", "review", "--label", "sense"
+    said = adaptrun("evaluate", "runs/small", "--data", data, *columns, "--json", "--processes", 1, cwd=trained.folder)
+    expected = json.loads((trained.run / "result.json").read_text())["sets"]["far"]["after"]
+    assert json.loads(said.stdout)["metrics"]["accuracy"] == expected["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere", "--data", "near.csv"], "nowhere"),
+        (["evaluate", "minilm", "--data", "near.csv"], "no trained head with named labels; fine-tune it first"),
+        (["evaluate", "runs/small", "--data", "no.csv"], "there is no such file"),
+        (["evaluate", "runs/small", "--data", "near.csv", "--text", "txt"], "there is no column 'txt'"),
+        (["evaluate", "runs/small", "--data", "strange.csv"], "row 2: label 'other' does not occur"),
+        (["predict", "runs/small", "--data", "near.csv", "-o", "out.xls"], "ends in .csv, .jsonl, .parquet"),
+        (["predict", "runs/small", "--data", "near.csv", "-o", "no/out.csv"], "there is no folder"),
+        (["predict", "runs/small", "--data", "blank.csv", "-o", "out.csv"], "row 2: the text is empty"),
+    ],
+)
+def test_a_wrong_request_ends_with_its_reason(arguments: list[str], message: str, trained: Trained) -> None:
+    (trained.folder / "strange.csv").write_text("text,label\nbabe,class-0\nbabe,other\n")
+    (trained.folder / "blank.csv").write_text("text\nbabe\n  \n")
+    said = adaptrun(*arguments, cwd=trained.folder, code=2)
+    assert message in said.stderr
+    assert "Traceback" not in said.stderr
+    assert not (trained.folder / "out.csv").exists()

@@ -1,0 +1,147 @@
+"""A run that fails names the rank that failed first, shows its own words, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.commands import TORCHRUN, adaptrun, assert_gone, is_gone, ranks_of, run, start, wait_until
+from tests.start.conftest import write_job
+
+MISCHIEF = """\
+import os, time
+from transformers import AutoModelForSequenceClassification
+
+def build(labels):
+    model = AutoModelForSequenceClassification.from_pretrained({model!r}, num_labels=len(labels))
+    calls = 0
+    def before(module, inputs):
+        nonlocal calls
+        calls += module.training
+        if module.training:
+            {mischief}
+    model.register_forward_pre_hook(before)
+    return model
+"""
+
+
+def mischievous(folder: Path, model: Path, mischief: str) -> None:
+    """A job whose model does something at a training step."""
+    job = write_job(folder, model)
+    (folder / "own.py").write_text(MISCHIEF.format(model=str(model), mischief=mischief))
+    text = job.read_text().replace(f"{{pretrained: {model}}}", f"{{pretrained: own.py:build, tokenizer: {model}}}")
+    job.write_text(text.replace("epochs: 3", "epochs: 300"))
+
+
+def failure_page(folder: Path) -> str:
+    (page,) = (folder / "runs").glob("*/failure.txt")
+    return page.read_text()
+
+
+def test_the_first_failing_ranks_own_traceback_is_shown(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(
+        tmp_path, tiny_model, "if calls == 3 and os.environ['RANK'] == '1': raise ValueError('the cause of it all')"
+    )
+    said = adaptrun("train", "job.yaml", cwd=tmp_path, code=1)
+    page = failure_page(tmp_path)
+    assert page.startswith(f"rank 1 on {os.uname().nodename} failed first, at ")
+    for part in ("ValueError: the cause of it all", "own.py", "last step: 2"):
+        assert part in page
+        assert part in said.stderr
+    assert "ChildFailedError" not in said.stderr
+    assert "launcher.py" not in said.stderr.replace("launcher/", "")
+
+
+def test_by_hand_the_page_is_written_too(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "if calls == 3 and os.environ['RANK'] == '1': raise ValueError('the cause')")
+    said = run(TORCHRUN, "--nproc-per-node", 2, "-m", "launcher.worker", "job.yaml", cwd=tmp_path, code=1)
+    assert failure_page(tmp_path).startswith("rank 1 on ")
+    assert "ValueError: the cause" in failure_page(tmp_path)
+    assert "ValueError: the cause" in said.stderr
+
+
+def test_a_killed_rank_is_named_with_its_signal_and_what_it_said_last(tmp_path: Path, tiny_model: Path) -> None:
+    mischief = "print('call', calls, flush=True); calls == 4 and os.environ['RANK'] == '1' and os.kill(os.getpid(), 9)"
+    mischievous(tmp_path, tiny_model, mischief)
+    adaptrun("train", "job.yaml", cwd=tmp_path, code=1)
+    page = failure_page(tmp_path)
+    assert page.startswith("rank 1 on ")
+    assert "SIGKILL" in page
+    assert "call 4" in page
+    assert "what to do: often the system's out-of-memory killer" in page
+
+
+def test_out_of_memory_comes_with_what_to_do(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "if calls == 2: raise MemoryError('no room')")
+    adaptrun("train", "job.yaml", "--set", "launch.processes=1", cwd=tmp_path, code=1)
+    assert "what to do: lower train.micro_batch_size or launch.processes" in failure_page(tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_samples(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "calls == 2 and module.classifier.weight.data.fill_(float('nan'))")
+    said = adaptrun("train", "job.yaml", cwd=tmp_path, code=1)
+    assert "the loss of step 2 is nan; its samples were rows [" in said.stderr
+    assert "Lower train.optimizer.lr" in said.stderr
+
+
+def test_bad_data_are_the_users_to_mend(tmp_path: Path, tiny_model: Path) -> None:
+    write_job(tmp_path, tiny_model)
+    with (tmp_path / "far.csv").open("a") as file:
+        file.write("babe,other\n")
+    said = adaptrun("train", "job.yaml", cwd=tmp_path, code=2)
+    assert "far.csv, row 14: label 'other' does not occur in the training data" in said.stderr
+    assert not list((tmp_path / "runs").glob("*/failure.txt"))
+
+
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
+def test_a_request_to_stop_saves_and_the_same_command_goes_on(
+    number: signal.Signals, processes: int, tmp_path: Path, tiny_model: Path
+) -> None:
+    mischievous(tmp_path, tiny_model, "time.sleep(0.02)")
+    command = ["train", "job.yaml", "--set", f"launch.processes={processes}", "--set", "train.epochs=15"]
+    launcher = start(*command, cwd=tmp_path)
+    wait_until(lambda: has_trained(tmp_path), launcher)
+    ranks = ranks_of(launcher)
+    assert len(ranks) == processes
+    launcher.send_signal(number)
+    assert launcher.wait(60) == 75
+    assert_gone(ranks)
+    assert "everything is saved, and the same command goes on from there" in (tmp_path / "stderr").read_text()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert '"status": "stopped"' in (folder / "result.json").read_text()
+    assert not (folder / "failure.txt").exists()
+    said = adaptrun(*command, cwd=tmp_path).stdout
+    assert f"{folder}: going on from step-" in said
+    assert '"status": "done"' in (folder / "result.json").read_text()
+
+
+def test_a_second_request_stops_at_once(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "time.sleep(600 if calls > 1 else 0)")
+    launcher = start("train", "job.yaml", cwd=tmp_path)
+    wait_until(lambda: has_trained(tmp_path), launcher)
+    ranks = ranks_of(launcher)
+    launcher.send_signal(signal.SIGINT)
+    with pytest.raises(Exception, match="timed out"):
+        launcher.wait(2)
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(60) == 75
+    assert "stopped at once" in (tmp_path / "stderr").read_text()
+    assert_gone(ranks)
+
+
+def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "time.sleep(0.02)")
+    launcher = start("train", "job.yaml", cwd=tmp_path)
+    wait_until(lambda: has_trained(tmp_path), launcher)
+    ranks = ranks_of(launcher)
+    assert not any(is_gone(rank) for rank in ranks)
+    launcher.kill()
+    launcher.wait()
+    assert_gone(ranks)
+
+
+def has_trained(folder: Path) -> bool:
+    return any('"kind": "step"' in file.read_text() for file in (folder / "runs").glob("*/metrics.jsonl"))
