@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", __import__("re").compile(r"^(?:true|True|false|False)$"), list("tTfF")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
 
 
 def read_document(file: Path) -> Document:
@@ -55,22 +53,19 @@ def read_document(file: Path) -> Document:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError([Problem(str(file), "", f"cannot be read as UTF-8 text: {error}")]) from None
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        places: dict[Path_, str] = {}
-        problems: list[Problem] = []
-        if node is not None:
-            _walk(file, node, (), places, problems)
-        if problems:
-            raise JobError(problems)
-        values = loader.construct_document(node) if node is not None else None
+        values, places = _parse(file, text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
         raise JobError([Problem(where, "", f"not valid YAML: {error.problem}")]) from None
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
+        fault = f"not valid YAML: the character {_character(error)!r} is not allowed"
+        raise JobError([Problem(f"{file}:{line}:{column}", "", fault, "remove it")]) from None
+    except ValueError as error:  # such as a date that does not exist
+        raise JobError([Problem(f"{file}:1:1", "", f"not valid YAML: {error}", "put quotes around it")]) from None
     if not isinstance(values, dict):
         found = (
             "the file is empty" if values is None else f"the file holds {type(values).__name__}, not keys and values"
@@ -79,21 +74,60 @@ def read_document(file: Path) -> Document:
     return Document(file, values, places)
 
 
-def _walk(file: Path, node: yaml.Node, path: Path_, places: dict[Path_, str], problems: list[Problem]) -> None:
-    places.setdefault(path, _place(file, node))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[Hashable] = set()
+def _parse(file: Path, text: str) -> tuple[Any, dict[Path_, str]]:
+    """Values and places. Raises yaml's errors, and JobError for keys given twice and loops."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        walk = _Walk(file)
+        walk.enter(node, ())
+        if walk.problems:
+            raise JobError(walk.problems)
+        return loader.construct_document(node), walk.places
+    finally:
+        loader.dispose()
+
+
+class _Walk:
+    """Notes the place of every key and value, and what YAML lets pass and a job file must not hold."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.places, self.problems = file, dict[Path_, str](), list[Problem]()
+        self._above: list[yaml.Node] = []
+
+    def enter(self, node: yaml.Node, path: Path_) -> None:
+        self.places.setdefault(path, _place(self.file, node))
+        if any(node is above for above in self._above):
+            dotted = ".".join(map(str, path))
+            self.problems.append(Problem(_place(self.file, node), dotted, "the value holds itself", "remove the alias"))
+            return
+        self._above.append(node)
+        if isinstance(node, yaml.MappingNode):
+            self._keys(node, path)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self.enter(value, (*path, index))
+        self._above.pop()
+
+    def _keys(self, node: yaml.MappingNode, path: Path_) -> None:
+        seen: set[str] = set()
         for key, value in node.value:
-            below = (*path, str(key.value))
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+            name = str(key.value)
+            below = (*path, name)
+            if name in seen and key.tag != "tag:yaml.org,2002:merge":
                 dotted = ".".join(map(str, below))
-                problems.append(Problem(_place(file, key), dotted, "the key is there twice", "remove one of the two"))
-            seen.add(key.value)
-            places[below] = _place(file, key)
-            _walk(file, value, below, places, problems)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _walk(file, value, (*path, index), places, problems)
+                self.problems.append(
+                    Problem(_place(self.file, key), dotted, "the key is there twice", "remove one of the two")
+                )
+            seen.add(name)
+            self.places[below] = _place(self.file, key)
+            self.enter(value, below)
+
+
+def _character(error: yaml.reader.ReaderError) -> str:
+    return chr(error.character) if isinstance(error.character, int) else str(error.character)
 
 
 def _place(file: Path, node: yaml.Node) -> str:

@@ -64,7 +64,7 @@ def _explain(path: tuple[str, ...], errors: Sequence[ErrorDetails]) -> tuple[str
     first = errors[0]
     if first["type"] == "missing":
         return "is missing and needed", ""
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "invalid_key"):
         known = _known_keys(path[:-1])
         near = get_close_matches(path[-1], known, n=1, cutoff=0.5)
         fix = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"

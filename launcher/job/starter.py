@@ -24,7 +24,7 @@ train:
   micro_batch_size: auto         # memory and speed alone: it changes no result
   max_length: 128                # tokens
   precision: auto                # bf16 where the device has it, else fp32
-  optimizer: {{name: adamw, lr: 2e-5, weight_decay: 0.01}}
+  optimizer: {{name: adamw, lr: 2.0e-5, weight_decay: 0.01}}
   schedule: {{name: cosine, warmup: 0.06}}
   # loss: {{class_weights: balanced, label_smoothing: 0.1}}
   # early_stopping: {{patience: 3}}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,12 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "broken yaml": (GOOD + "train: {epochs: 1\n", ["not valid YAML", ":14:1"]),
     "a tab": ("name: x\n\tmodel: y\n", [":2:1", "not valid YAML"]),
     "a key twice": (GOOD + "name: again\n", [":13:1: name: the key is there twice", "remove one"]),
+    "a list for a key": (GOOD + "? [a, b]\n: c\n", [":13:3", "not valid YAML"]),
+    "a value that holds itself": (GOOD + "x: &x [*x]\n", [":13:4: x.0: the value holds itself"]),
+    "a control character": (GOOD + "x: \x07\n", [":13:4", "'\\x07' is not allowed"]),
+    "a number for a key": (GOOD + "3: 4\n", [":13:1: 3: unknown key '3'"]),
+    "no such day": (GOOD + "x: 2020-02-31\n", ["not valid YAML: day is out of range"]),
+    "two documents": (GOOD + "---\nname: y\n", ["not valid YAML", "document"]),
     "an object": (replaced("name: good", "name: !!python/object:os.system {}"), ["not valid YAML", "constructor"]),
     "unknown key": (GOOD + "trian: {}\n", [":13:1: trian: unknown key 'trian'", "did you mean train?"]),
     "unknown key below": (replaced("lr: 2e-5", "lrr: 2e-5"), [":12:28: train.optimizer.lrr", "did you mean lr?"]),
@@ -204,3 +212,36 @@ def test_a_job_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
 
 def test_there_are_at_least_forty_bad_jobs() -> None:
     assert len(BAD) >= 40
+
+
+def test_no_damage_to_a_job_file_ends_in_a_traceback(folder: Path) -> None:
+    draw = random.Random(0)
+    pieces = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        "- ",
+        "\n",
+        "  ",
+        "&a ",
+        "*a",
+        "!!int ",
+        "null",
+        "~",
+        "1e999",
+        "'",
+        '"',
+        "#",
+        "? ",
+        "\t",
+    ]
+    for _ in range(400):
+        text = GOOD
+        for _ in range(draw.randint(1, 3)):
+            start = draw.randrange(len(text))
+            text = text[:start] + draw.choice([*pieces, ""]) + text[start + draw.randint(0, 6) :]
+        (folder / "job.yaml").write_text(text)
+        with suppress(JobError):
+            load_job(folder / "job.yaml")

@@ -1,0 +1,92 @@
+"""The reference page and the editor schema of the job file, made from the fields' own descriptions.
+
+python -m launcher.job.reference      writes docs/job-file.md and docs/job-schema.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from launcher.job.schema import Job, Source
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, SCHEMA = "job-file.md", "job-schema.json"
+
+HEAD = """\
+# The job file
+
+One YAML file decides the result; where it runs decides only how long it takes. Made from the descriptions in
+`launcher/job/schema.py` by `make docs`.
+
+- Unknown keys are errors, and so are combinations that cannot work; `adaptrun check job.yaml` lists all of them.
+- Relative paths are relative to the job file.
+- `--set train.optimizer.lr=1e-4` goes over the file and is checked the same way.
+- Editors complete and check the file with `docs/job-schema.json`: for the YAML language server, begin the file with
+  `# yaml-language-server: $schema=` and the path of that file.
+"""
+
+
+def page() -> str:
+    """The reference page."""
+    return "\n".join([HEAD, *_section(Job, "")])
+
+
+def schema() -> str:
+    """The JSON schema, with the short forms that the file may use."""
+    made = Job.model_json_schema()
+    short = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    data = made["$defs"]["Data"]["properties"]
+    one = {"$ref": "#/$defs/Source"}
+    for name in ("train", "target"):
+        data[name] = {"anyOf": [one, *short["anyOf"]], "description": data[name].get("description", "")}
+    named = {"type": "object", "additionalProperties": {"anyOf": [one, *short["anyOf"]]}}
+    data["validation"] = {"anyOf": [one, *short["anyOf"], named], "description": data["validation"]["description"]}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "adaptrun job file"}
+    return json.dumps({**made, **head}, indent=2) + "\n"
+
+
+def _section(model: type[BaseModel], path: str) -> Iterator[str]:
+    below: list[tuple[str, type[BaseModel]]] = []
+    yield from ("", f"## {path or 'Top level'}", "", "| key | default | what it does |", "|---|---|---|")
+    for name, field in model.model_fields.items():
+        sections = _models_in(field.annotation)
+        if sections and sections[0] is not Source:
+            below.append((f"{path}.{name}".lstrip("."), sections[0]))
+        yield f"| `{name}` | {_default(field)} | {field.description} |"
+    for place, section in below:
+        yield from _section(section, place)
+    if path == "data":
+        yield from _section(Source, "data.train, data.target and each set of data.validation")
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None:
+        return "none" if field.default_factory is dict else "see below"
+    if field.default is PydanticUndefined:
+        return "**needed**"
+    if field.default is None or field.default == ():
+        return "none"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{json.dumps(value) if not isinstance(value, str) else value}`"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]
+
+
+def main() -> None:
+    """Write both files."""
+    (DOCS / PAGE).write_text(page(), encoding="utf-8")
+    (DOCS / SCHEMA).write_text(schema(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
