@@ -159,7 +159,7 @@ def parse(line: bytes | str) -> Event | None:
     try:
         values = json.loads(line)
         kind = KINDS[values.pop("kind")]
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         return None
     known = {f.name for f in fields(kind)}
     return kind(**{name: value for name, value in values.items() if name in known})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from math import inf, isnan
 from typing import Any
 
 from launcher.job.schema import Job
@@ -54,6 +55,7 @@ class Progress:
     def judge(self, job: Job, value: float) -> bool:
         """Adjust to one value of the deciding metric. Returns whether it is the best so far."""
         goodness = -value if job.validation.metric in LOWER_IS_BETTER else value
+        goodness = -inf if isnan(goodness) else goodness  # no number is worse than any
         schedule, stopping = job.train.schedule, job.train.early_stopping
         if schedule.name == "plateau" and self.plateau_stall.observe(goodness, schedule.min_delta) >= schedule.patience:
             self.plateau *= schedule.factor

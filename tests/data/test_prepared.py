@@ -1,0 +1,145 @@
+"""Prepared data: any sample at once, one copy for all, made again only when something that decides them changes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from launcher.data import prepared as prepared_module
+from launcher.data.cache import prepared_folder, tokenizer_identity
+from launcher.data.prepared import ROWS_A_BATCH, Prepared, PreparedWriter
+from launcher.job.schema import Source
+
+
+def write(folder: Path, samples: int, chunk: int = 1000) -> list[list[int]]:
+    draw = random.Random(0)
+    rows = [draw.choices(range(100), k=draw.randint(1, 9)) for _ in range(samples)]
+    with PreparedWriter(folder) as writer:
+        for start in range(0, samples, chunk):
+            part = rows[start : start + chunk]
+            writer.write(
+                {"input_ids": part, "length": [len(row) for row in part], "label": [len(row) % 2 for row in part]}
+            )
+        writer.finish(("even", "odd"), (1, 2))
+    return rows
+
+
+@pytest.mark.parametrize("samples", [1, 7, ROWS_A_BATCH - 1, ROWS_A_BATCH, ROWS_A_BATCH + 1, 2 * ROWS_A_BATCH + 3])
+def test_every_sample_comes_back_at_its_place(samples: int, tmp_path: Path) -> None:
+    rows = write(tmp_path / "p", samples)
+    found = Prepared(tmp_path / "p")
+    assert len(found) == samples
+    assert found.lengths.tolist() == [len(row) for row in rows]
+    some = np.array([samples - 1, 0, samples // 2, min(samples - 1, ROWS_A_BATCH)])
+    for index, sample in zip(some, found[some], strict=True):
+        assert sample["input_ids"].tolist() == rows[index]
+        assert (sample["length"], sample["label"]) == (len(rows[index]), len(rows[index]) % 2)
+    assert found.facts.labels == ("even", "odd")
+
+
+def test_samples_are_views_into_the_mapped_file(tmp_path: Path) -> None:
+    write(tmp_path / "p", 10)
+    sample = Prepared(tmp_path / "p")[[3]][0]["input_ids"]
+    assert not sample.flags.owndata
+    assert not sample.flags.writeable
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="killed"), PreparedWriter(tmp_path / "p") as writer:
+        writer.write({"input_ids": [[1]], "length": [1]})
+        raise RuntimeError("killed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def prepare_at_once(folder: str, barrier: Any) -> int:
+    barrier.wait()
+    write(Path(folder), 500)
+    return len(Prepared(Path(folder)))
+
+
+def test_many_may_prepare_the_same_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    with context.Manager() as manager, context.Pool(4) as pool:
+        barrier = manager.Barrier(4)
+        assert pool.starmap(prepare_at_once, [(str(tmp_path / "p"), barrier)] * 4) == [500] * 4
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_the_key_follows_all_that_decides_the_data(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\na,b\n")
+    settings = {"tokenizer": "t", "max_length": 8}
+
+    def key(settings: dict[str, object] = settings, **source: Any) -> Path:  # type: ignore[assignment]
+        return prepared_folder(tmp_path, Source(source=str(file), **source), settings)
+
+    first = key()
+    assert key() == first
+    assert key(limit=1) != first
+    assert key(text="other") != first
+    assert key({**settings, "max_length": 9}) != first
+    assert key({**settings, "tokenizer": "u"}) != first
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(file.read_bytes())
+    assert prepared_folder(tmp_path, Source(source=str(copy)), settings) == first
+    file.write_text("text,label\na,c\n")
+    assert key() != first
+
+
+def test_a_tokenizer_is_known_by_its_files_and_not_by_the_models(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+    (copy / "model.safetensors").unlink()
+    assert tokenizer_identity(str(copy), None) == tokenizer_identity(str(tiny_model), None)
+    (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + " ")
+    assert tokenizer_identity(str(copy), None) != tokenizer_identity(str(tiny_model), None)
+    assert tokenizer_identity("some/model", "v1") != tokenizer_identity("some/model", None)
+
+
+def test_preparing_reads_once_and_says_how_far_it_is(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    from launcher.models.text_classification import TextClassification
+    from launcher.worker.preparing import Preparer
+    from tests.tiny import write_texts
+
+    said: list[tuple[int, int]] = []
+    preparer = Preparer(
+        TextClassification,
+        AutoTokenizer.from_pretrained(tiny_model),
+        "identity",
+        16,
+        tmp_path / "cache",
+        lambda done, total: said.append((done, total)),
+    )
+    source = Source(source=str(write_texts(tmp_path / "t.csv", 2500)))
+    first = preparer.prepare_training(source, known=())
+    assert said == [(1000, 2500), (2000, 2500), (2500, 2500)]
+    assert first.facts.labels == ("class-0", "class-1")
+    assert sum(first.facts.counts) == 2500
+    monkeypatch.setattr(prepared_module.PreparedWriter, "write", None)
+    assert preparer.prepare_training(source, known=()).folder == first.folder
+    assert preparer.prepare(source, first.facts.labels).folder == first.folder
+
+
+def test_a_head_that_already_knows_the_labels_keeps_their_order(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from launcher.models.text_classification import TextClassification
+    from launcher.worker.preparing import Preparer
+    from tests.tiny import write_texts
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    preparer = Preparer(TextClassification, tokenizer, "i", 16, tmp_path / "cache", lambda done, total: None)
+    source = Source(source=str(write_texts(tmp_path / "t.csv", 30)))
+    known = ("other", "class-1", "class-0")
+    assert preparer.prepare_training(source, known).facts.labels == known
+    assert preparer.prepare_training(source, ("class-1", "x")).facts.labels == ("class-0", "class-1")

@@ -1,0 +1,134 @@
+"""Which run a start belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.errors import RequestError
+from launcher.job.reading import load_job
+from launcher.job.schema import Job
+from launcher.run.checkpoints import MARKER, checkpoint_name
+from launcher.run.folder import RunFolder
+from launcher.run.resuming import decide_run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny").mkdir()
+    for name in ("tiny/config.json", "tiny/tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    (tmp_path / "job.yaml").write_text(
+        "{name: x, model: {pretrained: tiny}, task: text-classification, data: {train: train.csv}}"
+    )
+    return tmp_path
+
+
+def job(folder: Path, *sets: str) -> Job:
+    return load_job(folder / "job.yaml", sets)
+
+
+def unfinished(folder: Path, *sets: str, steps: tuple[int, ...] = (10, 20)) -> RunFolder:
+    run = RunFolder.create(job(folder, *sets))
+    for step in steps:
+        checkpoint = run.checkpoints / checkpoint_name(step)
+        checkpoint.mkdir()
+        (checkpoint / MARKER).write_text("{}")
+    return run
+
+
+def test_the_first_start_is_a_new_run(folder: Path) -> None:
+    decision = decide_run(job(folder), "auto")
+    assert decision.checkpoint is None
+    assert decision.folder.path.parent == folder / "runs"
+    assert load_job(decision.folder.job_file) == job(folder)
+
+
+def test_the_same_job_goes_on_from_its_last_complete_checkpoint(folder: Path) -> None:
+    run = unfinished(folder)
+    (run.checkpoints / checkpoint_name(30)).mkdir()
+    run.failure_file.write_text("old")
+    decision = decide_run(job(folder), "auto")
+    assert decision.folder == run
+    assert decision.checkpoint == run.checkpoints / checkpoint_name(20)
+    assert decision.reason.startswith("going on from step-00000020 (--resume never starts afresh)")
+    assert decision.reason.endswith("passed over the incomplete step-00000030")
+    assert not run.failure_file.exists()
+
+
+def test_what_changes_no_number_may_change(folder: Path) -> None:
+    run = unfinished(folder)
+    changed = job(folder, "launch.processes=2", "train.micro_batch_size=1", "checkpoint.keep=5", "data.cache=elsewhere")
+    assert decide_run(changed, "auto").folder == run
+    assert load_job(run.job_file) == changed
+
+
+def test_another_job_is_a_new_run_and_says_why(folder: Path) -> None:
+    run = unfinished(folder)
+    decision = decide_run(job(folder, "train.optimizer.lr=1"), "auto")
+    assert decision.folder != run
+    assert decision.reason == f"a new run: the unfinished {run.path.name} has another job"
+
+
+def test_a_finished_run_is_not_gone_on_with(folder: Path) -> None:
+    run = unfinished(folder)
+    run.result_file.write_text(json.dumps({"status": "done"}))
+    run.become_latest(job(folder))
+    assert decide_run(job(folder), "auto").folder != run
+
+
+def test_a_stopped_run_is_gone_on_with(folder: Path) -> None:
+    run = unfinished(folder)
+    run.result_file.write_text(json.dumps({"status": "stopped"}))
+    assert decide_run(job(folder), "auto").folder == run
+
+
+def test_never_starts_afresh(folder: Path) -> None:
+    assert decide_run(job(folder), "never").folder != unfinished(folder)
+
+
+def test_a_run_or_a_checkpoint_can_be_named(folder: Path) -> None:
+    run = unfinished(folder)
+    unfinished(folder)
+    assert decide_run(job(folder), str(run.path)).checkpoint == run.checkpoints / checkpoint_name(20)
+    first = run.checkpoints / checkpoint_name(10)
+    assert decide_run(job(folder), str(first)).checkpoint == first
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"),
+    [
+        ("nowhere", "is neither a run's folder nor one of its checkpoints"),
+        ("RUN/checkpoints/step-00000099", "is no complete checkpoint; the complete ones are step-00000010"),
+        ("EMPTY", "holds no complete checkpoint to go on from"),
+        ("OTHER", "differs from that of .* in train.optimizer.lr, train.seed, which would change its numbers"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_refused(resume: str, message: str, folder: Path) -> None:
+    runs = {
+        "RUN": unfinished(folder),
+        "EMPTY": unfinished(folder, steps=()),
+        "OTHER": unfinished(folder, "train.optimizer.lr=1", "train.seed=2"),
+    }
+    for name, run in runs.items():
+        resume = resume.replace(name, str(run.path))
+    with pytest.raises(RequestError, match=message):
+        decide_run(job(folder), resume)
+
+
+def test_two_starts_in_one_second_have_two_folders(folder: Path) -> None:
+    assert len({RunFolder.create(job(folder)).path for _ in range(3)}) == 3
+
+
+def test_the_link_leads_to_the_latest_and_spares_what_is_no_link(folder: Path) -> None:
+    first, second = unfinished(folder), unfinished(folder)
+    for run in (first, second):
+        run.become_latest(job(folder))
+        assert (folder / "runs" / "x").resolve() == run.path
+    (folder / "runs" / "x").unlink()
+    (folder / "runs" / "x").mkdir()
+    second.become_latest(job(folder))
+    assert not (folder / "runs" / "x").is_symlink()

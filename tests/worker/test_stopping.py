@@ -1,0 +1,46 @@
+"""Requests to stop: a vote inside the loop, at once outside it and on the second."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from launcher.errors import Stopped
+from launcher.worker.stopping import StopRequest
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    request = StopRequest()
+    request.listen()
+    yield request
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_outside_the_loop_a_request_stops_at_once(number: signal.Signals, stop: StopRequest) -> None:
+    with pytest.raises(Stopped, match="stopped at once"):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_inside_the_first_only_asks_and_the_second_stops(number: signal.Signals, stop: StopRequest) -> None:
+    with pytest.raises(Stopped), stop.deferred():
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        os.kill(os.getpid(), number)
+        pytest.fail("the second request went by")
+
+
+def test_after_the_loop_a_request_stops_at_once_again(stop: StopRequest) -> None:
+    with stop.deferred():
+        pass
+    with pytest.raises(Stopped):
+        os.kill(os.getpid(), signal.SIGTERM)
