@@ -2,9 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-all lint bench docs clean
+.PHONY: help setup demo test test-slow test-all lint bench docs clean
 
-setup: .venv/installed
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
+
+setup: .venv/installed  ## make .venv with the tested versions
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -13,29 +16,29 @@ setup: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,bench,dev]'
 	@touch $@
 
-demo: setup
+demo: setup  ## take a real model from film reviews to tweets, on two processes
 	$(BIN)/adaptrun demo
 
-test: setup
+test: setup  ## the tests, but for the exhaustive ones
 	$(BIN)/pytest
 
-test-slow: setup
+test-slow: setup  ## the exhaustive tests
 	$(BIN)/pytest -m 'slow and not gpu'
 
-test-all: setup
+test-all: setup  ## all tests that need no GPU
 	$(BIN)/pytest -m 'not gpu'
 
-lint: setup
+lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup
+bench: setup  ## the benchmarks, both sides in one run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/training.py
 
-docs: setup
+docs: setup  ## write the job file's reference from its fields
 	$(BIN)/python -m launcher.job.reference
 
-clean:
+clean:  ## remove what was installed, built and demonstrated
 	rm -rf .venv build dist *.egg-info adaptrun-demo

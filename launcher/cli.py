@@ -45,6 +45,8 @@ DataFile = Annotated[
     typer.Option("--data", help="A csv, tsv, jsonl or parquet file, a folder saved by `datasets`, or a hub id."),
 ]
 TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a `datasets` folder or a hub id.")]
+Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a csv, tsv or jsonl file.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
 
 
@@ -113,14 +115,18 @@ def evaluate(
     data: DataFile,
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    split: Split = None,
+    encoding: Encoding = "utf-8",
     batch_size: BatchSize = 32,
     processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model folder on labelled data; every sample counts once."""
+    from launcher.job.schema import Source
     from launcher.start.evaluating import evaluate_model
 
-    evaluate_model(model, data, text, label, batch_size, processes, as_json)
+    source = Source(source=data, text=text, label=label, split=split, encoding=encoding)
+    evaluate_model(model, source, batch_size, processes, as_json)
 
 
 @app.command()
@@ -129,13 +135,17 @@ def predict(
     data: DataFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")],
     text: TextColumn = "text",
+    split: Split = None,
+    encoding: Encoding = "utf-8",
     batch_size: BatchSize = 32,
     processes: Processes = None,
 ) -> None:
     """Write the model's answer for each row of a file."""
+    from launcher.job.schema import Source
     from launcher.start.evaluating import predict_with_model
 
-    predict_with_model(model, data, output, text, batch_size, processes)
+    source = Source(source=data, text=text, split=split, encoding=encoding)
+    predict_with_model(model, source, output, batch_size, processes)
 
 
 @app.command()

@@ -23,11 +23,8 @@ ROWS_WORTH_A_PROCESS = 200
 """Below this a second process costs more to start than it saves."""
 
 
-def evaluate_model(
-    model: str, data: str, text: str, label: str, batch_size: int, processes: int | None, as_json: bool
-) -> None:
+def evaluate_model(model: str, source: Source, batch_size: int, processes: int | None, as_json: bool) -> None:
     """Print the metrics of a model folder on labelled data. Raises RequestError and RunFailed."""
-    source = Source(source=_place(data), text=text, label=label)
     result = _run(model, source, None, batch_size, processes)
     if as_json:
         print(json.dumps(result, indent=2))
@@ -38,13 +35,13 @@ def evaluate_model(
         print(f"{metric:18} {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
 
 
-def predict_with_model(model: str, data: str, output: Path, text: str, batch_size: int, processes: int | None) -> None:
+def predict_with_model(model: str, source: Source, output: Path, batch_size: int, processes: int | None) -> None:
     """Write one row of predictions for each row of the data. Raises RequestError and RunFailed."""
     if output.suffix not in OUTPUTS:
         raise RequestError(f"predictions go to a file that ends in {', '.join(OUTPUTS)}, not {output.name}")
     if not output.resolve().parent.is_dir():
         raise RequestError(f"there is no folder {output.resolve().parent} to write {output.name} into; make it first")
-    result = _run(model, Source(source=_place(data), text=text), output, batch_size, processes)
+    result = _run(model, source, output, batch_size, processes)
     print(f"{result['rows']} rows in {output}")
 
 
@@ -55,7 +52,7 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
     ranks = processes or max(1, len(hardware.gpus) or _worthwhile(hardware.cores, rows))
     request = EvaluationRequest(
         model=Model(pretrained=_place(model)),
-        data=source,
+        data=source.model_copy(update={"source": tuple(_place(place) for place in source.files)}),
         output=None if output is None else str(output.resolve()),
         batch_size=batch_size,
         device="cuda" if hardware.gpus else "cpu",

@@ -157,7 +157,7 @@ def test_killed_at_many_moments_it_goes_on_to_the_same_bits(
     print(f"seed {seed}")
     if during_save:
         monkeypatch.setitem(ENVIRONMENT, "SLOW_DISK", "1")
-    for turn in range(4):
+    for turn in range(2):
         kill_and_go_on(copy_of(folder, f"{turn}"), reference, random.Random(seed + turn), victim, during_save)
 
 

@@ -8,9 +8,11 @@ import pty
 import subprocess
 from pathlib import Path
 
+import pytest
 from transformers import AutoModelForSequenceClassification
 
-from launcher.run.events import Evaluated, EventTail, Phase, Step
+from launcher.run.checkpoints import complete_checkpoints, step_of
+from launcher.run.events import Evaluated, EventTail, Phase, Saved, Step
 from launcher.run.folder import RunFolder
 from tests.commands import ADAPTRUN, ENVIRONMENT, TORCHRUN, adaptrun, run
 from tests.start.conftest import Trained, write_job
@@ -143,3 +145,28 @@ def test_a_dry_run_starts_nothing(tmp_path: Path, tiny_model: Path) -> None:
     assert shown == adaptrun("plan", "job.yaml", cwd=tmp_path).stdout
     assert "torchrun --standalone --nproc-per-node 2 -m launcher.worker" in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_clock_saves_the_plateau_lowers_and_early_stopping_ends(tmp_path: Path, tiny_model: Path) -> None:
+    hostile = tmp_path / 'it\'s a "strange" $place é'
+    hostile.mkdir()
+    write_job(hostile, tiny_model)
+    settings = [
+        "launch.processes=1",
+        "train.optimizer={name: sgd, lr: 1.0e-9, momentum: 0.9}",
+        "train.schedule={name: plateau, patience: 1, factor: 0.1}",
+        "train.early_stopping={patience: 3}",
+        "train.epochs=50",
+        "checkpoint={every_steps: 1000, every_minutes: 1.0e-9, keep: 2}",
+    ]
+    adaptrun("train", "job.yaml", *(word for setting in settings for word in ("--set", setting)), cwd=hostile)
+    folder = RunFolder(hostile / "runs" / "small")
+    events = list(EventTail(folder.events_file).read())
+    steps = [event for event in events if isinstance(event, Step)]
+    assert len(steps) == 8 * 4, "one evaluation that is the best and three that are not"
+    rates = [steps[index].lr for index in (0, 8, 16, 24)]
+    assert rates == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11])
+    assert [event.step for event in events if isinstance(event, Saved)] == list(range(1, 33))
+    assert [step_of(path) for path in complete_checkpoints(folder.checkpoints)] == [8, 31, 32]
+    result = json.loads(folder.result_file.read_text())
+    assert (result["status"], result["steps"], result["best_step"]) == ("done", 32, 8)

@@ -1,0 +1,33 @@
+"""Which rank a process is, by whatever started it."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.errors import RequestError
+from launcher.worker.process import Place
+
+TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+SRUN = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "3", "MASTER_ADDR": "node-1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, Place(0, 0, 1)),
+        (TORCHRUN, Place(3, 1, 4)),
+        (SRUN, Place(2, 0, 3)),
+        (SRUN | TORCHRUN, Place(3, 1, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(0, 0, 1)),
+        ({"SLURM_NTASKS": "4"}, Place(0, 0, 1)),
+    ],
+    ids=["alone", "torchrun", "srun", "torchrun within srun", "one task", "a batch script"],
+)
+def test_the_place_is_read_from_what_is_there(environment: dict[str, str], place: Place) -> None:
+    assert Place.from_environment(environment) == place
+
+
+def test_tasks_without_a_meeting_place_are_told_how_to_name_one() -> None:
+    alone = {name: value for name, value in SRUN.items() if name != "MASTER_ADDR"}
+    with pytest.raises(RequestError, match="set MASTER_ADDR to the first node's address and MASTER_PORT"):
+        Place.from_environment(alone)
