@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 ADAPTRUN = str(Path(sys.executable).with_name("adaptrun"))
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
@@ -26,7 +27,11 @@ def adaptrun(*arguments: object, cwd: Path, code: int = 0) -> subprocess.Complet
 def run(*command: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run any command to its end and check its exit code."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    try:
+        done = subprocess.run(words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as lost:
+        logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in cwd.glob("runs/*/logs/*.log"))
+        pytest.fail(f"no end after {PATIENCE} s of {words}\n{lost.stdout!r}\n{lost.stderr!r}\n{logs}")
     assert done.returncode == code, f"exit code {done.returncode} of {words}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr or code == 1, done.stderr
     return done

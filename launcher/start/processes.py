@@ -11,8 +11,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from importlib import import_module
-from threading import Thread
 
 import psutil
 
@@ -45,12 +43,6 @@ def run_ranks(
         deaths = _run_one(command, watch) if processes == 1 else _run_many(command, processes, watch)
     if deaths:
         report_failure(folder, deaths)
-
-
-def expect_to_run(processes: int) -> None:
-    """Begin to import what several ranks are started with, while something else runs: it takes seconds."""
-    if processes > 1:
-        Thread(target=import_module, args=("torch.distributed.launcher.api",), daemon=True).start()
 
 
 def _run_one(command: Sequence[str], watch: Callable[[], None]) -> list[Death]:

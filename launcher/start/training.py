@@ -13,13 +13,12 @@ from launcher.run.environment import write_environment
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.run.resuming import decide_run
-from launcher.start.processes import expect_to_run, run_ranks
+from launcher.start.processes import run_ranks
 
 
 def train_job(job: Job, job_file: Path, resume: str) -> None:
     """Run a job to its end. Raises RequestError, RunFailed or Stopped."""
     plan = make_plan(job, job_file)
-    expect_to_run(plan.processes)
     decision = decide_run(job, resume)
     folder = decision.folder
     plan.save(folder.plan_file)

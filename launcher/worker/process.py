@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, TextIO
 
-from launcher.errors import AdaptrunError, ExitCode, RequestError
+from launcher.errors import AdaptrunError, ExitCode, RequestError, Stopped
 from launcher.run.failures import Failure, leave_word, told_failures, write_page
 from launcher.run.folder import RunFolder
 
@@ -86,24 +86,40 @@ class RankProcess:
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else int(ExitCode.FAILED)
         except BaseException as error:
-            code = int(error.exit_code) if isinstance(error, AdaptrunError) else int(ExitCode.FAILED)
-            self._report(error, code)
+            _ignore_requests()
+            cause = _cause(error)
+            code = int(cause.exit_code) if isinstance(cause, AdaptrunError) else int(ExitCode.FAILED)
+            self._report(cause, code)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
     def _report(self, error: BaseException, code: int) -> None:
         """Leave word of a failure; nobody else would tell the user of a run started by hand."""
-        text = str(error) if isinstance(error, AdaptrunError) else traceback.format_exc()
+        trace = "".join(traceback.format_exception(error))
+        text = str(error) if isinstance(error, AdaptrunError) else trace
         if self.folder is not None or self.place.local_rank == 0:  # before that, the ranks would all say the same
             print(text, file=sys.stderr)
         if self.folder is not None:
-            failure = Failure.now(self.place.rank, type(error).__name__, str(error), traceback.format_exc(), code)
+            failure = Failure.now(self.place.rank, type(error).__name__, str(error), trace, code)
             leave_word(self.folder, failure)
             if self._by_hand and code == ExitCode.FAILED:
                 text = write_page(self.folder, told_failures(self.folder)[0])
         if self._by_hand and self._terminal is not sys.stderr:
             print(f"adaptrun: {text}", file=self._terminal)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """A request to stop that came while something else was failing is not the failure."""
+    while isinstance(error, Stopped) and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def _ignore_requests() -> None:
+    """This process is ending anyway, and what it has to say must not be cut short."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _die_with_parent() -> None:

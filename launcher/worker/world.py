@@ -53,12 +53,10 @@ class World:
         dist.init_process_group(
             backend, timeout=timedelta(minutes=timeout_minutes), rank=self.rank, world_size=self.size
         )
-        try:
-            if dist.get_world_size() != self.size:
-                raise RuntimeError(f"{self.size} processes were asked for and {dist.get_world_size()} joined")
-            yield self
-        finally:
-            dist.destroy_process_group()
+        if dist.get_world_size() != self.size:
+            raise RuntimeError(f"{self.size} processes were asked for and {dist.get_world_size()} joined")
+        yield self
+        dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
 
     def sum(self, values: Sequence[float] | Tensor) -> Tensor:
         """Sum over the ranks in float64: a vector on the CPU, the same on every rank."""

@@ -82,7 +82,7 @@ def test_out_of_memory_comes_with_what_to_do(tmp_path: Path, tiny_model: Path) -
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_samples(tmp_path: Path, tiny_model: Path) -> None:
     mischievous(tmp_path, tiny_model, "calls == 2 and module.classifier.weight.data.fill_(float('nan'))")
-    said = adaptrun("train", "job.yaml", cwd=tmp_path, code=1)
+    said = adaptrun("train", "job.yaml", "--set", "launch.processes=1", cwd=tmp_path, code=1)
     assert "the loss of step 2 is nan; its samples were rows [" in said.stderr
     assert "Lower train.optimizer.lr" in said.stderr
 
@@ -101,7 +101,7 @@ def test_a_request_to_stop_saves_and_the_same_command_goes_on(
     number: signal.Signals, processes: int, tmp_path: Path, tiny_model: Path
 ) -> None:
     mischievous(tmp_path, tiny_model, "time.sleep(0.02)")
-    command = ["train", "job.yaml", "--set", f"launch.processes={processes}", "--set", "train.epochs=15"]
+    command = ["train", "job.yaml", "--set", f"launch.processes={processes}", "--set", "train.epochs=6"]
     launcher = start(*command, cwd=tmp_path)
     wait_until(lambda: has_trained(tmp_path), launcher)
     ranks = ranks_of(launcher)
