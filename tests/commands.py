@@ -15,7 +15,7 @@ import pytest
 ADAPTRUN = str(Path(sys.executable).with_name("adaptrun"))
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 ENVIRONMENT = os.environ | {"COLUMNS": "120", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds after which something that was waited for counts as lost."""
 
 

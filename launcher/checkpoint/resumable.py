@@ -44,22 +44,22 @@ class Checkpoints:
         """Write a checkpoint with all ranks, then remove those no longer kept. Raises CheckpointError."""
         final = self.folder / checkpoint_name(step)
         partial = final.with_name(final.name + ".partial")
-        if _is_first():
-            for left in (partial, final):
-                shutil.rmtree(left, ignore_errors=True)
-            partial.mkdir(parents=True)
-        _wait()
         try:
+            if _is_first():
+                for left in (partial, final):
+                    shutil.rmtree(left, ignore_errors=True)
+                partial.mkdir(parents=True)
+            _wait()
             save(_flat(state), checkpoint_id=partial, no_dist=not dist.is_initialized())
-        except (OSError, RuntimeError, CheckpointException) as error:
+            if _is_first():
+                _write_synced(partial / PROGRESS, progress)
+                partial.rename(final)
+                _write_synced(final / MARKER, {"format": FORMAT, "step": step})
+                self._remove_old(best_step)
+        except (OSError, CheckpointException) as error:
             raise CheckpointError(
                 f"{partial} could not be written: {_reason(error)}; earlier checkpoints are intact"
             ) from error
-        if _is_first():
-            _write_synced(partial / PROGRESS, progress)
-            partial.rename(final)
-            _write_synced(final / MARKER, {"format": FORMAT, "step": step})
-            self._remove_old(best_step)
         _wait()
         return final
 

@@ -27,7 +27,7 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
     samples = count_rows(job.data.train)
     reasons: list[str] = []
     device = _device(job, job_file, hardware)
-    ranks = processes or _processes(job, device, hardware, samples, reasons)
+    ranks = processes or _processes(job, job_file, device, hardware, samples, reasons)
     split = split_batch(job.train.global_batch_size, ranks, _micro_batch(job, device, ranks, reasons))
     return Plan(
         name=job.name,
@@ -54,9 +54,15 @@ def _device(job: Job, job_file: Path, hardware: Hardware) -> Literal["cpu", "cud
     return "cuda" if wanted != "cpu" and hardware.gpus else "cpu"
 
 
-def _processes(job: Job, device: str, hardware: Hardware, samples: int | None, reasons: list[str]) -> int:
+def _processes(
+    job: Job, job_file: Path, device: str, hardware: Hardware, samples: int | None, reasons: list[str]
+) -> int:
     wanted = job.launch.processes
     if wanted != "auto":
+        if device == "cuda" and wanted > len(hardware.gpus):
+            message = f"{wanted} processes need a GPU each, and this machine shows {len(hardware.gpus)}"
+            fix = f"launch.processes: {len(hardware.gpus)}, or launch.device: cpu"
+            raise _refusal(job_file, "launch.processes", message, fix)
         return wanted
     limit = min(job.train.global_batch_size, samples or job.train.global_batch_size)
     if job.engine.name == "single":

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from os import SEEK_END
 from pathlib import Path
 from typing import ClassVar
 
@@ -119,6 +120,8 @@ class EventLog:
 
     def __init__(self, path: Path | None) -> None:
         self._file = None if path is None else path.open("a", encoding="utf-8", buffering=1)
+        if path is not None and self._file is not None and _ends_in_half_a_line(path):
+            self._file.write("\n")
 
     def write(self, event: Event) -> None:
         """Append one event."""
@@ -129,6 +132,14 @@ class EventLog:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _ends_in_half_a_line(path: Path) -> bool:
+    """What a run that was killed may leave."""
+    with path.open("rb") as file:
+        size = file.seek(0, SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() not in (b"", b"\n")
 
 
 class EventTail:

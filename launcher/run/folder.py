@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 import yaml
 
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
+
+_CLAIMED: dict[Path, IO[str]] = {}
+"""Open lock files of this process; the system lets go of them when it ends, however it ends."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,19 @@ class RunFolder:
     def failure_file(self) -> Path:
         """Only after a failure: the first rank that failed, and why."""
         return self.path / "failure.txt"
+
+    def claim(self) -> bool:
+        """Hold the folder until this process ends. False where another process holds it: the run is still going."""
+        if self.path in _CLAIMED:
+            return True
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        _CLAIMED[self.path] = lock
+        return True
 
     def log(self, rank: int) -> Path:
         """Output of one rank."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.errors import RequestError
+from launcher.errors import JobError, RequestError
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints
@@ -42,16 +43,24 @@ def decide_run(job: Job, resume: str) -> Decision:
         return _new(job, "a new run")
     if resume != "auto":
         return _named(job, Path(resume))
-    runs = [path for path in job.runs_folder.glob(f"{job.name}-*") if not path.is_symlink()]
+    named = re.compile(re.escape(job.name) + r"-\d{8}-\d{6}(-\d+)?")
+    runs = [path for path in job.runs_folder.glob("*") if named.fullmatch(path.name)]
     for path in sorted(runs, reverse=True):
         run = RunFolder(path.resolve())
         checkpoints = complete_checkpoints(run.checkpoints)
-        if not run.job_file.is_file() or not checkpoints or _is_done(run):
+        if not run.job_file.is_file() or not checkpoints or _is_done(run) or not run.claim():
             continue
-        if differing_fields(job, load_job(run.job_file)):
+        if _is_of_another_job(run, job):
             return _new(job, f"a new run: the unfinished {path.name} has another job")
         return _go_on(job, run, checkpoints[-1], "--resume never starts afresh")
     return _new(job, "a new run")
+
+
+def _is_of_another_job(run: RunFolder, job: Job) -> bool:
+    try:
+        return bool(differing_fields(job, load_job(run.job_file)))
+    except JobError:  # its data are gone, or it was written by another version
+        return True
 
 
 def differing_fields(job: Job, other: Job) -> list[str]:
@@ -71,6 +80,8 @@ def _named(job: Job, path: Path) -> Decision:
         raise RequestError(f"{path} is neither a run's folder nor one of its checkpoints")
     if not checkpoints:
         raise RequestError(f"{path} holds no complete checkpoint to go on from; --resume never starts afresh")
+    if not run.claim():
+        raise RequestError(f"{path} is still running in another process; stop that one first, or --resume never")
     differing = differing_fields(job, load_job(run.job_file))
     if differing:
         raise RequestError(
@@ -81,7 +92,9 @@ def _named(job: Job, path: Path) -> Decision:
 
 
 def _new(job: Job, reason: str) -> Decision:
-    return Decision(RunFolder.create(job), None, reason)
+    run = RunFolder.create(job)
+    run.claim()
+    return Decision(run, None, reason)
 
 
 def _go_on(job: Job, run: RunFolder, checkpoint: Path, reason: str) -> Decision:

@@ -11,7 +11,7 @@ from launcher.checkpoint.model_folder import publish_model
 from launcher.checkpoint.resumable import Checkpoints, read_progress, read_state
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings
-from launcher.errors import Stopped
+from launcher.errors import RequestError, Stopped
 from launcher.run.events import Note, Saved, Started
 from launcher.run.results import Result, SetResult
 from launcher.worker.judging import Judge
@@ -38,7 +38,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     with engine.building():
         model = load_model(session, materials)
     engine.prepare(materials.task.build(model), session.job.train.optimizer)
-    progress = _take_up(session, engine)
+    progress = _take_up(session, engine, materials.train.folder.name)
     judge = Judge(session, materials, engine.module)
     if not progress.before:
         progress.before = judge.measure(progress.step)
@@ -57,13 +57,19 @@ def _engine_settings(session: Session) -> EngineSettings:
     return EngineSettings(session.world.device, session.plan.precision, session.job.train.clip_norm)
 
 
-def _take_up(session: Session, engine: Engine) -> Progress:
-    """Start afresh, or stand where the checkpoint stood."""
+def _take_up(session: Session, engine: Engine, data: str) -> Progress:
+    """Start afresh, or stand where the checkpoint stood. Raises RequestError where the data are no longer the same."""
     if session.checkpoint is None:
-        return Progress()
+        return Progress(data=data)
     session.enter("loading", str(session.checkpoint))
+    progress = Progress.from_dict(read_progress(session.checkpoint))
+    if progress.data != data:
+        raise RequestError(
+            f"the training data (or the tokenizer) have changed since {session.checkpoint} was saved; put back what "
+            "was there, or start afresh with --resume never"
+        )
     engine.load(read_state(session.checkpoint, engine.state()))
-    return Progress.from_dict(read_progress(session.checkpoint))
+    return progress
 
 
 def _train(

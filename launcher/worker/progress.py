@@ -34,6 +34,7 @@ class Stall:
 class Progress:
     """Where a run is.
 
+    data: name of the prepared training data, which follows from their content
     step: optimizer steps done
     seconds: spent training, over all starts
     before: every validation set, measured on the model as it came
@@ -42,6 +43,7 @@ class Progress:
     finished: training ended early because validation no longer improved
     """
 
+    data: str = ""
     step: int = 0
     seconds: float = 0.0
     before: Metrics = field(default_factory=dict)

@@ -57,6 +57,7 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
             plan = make_plan(job, target, processes=process.place.size)
             world = stack.enter_context(World.at(process.place, plan.device).joined(job.launch.timeout))
             folder, checkpoint = _make_run(job, plan, world, resume or "auto")
+            plan = folder.plan()  # rank 0's: another machine may have been counted differently
             process.folder = folder
             terminal = process.keep_output()
             if world.is_first:

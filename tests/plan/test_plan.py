@@ -94,6 +94,11 @@ def test_unreadable_training_data_are_refused(tmp_path: Path) -> None:
         make_plan(made, file, LAPTOP)
 
 
+def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"9 processes need a GPU each, and this machine shows 8\n.*processes: 8"):
+        make_plan(*job(tmp_path, launch={"processes": 9}), WORKSTATION)
+
+
 @pytest.mark.parametrize(("samples", "batch", "epochs", "most"), [(100, 32, 3, None), (96, 32, 3, None), (5, 5, 2, 1)])
 def test_steps(samples: int, batch: int, epochs: int, most: int | None, tmp_path: Path) -> None:
     train = {"epochs": epochs, "global_batch_size": batch, "max_steps": most}

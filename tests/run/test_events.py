@@ -59,3 +59,12 @@ def test_other_ranks_write_nothing() -> None:
 def test_every_kind_has_a_name_of_its_own() -> None:
     assert len(KINDS) == 7
     assert all(kind.kind == name for name, kind in KINDS.items())
+
+
+def test_half_a_line_of_a_killed_run_does_not_swallow_the_next_event(tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_bytes(b'{"kind": "note", "text": "whole"}\n{"kind": "no')
+    log = EventLog(tmp_path / "e.jsonl")
+    log.write(a_step(7))
+    found = list(EventTail(tmp_path / "e.jsonl").read())
+    assert [event.step for event in found if isinstance(event, Step)] == [7]
+    assert len(found) == 2

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -132,3 +135,30 @@ def test_the_link_leads_to_the_latest_and_spares_what_is_no_link(folder: Path) -
     (folder / "runs" / "x").mkdir()
     second.become_latest(job(folder))
     assert not (folder / "runs" / "x").is_symlink()
+
+
+def test_a_run_of_a_longer_name_is_not_mistaken(folder: Path) -> None:
+    mine = unfinished(folder)
+    unfinished(folder, "name=x-large")
+    assert decide_run(job(folder), "auto").folder == mine
+
+
+def test_an_unfinished_run_whose_data_are_gone_is_not_in_the_way(folder: Path) -> None:
+    (folder / "old.csv").write_text("text,label\na,b\n")
+    run = unfinished(folder, "data.train=old.csv")
+    (folder / "old.csv").unlink()
+    assert decide_run(job(folder), "auto").folder != run
+
+
+def test_a_run_that_is_still_going_is_left_alone(folder: Path) -> None:
+    run = unfinished(folder)
+    code = "import sys; from pathlib import Path; from launcher.run.folder import RunFolder\n"
+    code += f"print(RunFolder(Path({str(run.path)!r})).claim(), flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        assert decide_run(job(folder), "auto").folder != run
+        with pytest.raises(RequestError, match="is still running in another process"):
+            decide_run(job(folder), str(run.path))
+        other.kill()
+    assert decide_run(job(folder), "auto").folder == run

@@ -20,6 +20,7 @@ from tests.start.conftest import Trained, write_job
 
 def test_the_folder_holds_what_the_design_says(trained: Trained) -> None:
     assert {path.name for path in trained.run.iterdir()} == {
+        ".lock",
         "job.yaml",
         "plan.json",
         "prepared.json",
