@@ -31,12 +31,19 @@ def publish_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     card: dict[str, Any],
+    *,
+    writes: bool,
 ) -> None:
     """Write `folder` beside its place, compare it with the weights in memory, then rename it.
 
     card: what `adaptrun` remembers of the model beside the standard files
+    writes: whether this rank writes; all ranks call this, since gathering a sharded tensor takes all of them
     Raises CheckpointError when the folder cannot be written or does not hold what memory holds.
     """
+    if not writes:
+        for _ in (*engine.full_tensors(), *engine.full_tensors()):  # once to write, once to compare
+            pass
+        return
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -55,34 +62,41 @@ def publish_model(
 
 
 def _own_tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """The model's tensors under its own names, a tied one under its first name alone."""
-    seen: set[int] = set()
+    """The model's tensors under its own names; what stands beside the model is gathered too and left out."""
     for name, tensor in engine.full_tensors():
-        if not name.startswith(MODEL) or (tensor.numel() and tensor.data_ptr() in seen):
-            continue
-        seen.add(tensor.data_ptr())
-        yield name.removeprefix(MODEL), tensor
+        if name.startswith(MODEL):
+            yield name.removeprefix(MODEL), tensor
 
 
 def _write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Files of at most `LARGEST_FILE` bytes each, with the index that `transformers` reads."""
-    files: list[dict[str, Tensor]] = [{}]
-    size = total = 0
-    for name, tensor in tensors:
-        size += tensor.nbytes
-        if size > LARGEST_FILE and files[-1]:
-            files.append({})
-            size = tensor.nbytes
-        files[-1][name] = tensor.detach().contiguous()
-        total += tensor.nbytes
-    names = ["model.safetensors"]
-    if len(files) > 1:
-        names = [f"model-{n:05d}-of-{len(files):05d}.safetensors" for n in range(1, len(files) + 1)]
-        places = {name: file for file, held in zip(names, files, strict=True) for name in held}
+    """Files of at most `LARGEST_FILE` bytes each, one in memory at a time, with the index that `transformers` reads."""
+    written: list[list[str]] = []
+    total = 0
+    for held in _filled(tensors):
+        save_file(held, folder / f"part-{len(written)}.safetensors", metadata={"format": "pt"})
+        written.append(list(held))
+        total += sum(tensor.nbytes for tensor in held.values())
+    files = ["model.safetensors"]
+    if len(written) > 1:
+        files = [f"model-{n:05d}-of-{len(written):05d}.safetensors" for n in range(1, len(written) + 1)]
+        places = {name: file for file, names in zip(files, written, strict=True) for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
-    for file, held in zip(names, files, strict=True):
-        save_file(held, folder / file, metadata={"format": "pt"})
+    for number, file in enumerate(files):
+        (folder / f"part-{number}.safetensors").rename(folder / file)
+
+
+def _filled(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The tensors in groups of at most `LARGEST_FILE` bytes, or of one larger tensor."""
+    held: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if held and size + tensor.nbytes > LARGEST_FILE:
+            yield held
+            held, size = {}, 0
+        held[name] = tensor.detach().cpu().contiguous()
+        size += tensor.nbytes
+    yield held
 
 
 def _compare(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:

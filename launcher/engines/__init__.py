@@ -15,4 +15,8 @@ def make_engine(name: str, settings: EngineSettings) -> Engine:
         from launcher.engines.ddp import DDPEngine
 
         return DDPEngine(settings)
+    if name == "fsdp":
+        from launcher.engines.fsdp import FSDPEngine
+
+        return FSDPEngine(settings)
     raise ValueError(f"unknown engine {name!r}")

@@ -36,11 +36,13 @@ class EngineSettings:
     device: where this rank computes
     precision: of forward and backward; weights and optimizer stay fp32
     clip_norm: largest norm of the whole gradient, None for no clipping
+    block: class of the modules that are sharded one at a time; None finds them
     """
 
     device: torch.device
     precision: Literal["fp32", "bf16", "fp16"]
     clip_norm: float | None
+    block: str | None = None
 
 
 class Engine(Protocol):
@@ -74,4 +76,4 @@ class Engine(Protocol):
         """Take over a state that has the structure of `state()`."""
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and buffers whole, one at a time, on the rank that will write them."""
+        """Parameters and buffers whole, one at a time, each tied one once. Every rank takes part."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from launcher.job.schema import Optimizer
 
@@ -21,5 +22,6 @@ def make_optimizer(parameters: Iterable[nn.Parameter], spec: Optimizer) -> torch
         {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
     ]
     if spec.name == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=True)
+        is_sharded = any(isinstance(parameter, DTensor) for parameter in learning)  # fused SGD knows no slices
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=not is_sharded)
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)

@@ -47,11 +47,11 @@ class SingleEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf"))
+        norm = self._clip()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
-        return float(norm)
+        return norm
 
     def state(self) -> StateDict:
         """Parameters, buffers and moments, sharing memory with the live tensors."""
@@ -70,7 +70,11 @@ class SingleEngine:
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved."""
-        yield from self._model.state_dict().items()
+        once = {name for name, _ in [*self._model.named_parameters(), *self._model.named_buffers()]}
+        yield from ((name, tensor) for name, tensor in self._model.state_dict().items() if name in once)
+
+    def _clip(self) -> float:
+        return float(nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf")))
 
     def _forward_backward(self, module: nn.Module, batch: Batch, scale: float) -> Losses:
         device, precision = self._settings.device, self._settings.precision

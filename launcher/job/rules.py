@@ -71,8 +71,16 @@ def _engine_fits_the_processes(job: Job) -> Iterator[Found]:
     engine, processes = job.engine.name, job.launch.processes
     if engine == "single" and processes not in ("auto", 1):
         yield ("engine", "name"), f"single is one process, and {processes} are asked for", "engine.name: ddp, or auto"
-    if engine == "ddp" and processes == 1:
-        yield ("engine", "name"), "ddp is for several processes, and 1 is asked for", "engine.name: single, or auto"
+    if engine in ("ddp", "fsdp") and processes == 1:
+        yield (
+            ("engine", "name"),
+            f"{engine} is for several processes, and 1 is asked for",
+            "engine.name: single, or auto",
+        )
+    if engine == "fsdp" and job.train.precision == "fp16":
+        yield ("train", "precision"), "fsdp does not scale the loss as fp16 needs it", "train.precision: bf16"
+    if engine != "fsdp" and job.engine.block is not None:
+        yield ("engine", "block"), f"only fsdp uses block, not {engine}", "remove block"
 
 
 def _target_is_used(job: Job) -> Iterator[Found]:

@@ -212,9 +212,13 @@ class Adapt(Section):
 class Engine(Section):
     """How the model is spread over the processes."""
 
-    name: Literal["auto", "single", "ddp"] = Field(
+    name: Literal["auto", "single", "ddp", "fsdp"] = Field(
         "auto",
-        description="auto: single for one process, ddp (the model on each, gradients averaged) for more.",
+        description="single: one process. ddp: the model on each, gradients averaged. fsdp: each keeps a slice of "
+        "weights, gradients and optimizer. auto: single for one process, ddp for more.",
+    )
+    block: str | None = Field(
+        None, description="fsdp: class of the modules that are sharded one at a time; absent: the repeated layers."
     )
 
 

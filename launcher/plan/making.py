@@ -32,7 +32,7 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
     return Plan(
         name=job.name,
         model=job.model.pretrained,
-        engine="single" if ranks == 1 else "ddp",
+        engine=_engine(job, ranks),
         device=device,
         precision=_precision(job, job_file, device, hardware, reasons),
         processes=ranks,
@@ -75,6 +75,12 @@ def _processes(
         ranks = max(1, min(hardware.cores, limit))
         reasons.append(f"{ranks} processes: no GPU, one a physical core of {hardware.cores}, at most one a sample")
     return ranks
+
+
+def _engine(job: Job, ranks: int) -> Literal["single", "ddp", "fsdp"]:
+    if ranks == 1:
+        return "single"
+    return "fsdp" if job.engine.name == "fsdp" else "ddp"
 
 
 def _micro_batch(job: Job, device: str, ranks: int, reasons: list[str]) -> int:

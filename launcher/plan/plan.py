@@ -30,7 +30,7 @@ class Plan:
 
     name: str
     model: str
-    engine: Literal["single", "ddp"]
+    engine: Literal["single", "ddp", "fsdp"]
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16", "fp16"]
     processes: int

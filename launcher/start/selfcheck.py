@@ -27,9 +27,11 @@ SGD_BOUND, ADAMW_BOUND = 1e-5, 1e-4
 STEPS = 20
 GLOBAL_BATCH = 16
 CLIP_NORM = 0.1
-OPTIMIZERS = {"sgd": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "adamw": {"name": "adamw", "lr": 1e-3}}
+OPTIMIZERS = {"sgd": {"name": "sgd", "lr": 0.5, "momentum": 0.9}, "adamw": {"name": "adamw", "lr": 1e-3}}
 SPLITS = {1: (16, 5, 1), 2: (8, 3), 3: (6, 2)}
 """Micro-batch sizes for each world; the first of world 1 is what all others are compared with."""
+SHARING = ("ddp", "fsdp")
+"""The engines of more than one process."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,14 @@ class Case:
     """One way to run the job."""
 
     optimizer: str
+    engine: str
     world: int
     micro_batch: int
 
     @property
     def name(self) -> str:
         """Also the name of its folder."""
-        return f"{self.optimizer}-world{self.world}-micro{self.micro_batch}"
+        return f"{self.optimizer}-{self.engine}-world{self.world}-micro{self.micro_batch}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,13 @@ def run_selfcheck(as_json: bool) -> ExitCode:
 
 
 def _differences(folder: Path) -> Iterator[Difference]:
-    cases = [Case(o, world, m) for o in OPTIMIZERS for world, sizes in SPLITS.items() for m in sizes]
+    cases = [
+        Case(optimizer, engine, world, size)
+        for optimizer in OPTIMIZERS
+        for world, sizes in SPLITS.items()
+        for engine in (SHARING if world > 1 else ("single",))
+        for size in sizes
+    ]
     material = RunFolder(folder)
     material.logs.mkdir()
     _run(material, 1, ["material"])
@@ -145,6 +154,7 @@ def _lay_out(folder: Path, case: Case) -> None:
                 "schedule": {"name": "linear", "warmup": 0.1},
             },
             "checkpoint": {"every_steps": STEPS},
+            "engine": {"name": case.engine},
             "launch": {"processes": case.world, "device": "cpu", "runs": str(folder)},
         }
     )

@@ -100,7 +100,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     was_training = module.training
     module.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # inference mode would leave its mark on what a sharded model gathers
             yield
     finally:
         module.train(was_training)

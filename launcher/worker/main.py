@@ -46,15 +46,17 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     step = _choose_weights(session, engine, progress)
     after = judge.measure(step)
     session.enter("saving", str(session.folder.model))
-    if session.world.is_first:
-        publish_model(session.folder.model, engine, model, materials.tokenizer, materials.card(session.job))
+    first = session.world.is_first
+    publish_model(session.folder.model, engine, model, materials.tokenizer, materials.card(session.job), writes=first)
+    if first:
         _conclude(session, progress, "done", after)
         session.folder.become_latest(session.job)
     session.world.wait()
 
 
 def _engine_settings(session: Session) -> EngineSettings:
-    return EngineSettings(session.world.device, session.plan.precision, session.job.train.clip_norm)
+    job = session.job
+    return EngineSettings(session.world.device, session.plan.precision, job.train.clip_norm, job.engine.block)
 
 
 def _take_up(session: Session, engine: Engine, data: str) -> Progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,21 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from launcher.checkpoint import model_folder
 from launcher.checkpoint.model_folder import publish_model
+from launcher.engines.base import EngineSettings
+from launcher.engines.single import SingleEngine
 from launcher.errors import CheckpointError
+from launcher.job.schema import Optimizer
 
 
-class Held:
-    """An engine as far as publishing knows it."""
-
-    def __init__(self, model: nn.Module, beside: nn.Module | None = None) -> None:
-        self.module = nn.Module()
-        self.module.model = model
-        if beside is not None:
-            self.module.adversary = beside
-
-    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.module.state_dict().items()
+def held(model: nn.Module, beside: nn.Module | None = None) -> SingleEngine:
+    """An engine that holds a model, and perhaps something beside it that is not saved."""
+    module = nn.Module()
+    module.model = model
+    if beside is not None:
+        module.adversary = beside
+    engine = SingleEngine(EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
+    engine.prepare(module, Optimizer())
+    return engine
 
 
 @pytest.fixture
@@ -37,7 +37,9 @@ def model(tiny_model: Path) -> Any:
 
 
 def publish(folder: Path, engine: Any, model: Any, tiny_model: Path) -> None:
-    publish_model(folder, engine, model, AutoTokenizer.from_pretrained(tiny_model), {"task": "text-classification"})
+    publish_model(
+        folder, engine, model, AutoTokenizer.from_pretrained(tiny_model), {"task": "text-classification"}, writes=True
+    )
 
 
 @pytest.mark.parametrize("largest", [2**32, 20_000])
@@ -45,7 +47,7 @@ def test_transformers_loads_it_with_nothing_missing(
     largest: int, model: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_folder, "LARGEST_FILE", largest)
-    publish(tmp_path / "model", Held(model, beside=nn.Linear(2, 2)), model, tiny_model)
+    publish(tmp_path / "model", held(model, beside=nn.Linear(2, 2)), model, tiny_model)
     loaded, found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for name, tensor in model.state_dict().items():
@@ -58,7 +60,7 @@ def test_transformers_loads_it_with_nothing_missing(
 def test_tied_weights_are_written_once(tiny_model: Path, tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2, n_positions=16, tie_word_embeddings=True)
     model = AutoModelForCausalLM.from_config(config)
-    publish(tmp_path / "model", Held(model), model, tiny_model)
+    publish(tmp_path / "model", held(model), model, tiny_model)
     names = set(load_file(tmp_path / "model" / "model.safetensors"))
     assert len(names & {"lm_head.weight", "transformer.wte.weight"}) == 1
     loaded, found = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
@@ -68,12 +70,12 @@ def test_tied_weights_are_written_once(tiny_model: Path, tmp_path: Path) -> None
 
 def test_it_replaces_an_older_one_and_what_a_killed_attempt_left(model: Any, tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    publish(folder, Held(model), model, tiny_model)
+    publish(folder, held(model), model, tiny_model)
     folder.with_name("model.partial").mkdir()
     (folder.with_name("model.partial") / "model-00007-of-00009.safetensors").write_bytes(b"left over")
     with torch.no_grad():
         model.classifier.bias += 1
-    publish(folder, Held(model), model, tiny_model)
+    publish(folder, held(model), model, tiny_model)
     assert torch.equal(load_file(folder / "model.safetensors")["classifier.bias"], model.classifier.bias)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -88,7 +90,7 @@ def test_a_file_that_differs_from_memory_is_never_published(
 
     monkeypatch.setattr(model_folder, "save_file", one_bit_off)
     with pytest.raises(CheckpointError, match=r"classifier\.bias reads back different from memory"):
-        publish(tmp_path / "model", Held(model), model, tiny_model)
+        publish(tmp_path / "model", held(model), model, tiny_model)
     assert not (tmp_path / "model").exists()
 
 
@@ -98,4 +100,4 @@ def test_a_full_disk_is_told(model: Any, tiny_model: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(model_folder, "save_file", full_disk)
     with pytest.raises(CheckpointError, match=r"could not be written: .*No space left on device"):
-        publish(tmp_path / "model", Held(model), model, tiny_model)
+        publish(tmp_path / "model", held(model), model, tiny_model)

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from launcher.checkpoint.resumable import Checkpoints, read_state
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings
+from launcher.engines.fsdp import blocks_of
+from launcher.errors import RequestError
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
 from tests.worlds import Worlds
 
 STEPS, CLIP = 4, 0.05
+WAYS = [("single", 1), ("ddp", 2), ("ddp", 3), ("fsdp", 2), ("fsdp", 3)]
 SGD = {"name": "sgd", "lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}
 ADAMW = {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}
 
@@ -58,11 +63,9 @@ DEALS: dict[int, list[list[list[int]]]] = {
 """deal[world][rank][micro-batch]: uneven on purpose, with ranks and micro-batches that hold nothing."""
 
 
-def started(size: int, optimizer: dict[str, Any], clip: float | None = CLIP) -> tuple[Net, Engine]:
+def started(name: str, optimizer: dict[str, Any], clip: float | None = CLIP) -> tuple[Net, Engine]:
     module = Net()
-    engine = make_engine(
-        "single" if size == 1 else "ddp", EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=clip)
-    )
+    engine = make_engine(name, EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=clip))
     with engine.building():
         pass
     engine.prepare(module, Optimizer.model_validate(optimizer))
@@ -78,10 +81,16 @@ def take_steps(engine: Engine, rank: int, size: int, steps: range, lr: float) ->
         yield engine.step(lr)
 
 
-def train(rank: int, size: int, optimizer: dict[str, Any], clip: float | None) -> tuple[list[float], dict[str, Any]]:
-    module, engine = started(size, optimizer, clip)
+def train(
+    rank: int, size: int, name: str, optimizer: dict[str, Any], clip: float | None
+) -> tuple[list[float], dict[str, Any]]:
+    _, engine = started(name, optimizer, clip)
     norms = list(take_steps(engine, rank, size, range(STEPS), optimizer["lr"]))
-    return norms, {name: tensor.tolist() for name, tensor in module.state_dict().items()}
+    return norms, whole(engine)
+
+
+def whole(engine: Engine) -> dict[str, Any]:
+    return {name: tensor.tolist() for name, tensor in engine.full_tensors()}
 
 
 def by_hand(optimizer: dict[str, Any], clip: float | None) -> tuple[list[float], dict[str, Tensor]]:
@@ -109,62 +118,96 @@ def by_hand(optimizer: dict[str, Any], clip: float | None) -> tuple[list[float],
 
 @pytest.mark.parametrize("clip", [CLIP, None])
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(("name", "size"), WAYS)
 def test_steps_are_those_of_a_plain_loop(
-    size: int, optimizer: dict[str, Any], clip: float | None, worlds: Worlds
+    name: str, size: int, optimizer: dict[str, Any], clip: float | None, worlds: Worlds
 ) -> None:
     expected_norms, expected = by_hand(optimizer, clip)
     assert clip is None or min(expected_norms) > clip
-    for norms, found in worlds.run(size, train, optimizer, clip):
+    for norms, found in worlds.run(size, train, name, optimizer, clip):
         assert norms == pytest.approx(expected_norms, rel=1e-5)
+        for parameter, tensor in expected.items():
+            torch.testing.assert_close(torch.tensor(found[parameter]), tensor, rtol=1e-4, atol=2e-5)
+
+
+def go_on(rank: int, size: int, name: str, folder: str, steps: range) -> dict[str, Any]:
+    """Take `steps`, from the checkpoint there where they do not begin at 0, and save one at their end."""
+    _, engine = started(name, ADAMW)
+    checkpoints = Checkpoints(Path(folder), keep=9)
+    if steps.start:
+        engine.load(read_state(checkpoints.at(steps.start), engine.state()))
+    list(take_steps(engine, rank, size, steps, ADAMW["lr"]))
+    checkpoints.save(steps.stop, engine.state(), {}, best_step=None)
+    return whole(engine)
+
+
+@pytest.mark.parametrize(("then", "then_size"), WAYS)
+@pytest.mark.parametrize(("first", "first_size"), WAYS)
+def test_a_checkpoint_goes_on_under_any_engine_and_world(
+    first: str, first_size: int, then: str, then_size: int, worlds: Worlds, tmp_path: Path
+) -> None:
+    expected = by_hand(ADAMW, CLIP)[1]
+    worlds.run(first_size, go_on, first, str(tmp_path), range(2))
+    for found in worlds.run(then_size, go_on, then, str(tmp_path), range(2, STEPS)):
         for name, tensor in expected.items():
             torch.testing.assert_close(torch.tensor(found[name]), tensor, rtol=1e-4, atol=2e-5)
 
 
-def go_on(rank: int, size: int, folder: str, steps: range) -> dict[str, Any]:
-    """Take `steps`, from what a file holds where they do not begin at 0, and keep the state in a file."""
-    module, engine = started(size, ADAMW)
-    file = Path(folder) / f"{steps.start}.pt"
-    if file.exists():
-        engine.load(torch.load(file, weights_only=True))
-    list(take_steps(engine, rank, size, steps, ADAMW["lr"]))
-    if rank == 0:
-        torch.save(dict(engine.state()), Path(folder) / f"{steps.stop}.pt")
-    return {name: tensor.tolist() for name, tensor in module.state_dict().items()}
-
-
-@pytest.mark.parametrize(("first", "then"), [(1, 1), (2, 2), (1, 2), (2, 1), (2, 3)])
-def test_a_state_goes_on_under_any_engine(first: int, then: int, worlds: Worlds, tmp_path: Path) -> None:
-    whole = by_hand(ADAMW, CLIP)[1]
-    worlds.run(first, go_on, str(tmp_path), range(2))
-    for found in worlds.run(then, go_on, str(tmp_path), range(2, STEPS)):
-        for name, tensor in whole.items():
-            torch.testing.assert_close(torch.tensor(found[name]), tensor, rtol=1e-4, atol=2e-5)
-
-
 def test_the_state_and_the_tensors_bear_the_modules_own_names(worlds: Worlds) -> None:
-    assert worlds.run(2, names_of) == [names_of(0, 1)] * 2
+    alone = names_of(0, 1, "single")
+    assert worlds.run(2, names_of, "ddp") == [alone] * 2
+    assert worlds.run(2, names_of, "fsdp") == [alone] * 2
 
 
-def names_of(rank: int, size: int) -> tuple[list[str], list[str], list[str]]:
-    module, engine = started(size, ADAMW)
+def names_of(rank: int, size: int, name: str) -> tuple[list[str], list[str], list[str]]:
+    _, engine = started(name, ADAMW)
     list(take_steps(engine, rank, size, range(1), 1e-3))
     state = engine.state()
-    assert list(state["model"]) == list(module.state_dict())
+    assert list(state["model"]) == list(Net().state_dict())
     return list(state["model"]), sorted(state["optimizer"]), [name for name, _ in engine.full_tensors()]
 
 
-def test_frozen_and_unused_parameters_stay_as_they_are(worlds: Worlds) -> None:
+@pytest.mark.parametrize(("name", "size"), WAYS)
+def test_frozen_and_unused_parameters_stay_as_they_are(name: str, size: int, worlds: Worlds) -> None:
     module = Net()
-    for _, found in worlds.run(2, train, ADAMW, None):
+    for _, found in worlds.run(size, train, name, ADAMW, None):
         assert found["unused"] == module.unused.tolist()
         assert found["model.0.bias"] == module.model[0].bias.tolist()
         assert found["model.0.weight"] != module.model[0].weight.tolist()
 
 
-def in_precision(rank: int, size: int, precision: Any) -> tuple[list[float], list[str]]:
+def bytes_held(rank: int, size: int, name: str) -> int:
+    """Of parameters and moments, after a step."""
+    _, engine = started(name, ADAMW)
+    list(take_steps(engine, rank, size, range(1), 1e-3))
+    state = engine.state()
+    tensors = [*state["model"].values(), *(t for slots in state["optimizer"].values() for t in slots.values())]
+    return sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors)
+
+
+def test_fsdp_keeps_a_slice_on_each_rank(worlds: Worlds) -> None:
+    alone = bytes_held(0, 1, "single")
+    held = worlds.run(2, bytes_held, "fsdp")
+    assert max(held) < 0.65 * alone
+    assert alone <= sum(held) <= alone + 200, "counters are on each rank, and nothing else is there twice"
+
+
+def test_blocks_are_the_members_of_the_outermost_lists_or_the_class_that_is_named() -> None:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+    model = nn.Sequential(nn.Embedding(3, 2), nn.ModuleList([Layer(), Layer(), Layer()]), nn.Linear(2, 2))
+    assert blocks_of(model, None) == list(model[1])
+    assert blocks_of(model, "Linear") == [m for m in model.modules() if isinstance(m, nn.Linear)]
+    with pytest.raises(RequestError, match=r"the model has no module 'Block'; its repeated blocks are Layer"):
+        blocks_of(model, "Block")
+
+
+def in_precision(rank: int, size: int, name: str, precision: Any) -> tuple[list[float], list[str]]:
     module = Net()
-    engine = make_engine("ddp", EngineSettings(torch.device("cpu"), precision=precision, clip_norm=None))
+    engine = make_engine(name, EngineSettings(torch.device("cpu"), precision=precision, clip_norm=None))
     engine.prepare(module, Optimizer.model_validate(ADAMW))
     losses = engine.accumulate(micro_batch(0, [0, 1, 2]), 1.0, last=True)
     engine.step(1e-3)
@@ -173,9 +216,10 @@ def in_precision(rank: int, size: int, precision: Any) -> tuple[list[float], lis
     return losses.weighted.tolist(), sorted({str(tensor.dtype) for tensor in kept})
 
 
-def test_bf16_computes_in_bf16_and_keeps_fp32(worlds: Worlds) -> None:
-    fp32, _ = worlds.run(2, in_precision, "fp32")[0]
-    bf16, kept = worlds.run(2, in_precision, "bf16")[0]
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_bf16_computes_in_bf16_and_keeps_fp32(name: str, worlds: Worlds) -> None:
+    fp32, _ = worlds.run(2, in_precision, name, "fp32")[0]
+    bf16, kept = worlds.run(2, in_precision, name, "bf16")[0]
     assert kept == ["torch.float32"]
     assert bf16 != fp32
     assert bf16 == pytest.approx(fp32, rel=0.05)

@@ -17,7 +17,8 @@ def test_every_world_and_split_agrees_with_one_process(tmp_path: Path) -> None:
     assert report["max_relative_difference"] <= 1e-5
     assert report["adamw_loss_difference"] <= 1e-4
     cases = {case["case"]: case for case in report["cases"]}
-    assert {name.split("-")[1] for name in cases} == {"world1", "world2", "world3"}
+    ways = {tuple(name.split("-")[1:3]) for name in cases}
+    assert ways == {("single", "world1"), *((e, w) for e in ("ddp", "fsdp") for w in ("world2", "world3"))}
     assert all(case["steps"] == case["clipped"] == 20 for case in cases.values())
     sgd = [case for name, case in cases.items() if name.startswith("sgd")]
     assert report["max_relative_difference"] == max(
@@ -29,8 +30,8 @@ def test_every_world_and_split_agrees_with_one_process(tmp_path: Path) -> None:
 def test_a_difference_past_the_bound_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    far = selfcheck.Difference("sgd-world2-micro8", 20, 20, loss=2e-5, gradient_norm=0.0, weights=0.0)
-    near = selfcheck.Difference("adamw-world2-micro8", 20, 20, loss=2e-5, gradient_norm=1.0, weights=1.0)
+    far = selfcheck.Difference("sgd-ddp-world2-micro8", 20, 20, loss=2e-5, gradient_norm=0.0, weights=0.0)
+    near = selfcheck.Difference("adamw-ddp-world2-micro8", 20, 20, loss=2e-5, gradient_norm=1.0, weights=1.0)
     monkeypatch.setattr(selfcheck, "_differences", lambda folder: iter([near, far]))
     assert selfcheck.run_selfcheck(as_json=False) == ExitCode.FAILED
     shown = capsys.readouterr().out

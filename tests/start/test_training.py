@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from launcher.run.checkpoints import complete_checkpoints, step_of
@@ -103,6 +104,22 @@ def test_several_processes_by_hand_give_the_same_model(trained: Trained, tmp_pat
     )
     assert first == again
     assert {path.name for path in (tmp_path / "runs/small/logs").iterdir()} == {"rank-0.log", "rank-1.log"}
+
+
+def test_a_sharded_run_leaves_the_same_model(trained: Trained, tmp_path: Path, tiny_model: Path) -> None:
+    write_job(tmp_path, tiny_model)
+    adaptrun("train", "job.yaml", "--set", "engine.name=fsdp", cwd=tmp_path)
+    assert RunFolder(tmp_path / "runs" / "small").plan().engine == "fsdp"
+    expected, found = (
+        load_file(path / "model" / "model.safetensors") for path in (trained.run, tmp_path / "runs/small")
+    )
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (found[name] - tensor).norm() <= 1e-3 * tensor.norm()
+    results = [
+        json.loads((path / "result.json").read_text())["sets"] for path in (trained.run, tmp_path / "runs/small")
+    ]
+    assert results[0]["near"]["after"]["accuracy"] == results[1]["near"]["after"]["accuracy"]
 
 
 def test_one_process_needs_no_launcher(trained: Trained, tmp_path: Path, tiny_model: Path) -> None:
