@@ -215,7 +215,7 @@ class Engine(Section):
     name: Literal["auto", "single", "ddp", "fsdp"] = Field(
         "auto",
         description="single: one process. ddp: the model on each, gradients averaged. fsdp: each keeps a slice of "
-        "weights, gradients and optimizer. auto: single for one process, ddp for more.",
+        "weights, gradients and optimizer. auto: single for one process; for more ddp, or fsdp where ddp does not fit.",
     )
     block: str | None = Field(
         None, description="fsdp: class of the modules that are sharded one at a time; absent: the repeated layers."

@@ -9,6 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Literal
 
+from launcher.plan.memory import StateMemory
 from launcher.plan.split import Split
 
 
@@ -22,6 +23,7 @@ class Plan:
     processes: ranks on this machine
     threads: CPU threads of each process
     split: the cut of the global batch
+    state: memory of weights, gradients and optimizer; None where the model's size is not known here
     evaluation_batch: samples of full length evaluated at once
     train_samples: None where only the run can know (a hub id that is not downloaded)
     reasons: one sentence for each value that `auto` decided
@@ -36,6 +38,7 @@ class Plan:
     processes: int
     threads: int
     split: Split
+    state: StateMemory | None
     evaluation_batch: int
     epochs: int
     max_steps: int | None
@@ -68,6 +71,7 @@ class Plan:
             ("precision", f"{self.precision} forward and backward, fp32 weights and optimizer"),
             ("batch", str(self.split)),
             ("steps", self._steps()),
+            ("memory", "known once the model is loaded" if self.state is None else str(self.state)),
             *(("command", shlex.join(command)) for command in self.commands),
             *(("because", reason) for reason in self.reasons),
         ]
@@ -89,6 +93,7 @@ class Plan:
         """Read back what `save` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values["split"] = Split(**values["split"])
+        values["state"] = None if values["state"] is None else StateMemory(**values["state"])
         values["reasons"] = tuple(values["reasons"])
         values["commands"] = tuple(tuple(command) for command in values["commands"])
         return cls(**values)
