@@ -50,6 +50,7 @@ class Checkpoints:
                     shutil.rmtree(left, ignore_errors=True)
                 partial.mkdir(parents=True)
             _wait()
+            self._check_space(step, state)
             save(_flat(state), checkpoint_id=partial, no_dist=not dist.is_initialized())
             if _is_first():
                 _write_synced(partial / PROGRESS, progress)
@@ -62,6 +63,16 @@ class Checkpoints:
             ) from error
         _wait()
         return final
+
+    def _check_space(self, step: int, state: StateDict) -> None:
+        """A disk that fills up fails late, and fails others too. Raises CheckpointError."""
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in _flat(state).values())
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise CheckpointError(
+                f"the checkpoint of step {step} takes {needed / 2**20:.0f} MiB, and {self.folder} has "
+                f"{free / 2**20:.0f} MiB free; make room and run the same command again, earlier checkpoints are intact"
+            )
 
     def _remove_old(self, best_step: int | None) -> None:
         complete = complete_checkpoints(self.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,41 @@ def test_a_save_that_fails_leaves_the_earlier_one(tmp_path: Path, monkeypatch: p
         checkpoints.save(2, a_state(), {"step": 2}, best_step=None)
     assert complete_checkpoints(tmp_path) == [checkpoints.at(1)]
     assert_equal(read_state(checkpoints.at(1), empty_like(a_state())), a_state())
+
+
+def save_where_files_may_not_grow(rank: int, size: int, folder: str) -> str:
+    """Save step 1, then step 2 while the system refuses to write more than a few bytes a file, then step 3."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(Path(folder), keep=2)
+    checkpoints.save(1, a_state(1), {"step": 1}, best_step=None)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        checkpoints.save(2, a_state(2), {"step": 2}, best_step=None)
+    except CheckpointError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return "nothing was refused"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_write_that_the_system_refuses_is_told_by_every_rank(size: int, worlds: Worlds, tmp_path: Path) -> None:
+    for said in worlds.run(size, save_where_files_may_not_grow, str(tmp_path)):
+        assert "step-00000002.partial could not be written: " in said
+        assert "earlier checkpoints are intact" in said
+        assert "Traceback" not in said
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [1]
+    worlds.run(size, save_with_ranks, str(tmp_path))
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [1, 3]
+
+
+def test_a_disk_without_room_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, a_state(), {"step": 1}, best_step=None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match=r"step 2 takes 0 MiB, and .* has 0 MiB free; make room"):
+        checkpoints.save(2, a_state(), {"step": 2}, best_step=None)
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [1]
 
 
 @pytest.mark.parametrize("damage", ["no metadata", "no tensors", "half the tensors", "another shape", "no progress"])

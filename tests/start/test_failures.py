@@ -112,11 +112,11 @@ def test_a_request_to_stop_saves_and_the_same_command_goes_on(
     assert "everything is saved, and the same command goes on from there" in (tmp_path / "stderr").read_text()
     (folder,) = (tmp_path / "runs").iterdir()
     if processes == 1:
-        data = (tmp_path / "train.csv").read_text()
-        (tmp_path / "train.csv").write_text(data + "babe,class-1\n")
+        data = (tmp_path / "train.csv").read_bytes()
+        (tmp_path / "train.csv").write_bytes(data + b"babe,class-1\n")
         changed = adaptrun(*command, cwd=tmp_path, code=2)
         assert "the training data (or the tokenizer) have changed since" in changed.stderr
-        (tmp_path / "train.csv").write_text(data)
+        (tmp_path / "train.csv").write_bytes(data)
     assert '"status": "stopped"' in (folder / "result.json").read_text()
     assert not (folder / "failure.txt").exists()
     said = adaptrun(*command, cwd=tmp_path).stdout
