@@ -165,6 +165,11 @@ class Train(Section):
         "auto",
         description="Samples of full length that a process handles at once; changes no result.",
     )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Compute activations again in the backward pass: about a third slower, far less memory; changes no "
+        "result.",
+    )
     max_length: PositiveInt = Field(128, description="Tokens of a sample beyond which it is cut.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",

@@ -17,7 +17,7 @@ CHANGEABLE = {
     "launch": True,
     "engine": True,
     "checkpoint": True,
-    "train": {"micro_batch_size"},
+    "train": {"micro_batch_size", "activation_checkpointing"},
     "data": {"cache"},
     "validation": {"batch_size"},
 }

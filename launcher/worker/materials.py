@@ -104,6 +104,13 @@ def load_model(session: Session, materials: Materials) -> PreTrainedModel:
     if longest is not None and job.train.max_length > longest:
         path, message, fix = too_long(job, longest)
         raise ModelError(f"{'.'.join(path)}: {message}; set {fix}")
+    if job.train.activation_checkpointing:
+        if not loaded.model.supports_gradient_checkpointing:
+            raise ModelError(
+                f"{type(loaded.model).__name__} cannot compute its activations again; set "
+                "train.activation_checkpointing: false"
+            )
+        loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
         if names:
             session.log.write(Note(text=f"{text}: {', '.join(names)}"))

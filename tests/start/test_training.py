@@ -108,7 +108,8 @@ def test_several_processes_by_hand_give_the_same_model(trained: Trained, tmp_pat
 
 def test_a_sharded_run_leaves_the_same_model(trained: Trained, tmp_path: Path, tiny_model: Path) -> None:
     write_job(tmp_path, tiny_model)
-    adaptrun("train", "job.yaml", "--set", "engine.name=fsdp", cwd=tmp_path)
+    settings = "--set", "engine.name=fsdp", "--set", "train.activation_checkpointing=true"
+    adaptrun("train", "job.yaml", *settings, cwd=tmp_path)
     assert RunFolder(tmp_path / "runs" / "small").plan().engine == "fsdp"
     expected, found = (
         load_file(path / "model" / "model.safetensors") for path in (trained.run, tmp_path / "runs/small")

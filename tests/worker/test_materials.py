@@ -1,0 +1,73 @@
+"""What a run works on, as its ranks load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from launcher.errors import ModelError
+from launcher.job.reading import load_job
+from launcher.plan.making import make_plan
+from launcher.run.events import EventLog, EventTail, Note
+from launcher.run.folder import RunFolder
+from launcher.worker.materials import load_model, open_materials
+from launcher.worker.session import Session
+from launcher.worker.world import World
+from tests.start.conftest import write_job
+
+
+def session(folder: Path, model: Path, *sets: str) -> Session:
+    """A start of one process, as its rank sees it."""
+    job_file = write_job(folder, model)
+    job = load_job(job_file, ["launch.processes=1", f"launch.runs={folder / 'runs'}", *sets])
+    run = RunFolder.create(job)
+    return Session(job, make_plan(job, job_file), run, World(), EventLog(run.events_file), checkpoint=None)
+
+
+def gradients(folder: Path, model: Path, *sets: str) -> tuple[int, list[torch.Tensor]]:
+    """How often a part of the first layer computed in one forward and backward, and the gradients."""
+    start = session(folder, model, *sets)
+    materials = open_materials(start)
+    module = materials.task.build(load_model(start, materials)).train()
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    module.model.bert.encoder.layer[0].intermediate.register_forward_pre_hook(count)
+    torch.manual_seed(1)
+    batch = materials.task.collate(materials.train[range(8)], range(8))
+    module(batch).weighted.sum().backward()
+    return calls, [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+def test_activation_checkpointing_computes_twice_and_changes_no_gradient(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    once, expected = gradients(tmp_path / "a", tiny_model)
+    twice, found = gradients(tmp_path / "b", tiny_model, "train.activation_checkpointing=true")
+    assert (once, twice) == (1, 2)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_model_that_cannot_compute_again_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import BertForSequenceClassification
+
+    monkeypatch.setattr(BertForSequenceClassification, "supports_gradient_checkpointing", False)
+    start = session(tmp_path, tiny_model, "train.activation_checkpointing=true")
+    with pytest.raises(ModelError, match=r"cannot compute its activations again; set train\.activation_checkpointing"):
+        load_model(start, open_materials(start))
+
+
+def test_a_new_head_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    start = session(tmp_path, tiny_model)
+    load_model(start, open_materials(start))
+    notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
+    assert notes == ["new weights, which start at random: classifier.bias, classifier.weight"]
