@@ -97,9 +97,11 @@ class RunFolder:
         lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.close()
             return False
+        except OSError:
+            pass  # a file system without locks: nothing can be known of other processes
         _CLAIMED[self.path] = lock
         return True
 
