@@ -19,4 +19,8 @@ def make_engine(name: str, settings: EngineSettings) -> Engine:
         from launcher.engines.fsdp import FSDPEngine
 
         return FSDPEngine(settings)
+    if name == "deepspeed":
+        from launcher.engines.deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(settings)
     raise ValueError(f"unknown engine {name!r}")

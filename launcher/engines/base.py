@@ -9,24 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from launcher.engines.flat_slice import FlatSlice
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
+
+Held = Tensor | FlatSlice
+"""What a rank holds of a tensor: all of it, a `DTensor`'s shard, or a run of elements."""
 
 
 class StateDict(TypedDict):
     """Training state of one rank, named by the model's own parameter names.
 
     model: parameters and buffers
-    optimizer: for each parameter, its moments
+    learning: of each parameter that this rank steps a part of, that part; its moments are laid out likewise
+    optimizer: for each of those, its moments; empty before the first step
     """
 
-    model: dict[str, Tensor]
-    optimizer: dict[str, dict[str, Tensor]]
+    model: dict[str, Held]
+    learning: dict[str, Held]
+    optimizer: dict[str, dict[str, Held]]
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,14 @@ class EngineSettings:
     precision: of forward and backward; weights and optimizer stay fp32
     clip_norm: largest norm of the whole gradient, None for no clipping
     block: class of the modules that are sharded one at a time; None finds them
+    deepspeed: the rendered DeepSpeed JSON; only its engine needs it
     """
 
     device: torch.device
     precision: Literal["fp32", "bf16", "fp16"]
     clip_norm: float | None
     block: str | None = None
+    deepspeed: Path | None = None
 
 
 class Engine(Protocol):

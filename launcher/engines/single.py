@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from launcher.engines.base import EngineSettings, StateDict
+from launcher.engines.base import EngineSettings, Held, StateDict
 from launcher.engines.optimizing import make_optimizer
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
@@ -57,15 +57,17 @@ class SingleEngine:
         """Parameters, buffers and moments, sharing memory with the live tensors."""
         state = self._optimizer.state
         moments = {name: dict(state[p]) for name, p in self._model.named_parameters() if p in state}
-        return {"model": dict(self._model.state_dict()), "optimizer": moments}
+        learning: dict[str, Held] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
+        return {"model": dict(self._model.state_dict()), "learning": learning, "optimizer": moments}
 
     def load(self, state: StateDict) -> None:
         """Take over a saved state."""
         self._model.load_state_dict(state["model"])
         parameters = dict(self._model.named_parameters())
         for name, values in state["optimizer"].items():
+            moments = {slot: value for slot, value in values.items() if isinstance(value, Tensor)}
             self._optimizer.state[parameters[name]] = {
-                slot: value.to(self._settings.device) for slot, value in values.items()
+                slot: value.to(self._settings.device) for slot, value in moments.items()
             }
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained, longest_input, read_config
-from launcher.job.schema import Job, Source
+from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Source
 
 Found = tuple[tuple[str, ...], str, str]
 """Path of the field, what is wrong, and the fix."""
@@ -44,6 +44,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     launch = {"runs": str(_absolute(job.launch.runs, folder))}
     resolved = job.model_copy(
         update={
+            "engine": _engine(job, folder, found),
             "data": job.data.model_copy(update=data),
             "model": job.model.model_copy(update=model),
             "launch": job.launch.model_copy(update=launch),
@@ -59,6 +60,19 @@ def too_long(job: Job, longest: int) -> Found:
         f"{job.train.max_length} tokens are more than the {longest} that {job.model.pretrained} has positions for",
         f"train.max_length: {longest}",
     )
+
+
+def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:
+    """The engine with the absolute path of an own DeepSpeed file."""
+    name = job.engine.deepspeed
+    if name in DEEPSPEED_TEMPLATES:
+        return job.engine
+    file = _absolute(name, folder)
+    if not file.is_file():
+        near = get_close_matches(name, DEEPSPEED_TEMPLATES, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"the templates are {', '.join(DEEPSPEED_TEMPLATES)}"
+        found.append((("engine", "deepspeed"), f"there is no template and no file {name!r}", fix))
+    return job.engine.model_copy(update={"deepspeed": str(file)})
 
 
 def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Found]) -> Source:

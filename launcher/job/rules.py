@@ -71,16 +71,17 @@ def _engine_fits_the_processes(job: Job) -> Iterator[Found]:
     engine, processes = job.engine.name, job.launch.processes
     if engine == "single" and processes not in ("auto", 1):
         yield ("engine", "name"), f"single is one process, and {processes} are asked for", "engine.name: ddp, or auto"
-    if engine in ("ddp", "fsdp") and processes == 1:
-        yield (
-            ("engine", "name"),
-            f"{engine} is for several processes, and 1 is asked for",
-            "engine.name: single, or auto",
-        )
-    if engine == "fsdp" and job.train.precision == "fp16":
-        yield ("train", "precision"), "fsdp does not scale the loss as fp16 needs it", "train.precision: bf16"
-    if engine != "fsdp" and job.engine.block is not None:
-        yield ("engine", "block"), f"only fsdp uses block, not {engine}", "remove block"
+    if engine == "ddp" and processes == 1:
+        yield ("engine", "name"), "ddp is for several processes, and 1 is asked for", "engine.name: single, or auto"
+    if engine in ("fsdp", "deepspeed") and job.train.precision == "fp16":
+        yield ("train", "precision"), f"{engine} does not scale the loss as fp16 needs it", "train.precision: bf16"
+
+
+def _engine_settings_are_used(job: Job) -> Iterator[Found]:
+    for name, engine in (("block", "fsdp"), ("deepspeed", "deepspeed"), ("nvme_path", "deepspeed")):
+        default = type(job.engine).model_fields[name].default
+        if job.engine.name != engine and getattr(job.engine, name) != default:
+            yield ("engine", name), f"only {engine} uses {name}, not {job.engine.name}", f"remove {name}"
 
 
 def _target_is_used(job: Job) -> Iterator[Found]:
@@ -146,6 +147,7 @@ RULES: tuple[Rule, ...] = (
     _batch_covers_the_processes,
     _micro_batch_fits_the_batch,
     _engine_fits_the_processes,
+    _engine_settings_are_used,
     _target_is_used,
     _warmup_ends,
     _floor_is_below_the_peak,

@@ -19,6 +19,9 @@ from pydantic import (
     PositiveInt,
 )
 
+DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "zero3_nvme")
+"""The files of `ds_configs`."""
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -202,6 +205,9 @@ class Checkpoint(Section):
     every_steps: PositiveInt | None = Field(None, description="Save each so many steps; absent: each epoch.")
     every_minutes: PositiveFloat | None = Field(None, description="Save also when so many minutes have passed.")
     keep: PositiveInt = Field(2, description="How many of the last are kept, beside the best.")
+    in_background: bool = Field(
+        True, description="Train on while a checkpoint is written, from a copy in host memory; false needs no copy."
+    )
     result: Literal["best", "last"] = Field(
         "best",
         description="Which weights become `model/`: best by `validation.metric`; last without validation.",
@@ -217,10 +223,19 @@ class Adapt(Section):
 class Engine(Section):
     """How the model is spread over the processes."""
 
-    name: Literal["auto", "single", "ddp", "fsdp"] = Field(
+    name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
         "auto",
         description="single: one process. ddp: the model on each, gradients averaged. fsdp: each keeps a slice of "
-        "weights, gradients and optimizer. auto: single for one process; for more ddp, or fsdp where ddp does not fit.",
+        "weights, gradients and optimizer. deepspeed: ZeRO, as `deepspeed` says. auto: single for one process; for "
+        "more ddp, or fsdp where ddp does not fit.",
+    )
+    deepspeed: str = Field(
+        "zero2",
+        description=f"deepspeed: a template ({', '.join(f'`{name}`' for name in DEEPSPEED_TEMPLATES)}) or a DeepSpeed "
+        "JSON file of your own, in which `auto` is what the job says.",
+    )
+    nvme_path: str | None = Field(
+        None, description="deepspeed: folder on a fast local disk, for `zero3_nvme` and own files."
     )
     block: str | None = Field(
         None, description="fsdp: class of the modules that are sharded one at a time; absent: the repeated layers."

@@ -11,9 +11,10 @@ from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Job
+from launcher.plan.deepspeed_config import render_deepspeed
 from launcher.plan.hardware import Hardware, find_hardware
 from launcher.plan.memory import count_parameters, mebibytes, state_memory
-from launcher.plan.plan import Plan
+from launcher.plan.plan import EngineName, Plan, zero_stage
 from launcher.plan.split import split_batch
 
 CPU_MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
@@ -34,6 +35,8 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
     split = split_batch(job.train.global_batch_size, ranks, _micro_batch(job, device, ranks, reasons))
     parameters = _parameters(job)
     engine = _engine(job, ranks, parameters, _memory_of_a_process(device, hardware, ranks), reasons)
+    deepspeed = render_deepspeed(job, job_file, split) if engine == "deepspeed" else None
+    stage = None if deepspeed is None else zero_stage(deepspeed)
     return Plan(
         name=job.name,
         model=job.model.pretrained,
@@ -43,7 +46,8 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
         processes=ranks,
         threads=max(1, hardware.cores // ranks),
         split=split,
-        state=None if parameters is None else state_memory(parameters, job.train.optimizer, engine, ranks),
+        state=None if parameters is None else state_memory(parameters, job.train.optimizer, engine, ranks, stage),
+        deepspeed=deepspeed,
         evaluation_batch=job.validation.batch_size,
         epochs=job.train.epochs,
         max_steps=job.train.max_steps,
@@ -83,14 +87,12 @@ def _processes(
     return ranks
 
 
-def _engine(
-    job: Job, ranks: int, parameters: int | None, room: int, reasons: list[str]
-) -> Literal["single", "ddp", "fsdp"]:
+def _engine(job: Job, ranks: int, parameters: int | None, room: int, reasons: list[str]) -> EngineName:
     """The cheapest in communication whose state leaves a fifth of a process's memory to activations."""
+    if job.engine.name in ("fsdp", "deepspeed") or (job.engine.name == "ddp" and ranks > 1):
+        return job.engine.name
     if ranks == 1:
         return "single"
-    if job.engine.name in ("ddp", "fsdp"):
-        return "fsdp" if job.engine.name == "fsdp" else "ddp"
     if parameters is None:
         reasons.append("ddp: the size of the model is not known here")
         return "ddp"

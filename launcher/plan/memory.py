@@ -34,12 +34,21 @@ class StateMemory:
         return f"{mebibytes(self.total)} a process ({parts}, optimizer {mebibytes(self.optimizer)}) and activations"
 
 
-def state_memory(parameters: int, optimizer: Optimizer, engine: str, ranks: int) -> StateMemory:
-    """Of a model with so many parameters, all of them learning in fp32."""
-    slices = ranks if engine == "fsdp" else 1
-    held = FLOAT32 * ceil(parameters / slices)
+def state_memory(
+    parameters: int, optimizer: Optimizer, engine: str, ranks: int, zero_stage: int | None = None
+) -> StateMemory:
+    """Of a model with so many parameters, all of them learning in fp32.
+
+    DeepSpeed's optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
+    """
+    whole, part = FLOAT32 * parameters, FLOAT32 * ceil(parameters / ranks)
     moments = 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
-    return StateMemory(held, held, moments * held)
+    if engine == "fsdp":
+        return StateMemory(part, part, moments * part)
+    if zero_stage is not None:
+        weights = part if zero_stage == 3 else whole
+        return StateMemory(weights + part, whole if zero_stage == 1 else part, moments * part)
+    return StateMemory(whole, whole, moments * whole)
 
 
 def count_parameters(pretrained: Pretrained) -> int | None:

@@ -7,10 +7,12 @@ import shlex
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from launcher.plan.memory import StateMemory
 from launcher.plan.split import Split
+
+EngineName = Literal["single", "ddp", "fsdp", "deepspeed"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Plan:
     """What will run.
 
     engine: how the model is spread over the processes
+    deepspeed: what DeepSpeed gets, for its engine alone
     device: where tensors live
     precision: what the forward and backward compute in; weights stay fp32
     processes: ranks on this machine
@@ -32,19 +35,25 @@ class Plan:
 
     name: str
     model: str
-    engine: Literal["single", "ddp", "fsdp"]
+    engine: EngineName
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16", "fp16"]
     processes: int
     threads: int
     split: Split
     state: StateMemory | None
+    deepspeed: dict[str, Any] | None
     evaluation_batch: int
     epochs: int
     max_steps: int | None
     train_samples: int | None
     reasons: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def spread(self) -> str:
+        """The engine in words, with DeepSpeed's stage."""
+        return self.engine if self.deepspeed is None else f"deepspeed (ZeRO-{zero_stage(self.deepspeed)})"
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -67,7 +76,7 @@ class Plan:
         lines = [
             ("job", self.name),
             ("model", self.model),
-            ("processes", f"{self.processes} × {self.threads} CPU threads, engine {self.engine} on {self.device}"),
+            ("processes", f"{self.processes} × {self.threads} CPU threads, engine {self.spread} on {self.device}"),
             ("precision", f"{self.precision} forward and backward, fp32 weights and optimizer"),
             ("batch", str(self.split)),
             ("steps", self._steps()),
@@ -97,6 +106,12 @@ class Plan:
         values["reasons"] = tuple(values["reasons"])
         values["commands"] = tuple(tuple(command) for command in values["commands"])
         return cls(**values)
+
+
+def zero_stage(deepspeed: dict[str, Any]) -> int:
+    """Which of optimizer (1), gradients (2) and weights (3) are sliced, each with those before it."""
+    stage: int = deepspeed["zero_optimization"]["stage"]
+    return stage
 
 
 def total_steps(samples: int, global_batch: int, epochs: int, max_steps: int | None) -> int:

@@ -51,6 +51,17 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def deepspeed_file(self) -> Path:
+        """The rendered DeepSpeed JSON: what DeepSpeed gets."""
+        return self.path / "deepspeed.json"
+
+    def write_plan(self, plan: Plan) -> None:
+        """Keep the plan, and what DeepSpeed gets in a file of its own."""
+        plan.save(self.plan_file)
+        if plan.deepspeed is not None:
+            write_whole(self.deepspeed_file, json.dumps(plan.deepspeed, indent=2) + "\n")
+
+    @property
     def prepared_file(self) -> Path:
         """Which prepared data the ranks of this start read; written by the one process that prepared them."""
         return self.path / "prepared.json"

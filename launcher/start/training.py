@@ -21,10 +21,10 @@ def train_job(job: Job, job_file: Path, resume: str) -> None:
     plan = make_plan(job, job_file)
     decision = decide_run(job, resume)
     folder = decision.folder
-    plan.save(folder.plan_file)
+    folder.write_plan(plan)
     write_environment(folder)
     print(f"{folder.path}: {decision.reason}", flush=True)
-    print(f"{plan.processes} × {plan.threads} threads, {plan.engine} on {plan.device}, {plan.split}", flush=True)
+    print(f"{plan.processes} × {plan.threads} threads, {plan.spread} on {plan.device}, {plan.split}", flush=True)
     resumed = [] if decision.checkpoint is None else ["--resume", str(decision.checkpoint)]
     with _shown(folder) as display:
         if plan.processes > 1:

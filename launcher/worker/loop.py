@@ -33,11 +33,16 @@ class Hooks:
     """What the loop calls and does not know: where events go, how to evaluate, how to save.
 
     evaluate: gives the deciding metric's value
+    save: begins to save; may return before the checkpoint is complete
+    save_has_failed: on this rank, without waiting
+    finish_saving: returns when the checkpoint is complete, or raises what went wrong, on all ranks
     """
 
     write: Callable[[Event], None]
     evaluate: Callable[[], float]
     save: Callable[[], None]
+    save_has_failed: Callable[[], bool]
+    finish_saving: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ class Loop:
                 self.hooks.save()
                 self._saved_at = time.monotonic()
             if votes.stop and not done:
+                self.hooks.finish_saving()
                 return False
+        self.hooks.finish_saving()
         return True
 
     def step(self) -> Votes:
@@ -135,7 +142,11 @@ class Loop:
     def _vote(self, batches: Sequence[Batch]) -> Votes:
         """The one collective before the backward pass: the loss's denominator, and what ranks ask for."""
         weight = sum(batch.weight for batch in batches)
-        weight, stop, save = self.world.sum([weight, self.stop.asked, self._minutes_have_passed()]).tolist()
+        failed = self.hooks.save_has_failed()
+        asked = [weight, self.stop.asked, self._minutes_have_passed(), failed]
+        weight, stop, save, failed = self.world.sum(asked).tolist()
+        if failed:
+            self.hooks.finish_saving()
         return Votes(weight, stop > 0, save > 0)
 
     def _accumulate(self, batches: Sequence[Batch], weight: float) -> tuple[float, int]:

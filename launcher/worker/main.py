@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from launcher.checkpoint.model_folder import publish_model
-from launcher.checkpoint.resumable import Checkpoints, read_progress, read_state
+from launcher.checkpoint.reading import read_progress, read_state
+from launcher.checkpoint.saving import Checkpoints
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings
 from launcher.errors import RequestError, Stopped
+from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Note, Saved, Started
 from launcher.run.results import Result, SetResult
 from launcher.worker.judging import Judge
@@ -56,7 +57,13 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
 
 def _engine_settings(session: Session) -> EngineSettings:
     job = session.job
-    return EngineSettings(session.world.device, session.plan.precision, job.train.clip_norm, job.engine.block)
+    return EngineSettings(
+        session.world.device,
+        session.plan.precision,
+        job.train.clip_norm,
+        job.engine.block,
+        session.folder.deepspeed_file if session.plan.deepspeed is not None else None,
+    )
 
 
 def _take_up(session: Session, engine: Engine, data: str) -> Progress:
@@ -83,12 +90,15 @@ def _train(
     stop: StopRequest,
 ) -> None:
     """Train, validating and adjusting as it goes."""
-    checkpoints = Checkpoints(session.folder.checkpoints, session.job.checkpoint.keep)
+    checkpoints = Checkpoints(
+        session.folder.checkpoints,
+        session.job.checkpoint.keep,
+        in_background=session.job.checkpoint.in_background,
+        on_saved=lambda step, path, seconds: session.log.write(Saved(step=step, path=str(path), seconds=seconds)),
+    )
 
     def save() -> None:
-        begun = time.perf_counter()
-        path = checkpoints.save(progress.step, engine.state(), progress.as_dict(), progress.best_step)
-        session.log.write(Saved(step=progress.step, path=str(path), seconds=time.perf_counter() - begun))
+        checkpoints.save(progress.step, engine.state(), progress.as_dict(), progress.best_step)
 
     def evaluate() -> float:
         value = judge.deciding_value(progress.step)
@@ -103,7 +113,7 @@ def _train(
         materials.task,
         materials.train,
         progress,
-        Hooks(session.log.write, evaluate, save),
+        Hooks(session.log.write, evaluate, save, checkpoints.has_failed, checkpoints.wait),
         stop,
     )
     session.enter("training")
@@ -134,7 +144,7 @@ def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int
     if session.job.checkpoint.result == "last" or best is None or best == progress.step:
         return progress.step
     session.log.write(Note(text=f"the best model was that of step {best}; taking it"))
-    checkpoint = Checkpoints(session.folder.checkpoints, session.job.checkpoint.keep).at(best)
+    checkpoint = session.folder.checkpoints / checkpoint_name(best)
     engine.load(read_state(checkpoint, engine.state(), optimizer=False))
     return best
 

@@ -75,7 +75,7 @@ def _make_run(job: Job, plan: Plan, world: World, resume: str) -> tuple[RunFolde
     if world.is_first:
         decision = decide_run(job, resume)
         folder = decision.folder
-        plan.save(folder.plan_file)
+        folder.write_plan(plan)
         write_environment(folder)
         print(f"{folder.path}: {decision.reason}", flush=True)
         said = f"{folder.path}\n{decision.checkpoint or ''}"

@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from launcher.worker.process import Place
 
@@ -43,15 +44,15 @@ class World:
 
     @contextmanager
     def joined(self, timeout_minutes: float) -> Iterator[World]:
-        """Inside, the ranks can talk; a world of one needs nobody."""
+        """Inside, the ranks can talk; a rank that is alone talks to itself, as engines that shard expect."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        if self.size == 1:
-            yield self
-            return
-        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         dist.init_process_group(
-            backend, timeout=timedelta(minutes=timeout_minutes), rank=self.rank, world_size=self.size
+            "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
+            store=HashStore() if self.size == 1 else None,
+            timeout=timedelta(minutes=timeout_minutes),
+            rank=self.rank,
+            world_size=self.size,
         )
         if dist.get_world_size() != self.size:
             raise RuntimeError(f"{self.size} processes were asked for and {dist.get_world_size()} joined")

@@ -6,14 +6,19 @@ import json
 import os
 import resource
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from launcher.checkpoint import resumable
-from launcher.checkpoint.resumable import PROGRESS, Checkpoints, read_progress, read_state
+from launcher.checkpoint import saving
+from launcher.checkpoint.reading import PROGRESS, read_progress, read_state
+from launcher.checkpoint.saving import Checkpoints
 from launcher.engines.base import StateDict
 from launcher.errors import CheckpointError
 from launcher.run.checkpoints import MARKER, complete_checkpoints, incomplete_checkpoints, step_of
@@ -25,6 +30,7 @@ def a_state(seed: int = 0) -> StateDict:
     weight, bias = torch.randn(5, 3, generator=draw), torch.randn(3, generator=draw)
     return {
         "model": {"layer.weight": weight, "layer.bias": bias, "scale": torch.tensor(2.5), "count": torch.tensor(7)},
+        "learning": {"layer.weight": weight, "layer.bias": bias},
         "optimizer": {
             "layer.weight": {"step": torch.tensor(4.0), "exp_avg": weight * 2, "exp_avg_sq": weight.square()},
             "layer.bias": {"step": torch.tensor(4.0), "exp_avg": bias * 3},
@@ -33,7 +39,8 @@ def a_state(seed: int = 0) -> StateDict:
 
 
 def empty_like(state: StateDict) -> StateDict:
-    return {"model": {name: torch.zeros_like(t) for name, t in state["model"].items()}, "optimizer": {}}
+    model = {name: torch.zeros_like(t) for name, t in state["model"].items()}
+    return {"model": model, "learning": state["learning"], "optimizer": {}}
 
 
 def assert_equal(found: StateDict, expected: StateDict) -> None:
@@ -76,8 +83,9 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_model_can_be_read_alone(tmp_path: Path) -> None:
-    path = Checkpoints(tmp_path, keep=1).save(1, a_state(), {}, best_step=None)
-    found = read_state(path, empty_like(a_state()), optimizer=False)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, a_state(), {}, best_step=None)
+    found = read_state(checkpoints.at(1), empty_like(a_state()), optimizer=False)
     assert found["optimizer"] == {}
     assert torch.equal(found["model"]["layer.weight"], a_state()["model"]["layer.weight"])
 
@@ -101,7 +109,7 @@ def test_a_save_that_fails_leaves_the_earlier_one(tmp_path: Path, monkeypatch: p
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resumable, "save", full_disk)
+    monkeypatch.setattr(saving, "save", full_disk)
     with pytest.raises(CheckpointError, match=r"No space left on device; earlier checkpoints are intact"):
         checkpoints.save(2, a_state(), {"step": 2}, best_step=None)
     assert complete_checkpoints(tmp_path) == [checkpoints.at(1)]
@@ -138,14 +146,89 @@ def test_a_disk_without_room_is_told_before_writing(tmp_path: Path, monkeypatch:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, a_state(), {"step": 1}, best_step=None)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match=r"step 2 takes 0 MiB, and .* has 0 MiB free; make room"):
+    with pytest.raises(CheckpointError, match=r"step-00000002.* takes 0 MiB, and .* has 0 MiB free; make room"):
         checkpoints.save(2, a_state(), {"step": 2}, best_step=None)
     assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [1]
 
 
+def save_in_background(rank: int, size: int, folder: str, slow: float) -> tuple[bool, list[int], list[float]]:
+    """Save step 1 on a slow disk, change the weights meanwhile, save step 2, and wait."""
+    told: list[int] = []
+    checkpoints = Checkpoints(
+        Path(folder), 2, in_background=True, on_saved=lambda step, path, seconds: told.append(step)
+    )
+    state = a_state(1)
+    with slow_disk(slow):
+        checkpoints.save(1, state, {"step": 1}, best_step=None)
+        went_on = not (Path(folder) / "step-00000001" / MARKER).exists()
+        assert not checkpoints.has_failed()
+        for held in state["model"].values():
+            held.zero_()
+        checkpoints.save(2, a_state(2), {"step": 2}, best_step=None)
+        assert told == [1], "at most one is in flight"
+        checkpoints.wait()
+    return went_on, told, read_state(checkpoints.at(1), empty_like(a_state()))["model"]["layer.bias"].tolist()
+
+
+@contextmanager
+def slow_disk(seconds: float) -> Iterator[None]:
+    sync = os.fsync
+    os.fsync = lambda file: (time.sleep(seconds), sync(file))[1]
+    try:
+        yield
+    finally:
+        os.fsync = sync
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_training_goes_on_while_a_copy_is_written(size: int, worlds: Worlds, tmp_path: Path) -> None:
+    for went_on, told, bias in worlds.run(size, save_in_background, str(tmp_path), 0.3):
+        assert went_on
+        assert told == [1, 2]
+        assert bias == a_state(1)["model"]["layer.bias"].tolist(), "as it was when the save began"
+    assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [1, 2]
+
+
+def fail_in_background(rank: int, size: int, folder: str, fails_at: str) -> list[str]:
+    """Save where one rank alone cannot; it is told by `has_failed`, then raised once, then forgotten."""
+    checkpoints = Checkpoints(Path(folder), 2, in_background=True)
+    owner = FileSystemWriter if fails_at == "write_data" else Checkpoints
+    stage = getattr(owner, fails_at)
+
+    def failing(*arguments: Any) -> Any:
+        if rank == (size - 1 if fails_at == "write_data" else 0):
+            raise OSError(28, "No space left on device")
+        return stage(*arguments)
+
+    setattr(owner, fails_at, failing)
+    checkpoints.save(1, a_state(), {"step": 1}, best_step=None)
+    while not checkpoints.has_failed():
+        time.sleep(0.01)
+    said = []
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.wait()
+    said.append(str(error.value))
+    setattr(owner, fails_at, stage)
+    assert not checkpoints.has_failed()
+    checkpoints.save(2, a_state(), {"step": 2}, best_step=None)
+    checkpoints.wait()
+    return said
+
+
+@pytest.mark.parametrize("fails_at", ["_make_room", "write_data", "_complete"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_save_that_fails_on_one_rank_is_told_by_all(size: int, fails_at: str, worlds: Worlds, tmp_path: Path) -> None:
+    for (said,) in worlds.run(size, fail_in_background, str(tmp_path), fails_at):
+        assert "step-00000001.partial could not be written: " in said
+        assert "No space left on device" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
 @pytest.mark.parametrize("damage", ["no metadata", "no tensors", "half the tensors", "another shape", "no progress"])
 def test_a_damaged_checkpoint_is_an_error_that_says_so(damage: str, tmp_path: Path) -> None:
-    path = Checkpoints(tmp_path, keep=1).save(1, a_state(), {"step": 1}, best_step=None)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, a_state(), {"step": 1}, best_step=None)
+    path = checkpoints.at(1)
     like = empty_like(a_state())
     tensors = next(path.glob("*.distcp"))
     if damage == "no metadata":

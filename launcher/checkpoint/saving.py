@@ -1,0 +1,186 @@
+"""Saving checkpoints a run can go on from, while training goes on.
+
+A checkpoint is a folder `step-00000400` of `torch.distributed.checkpoint` files, in which every tensor has
+the model's own name, and `progress.json`, what the loop remembers. It is written beside as
+`step-00000400.partial` by all ranks, renamed when whole, and complete only with its marker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from launcher.checkpoint.planners import SavePlanner
+from launcher.checkpoint.reading import PROGRESS, flat, reason
+from launcher.engines.base import Held, StateDict
+from launcher.engines.flat_slice import FlatSlice
+from launcher.errors import CheckpointError
+from launcher.run.checkpoints import MARKER, checkpoint_name, complete_checkpoints, incomplete_checkpoints, step_of
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run. All ranks make one, and call the same methods in the same order.
+
+    keep: how many of the last are kept, beside the best
+    in_background: `save` returns when the state is copied to host memory; at most one save is in flight
+    on_saved: called with step, path and seconds, in the thread of the caller, once a checkpoint is complete
+    """
+
+    folder: Path
+    keep: int
+    in_background: bool = False
+    on_saved: Callable[[int, Path, float], None] = lambda step, path, seconds: None
+    _flight: Future[tuple[int, Path, float]] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """The thread that saves talks over a group of its own, since the training thread talks meanwhile."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._group = dist.new_group(backend="gloo") if self.in_background and dist.is_initialized() else None
+
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies."""
+        return self.folder / checkpoint_name(step)
+
+    def save(self, step: int, state: StateDict, progress: dict[str, Any], best_step: int | None) -> None:
+        """Write a checkpoint with all ranks, then remove those no longer kept.
+
+        Raises CheckpointError, on all ranks, when this save fails or one that was in flight has.
+        """
+        self.wait()
+        if self.in_background:
+            held = {name: _in_host_memory(tensor) for name, tensor in flat(state).items()}
+            self._flight = self._thread.submit(self._write, step, held, progress, best_step)
+        else:
+            self.on_saved(*self._write(step, flat(state), progress, best_step))
+
+    def has_failed(self) -> bool:
+        """Look at the save in flight without waiting: tells of a complete one, and whether one has failed."""
+        if self._flight is None or not self._flight.done():
+            return False
+        if self._flight.exception() is None:
+            self.wait()
+        return self._flight is not None
+
+    def wait(self) -> None:
+        """Return when no save is in flight. Raises CheckpointError when one has failed."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self.on_saved(*flight.result())
+
+    def _write(
+        self, step: int, held: dict[str, Held], progress: dict[str, Any], best_step: int | None
+    ) -> tuple[int, Path, float]:
+        begun = time.perf_counter()
+        final = self.at(step)
+        partial = final.with_name(final.name + ".partial")
+        try:
+            self._together(lambda: self._make_room(partial, final, _bytes_of(held)))
+            self._together(lambda: self._write_tensors(partial, held))
+            self._together(lambda: self._complete(partial, final, step, progress, best_step))
+        except CheckpointError as error:
+            if self._is_first():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise CheckpointError(f"{partial} could not be written: {error}; earlier checkpoints are intact") from error
+        return step, final, time.perf_counter() - begun
+
+    def _together(self, work: Callable[[], None]) -> None:
+        """Do a part of a save; what fails on one rank is raised on all, so that none waits for another in vain."""
+        problem = None
+        try:
+            work()
+        except (OSError, CheckpointException) as error:
+            problem = reason(error)
+        said: list[str | None] = [problem]
+        if dist.is_initialized():
+            said = [None] * dist.get_world_size()
+            dist.all_gather_object(said, problem, group=self._group)
+        found = next((text for text in said if text is not None), None)
+        if found is not None:
+            raise CheckpointError(found)
+
+    def _make_room(self, partial: Path, final: Path, needed: int) -> None:
+        """A disk that fills up fails late, and fails others too, so its space is looked at first."""
+        if not self._is_first():
+            return
+        for left in (partial, final):
+            shutil.rmtree(left, ignore_errors=True)
+        partial.mkdir(parents=True)
+        free, ranks = shutil.disk_usage(self.folder).free, dist.get_world_size() if dist.is_initialized() else 1
+        if free < needed * ranks:
+            raise OSError(
+                f"it takes {needed * ranks / 2**20:.0f} MiB, and {self.folder} has {free / 2**20:.0f} MiB free; "
+                "make room and run the same command again"
+            )
+
+    def _write_tensors(self, partial: Path, held: dict[str, Held]) -> None:
+        save(
+            held,
+            checkpoint_id=partial,
+            planner=SavePlanner(),
+            process_group=self._group,
+            no_dist=not dist.is_initialized(),
+        )
+
+    def _complete(self, partial: Path, final: Path, step: int, progress: dict[str, Any], best_step: int | None) -> None:
+        if not self._is_first():
+            return
+        _write_synced(partial / PROGRESS, progress)
+        partial.rename(final)
+        _write_synced(final / MARKER, {"format": FORMAT, "step": step})
+        self._remove_old(best_step)
+
+    def _remove_old(self, best_step: int | None) -> None:
+        """Remove complete checkpoints that are no longer kept, and what killed saves have left."""
+        for checkpoint in complete_checkpoints(self.folder)[: -self.keep]:
+            if step_of(checkpoint) != best_step:
+                (checkpoint / MARKER).unlink()
+                shutil.rmtree(checkpoint)
+        for left in incomplete_checkpoints(self.folder):
+            shutil.rmtree(left)
+
+    def _is_first(self) -> bool:
+        return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _in_host_memory(held: Held) -> Held:
+    """A copy of what this rank holds. A shard is whole rows, so it is a run of elements too."""
+    if isinstance(held, FlatSlice):
+        return held.copy()
+    if not isinstance(held, DTensor):
+        return held.detach().to("cpu", copy=True)
+    local = held.to_local().detach()
+    (chunk,) = held.__create_chunk_list__() if local.numel() else (None,)
+    row = held.numel() // held.size(0) if held.ndim else 1
+    start = chunk.offsets[0] * row if chunk is not None and held.ndim else 0
+    return FlatSlice(local.to("cpu", copy=True).flatten(), held.size(), start)
+
+
+def _bytes_of(held: dict[str, Held]) -> int:
+    """Bytes of this rank's share: what is whole on every rank is written by one of them."""
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    sliced = sum(h.nbytes for h in held.values() if isinstance(h, FlatSlice))
+    shards = sum(h.to_local().nbytes for h in held.values() if isinstance(h, DTensor))
+    whole = sum(h.nbytes for h in held.values() if not isinstance(h, FlatSlice | DTensor))
+    return sliced + shards + whole // ranks
+
+
+def _write_synced(path: Path, values: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,208 @@
+"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and weights (3) sliced over the ranks, or offloaded.
+
+DeepSpeed's own names for the slices are private; all of them that are needed stand in this file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from launcher.engines.base import EngineSettings, Held, StateDict
+from launcher.engines.flat_slice import FlatSlice
+from launcher.engines.optimizing import make_optimizer
+from launcher.engines.single import AUTOCAST
+from launcher.job.schema import Optimizer
+from launcher.models.batch import Batch, Losses
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the part of a parameter that this rank steps lies.
+
+    flat: 1-D, the slice of a group of parameters that the optimizer sees as one
+    offset: of the part in `flat`; start: of the part in the parameter, row-major; count: its elements
+    """
+
+    flat: Tensor
+    offset: int
+    start: int
+    count: int
+
+    def of(self, flat: Tensor, shape: torch.Size) -> FlatSlice:
+        """The part in a tensor that is laid out as `flat` is."""
+        return FlatSlice(flat.narrow(0, self.offset, self.count), shape, self.start)
+
+
+class DeepSpeedEngine:
+    """`deepspeed.initialize` over the same optimizer as every engine.
+
+    Weights stay in fp32 and autocast decides what is computed in, so that the numbers are those of every engine.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+
+    @property
+    def module(self) -> nn.Module:
+        """The model as prepared, called for evaluation."""
+        return self._model
+
+    def building(self) -> AbstractContextManager[None]:
+        """The model is built whole, in the process's memory."""
+        return nullcontext()
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Hand model and optimizer to DeepSpeed with the rendered configuration."""
+        deepspeed = _import_deepspeed(self._settings.device)
+        precision = self._settings.precision
+        if precision in AUTOCAST:  # inside, since DeepSpeed ends any autocast that is around it
+            autocast = torch.autocast(self._settings.device.type, AUTOCAST[precision])
+            model.forward = autocast(model.forward)
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)  # DeepSpeed does so with parameters alone
+        self._model = model.train()
+        self._engine: Any = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(model.parameters(), optimizer),
+            config=str(self._settings.deepspeed),
+            dist_init_required=False,
+        )[0]
+        self._zero: Any = self._engine.optimizer
+        self._sharded = self._engine.zero_optimization_partition_weights()
+
+    def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
+        """Forward and backward. ZeRO divides the gradients' sum by the world's size, which is undone here."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        losses: Losses = self._engine(batch.to(self._settings.device))
+        self._engine.backward(losses.weighted.sum() * (scale * dist.get_world_size()), scale_wrt_gas=False)
+        return losses
+
+    def step(self, lr: float) -> float:
+        """DeepSpeed clips, updates and zeroes; the norm before clipping."""
+        self._zero.set_lr(lr)
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def state(self) -> StateDict:
+        """Whole weights in stages 1 and 2, this rank's slices in stage 3; always its slices of the moments."""
+        weights = dict(self._model.state_dict())
+        if self._sharded:
+            weights |= {name: _slice(parameter) for name, parameter in self._named_as_saved()}
+        shapes, places = self._shapes(), self._places()
+        moments = {
+            name: {slot: _part(value, place, shapes[name]) for slot, value in slots.items()}
+            for name, place in places.items()
+            if (slots := self._zero.optimizer.state.get(place.flat))
+        }
+        learning: dict[str, Held] = {n: place.of(place.flat.detach(), shapes[n]) for n, place in places.items()}
+        return {"model": weights, "learning": learning, "optimizer": moments}
+
+    def load(self, state: StateDict) -> None:
+        """Take over a saved state, the fp32 copies that the optimizer steps included."""
+        self._load_weights(state["model"])
+        places = self._places()
+        for name, slots in state["optimizer"].items():
+            place = places[name]
+            held = self._zero.optimizer.state[place.flat]
+            for slot, value in slots.items():
+                if isinstance(value, FlatSlice):
+                    flat = held.setdefault(slot, torch.zeros_like(place.flat))
+                    flat.narrow(0, place.offset, place.count).copy_(value.local)
+                else:
+                    held[slot] = value.clone()
+
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter and buffer that is saved; stage 3 gathers one at a time."""
+        once = {name for name, _ in [*self._model.named_parameters(), *self._model.named_buffers()]}
+        parameters = dict(self._named_as_saved()) if self._sharded else {}
+        deepspeed = _import_deepspeed(self._settings.device)
+        for name, tensor in self._model.state_dict().items():
+            if name not in once:
+                continue
+            if name not in parameters:
+                yield name, tensor
+                continue
+            with deepspeed.zero.GatheredParameters([parameters[name]]):
+                yield name, parameters[name].data
+
+    def _load_weights(self, weights: dict[str, Held]) -> None:
+        if not self._sharded:
+            self._model.load_state_dict(weights)
+            self._zero.refresh_fp32_params()
+            return
+        parameters = dict(self._named_as_saved())
+        self._model.load_state_dict({name: w for name, w in weights.items() if name not in parameters}, strict=False)
+        places = self._places()
+        for name, parameter in parameters.items():
+            saved = weights[name]
+            assert isinstance(saved, FlatSlice)
+            if parameter.ds_persist:
+                parameter.partition()  # what is kept whole is gathered anew when it is next used
+            _slice(parameter).local.copy_(saved.local)
+            if name in places:
+                place = places[name]
+                place.of(place.flat.data, parameter.ds_shape).local.copy_(saved.local)
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        return {name: getattr(p, "ds_shape", p.shape) for name, p in self._model.named_parameters()}
+
+    def _named_as_saved(self) -> Iterator[tuple[str, Any]]:
+        """Parameters under every name that the state dict has, tied ones under each."""
+        yield from self._model.named_parameters(remove_duplicate=False)
+
+    def _places(self) -> dict[str, Place]:
+        """For each parameter of which this rank steps a part, where that part lies."""
+        found: dict[str, Place] = {}
+        for name, parameter in self._model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            place = self._place_in_stage_3(parameter) if self._sharded else self._place_in_stages_1_and_2(parameter)
+            if place is not None and place.count > 0:
+                found[name] = place
+        return found
+
+    def _place_in_stages_1_and_2(self, parameter: Any) -> Place | None:
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
+        in_flat, in_parameter = mapping.hp_fragment_address, mapping.lp_fragment_address
+        return Place(flat, in_flat.start, in_parameter.start, in_parameter.numel)
+
+    def _place_in_stage_3(self, parameter: Any) -> Place:
+        group, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
+        part = _slice(parameter)
+        return Place(self._zero.fp32_partitioned_groups_flat[group], offset, part.start, part.local.numel())
+
+
+def _part(value: Tensor, place: Place, shape: torch.Size) -> Held:
+    """A moment's slice; a counter as it is."""
+    return place.of(value, shape) if value.shape == place.flat.shape else value
+
+
+def _slice(parameter: Any) -> FlatSlice:
+    """What stage 3 leaves of a parameter on this rank, without the padding that makes all ranks' parts equal."""
+    held = parameter.ds_tensor
+    size = held.ds_numel
+    start = min(dist.get_rank() * size, parameter.ds_numel)
+    return FlatSlice(held.data.narrow(0, 0, min(size, parameter.ds_numel - start)), parameter.ds_shape, start)
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed for this device, without the minutes it would spend on compiling an operation nobody calls."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # as torchrun does, and srun does not
+    import deepspeed
+    from deepspeed import ops
+
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a shared-memory all-reduce for CPUs, compiled at first use
+    return deepspeed
