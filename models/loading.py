@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.errors import ModelError
-from launcher.job.pretrained import Pretrained
+from launcher.job.pretrained import Pretrained, safetensors_files
 from launcher.job.schema import Model
+from launcher.models.stored import Placeholders, Stored
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -29,15 +30,17 @@ CARD = "adaptrun.json"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory.
+    """A model in memory, or on the meta device with its weights still in their files.
 
     new: weights that start at random because the pretrained model lacks them (a head)
     left_out: weights of the file that the model has no place for (an old head)
+    stored: where weights on the meta device are to be read
     """
 
     model: PreTrainedModel
     new: tuple[str, ...]
     left_out: tuple[str, ...]
+    stored: Stored = field(default_factory=dict)
 
 
 def load_tokenizer(pretrained: Pretrained, spec: Model) -> PreTrainedTokenizerBase:
@@ -86,8 +89,12 @@ def load_model(
     auto_class: str,
     labels: Sequence[str],
     config: PretrainedConfig | None,
+    *,
+    in_parts: bool = False,
 ) -> Loaded:
     """Load in fp32, with a head for `labels`.
+
+    in_parts: leave weights in their files where they can be read in part, which safetensors can
 
     A head that the file lacks, or that has another shape, starts at random. Any other weight missing or
     unexpected is a ModelError unless `allow_missing` or `allow_unexpected` names it.
@@ -103,13 +110,21 @@ def load_model(
     _name_labels(config, labels)
     _replace_dropout_settings(config, spec.dropout)
     auto = getattr(transformers, auto_class)
-    options = {
+    options: dict[str, Any] = {
         "config": config,
         "dtype": torch.float32,
         "ignore_mismatched_sizes": True,
         "output_loading_info": True,
     }
     try:
+        files = weight_files(pretrained, spec) if in_parts else []
+        if files:
+            holders = Placeholders(files)
+            model, found = _class_for(auto, config).from_pretrained(None, state_dict=holders.tensors, **options)
+            stored = holders.found_in(model, _new(found))
+            if stored is not None:
+                _replace_dropout(model, spec.dropout)
+                return replace(_judge(model, found, pretrained, spec), stored=stored)
         if pretrained.kind == "state_dict":
             weights = read_state_dict(Path(pretrained.location))
             model, found = _class_for(auto, config).from_pretrained(None, state_dict=weights, **options)
@@ -186,7 +201,7 @@ def _class_for(auto: Any, config: PretrainedConfig) -> Any:
 def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrained, spec: Model) -> Loaded:
     """Tell a new head, which is expected, from weights that should have been there."""
     body = {name for name, _ in model.base_model.named_children()}
-    new = {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
+    new = _new(found)
     left_out = set(found["unexpected_keys"])
 
     def is_of_the_body(name: str) -> bool:
@@ -205,6 +220,22 @@ def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrai
             )
         )
     return Loaded(model, tuple(sorted(new)), tuple(sorted(left_out)))
+
+
+def _new(found: Mapping[str, Any]) -> set[str]:
+    """Names of the parameters that the files lack, or have in another shape."""
+    return {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
+
+
+def weight_files(pretrained: Pretrained, spec: Model) -> list[Path]:
+    """The safetensors files of a model, those of a hub id downloaded; empty where it has none."""
+    if pretrained.kind == "hub":
+        from huggingface_hub import snapshot_download
+
+        patterns = ["model*.safetensors", "model.safetensors.index.json"]
+        folder = snapshot_download(pretrained.location, revision=spec.revision, allow_patterns=patterns)
+        return safetensors_files("folder", Path(folder))
+    return safetensors_files(pretrained.kind, Path(pretrained.location))
 
 
 def _explain(verb: str, names: Sequence[str], field: str) -> list[str]:

@@ -7,7 +7,6 @@ boundary, so none of these is a call of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from launcher.engines.flat_slice import FlatSlice
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
+from launcher.models.stored import Stored
 
 Held = Tensor | FlatSlice
 """What a rank holds of a tensor: all of it, a `DTensor`'s shard, or a run of elements."""
@@ -61,11 +61,15 @@ class Engine(Protocol):
     def module(self) -> nn.Module:
         """The model as prepared, called for evaluation."""
 
-    def building(self) -> AbstractContextManager[None]:
-        """The model is constructed inside."""
+    @property
+    def shards_weights(self) -> bool:
+        """Whether `prepare` takes a model whose weights are still in their files."""
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Shard or wrap the model; make the optimizer."""
+    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+        """Shard or wrap the model, read what is still in files, make the optimizer.
+
+        stored: for each parameter on the meta device, where its values are
+        """
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward of one micro-batch.

@@ -11,14 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 from launcher.engines.single import SingleEngine
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
+from launcher.models.stored import Stored
 
 
 class DDPEngine(SingleEngine):
     """`torch.nn.parallel.DistributedDataParallel` around the single engine's model."""
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
         """Move the model to the device, make it equal on all ranks, hook the gradients."""
-        super().prepare(model, optimizer)
+        super().prepare(model, optimizer, stored)
         gpu = [self._settings.device.index] if self._settings.device.type == "cuda" else None
         self._parallel = DistributedDataParallel(
             self._model,

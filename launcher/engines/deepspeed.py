@@ -5,9 +5,9 @@ DeepSpeed's own names for the slices are private; all of them that are needed st
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from launcher.engines.optimizing import make_optimizer
 from launcher.engines.single import AUTOCAST
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
+from launcher.models.stored import Stored, StoredTensor
 
 
 @dataclass(frozen=True)
@@ -49,34 +50,39 @@ class DeepSpeedEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        assert settings.deepspeed is not None
+        config = json.loads(settings.deepspeed.read_text(encoding="utf-8"))
+        self._sharded = config["zero_optimization"]["stage"] == 3
 
     @property
     def module(self) -> nn.Module:
         """The model as prepared, called for evaluation."""
         return self._model
 
-    def building(self) -> AbstractContextManager[None]:
-        """The model is built whole, in the process's memory."""
-        return nullcontext()
+    @property
+    def shards_weights(self) -> bool:
+        """In stage 3."""
+        return self._sharded
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
         """Hand model and optimizer to DeepSpeed with the rendered configuration."""
         deepspeed = _import_deepspeed(self._settings.device)
+        config = str(self._settings.deepspeed)
         precision = self._settings.precision
         if precision in AUTOCAST:  # inside, since DeepSpeed ends any autocast that is around it
             autocast = torch.autocast(self._settings.device.type, AUTOCAST[precision])
             model.forward = autocast(model.forward)
+        _read_slices(deepspeed, stored, config, self._settings.device)
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)  # DeepSpeed does so with parameters alone
         self._model = model.train()
         self._engine: Any = deepspeed.initialize(
             model=model,
             optimizer=make_optimizer(model.parameters(), optimizer),
-            config=str(self._settings.deepspeed),
+            config=config,
             dist_init_required=False,
         )[0]
         self._zero: Any = self._engine.optimizer
-        self._sharded = self._engine.zero_optimization_partition_weights()
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward. ZeRO divides the gradients' sum by the world's size, which is undone here."""
@@ -181,6 +187,20 @@ class DeepSpeedEngine:
         group, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
         part = _slice(parameter)
         return Place(self._zero.fp32_partitioned_groups_flat[group], offset, part.start, part.local.numel())
+
+
+def _read_slices(deepspeed: Any, stored: Stored, config: str, device: torch.device) -> None:
+    """Slice the parameters that are on the meta device one at a time, then read what is left of each here.
+
+    DeepSpeed cuts a slice from a whole tensor, for which all take turns in one room.
+    """
+    room = torch.empty(max((parameter.numel() for parameter in stored), default=0), device=device)
+    for parameter, tensor in stored.items():
+        whole = room.narrow(0, 0, parameter.numel()).view(parameter.shape)
+        torch.utils.swap_tensors(parameter, nn.Parameter(whole, parameter.requires_grad))
+        deepspeed.zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=config, dtype=torch.float32)
+        part = _slice(parameter)
+        part.local.copy_(tensor.elements(part.start, part.start + part.local.numel()))
 
 
 def _part(value: Tensor, place: Place, shape: torch.Size) -> Held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -14,6 +15,7 @@ from launcher.engines.single import SingleEngine
 from launcher.errors import RequestError
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
+from launcher.models.stored import Stored, StoredTensor
 
 
 class FSDPEngine(SingleEngine):
@@ -23,19 +25,28 @@ class FSDPEngine(SingleEngine):
     optimizer stay in fp32; autocast decides what the forward and backward compute in, as in every engine.
     """
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Shard the model over all ranks; make the optimizer over the slices.
+    @property
+    def shards_weights(self) -> bool:
+        """Yes: no rank needs more than its slices."""
+        return True
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+        """Shard the model over all ranks, read this rank's slices, make the optimizer over them.
 
         Raises RequestError for an unknown block.
         """
-        model.to(self._settings.device)
-        for tensor in model.state_dict().values():
-            dist.broadcast(tensor, src=0)  # as DDP does: rank 0's start is everyone's
-        mesh = init_device_mesh(self._settings.device.type, (dist.get_world_size(),))
+        device = self._settings.device
+        for tensor in (*model.parameters(), *model.buffers()):
+            if not tensor.is_meta:
+                tensor.data = tensor.data.to(device)
+                dist.broadcast(tensor.data, src=0)  # as DDP does: rank 0's start is everyone's
+        kept_in_files = {name: stored[p] for name, p in model.named_parameters(remove_duplicate=False) if p in stored}
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for block in blocks_of(model, self._settings.block):
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        super().prepare(model, optimizer)
+        _read_slices(model, kept_in_files, device)
+        super().prepare(model, optimizer, {})
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward. FSDP divides the gradients' sum by the world's size, which is undone here."""
@@ -51,6 +62,27 @@ class FSDPEngine(SingleEngine):
     def _clip(self) -> float:
         norm = nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf"))
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def _read_slices(model: nn.Module, kept_in_files: dict[str, StoredTensor], device: torch.device) -> None:
+    """Give each parameter on the meta device this rank's rows of its stored tensor."""
+    sharded = dict(model.named_parameters(remove_duplicate=False))
+    read: dict[nn.Parameter, nn.Parameter] = {}
+    for name, stored in kept_in_files.items():
+        meta = sharded[name]
+        if meta not in read:
+            assert isinstance(meta, DTensor)
+            local = torch.empty_like(meta.to_local(), device=device)
+            if local.numel():
+                (rows,) = meta.__create_chunk_list__()
+                start = rows.offsets[0] if meta.ndim else 0
+                local.copy_(stored.rows(start, start + len(local)) if meta.ndim else stored.whole())
+            whole = DTensor.from_local(
+                local, meta.device_mesh, meta.placements, run_check=False, shape=meta.shape, stride=meta.stride()
+            )
+            read[meta] = nn.Parameter(whole, meta.requires_grad)
+    state = {name: read[sharded[name]] for name in kept_in_files}
+    model.load_state_dict(state, strict=False, assign=True)
 
 
 def blocks_of(model: nn.Module, name: str | None) -> list[nn.Module]:

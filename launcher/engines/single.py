@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from launcher.engines.base import EngineSettings, Held, StateDict
 from launcher.engines.optimizing import make_optimizer
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
+from launcher.models.stored import Stored
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,11 +28,12 @@ class SingleEngine:
         """The model as prepared, called for evaluation."""
         return self._model
 
-    def building(self) -> AbstractContextManager[None]:
-        """The model is built whole, in the process's memory."""
-        return nullcontext()
+    @property
+    def shards_weights(self) -> bool:
+        """No: the model comes whole."""
+        return False
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
         """Move the model to the device; make the optimizer."""
         self._model = model.to(self._settings.device).train()
         self._learning = [p for p in model.parameters() if p.requires_grad]

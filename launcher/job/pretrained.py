@@ -103,6 +103,22 @@ def read_config(pretrained: Pretrained) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
+def safetensors_files(kind: str, place: Path) -> list[Path]:
+    """The files that hold the weights of a folder or state dict; empty where they are not safetensors.
+
+    Raises OSError, ValueError or KeyError for a broken index.
+    """
+    if kind == "state_dict":
+        return [place] if place.suffix == ".safetensors" else []
+    if kind != "folder":
+        return []
+    index = place / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [place / name for name in sorted(names)]
+    return [file for file in [place / "model.safetensors"] if file.is_file()]
+
+
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of a folder that make its tokenizer."""
     return sorted({file for pattern in TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 
-from launcher.job.pretrained import Pretrained
+from launcher.job.pretrained import Pretrained, safetensors_files
 from launcher.job.schema import Optimizer
 
 FLOAT32 = 4
@@ -53,7 +53,7 @@ def state_memory(
 
 def count_parameters(pretrained: Pretrained) -> int | None:
     """Parameters in a model's safetensors files; None where they are not on this machine or in another format."""
-    files = _files(pretrained)
+    files = safetensors_files(pretrained.kind, Path(pretrained.location))
     if not files:
         return None
     return sum(_count(file) for file in files)
@@ -62,19 +62,6 @@ def count_parameters(pretrained: Pretrained) -> int | None:
 def mebibytes(size: int) -> str:
     """`87 MiB`, or `8.1 GiB` from 10 GiB on."""
     return f"{size / 2**30:.1f} GiB" if size >= 10 * 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def _files(pretrained: Pretrained) -> list[Path]:
-    place = Path(pretrained.location)
-    if pretrained.kind == "state_dict":
-        return [place] if place.suffix == ".safetensors" else []
-    if pretrained.kind != "folder":
-        return []
-    index = place / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [place / name for name in sorted(names)]
-    return [file for file in [place / "model.safetensors"] if file.is_file()]
 
 
 def _count(file: Path) -> int:

@@ -36,9 +36,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     """One rank's part of the whole run. Raises Stopped when asked to stop before the end."""
     engine = make_engine(session.plan.engine, _engine_settings(session))
     materials = open_materials(session)
-    with engine.building():
-        model = load_model(session, materials)
-    engine.prepare(materials.task.build(model), session.job.train.optimizer)
+    loaded = load_model(session, materials, in_parts=engine.shards_weights)
+    engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
     progress = _take_up(session, engine, materials.train.folder.name)
     judge = Judge(session, materials, engine.module)
     if not progress.before:
@@ -48,7 +47,9 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     after = judge.measure(step)
     session.enter("saving", str(session.folder.model))
     first = session.world.is_first
-    publish_model(session.folder.model, engine, model, materials.tokenizer, materials.card(session.job), writes=first)
+    publish_model(
+        session.folder.model, engine, loaded.model, materials.tokenizer, materials.card(session.job), writes=first
+    )
     if first:
         _conclude(session, progress, "done", after)
         session.folder.become_latest(session.job)

@@ -25,7 +25,7 @@ from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,24 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
 
 
-def load_model(session: Session, materials: Materials) -> PreTrainedModel:
-    """The pretrained model with a head for the task's labels; new weights are the same on every rank."""
+def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loading.Loaded:
+    """The pretrained model with a head for the task's labels; new weights are the same on every rank.
+
+    in_parts: leave the weights in their files, for each rank to read its own
+    """
     job, pretrained = session.job, materials.pretrained
     session.enter("loading", pretrained.location)
     torch.manual_seed(job.train.seed)
     loaded = loading.load_model(
-        pretrained, job.model, materials.task.auto_class, materials.task.labels, materials.config
+        pretrained,
+        job.model,
+        materials.task.auto_class,
+        materials.task.labels,
+        materials.config,
+        in_parts=in_parts,
     )
+    if in_parts and not loaded.stored:
+        session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
     longest = longest_input(loaded.model.config.to_dict())
     if longest is not None and job.train.max_length > longest:
         path, message, fix = too_long(job, longest)
@@ -114,7 +124,7 @@ def load_model(session: Session, materials: Materials) -> PreTrainedModel:
     for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
         if names:
             session.log.write(Note(text=f"{text}: {', '.join(names)}"))
-    return loaded.model
+    return loaded
 
 
 def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> None:

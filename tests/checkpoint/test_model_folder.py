@@ -27,7 +27,7 @@ def held(model: nn.Module, beside: nn.Module | None = None) -> SingleEngine:
     if beside is not None:
         module.adversary = beside
     engine = SingleEngine(EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
-    engine.prepare(module, Optimizer())
+    engine.prepare(module, Optimizer(), {})
     return engine
 
 

@@ -84,9 +84,7 @@ def engine_of(name: str, clip: float | None = CLIP, precision: Any = "fp32") -> 
 def started(name: str, optimizer: dict[str, Any], clip: float | None = CLIP) -> tuple[Net, Engine]:
     module = Net()
     engine = engine_of(name, clip)
-    with engine.building():
-        pass
-    engine.prepare(module, Optimizer.model_validate(optimizer))
+    engine.prepare(module, Optimizer.model_validate(optimizer), {})
     return module, engine
 
 
@@ -237,7 +235,7 @@ def test_blocks_are_the_members_of_the_outermost_lists_or_the_class_that_is_name
 def in_precision(rank: int, size: int, name: str, precision: Any) -> tuple[list[float], list[str]]:
     module = Net()
     engine = engine_of(name, None, precision)
-    engine.prepare(module, Optimizer.model_validate(ADAMW))
+    engine.prepare(module, Optimizer.model_validate(ADAMW), {})
     losses = engine.accumulate(micro_batch(0, [0, 1, 2]), 1.0, last=True)
     engine.step(1e-3)
     state = engine.state()

@@ -38,7 +38,7 @@ def measured(rank: int, size: int, folder: str, engine_name: str, optimizer: dic
     task, _ = tiny_task(folder)
     module = task.build(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3))
     engine = make_engine(engine_name, EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
-    engine.prepare(module, Optimizer.model_validate(optimizer))
+    engine.prepare(module, Optimizer.model_validate(optimizer), {})
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
     engine.accumulate(batch, 1.0, last=True)
 

@@ -30,7 +30,7 @@ def gradients(folder: Path, model: Path, *sets: str) -> tuple[int, list[torch.Te
     """How often a part of the first layer computed in one forward and backward, and the gradients."""
     start = session(folder, model, *sets)
     materials = open_materials(start)
-    module = materials.task.build(load_model(start, materials)).train()
+    module = materials.task.build(load_model(start, materials, in_parts=False).model).train()
     calls = 0
 
     def count(*_: object) -> None:
@@ -63,11 +63,11 @@ def test_a_model_that_cannot_compute_again_is_refused(
     monkeypatch.setattr(BertForSequenceClassification, "supports_gradient_checkpointing", False)
     start = session(tmp_path, tiny_model, "train.activation_checkpointing=true")
     with pytest.raises(ModelError, match=r"cannot compute its activations again; set train\.activation_checkpointing"):
-        load_model(start, open_materials(start))
+        load_model(start, open_materials(start), in_parts=False)
 
 
 def test_a_new_head_is_named(tiny_model: Path, tmp_path: Path) -> None:
     start = session(tmp_path, tiny_model)
-    load_model(start, open_materials(start))
+    load_model(start, open_materials(start), in_parts=False)
     notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
     assert notes == ["new weights, which start at random: classifier.bias, classifier.weight"]
