@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,14 @@ TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a `datasets` folder or a hub id.")]
 Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a csv, tsv or jsonl file.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
+
+
+class NumberFormat(StrEnum):
+    """Number formats of a model folder."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 def show_version(value: bool) -> None:
@@ -146,6 +155,27 @@ def predict(
 
     source = Source(source=data, text=text, split=split, encoding=encoding)
     predict_with_model(model, source, output, batch_size, processes)
+
+
+@app.command()
+def consolidate(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="A run, one of its checkpoints, or a folder of DeepSpeed or torch.distributed.checkpoint."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
+    dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
+    like: Annotated[
+        Path | None, typer.Option(help="Model folder whose config and tokenizer are taken; default: the run's.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="What stands before the model's own names in another program's checkpoint.")
+    ] = None,
+) -> None:
+    """Make a model folder of a checkpoint, one tensor in memory at a time."""
+    from launcher.start.consolidating import consolidate_checkpoint
+
+    consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix)
 
 
 @app.command()

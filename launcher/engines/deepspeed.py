@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from launcher.engines.base import EngineSettings, Held, StateDict
 from launcher.engines.flat_slice import FlatSlice
 from launcher.engines.optimizing import make_optimizer
-from launcher.engines.single import AUTOCAST
+from launcher.engines.single import AUTOCAST, load_saved, saved_tensors
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
-from launcher.models.stored import Stored, StoredTensor
+from launcher.models.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class DeepSpeedEngine:
 
     def state(self) -> StateDict:
         """Whole weights in stages 1 and 2, this rank's slices in stage 3; always its slices of the moments."""
-        weights = dict(self._model.state_dict())
+        weights: dict[str, Held] = dict(saved_tensors(self._model))
         if self._sharded:
-            weights |= {name: _slice(parameter) for name, parameter in self._named_as_saved()}
+            weights |= {name: _slice(parameter) for name, parameter in self._model.named_parameters()}
         shapes, places = self._shapes(), self._places()
         moments = {
             name: {slot: _part(value, place, shapes[name]) for slot, value in slots.items()}
@@ -127,12 +127,9 @@ class DeepSpeedEngine:
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved; stage 3 gathers one at a time."""
-        once = {name for name, _ in [*self._model.named_parameters(), *self._model.named_buffers()]}
-        parameters = dict(self._named_as_saved()) if self._sharded else {}
+        parameters = dict(self._model.named_parameters()) if self._sharded else {}
         deepspeed = _import_deepspeed(self._settings.device)
-        for name, tensor in self._model.state_dict().items():
-            if name not in once:
-                continue
+        for name, tensor in saved_tensors(self._model):
             if name not in parameters:
                 yield name, tensor
                 continue
@@ -141,10 +138,10 @@ class DeepSpeedEngine:
 
     def _load_weights(self, weights: dict[str, Held]) -> None:
         if not self._sharded:
-            self._model.load_state_dict(weights)
+            load_saved(self._model, weights)
             self._zero.refresh_fp32_params()
             return
-        parameters = dict(self._named_as_saved())
+        parameters: dict[str, Any] = dict(self._model.named_parameters())
         self._model.load_state_dict({name: w for name, w in weights.items() if name not in parameters}, strict=False)
         places = self._places()
         for name, parameter in parameters.items():
@@ -159,10 +156,6 @@ class DeepSpeedEngine:
 
     def _shapes(self) -> dict[str, torch.Size]:
         return {name: getattr(p, "ds_shape", p.shape) for name, p in self._model.named_parameters()}
-
-    def _named_as_saved(self) -> Iterator[tuple[str, Any]]:
-        """Parameters under every name that the state dict has, tied ones under each."""
-        yield from self._model.named_parameters(remove_duplicate=False)
 
     def _places(self) -> dict[str, Place]:
         """For each parameter of which this rank steps a part, where that part lies."""

@@ -37,6 +37,11 @@ class FlatSlice:
         return self.shape
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the elements."""
+        return self.local.dtype
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the elements."""
         return self.local.nbytes

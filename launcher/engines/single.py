@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +59,11 @@ class SingleEngine:
         state = self._optimizer.state
         moments = {name: dict(state[p]) for name, p in self._model.named_parameters() if p in state}
         learning: dict[str, Held] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
-        return {"model": dict(self._model.state_dict()), "learning": learning, "optimizer": moments}
+        return {"model": dict(saved_tensors(self._model)), "learning": learning, "optimizer": moments}
 
     def load(self, state: StateDict) -> None:
         """Take over a saved state."""
-        self._model.load_state_dict(state["model"])
+        load_saved(self._model, state["model"])
         parameters = dict(self._model.named_parameters())
         for name, values in state["optimizer"].items():
             moments = {slot: value for slot, value in values.items() if isinstance(value, Tensor)}
@@ -73,8 +73,7 @@ class SingleEngine:
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved."""
-        once = {name for name, _ in [*self._model.named_parameters(), *self._model.named_buffers()]}
-        yield from ((name, tensor) for name, tensor in self._model.state_dict().items() if name in once)
+        yield from saved_tensors(self._model)
 
     def _clip(self) -> float:
         return float(nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf")))
@@ -85,3 +84,16 @@ class SingleEngine:
             losses: Losses = module(batch.to(device))
         self._scaler.scale(losses.weighted.sum() * scale).backward()
         return losses
+
+
+def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers that are saved, each tied one once."""
+    once = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    return ((name, tensor) for name, tensor in model.state_dict().items() if name in once)
+
+
+def load_saved(model: nn.Module, state: Mapping[str, Held]) -> None:
+    """Take over what `saved_tensors` gave; a tied tensor is there under its first name alone."""
+    model.load_state_dict(dict(state), strict=False)
+    lacking = {name for name, _ in saved_tensors(model)} - set(state)
+    assert not lacking, f"the saved state lacks {sorted(lacking)}"

@@ -208,6 +208,9 @@ class Checkpoint(Section):
     in_background: bool = Field(
         True, description="Train on while a checkpoint is written, from a copy in host memory; false needs no copy."
     )
+    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Number format of `model/`; training keeps fp32."
+    )
     result: Literal["best", "last"] = Field(
         "best",
         description="Which weights become `model/`: best by `validation.metric`; last without validation.",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -92,6 +95,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def skeleton(self) -> Path:
+        """The model folder without its weights, there from the start; `adaptrun consolidate` adds weights to it."""
+        return self.path / "skeleton"
+
+    @property
     def result_file(self) -> Path:
         """Status, steps, seconds, and the metrics before and after."""
         return self.path / "result.json"
@@ -157,6 +165,15 @@ def _new_folder(job: Job) -> Path:
             continue
         return path.resolve()
     raise AssertionError("count() never ends")
+
+
+@contextmanager
+def temporary_folder() -> Iterator[RunFolder]:
+    """A folder for processes that answer one request and leave nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="adaptrun-") as path:
+        folder = RunFolder(Path(path))
+        folder.logs.mkdir()
+        yield folder
 
 
 def write_whole(path: Path, text: str) -> None:

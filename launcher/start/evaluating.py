@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from launcher.job.evaluation import EvaluationRequest
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Data, Model, Source
 from launcher.plan.hardware import find_hardware
-from launcher.run.folder import RunFolder
+from launcher.run.folder import temporary_folder
 from launcher.start.processes import run_ranks
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
@@ -58,7 +55,7 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
         device="cuda" if hardware.gpus else "cpu",
         cache=Data.model_fields["cache"].default,
     )
-    with _temporary_folder() as folder:
+    with temporary_folder() as folder:
         (folder.path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
         run_ranks(
             "launcher.worker.evaluate",
@@ -80,11 +77,3 @@ def _place(name: str) -> str:
     """A path as seen from anywhere; a hub id or an alias as it is."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[RunFolder]:
-    with tempfile.TemporaryDirectory(prefix="adaptrun-") as path:
-        folder = RunFolder(Path(path))
-        folder.logs.mkdir()
-        yield folder

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.checkpoint.model_folder import publish_model
+from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines import make_engine
@@ -37,6 +37,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     engine = make_engine(session.plan.engine, _engine_settings(session))
     materials = open_materials(session)
     loaded = load_model(session, materials, in_parts=engine.shards_weights)
+    if session.world.is_first:
+        write_skeleton(session.folder.skeleton, loaded.model, materials.tokenizer, materials.card(session.job))
     engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
     progress = _take_up(session, engine, materials.train.folder.name)
     judge = Judge(session, materials, engine.module)
@@ -46,11 +48,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     step = _choose_weights(session, engine, progress)
     after = judge.measure(step)
     session.enter("saving", str(session.folder.model))
-    first = session.world.is_first
-    publish_model(
-        session.folder.model, engine, loaded.model, materials.tokenizer, materials.card(session.job), writes=first
-    )
-    if first:
+    publish_model(session.folder.model, session.folder.skeleton, engine, session.job.checkpoint.dtype)
+    if session.world.is_first:
         _conclude(session, progress, "done", after)
         session.folder.become_latest(session.job)
     session.world.wait()

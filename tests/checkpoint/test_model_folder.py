@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
-from launcher.checkpoint import model_folder
-from launcher.checkpoint.model_folder import publish_model
+from launcher.checkpoint import safetensors_writer
+from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.engines.base import EngineSettings
 from launcher.engines.single import SingleEngine
 from launcher.errors import CheckpointError
 from launcher.job.schema import Optimizer
+from tests.worlds import Worlds
 
 
 def held(model: nn.Module, beside: nn.Module | None = None) -> SingleEngine:
@@ -36,17 +37,17 @@ def model(tiny_model: Path) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
 
 
-def publish(folder: Path, engine: Any, model: Any, tiny_model: Path) -> None:
-    publish_model(
-        folder, engine, model, AutoTokenizer.from_pretrained(tiny_model), {"task": "text-classification"}, writes=True
-    )
+def publish(folder: Path, engine: Any, model: Any, tiny_model: Path, dtype: str = "fp32") -> None:
+    skeleton = folder.parent / "skeleton"
+    write_skeleton(skeleton, model, AutoTokenizer.from_pretrained(tiny_model), {"task": "text-classification"})
+    publish_model(folder, skeleton, engine, dtype)
 
 
 @pytest.mark.parametrize("largest", [2**32, 20_000])
 def test_transformers_loads_it_with_nothing_missing(
     largest: int, model: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_folder, "LARGEST_FILE", largest)
+    monkeypatch.setattr(safetensors_writer, "LARGEST_FILE", largest)
     publish(tmp_path / "model", held(model, beside=nn.Linear(2, 2)), model, tiny_model)
     loaded, found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -77,27 +78,85 @@ def test_it_replaces_an_older_one_and_what_a_killed_attempt_left(model: Any, tin
         model.classifier.bias += 1
     publish(folder, held(model), model, tiny_model)
     assert torch.equal(load_file(folder / "model.safetensors")["classifier.bias"], model.classifier.bias)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "skeleton"]
 
 
 def test_a_file_that_differs_from_memory_is_never_published(
     model: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_bit_off(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
-        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-        tensors["classifier.bias"].view(torch.int32)[0] ^= 1
-        save_file(tensors, file, metadata=metadata)
+    close = safetensors_writer.SafetensorsFile.close
 
-    monkeypatch.setattr(model_folder, "save_file", one_bit_off)
-    with pytest.raises(CheckpointError, match=r"classifier\.bias reads back different from memory"):
+    def one_bit_off(file: safetensors_writer.SafetensorsFile) -> None:
+        close(file)
+        content = bytearray(file.path.read_bytes())
+        content[-1] ^= 1
+        file.path.write_bytes(content)
+
+    monkeypatch.setattr(safetensors_writer.SafetensorsFile, "close", one_bit_off)
+    with pytest.raises(CheckpointError, match=r"reads back different from memory; is the disk sound\?"):
         publish(tmp_path / "model", held(model), model, tiny_model)
     assert not (tmp_path / "model").exists()
 
 
 def test_a_full_disk_is_told(model: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(*_: object, **__: object) -> None:
+    def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_folder, "save_file", full_disk)
+    monkeypatch.setattr(safetensors_writer.SafetensorsFile, "close", full_disk)
     with pytest.raises(CheckpointError, match=r"could not be written: .*No space left on device"):
         publish(tmp_path / "model", held(model), model, tiny_model)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_the_number_format_asked_for_is_in_the_files_and_the_config(
+    dtype: str, expected: torch.dtype, model: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    model.register_buffer("seen", torch.tensor([3, 4]))
+    publish(tmp_path / "model", held(model), model, tiny_model, dtype)
+    written = load_file(tmp_path / "model" / "model.safetensors")
+    assert written["seen"].tolist() == [3, 4]
+    for name, tensor in model.named_parameters():
+        assert torch.equal(written[name], tensor.to(expected))
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", dtype="auto")
+    assert loaded.dtype == expected
+
+
+def publish_with_ranks(rank: int, size: int, folder: str, tiny_model: str, fails: bool) -> str:
+    """With files so small that each rank has several; perhaps on a disk that fills up on the last rank."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
+    before, write = safetensors_writer.LARGEST_FILE, safetensors_writer.SafetensorsFile.write
+    safetensors_writer.LARGEST_FILE = 20_000
+    written = 0
+
+    def noted(file: safetensors_writer.SafetensorsFile, *arguments: Any) -> None:
+        nonlocal written
+        written += 1
+        if fails and rank == size - 1:
+            raise OSError(28, "No space left on device")
+        write(file, *arguments)
+
+    safetensors_writer.SafetensorsFile.write = noted  # type: ignore[method-assign]
+    try:
+        publish(Path(folder) / "model", held(model), model, Path(tiny_model))
+    except CheckpointError as error:
+        return str(error)
+    finally:
+        safetensors_writer.LARGEST_FILE, safetensors_writer.SafetensorsFile.write = before, write  # type: ignore[method-assign]
+    return str(written)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_each_file_is_written_by_another_rank(size: int, tiny_model: Path, worlds: Worlds, tmp_path: Path) -> None:
+    counts = [int(count) for count in worlds.run(size, publish_with_ranks, str(tmp_path), str(tiny_model), False)]
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3)
+    assert min(counts) > 0
+    assert sum(counts) == len(model.state_dict())
+    _, found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_all_ranks_tell_what_one_could_not_write(tiny_model: Path, worlds: Worlds, tmp_path: Path) -> None:
+    for said in worlds.run(2, publish_with_ranks, str(tmp_path), str(tiny_model), True):
+        assert "could not be written: [Errno 28] No space left on device" in said
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,63 @@
+"""From a checkpoint on disk to a model folder, on any machine: one tensor in memory at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError
+
+from launcher.checkpoint.from_dcp import dcp_weights
+from launcher.checkpoint.from_deepspeed import deepspeed_weights, is_deepspeed
+from launcher.checkpoint.model_folder import COMPILED, publish
+from launcher.checkpoint.weights import DTYPES, StoredWeight
+from launcher.errors import RequestError
+from launcher.run.checkpoints import MARKER, complete_checkpoints
+from launcher.run.folder import RunFolder
+
+
+def consolidate(checkpoint: Path, folder: Path, dtype: str, skeleton: Path | None, prefix: str | None) -> int:
+    """Write the weights of `checkpoint` into `folder`, with the files of `skeleton`; returns how many tensors.
+
+    checkpoint: a run (its latest checkpoint is taken), one of its checkpoints, a folder of DeepSpeed's
+        `save_checkpoint`, or one of torch.distributed.checkpoint
+    skeleton: a model folder whose config and tokenizer are taken; None takes those of the run
+    prefix: what stands before the model's own names, for folders of torch.distributed.checkpoint by others
+    Raises RequestError and CheckpointError.
+    """
+    source = _latest(checkpoint)
+    if (source / MARKER).is_file() and skeleton is None:
+        run = RunFolder(source.resolve().parent.parent)
+        skeleton = run.skeleton if run.skeleton.is_dir() else None
+    found = _weights(source, prefix)
+    if not found:
+        raise RequestError(f"{source} holds no weights whose names begin with {prefix!r}; see its names without it")
+    weights = [weight.written_in(DTYPES[dtype]) for weight in found]
+    publish(folder, skeleton, weights, ((weight.name, weight.pieces()) for weight in found), dtype)
+    return len(weights)
+
+
+def _latest(path: Path) -> Path:
+    """A run's latest checkpoint, or the path itself."""
+    run = RunFolder(path)
+    if not run.checkpoints.is_dir():
+        return path
+    complete = complete_checkpoints(run.checkpoints)
+    if not complete:
+        raise RequestError(f"{path} holds no complete checkpoint")
+    return complete[-1]
+
+
+def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:
+    try:
+        if (source / ".metadata").is_file():
+            found = dcp_weights(source, prefix)
+        elif is_deepspeed(source):
+            found = deepspeed_weights(source)
+        else:
+            raise RequestError(
+                f"{source} is neither a run, nor a checkpoint of one, nor a folder that DeepSpeed or "
+                "torch.distributed.checkpoint wrote"
+            )
+    except (OSError, UnpicklingError, KeyError, RuntimeError, EOFError) as error:
+        raise RequestError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
+    return [replace(weight, name=weight.name.replace(COMPILED, "")) for weight in found]

@@ -1,0 +1,37 @@
+"""The process of `adaptrun consolidate`: `python -m launcher.worker.consolidate FOLDER`, with request.json in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from launcher.run.folder import RunFolder, write_whole
+from launcher.worker.process import Place, RankProcess
+
+
+def main() -> None:
+    """Do what the request says and leave the count of tensors."""
+    folder = RunFolder(Path(sys.argv[1]))
+    process = RankProcess(Place(), folder)
+    process.keep_output()
+
+    def work() -> None:
+        from launcher.checkpoint.consolidating import consolidate
+
+        request = json.loads((folder.path / "request.json").read_text(encoding="utf-8"))
+        skeleton = request["skeleton"]
+        tensors = consolidate(
+            Path(request["checkpoint"]),
+            Path(request["output"]),
+            request["dtype"],
+            None if skeleton is None else Path(skeleton),
+            request["prefix"],
+        )
+        write_whole(folder.result_file, json.dumps({"tensors": tensors}))
+
+    process.run(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""`adaptrun consolidate`: checkpoints of every engine, of DeepSpeed itself and of torch become model folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from launcher.checkpoint.consolidating import consolidate
+from launcher.checkpoint.saving import Checkpoints
+from launcher.errors import RequestError
+from tests.commands import adaptrun
+from tests.engines.test_engines import ADAMW, ENGINES, started, take_steps, whole
+from tests.worlds import Worlds
+
+
+def save_steps(rank: int, size: int, name: str, folder: str) -> dict[str, Any]:
+    _, engine = started(name, ADAMW)
+    list(take_steps(engine, rank, size, range(2), ADAMW["lr"]))
+    Checkpoints(Path(folder) / "checkpoints", keep=1).save(2, engine.state(), {}, best_step=None)
+    return {name.removeprefix("model."): values for name, values in whole(engine).items() if name.startswith("model.")}
+
+
+@pytest.mark.parametrize(("name", "size"), [("single", 1), *((name, 2) for name in ENGINES[1:]), ("zero3", 3)])
+def test_a_checkpoint_of_any_engine_becomes_its_weights(name: str, size: int, worlds: Worlds, tmp_path: Path) -> None:
+    expected = worlds.run(size, save_steps, name, str(tmp_path))[0]
+    count = consolidate(tmp_path, tmp_path / "model", "fp32", skeleton=None, prefix=None)
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    assert count == len(found)
+    assert {name: tensor.tolist() for name, tensor in found.items()} == expected
+
+
+class TiedNet(nn.Module):
+    """With what makes a checkpoint of DeepSpeed difficult: odd sizes, a tied and a frozen weight, a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 3)
+        self.twice = nn.Linear(3, 5, bias=False)
+        self.twice.weight = self.first.weight
+        self.scale = nn.Parameter(torch.randn(7))
+        self.frozen = nn.Parameter(torch.randn(5, 1), requires_grad=False)
+        self.register_buffer("seen", torch.tensor([3, 1, 4]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.second(self.first(x) + self.twice(x) + self.frozen[:, 0]) * self.scale.sum()).sum()
+
+
+def save_by_deepspeed(rank: int, size: int, stage: int, folder: str) -> None:
+    """As a script by hand would: DeepSpeed's own engine, one step, `save_checkpoint`."""
+    from launcher.engines.deepspeed import _import_deepspeed
+
+    deepspeed = _import_deepspeed(torch.device("cpu"))
+    model = TiedNet()
+    learning = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in learning if p.ndim > 1]}, {"params": [p for p in learning if p.ndim == 1]}]
+    engine = deepspeed.initialize(
+        model=model,
+        optimizer=torch.optim.AdamW(groups, lr=1e-2),
+        config={"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": stage}},
+        dist_init_required=False,
+    )[0]
+    engine.backward(engine(torch.full((1, 3), 1.0 + rank)))
+    engine.step()
+    engine.save_checkpoint(folder)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeeds_own_checkpoint_gives_what_zero_to_fp32_gives(
+    stage: int, size: int, worlds: Worlds, tmp_path: Path
+) -> None:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    worlds.run(size, save_by_deepspeed, stage, str(tmp_path / "saved"))
+    expected = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path / "saved"))
+    consolidate(tmp_path / "saved", tmp_path / "model", "fp32", skeleton=None, prefix=None)
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    assert set(expected) - set(found) == {"twice.weight"}, "the tied weight is written once"
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
+        assert tensor.shape == expected[name].shape
+    assert not torch.equal(found["scale"], TiedNet().scale), "it has learnt"
+    step = next((tmp_path / "saved").glob("global_step*"))
+    consolidate(step, tmp_path / "again", "bf16", skeleton=None, prefix=None)
+    half = load_file(tmp_path / "again" / "model.safetensors")
+    assert torch.equal(half["first.weight"], expected["first.weight"].bfloat16())
+    assert half["seen"].tolist() == [3, 1, 4]
+
+
+def test_a_missing_rank_and_foreign_code_are_refused(worlds: Worlds, tmp_path: Path) -> None:
+    worlds.run(2, save_by_deepspeed, 2, str(tmp_path / "saved"))
+    step = next((tmp_path / "saved").glob("global_step*"))
+    optimizer_file = sorted(step.glob("*_optim_states.pt"))[1]
+    content = torch.load(optimizer_file, weights_only=False)
+    optimizer_file.unlink()
+    with pytest.raises(RequestError, match="found 1 files of optimizer states where ZeRO stage 2 wrote 2"):
+        consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
+    torch.save(content | {"surprise": shutil.rmtree}, optimizer_file)
+    with pytest.raises(RequestError, match=r"would run code of its own when read \(shutil\.rmtree\)"):
+        consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
+    optimizer_file.write_bytes(b"PK no zip")
+    with pytest.raises(RequestError, match="cannot be read"):
+        consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
+    assert not (tmp_path / "model").exists()
+
+
+def test_folders_of_torch_are_taken_with_the_usual_or_a_given_prefix(tmp_path: Path) -> None:
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    model = nn.Linear(3, 2)
+    compiled = {f"_orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
+    moments = {"weight": torch.ones(2, 3)}
+    save({"model": compiled, "optimizer": moments}, checkpoint_id=tmp_path / "both", no_dist=True)
+    save({"model.layer": torch.ones(2), "head": torch.zeros(2)}, checkpoint_id=tmp_path / "plain", no_dist=True)
+    save({"ema": model.state_dict(), "model": compiled}, checkpoint_id=tmp_path / "other", no_dist=True)
+    for source, prefix in (("both", None), ("other", "ema.")):
+        consolidate(tmp_path / source, tmp_path / f"{source}-model", "fp32", None, prefix)
+        found = load_file(tmp_path / f"{source}-model" / "model.safetensors")
+        assert set(found) == {"weight", "bias"}
+        assert torch.equal(found["weight"], model.weight)
+    consolidate(tmp_path / "plain", tmp_path / "plain-model", "fp32", None, None)
+    assert set(load_file(tmp_path / "plain-model" / "model.safetensors")) == {"model.layer", "head"}
+    with pytest.raises(RequestError, match="holds no weights whose names begin with 'none'"):
+        consolidate(tmp_path / "plain", tmp_path / "no-model", "fp32", None, "none")
+
+
+def test_the_command_says_what_it_wrote_and_refuses_what_is_no_checkpoint(tmp_path: Path, tiny_model: Path) -> None:
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save({"weight": torch.ones(2, 3)}, checkpoint_id=tmp_path / "saved", no_dist=True)
+    said = adaptrun("consolidate", "saved", "-o", "model", "--dtype", "bf16", cwd=tmp_path).stdout
+    assert "model: 1 tensors in bf16, 0 MiB, read back and compared" in said
+    assert "no config.json beside them" in said
+    adaptrun("consolidate", "saved", "-o", "like", "--like", str(tiny_model), cwd=tmp_path)
+    assert json.loads((tmp_path / "like" / "config.json").read_text())["dtype"] == "float32"
+    (tmp_path / "nothing").mkdir()
+    for arguments, message in [
+        (("nothing", "-o", "x"), "nothing is neither a run, nor a checkpoint of one, nor a folder that DeepSpeed or"),
+        (("absent", "-o", "x"), "there is no folder absent"),
+        (("saved", "-o", "model"), "model is there already"),
+        (("saved", "-o", "x", "--like", "nothing"), "nothing holds no config.json"),
+    ]:
+        assert message in adaptrun("consolidate", *arguments, cwd=tmp_path, code=2).stderr
+    assert not (tmp_path / "x").exists()
