@@ -6,6 +6,7 @@ AdaptrunError              exit code 1
 │   ├── DataError              a data file, with file and row
 │   └── ModelError             the pretrained model cannot be had as the job asks
 ├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
+│   └── OutOfMemory            a step did not fit; smaller micro-batches may
 ├── CheckpointError        1   a checkpoint cannot be read or written
 └── Stopped               75   stopped on request; the run can be resumed
 
@@ -87,6 +88,10 @@ class ModelError(RequestError):
 
 class RunFailed(AdaptrunError):
     """A process of the run failed."""
+
+
+class OutOfMemory(RunFailed):
+    """A training step did not fit into the memory of a rank's device."""
 
 
 class CheckpointError(AdaptrunError):

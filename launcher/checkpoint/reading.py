@@ -16,8 +16,7 @@ from launcher.checkpoint.planners import LoadPlanner
 from launcher.engines.base import Held, StateDict
 from launcher.engines.flat_slice import FlatSlice
 from launcher.errors import CheckpointError
-
-PROGRESS = "progress.json"
+from launcher.run.checkpoints import PROGRESS
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:

@@ -23,11 +23,18 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from launcher.checkpoint.planners import SavePlanner
-from launcher.checkpoint.reading import PROGRESS, flat, reason
+from launcher.checkpoint.reading import flat, reason
 from launcher.engines.base import Held, StateDict
 from launcher.engines.flat_slice import FlatSlice
 from launcher.errors import CheckpointError
-from launcher.run.checkpoints import MARKER, checkpoint_name, complete_checkpoints, incomplete_checkpoints, step_of
+from launcher.run.checkpoints import (
+    MARKER,
+    PROGRESS,
+    checkpoint_name,
+    complete_checkpoints,
+    incomplete_checkpoints,
+    step_of,
+)
 
 FORMAT = 1
 

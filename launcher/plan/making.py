@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -46,6 +47,7 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
         processes=ranks,
         threads=max(1, hardware.cores // ranks),
         split=split,
+        micro_batch_limit=None,
         state=None if parameters is None else state_memory(parameters, job.train.optimizer, engine, ranks, stage),
         deepspeed=deepspeed,
         evaluation_batch=job.validation.batch_size,
@@ -54,6 +56,18 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
         train_samples=samples,
         reasons=tuple(reasons),
         commands=(_command(job_file, ranks),),
+    )
+
+
+def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int) -> Plan:
+    """The plan with micro-batches of at most `limit`, since larger ones ran out of memory. It changes no number."""
+    split = split_batch(plan.split.global_batch, plan.processes, min(limit, plan.split.micro_batch))
+    return replace(
+        plan,
+        split=split,
+        micro_batch_limit=limit,
+        deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split),
+        reasons=(*plan.reasons, f"micro-batches of {split.micro_batch}: larger ones ran out of memory"),
     )
 
 

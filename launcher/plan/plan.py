@@ -26,6 +26,7 @@ class Plan:
     processes: ranks on this machine
     threads: CPU threads of each process
     split: the cut of the global batch
+    micro_batch_limit: what running out of memory has left of micro-batches, None where that has not happened
     state: memory of weights, gradients and optimizer; None where the model's size is not known here
     evaluation_batch: samples of full length evaluated at once
     train_samples: None where only the run can know (a hub id that is not downloaded)
@@ -41,6 +42,7 @@ class Plan:
     processes: int
     threads: int
     split: Split
+    micro_batch_limit: int | None
     state: StateMemory | None
     deepspeed: dict[str, Any] | None
     evaluation_batch: int

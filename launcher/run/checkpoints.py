@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-MARKER = "complete.json"
+MARKER, PROGRESS = "complete.json", "progress.json"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -30,6 +31,18 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 def incomplete_checkpoints(folder: Path) -> list[Path]:
     """What a killed save left behind: of no use, and removed by the next save of the same step."""
     return sorted(path for path in _checkpoints(folder) if not _is_whole(path))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint of the latest step, None where there is none."""
+    return next(reversed(complete_checkpoints(folder)), None)
+
+
+def micro_batch_limit(checkpoint: Path) -> int | None:
+    """What running out of memory had left of micro-batches when the checkpoint was saved; None for no limit."""
+    progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+    limit: int | None = progress.get("micro_batch_limit")
+    return limit
 
 
 def _checkpoints(folder: Path) -> list[Path]:

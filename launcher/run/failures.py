@@ -14,6 +14,7 @@ CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broken
 """What ranks say when another one has died; never the first failure where there is another."""
 
 ADVICE = {
+    "OutOfMemory": "lower train.micro_batch_size, which changes no result, or set train.activation_checkpointing: true",
     "OutOfMemoryError": "lower train.micro_batch_size: it changes memory and no result",
     "MemoryError": "lower train.micro_batch_size or launch.processes: neither changes a result",
     "SIGKILL": "often the system's out-of-memory killer: lower train.micro_batch_size or launch.processes",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from launcher.errors import ExitCode, RequestError, RunFailed, Stopped
+from launcher.errors import ExitCode, OutOfMemory, RequestError, RunFailed, Stopped
 from launcher.run.failures import Failure, last_lines, told_failures, write_page
 from launcher.run.folder import RunFolder
 
@@ -31,6 +31,8 @@ def report_failure(folder: RunFolder, deaths: Sequence[Death]) -> NoReturn:
     if first.exit_code == ExitCode.STOPPED:
         raise Stopped(first.message)
     page = write_page(folder, first)
+    if first.kind == OutOfMemory.__name__:
+        raise OutOfMemory(f"{page}\nkept in {folder.failure_file}")
     raise RunFailed(f"{page}\nkept in {folder.failure_file}")
 
 

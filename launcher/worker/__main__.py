@@ -27,9 +27,9 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Keep this rank's output before anything heavy is imported, then do its work."""
     arguments = read_arguments()
-    process = RankProcess(Place.from_environment())
-    if arguments.target.is_dir():
-        process.folder = RunFolder(arguments.target.resolve())
+    planned = RunFolder(arguments.target.resolve()) if arguments.target.is_dir() else None
+    process = RankProcess(Place.from_environment(), planned)
+    if planned is not None:
         process.keep_output()
 
     def work() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -12,7 +13,7 @@ import torch
 
 from launcher.data.prepared import Prepared
 from launcher.engines.base import Engine
-from launcher.errors import RunFailed
+from launcher.errors import OutOfMemory, RunFailed
 from launcher.job.schema import Job
 from launcher.models.base import Task
 from launcher.models.batch import Batch
@@ -113,14 +114,16 @@ class Loop:
         hand = deal(samples, lengths, self.split.ranks, self.split.accumulation)[self.world.rank]
         batches = [self.task.collate(self.data[mine], mine.tolist()) for mine in hand]
         votes = self._vote(batches)
-        loss, memory = self._accumulate(batches, votes.weight)
+        with _out_of_memory_named(self.split.micro_batch, step):
+            loss, memory = self._accumulate(batches, votes.weight)
         if not isfinite(loss):
             raise RunFailed(
                 f"the loss of step {step + 1} is {loss}; its samples were rows {samples.tolist()} of the "
                 "training data, counted from 0. Lower train.optimizer.lr, add warm-up, or use precision fp32"
             )
         lr = self.learning_rate.at(step, self.progress.plateau)
-        norm = self.engine.step(lr)
+        with _out_of_memory_named(self.split.micro_batch, step):
+            norm = self.engine.step(lr)
         seconds = time.perf_counter() - begun
         self.progress.step += 1
         self.progress.seconds += seconds
@@ -177,6 +180,17 @@ class Loop:
         """Only rank 0's clock counts, and its vote carries the others."""
         minutes = self.job.checkpoint.every_minutes
         return minutes is not None and self.world.is_first and time.monotonic() - self._saved_at >= 60 * minutes
+
+
+@contextmanager
+def _out_of_memory_named(micro_batch: int, step: int) -> Iterator[None]:
+    """Let the launcher know that it was memory that failed: the allocators say so in several ways."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(f"step {step + 1} did not fit with micro-batches of {micro_batch}: {error}") from error
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:

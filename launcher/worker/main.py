@@ -41,6 +41,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
         write_skeleton(session.folder.skeleton, loaded.model, materials.tokenizer, materials.card(session.job))
     engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
     progress = _take_up(session, engine, materials.train.folder.name)
+    progress.micro_batch_limit = session.plan.micro_batch_limit
     judge = Judge(session, materials, engine.module)
     if not progress.before:
         progress.before = judge.measure(progress.step)

@@ -40,6 +40,7 @@ class Progress:
     before: every validation set, measured on the model as it came
     best_step, best: the evaluation that was best by the deciding metric (larger is better)
     plateau: what the plateau schedule has multiplied the learning rate by
+    micro_batch_limit: what running out of memory has left of micro-batches
     finished: training ended early because validation no longer improved
     """
 
@@ -52,6 +53,7 @@ class Progress:
     plateau: float = 1.0
     plateau_stall: Stall = field(default_factory=Stall)
     stopping_stall: Stall = field(default_factory=Stall)
+    micro_batch_limit: int | None = None
     finished: bool = False
 
     def judge(self, job: Job, value: float) -> bool:

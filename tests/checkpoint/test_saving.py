@@ -17,11 +17,11 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from launcher.checkpoint import saving
-from launcher.checkpoint.reading import PROGRESS, read_progress, read_state
+from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines.base import StateDict
 from launcher.errors import CheckpointError
-from launcher.run.checkpoints import MARKER, complete_checkpoints, incomplete_checkpoints, step_of
+from launcher.run.checkpoints import MARKER, PROGRESS, complete_checkpoints, incomplete_checkpoints, step_of
 from tests.worlds import Worlds
 
 
