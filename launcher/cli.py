@@ -97,11 +97,24 @@ def check(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def plan(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Show what would run: processes, engine, the split of the batch, steps, commands."""
+def plan(
+    job: JobFile,
+    sets: Sets = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Ask which engines fit so many GPUs a node.")] = None,
+    gpu_memory: Annotated[str, typer.Option(help="Memory of each of them, such as 80GiB.")] = "80GiB",
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of that kind.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would run: processes, engine, the split of the batch, steps, commands; or what fits given GPUs."""
     from launcher.job.reading import load_job
     from launcher.plan.making import make_plan
 
+    if gpus is not None:
+        from launcher.plan.table import Table, parse_size
+
+        table = Table.of(load_job(job, sets or ()), gpus * nodes, parse_size(gpu_memory))
+        print(table.as_json() if as_json else table)
+        return
     made = make_plan(load_job(job, sets or ()), job)
     print(made.as_json() if as_json else made)
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import Literal
 
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
+from launcher.job.positions import read_document
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Job
-from launcher.plan.deepspeed_config import render_deepspeed
+from launcher.plan.deepspeed_config import render_deepspeed, template_file
+from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
-from launcher.plan.memory import count_parameters, mebibytes, state_memory
-from launcher.plan.plan import EngineName, Plan, zero_stage
+from launcher.plan.memory import Sharing, mebibytes
+from launcher.plan.model_size import ModelSize, find_model_size
+from launcher.plan.plan import EngineName, Plan
 from launcher.plan.split import split_batch
 
 CPU_MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
@@ -33,22 +35,31 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
     reasons: list[str] = []
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, reasons)
-    split = split_batch(job.train.global_batch_size, ranks, _micro_batch(job, device, ranks, reasons))
-    parameters = _parameters(job)
-    engine = _engine(job, ranks, parameters, _memory_of_a_process(device, hardware, ranks), reasons)
+    precision = _precision(job, job_file, device, hardware, reasons)
+    size = model_size(job)
+    devices = Devices(ranks, _memory_of_a_process(device, hardware, ranks))
+    engine = _engine(job, size, devices, reasons)
+    sharing = sharing_of(job, engine)
+    micro_batch = _micro_batch(job, size, precision, devices, sharing, device, reasons)
+    split = split_batch(job.train.global_batch_size, ranks, micro_batch)
+    now = None
+    if size is not None:
+        recomputes = job.train.activation_checkpointing
+        now = way_of(job, size, precision, devices, sharing, split.micro_batch, recomputes)
+        if device == "cuda" and now.memory.state > devices.memory:
+            raise _does_not_fit(job, job_file, size, precision, devices, now)
     deepspeed = render_deepspeed(job, job_file, split) if engine == "deepspeed" else None
-    stage = None if deepspeed is None else zero_stage(deepspeed)
     return Plan(
         name=job.name,
         model=job.model.pretrained,
         engine=engine,
         device=device,
-        precision=_precision(job, job_file, device, hardware, reasons),
+        precision=precision,
         processes=ranks,
         threads=max(1, hardware.cores // ranks),
         split=split,
         micro_batch_limit=None,
-        state=None if parameters is None else state_memory(parameters, job.train.optimizer, engine, ranks, stage),
+        memory=None if now is None else now.memory,
         deepspeed=deepspeed,
         evaluation_batch=job.validation.batch_size,
         epochs=job.train.epochs,
@@ -101,16 +112,17 @@ def _processes(
     return ranks
 
 
-def _engine(job: Job, ranks: int, parameters: int | None, room: int, reasons: list[str]) -> EngineName:
+def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[str]) -> EngineName:
     """The cheapest in communication whose state leaves a fifth of a process's memory to activations."""
+    ranks, room = devices.count, devices.memory
     if job.engine.name in ("fsdp", "deepspeed") or (job.engine.name == "ddp" and ranks > 1):
         return job.engine.name
     if ranks == 1:
         return "single"
-    if parameters is None:
+    if size is None:
         reasons.append("ddp: the size of the model is not known here")
         return "ddp"
-    needed = state_memory(parameters, job.train.optimizer, "ddp", ranks).total
+    needed = way_of(job, size, "fp32", devices, "ddp", 0, recomputes=False).memory.state
     if needed <= ROOM_FOR_STATE * room:
         reasons.append(f"ddp: weights, gradients and optimizer take {mebibytes(needed)} of {mebibytes(room)} a process")
         return "ddp"
@@ -118,26 +130,55 @@ def _engine(job: Job, ranks: int, parameters: int | None, room: int, reasons: li
     return "fsdp"
 
 
-def _parameters(job: Job) -> int | None:
+def sharing_of(job: Job, engine: EngineName) -> Sharing:
+    """The way of sharing that an engine is; an own DeepSpeed file counts as the template it is nearest to."""
+    if engine != "deepspeed":
+        return engine
+    config = read_document(template_file(job)).values.get("zero_optimization", {})
+    stage, offloads = config.get("stage", 2), "offload_optimizer" in config
+    if offloads:
+        return "zero3_offload" if stage == 3 else "zero2_offload"
+    plain: dict[int, Sharing] = {1: "zero1", 2: "zero2", 3: "zero3"}
+    return plain.get(stage, "zero2")  # rendering refuses other stages
+
+
+def model_size(job: Job) -> ModelSize | None:
+    """How large the job's model is; None where that is not known here."""
     try:
-        return count_parameters(find_pretrained(job.model))
+        return find_model_size(find_pretrained(job.model))
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # loading says what is wrong with the file
+
+
+def _does_not_fit(job: Job, job_file: Path, size: ModelSize, precision: str, devices: Devices, now: Way) -> JobError:
+    message = (
+        f"weights, gradients and optimizer take {mebibytes(now.memory.state)} a process with {now.sharing}, and a GPU "
+        f"has {mebibytes(devices.memory)}"
+    )
+    return _refusal(job_file, "model.pretrained", message, cheapest_change(job, size, precision, devices, now))
 
 
 def _memory_of_a_process(device: str, hardware: Hardware, ranks: int) -> int:
     return min(gpu.memory for gpu in hardware.gpus) if device == "cuda" else hardware.memory // ranks
 
 
-def _micro_batch(job: Job, device: str, ranks: int, reasons: list[str]) -> int:
-    share = ceil(job.train.global_batch_size / ranks)
-    wanted = job.train.micro_batch_size
+def _micro_batch(
+    job: Job,
+    size: ModelSize | None,
+    precision: str,
+    devices: Devices,
+    sharing: Sharing,
+    device: str,
+    reasons: list[str],
+) -> int:
+    share, wanted = share_of_a_rank(job, devices.count), job.train.micro_batch_size
     if wanted != "auto":
         return min(wanted, share)
-    most = GPU_MICRO_BATCH if device == "cuda" else CPU_MICRO_BATCH
-    size = min(most, share)
-    reasons.append(f"micro-batches of {size}: a rank's share is {share}, and {most} keep this device busy")
-    return size
+    most = min(share, GPU_MICRO_BATCH if device == "cuda" else CPU_MICRO_BATCH)
+    fitting = most if size is None else largest_micro_batch(job, size, precision, devices, sharing, most) or 1
+    reason = f"a rank's share is {share}, and {GPU_MICRO_BATCH if device == 'cuda' else CPU_MICRO_BATCH} keep it busy"
+    reasons.append(f"micro-batches of {fitting}: {reason if fitting == most else f'{most} would not fit'}")
+    return fitting
 
 
 def _precision(

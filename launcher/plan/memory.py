@@ -1,78 +1,113 @@
-"""How much memory a process keeps through the whole of training, counted from the files' headers alone."""
+"""How much memory a process of a job takes, part by part.
+
+Weights, gradients and optimizer are counted; they are the same in every step. Activations and buffers are estimated:
+per token and layer, the tensors that autograd keeps of a transformer with fused attention, measured for fp32 and for
+autocast to bf16 (tests/plan/test_memory.py does so).
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from math import ceil, prod
-from pathlib import Path
+from math import ceil
+from typing import Literal
 
-from launcher.job.pretrained import Pretrained, safetensors_files
 from launcher.job.schema import Optimizer
+from launcher.plan.model_size import ModelSize
 
 FLOAT32 = 4
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-DROPPED_HEADS = ("lm_head.",)
-"""Weights of the file that a classifier leaves out, and that are too large to be counted with the rest."""
+KEPT_BYTES = {"fp32": 4.0, "bf16": 2.5, "fp16": 2.5}
+"""Bytes of a kept element: under autocast some stay in fp32."""
+ZERO_BUCKET = 500_000_000
+"""Elements that DeepSpeed gathers and reduces at once, unless its file says otherwise."""
+
+Sharing = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
 
 
 @dataclass(frozen=True)
-class StateMemory:
-    """Bytes of one process. Activations come on top, and for fsdp the block that is whole while it computes."""
+class Memory:
+    """Bytes of one process on its device; `host`: what goes to the machine's memory instead."""
 
     weights: int
     gradients: int
     optimizer: int
+    activations: int = 0
+    communication: int = 0
+    host: int = 0
+
+    @property
+    def state(self) -> int:
+        """What is there throughout, and known exactly."""
+        return self.weights + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """All three."""
-        return self.weights + self.gradients + self.optimizer
+        """All that is on the device."""
+        return self.state + self.activations + self.communication
 
     def __str__(self) -> str:
-        parts = f"weights {mebibytes(self.weights)}, gradients {mebibytes(self.gradients)}"
-        return f"{mebibytes(self.total)} a process ({parts}, optimizer {mebibytes(self.optimizer)}) and activations"
+        parts = [f"{name} {mebibytes(getattr(self, name))}" for name in ("weights", "gradients", "optimizer")]
+        parts += [f"about {mebibytes(self.activations)} of activations", f"{mebibytes(self.communication)} of buffers"]
+        return f"{mebibytes(self.total)} a process: {', '.join(parts)}"
 
 
-def state_memory(
-    parameters: int, optimizer: Optimizer, engine: str, ranks: int, zero_stage: int | None = None
-) -> StateMemory:
-    """Of a model with so many parameters, all of them learning in fp32.
+@dataclass(frozen=True)
+class Load:
+    """What a process computes at once.
+
+    tokens: of a micro-batch with its padding
+    recomputes: activation checkpointing
+    """
+
+    tokens: int
+    precision: str
+    recomputes: bool
+
+
+def memory_of(size: ModelSize, optimizer: Optimizer, sharing: Sharing, ranks: int, load: Load) -> Memory:
+    """The memory of each process, all parameters learning in fp32.
 
     DeepSpeed's optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
     """
-    whole, part = FLOAT32 * parameters, FLOAT32 * ceil(parameters / ranks)
+    whole, part = FLOAT32 * size.parameters, FLOAT32 * ceil(size.parameters / ranks)
     moments = 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
-    if engine == "fsdp":
-        return StateMemory(part, part, moments * part)
-    if zero_stage is not None:
-        weights = part if zero_stage == 3 else whole
-        return StateMemory(weights + part, whole if zero_stage == 1 else part, moments * part)
-    return StateMemory(whole, whole, moments * whole)
+    activations, block = _activations(size, sharing, load), FLOAT32 * size.block
+    if sharing in ("single", "ddp"):
+        return Memory(whole, whole, moments * whole, activations)
+    if sharing == "fsdp":  # this block, the next one, and one block's gradients on their way
+        return Memory(part, part, moments * part, activations, 3 * block)
+    bucket = FLOAT32 * min(ZERO_BUCKET, size.parameters)
+    gradients = whole if sharing == "zero1" else part
+    offloads = sharing.endswith("offload")
+    stepped = Memory(part, part if offloads else gradients, moments * part)  # the flat copy, and what steps it
+    if sharing in ("zero1", "zero2"):
+        return Memory(whole + part, gradients, stepped.optimizer, activations, bucket)
+    if sharing == "zero2_offload":
+        return Memory(whole, 0, 0, activations, 2 * bucket, host=stepped.state)
+    if sharing == "zero3_offload":
+        return Memory(0, 0, 0, activations, bucket + 2 * block, host=part + stepped.state)
+    return Memory(2 * part, part, stepped.optimizer, activations, bucket + 2 * block)
 
 
-def count_parameters(pretrained: Pretrained) -> int | None:
-    """Parameters in a model's safetensors files; None where they are not on this machine or in another format."""
-    files = safetensors_files(pretrained.kind, Path(pretrained.location))
-    if not files:
-        return None
-    return sum(_count(file) for file in files)
+def consolidation(size: ModelSize) -> int:
+    """Bytes of a process while the model folder is written: the largest tensor, whole, and a buffer."""
+    return FLOAT32 * size.largest + 16 * 2**20
+
+
+def _activations(size: ModelSize, sharing: Sharing, load: Load) -> int:
+    """What autograd keeps for the backward pass."""
+    layer = 10 * size.hidden + (4 if size.is_gated else 2) * size.intermediate
+    kept = KEPT_BYTES[load.precision] * layer * load.tokens
+    # autocast keeps a copy of each weight in its own format until the backward pass
+    copies = 0 if load.precision == "fp32" else 2 * (size.block if _frees_copies(sharing, load) else size.parameters)
+    if load.recomputes:  # one layer whole, and of each other its input
+        return int(kept + FLOAT32 * size.hidden * load.tokens * size.layers + copies)
+    return int(size.layers * kept + copies)
+
+
+def _frees_copies(sharing: Sharing, load: Load) -> bool:
+    return load.recomputes or sharing == "fsdp"
 
 
 def mebibytes(size: int) -> str:
     """`87 MiB`, or `8.1 GiB` from 10 GiB on."""
     return f"{size / 2**30:.1f} GiB" if size >= 10 * 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def _count(file: Path) -> int:
-    """The header is JSON behind its own length, a little-endian 64-bit integer. Raises ValueError for another file."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError(f"{file} is no safetensors file")
-        header = json.loads(opened.read(length))
-    return sum(
-        prod(tensor["shape"])
-        for name, tensor in header.items()
-        if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(DROPPED_HEADS)
-    )

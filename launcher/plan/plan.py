@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.plan.memory import StateMemory
+from launcher.plan.memory import Memory
 from launcher.plan.split import Split
 
 EngineName = Literal["single", "ddp", "fsdp", "deepspeed"]
@@ -27,7 +27,7 @@ class Plan:
     threads: CPU threads of each process
     split: the cut of the global batch
     micro_batch_limit: what running out of memory has left of micro-batches, None where that has not happened
-    state: memory of weights, gradients and optimizer; None where the model's size is not known here
+    memory: of each process; None where the model's size is not known here
     evaluation_batch: samples of full length evaluated at once
     train_samples: None where only the run can know (a hub id that is not downloaded)
     reasons: one sentence for each value that `auto` decided
@@ -43,7 +43,7 @@ class Plan:
     threads: int
     split: Split
     micro_batch_limit: int | None
-    state: StateMemory | None
+    memory: Memory | None
     deepspeed: dict[str, Any] | None
     evaluation_batch: int
     epochs: int
@@ -82,7 +82,7 @@ class Plan:
             ("precision", f"{self.precision} forward and backward, fp32 weights and optimizer"),
             ("batch", str(self.split)),
             ("steps", self._steps()),
-            ("memory", "known once the model is loaded" if self.state is None else str(self.state)),
+            ("memory", "known once the model is loaded" if self.memory is None else str(self.memory)),
             *(("command", shlex.join(command)) for command in self.commands),
             *(("because", reason) for reason in self.reasons),
         ]
@@ -104,7 +104,7 @@ class Plan:
         """Read back what `save` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values["split"] = Split(**values["split"])
-        values["state"] = None if values["state"] is None else StateMemory(**values["state"])
+        values["memory"] = None if values["memory"] is None else Memory(**values["memory"])
         values["reasons"] = tuple(values["reasons"])
         values["commands"] = tuple(tuple(command) for command in values["commands"])
         return cls(**values)

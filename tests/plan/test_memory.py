@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher.errors import JobError
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model, Optimizer
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.making import make_plan
-from launcher.plan.memory import StateMemory, count_parameters, state_memory
+from launcher.plan.memory import Load, Memory, memory_of
+from launcher.plan.model_size import ModelSize, find_model_size
+from tests.commands import adaptrun
+from tests.engines.test_engines import ENGINES, engine_of
 from tests.plan.test_plan import job
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
@@ -26,39 +33,58 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(rank: int, size: int, folder: str, engine_name: str, optimizer: dict[str, Any]) -> tuple[int, int, int]:
     """Bytes that this rank holds of weights, gradients and optimizer."""
-    import torch
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForSequenceClassification
 
-    from launcher.engines import make_engine
-    from launcher.engines.base import EngineSettings
     from launcher.job.schema import Optimizer
     from tests.worker.test_evaluating import tiny_task
 
     task, _ = tiny_task(folder)
     module = task.build(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3))
-    engine = make_engine(engine_name, EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
+    engine: Any = engine_of(engine_name, None)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
+    engine.accumulate(batch, 1.0, last=False)
+    local = held_by_zero(engine)[1] if engine_name == "zero1" else 0  # whole until they are reduced
     engine.accumulate(batch, 1.0, last=True)
 
     def held(tensors: Any) -> int:
         return sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors)
 
-    gradients = held(p.grad for p in engine.module.parameters() if p.grad is not None)
+    if not engine_name.startswith("zero"):
+        gradients = held(p.grad for p in engine.module.parameters() if p.grad is not None)
+        weights = held(engine.module.parameters())
+    else:
+        weights, gradients = held_by_zero(engine)
+        gradients = max(gradients, local)
     engine.step(1e-3)
     moments = held(t for slots in engine.state()["optimizer"].values() for t in slots.values() if t is not None)
-    return held(engine.module.parameters()), gradients, moments
+    return weights, gradients, moments
+
+
+def held_by_zero(engine: Any) -> tuple[int, int]:
+    """Weights with the flat copy that is stepped; gradients before the step, wherever DeepSpeed keeps them."""
+    zero, parameters = engine._zero, list(engine.module.parameters())
+    if engine._sharded:
+        flats, weights = zero.fp32_partitioned_groups_flat, sum(p.ds_tensor.nbytes for p in parameters)
+        gradients = sum(part.nbytes for group in zero.averaged_gradients.values() for part in group)
+    else:
+        flats, weights = zero.single_partition_of_fp32_groups, sum(p.nbytes for p in parameters)
+        gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
+        gradients = gradients or sum(g.nbytes for group in zero.averaged_gradients.values() for g in group or ())
+    return weights + sum(flat.nbytes for flat in flats), gradients
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adamw", "momentum", "sgd"])
-@pytest.mark.parametrize(("engine", "size"), [("single", 1), ("ddp", 2), ("fsdp", 2), ("fsdp", 3)])
+@pytest.mark.parametrize(("engine", "size"), [("single", 1), *((e, n) for e in ENGINES[1:] for n in (2, 3))])
 def test_the_plan_is_within_a_hundredth_of_what_is_held(
-    engine: str, size: int, optimizer: dict[str, Any], model: Path, worlds: Worlds
+    engine: Any, size: int, optimizer: dict[str, Any], model: Path, worlds: Worlds
 ) -> None:
-    parameters = count_parameters(find_pretrained(Model(pretrained=str(model))))
-    assert parameters is not None
-    planned = state_memory(parameters, Optimizer.model_validate(optimizer), engine, size)
+    model_size = find_model_size(find_pretrained(Model(pretrained=str(model))))
+    assert model_size is not None
+    assert not model_size.is_estimated
+    load = Load(tokens=0, precision="fp32", recomputes=False)
+    planned = memory_of(model_size, Optimizer.model_validate(optimizer), engine, size, load)
     for weights, gradients, moments in worlds.run(size, measured, str(model), engine, optimizer):
         assert planned.weights == pytest.approx(weights, rel=0.01)
         assert planned.gradients == pytest.approx(gradients, rel=0.01)
@@ -70,14 +96,19 @@ def test_minilm_is_counted_from_its_header() -> None:
 
     place = find_pretrained(Model(pretrained="minilm"))
     loaded = AutoModel.from_pretrained(place.location)
-    assert count_parameters(place) == sum(parameter.numel() for parameter in loaded.parameters())
+    size = find_model_size(place)
+    assert size is not None
+    assert size.parameters == sum(parameter.numel() for parameter in loaded.parameters())
+    assert size.largest == loaded.embeddings.word_embeddings.weight.numel()
+    assert size.block == sum(parameter.numel() for parameter in loaded.encoder.layer[0].parameters())
+    assert (size.layers, size.hidden, size.intermediate, size.heads) == (6, 384, 1536, 12)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{", b"\xff" * 20])
 def test_a_broken_file_is_left_for_loading_to_name(content: bytes, tmp_path: Path) -> None:
     made, file = job(tmp_path)
     (tmp_path / "tiny" / "model.safetensors").write_bytes(content)
-    assert make_plan(made, file, Hardware((), cores=2, memory=2**33)).state is None
+    assert make_plan(made, file, Hardware((), cores=2, memory=2**33)).memory is None
 
 
 def test_several_files_are_counted_together(model: Path, tmp_path: Path) -> None:
@@ -88,23 +119,147 @@ def test_several_files_are_counted_together(model: Path, tmp_path: Path) -> None
     model_folder = tiny_model_folder(tmp_path / "tokenizer")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     spec = Model(pretrained=str(tmp_path / "parts"), tokenizer=str(model_folder))
-    assert count_parameters(find_pretrained(spec)) == sum(p.numel() for p in whole.parameters())
+    size = find_model_size(find_pretrained(spec))
+    assert size is not None
+    assert size.parameters == sum(p.numel() for p in whole.parameters())
 
 
 def test_auto_shards_what_does_not_fit(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32})
-    needed = make_plan(made, file, Hardware((), cores=2, memory=2**33)).state
+    needed = make_plan(made, file, Hardware((), cores=2, memory=2**33)).memory
     assert needed is not None
-    small = Gpu("small", int(needed.total * 1.1), 9.0)
-    large = Gpu("large", int(needed.total * 1.5), 9.0)
+    small = Gpu("small", int(needed.state * 1.1), 9.0)
+    large = Gpu("large", int(needed.state * 1.5), 9.0)
     sharded = make_plan(made, file, Hardware((small, small), 8, 2**33))
     assert sharded.engine == "fsdp"
     assert any(reason.startswith("fsdp: ddp would take") for reason in sharded.reasons)
-    assert sharded.state is not None
-    assert sharded.state.total == pytest.approx(needed.total / 2, rel=1e-3)
+    assert sharded.memory is not None
+    assert sharded.memory.state == pytest.approx(needed.state / 2, rel=1e-3)
     assert make_plan(made, file, Hardware((large, large), 8, 2**33)).engine == "ddp"
 
 
 def test_sizes_are_told_in_words() -> None:
-    text = str(StateMemory(87 * 2**20, 87 * 2**20, 174 * 2**20))
-    assert text == "348 MiB a process (weights 87 MiB, gradients 87 MiB, optimizer 174 MiB) and activations"
+    text = str(Memory(87 * 2**20, 87 * 2**20, 174 * 2**20, activations=2**30, communication=0))
+    assert text == (
+        "1372 MiB a process: weights 87 MiB, gradients 87 MiB, optimizer 174 MiB, about 1024 MiB of activations, "
+        "0 MiB of buffers"
+    )
+
+
+def kept_for_backward(model: Any, samples: int, length: int, bf16: bool) -> int:
+    """Bytes of tensors that autograd keeps, each memory once, weights not counted."""
+    import torch
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(5, 400, (samples, length))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        out = model(input_ids=ids).logits
+    assert out.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_activations_are_estimated_within_a_fifth(family: str, precision: str) -> None:
+    """Without dropout, whose masks and unfused attention only a CPU keeps."""
+    from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+
+    common: dict[str, Any] = {"num_hidden_layers": 6, "num_attention_heads": 8, "vocab_size": 500, "pad_token_id": 0}
+    if family == "bert":
+        none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config = BertConfig(hidden_size=256, intermediate_size=1024, **common, **none)
+        model: Any = BertForSequenceClassification(config)
+    else:
+        config = LlamaConfig(hidden_size=256, intermediate_size=704, num_key_value_heads=4, **common)
+        model = LlamaForSequenceClassification(config)
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    size = ModelSize(
+        sum(counts.values()), max(counts.values()), 0, 6, 256, config.intermediate_size, 8, family == "llama"
+    )
+    planned = memory_of(size, Optimizer(), "ddp", 2, Load(16 * 128, precision, recomputes=False)).activations
+    assert planned == pytest.approx(kept_for_backward(model.train(), 16, 128, precision == "bf16"), rel=0.2)
+
+
+LLAMA_70B = {
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "hidden_act": "silu",
+    "max_position_embeddings": 8192,
+}
+
+
+def large_job(folder: Path, **train: Any) -> Path:
+    """A job over a model of which only the config is here."""
+    _, file = job(folder, train=train)
+    (folder / "tiny" / "config.json").write_text(json.dumps(LLAMA_70B))
+    return file
+
+
+def test_a_large_model_is_judged_from_its_config_without_torch(tmp_path: Path) -> None:
+    file = large_job(tmp_path, global_batch_size=64, max_length=4096)
+    code = (
+        "import sys, time; from pathlib import Path; from launcher.job.reading import load_job; "
+        "from launcher.plan.table import Table; begun = time.perf_counter(); "
+        f"table = Table.of(load_job(Path({str(file)!r})), 16, 80 * 2**30); "
+        "print(table); print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("about 69.50 billion parameters on 16 GPUs of 80.0 GiB")
+    assert said.endswith("False\n")
+    assert "does not fit: ddp takes" in said
+    assert "fix: engine: {name: deepspeed, deepspeed: zero3_offload}, train.micro_batch_size: 1" in said
+
+
+def test_the_command_prints_the_table_and_the_cheapest_fix(tmp_path: Path) -> None:
+    file = large_job(tmp_path, global_batch_size=256, max_length=2048, activation_checkpointing=True)
+    answer = json.loads(
+        adaptrun("plan", file, "--gpus", 8, "--nodes", 16, "--gpu-memory", "80GiB", "--json", cwd=tmp_path).stdout
+    )
+    rows = {row["sharing"]: row for row in answer["rows"]}
+    assert rows["fsdp"]["fits"]
+    assert not rows["ddp"]["fits"]
+    assert rows["fsdp"]["memory"]["weights"] == pytest.approx(rows["ddp"]["memory"]["weights"] / 128, rel=1e-3)
+    assert answer["verdict"].startswith("fits: fsdp (the first that fits)")
+    assert answer["consolidation"] == 4 * 128256 * 8192 + 16 * 2**20
+    text = adaptrun("plan", file, "--gpus", 8, "--set", "engine.name=ddp", cwd=tmp_path).stdout
+    assert "does not fit: ddp takes" in text
+    assert (
+        "no size; write 80GiB"
+        in adaptrun("plan", file, "--gpus", 8, "--gpu-memory", "much", cwd=tmp_path, code=2).stderr
+    )
+
+
+def test_what_cannot_fit_is_refused_with_the_cheapest_change(model: Path, tmp_path: Path) -> None:
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, engine={"name": "ddp"})
+    size = find_model_size(find_pretrained(made.model))
+    assert size is not None
+    gpu = Gpu("small", int(3.5 * 4 * size.parameters), 9.0)
+    with pytest.raises(JobError, match=r"weights, gradients and optimizer take .* with ddp, and a GPU has") as refused:
+        make_plan(made, file, Hardware((gpu, gpu), 8, 2**33))
+    assert "fix: engine: {name: " in str(refused.value)
+
+
+def test_the_micro_batch_is_the_largest_that_fits(model: Path, tmp_path: Path) -> None:
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32, "global_batch_size": 64})
+    size = find_model_size(find_pretrained(made.model))
+    assert size is not None
+    load = Load(16 * 32, "bf16", recomputes=False)
+    room = memory_of(size, Optimizer(), "single", 1, load).total
+    plan = make_plan(made, file, Hardware((Gpu("small", int(room / 0.9) + 1, 9.0),), 8, 2**33))
+    assert plan.split.micro_batch == 16
+    assert "micro-batches of 16: 64 would not fit" in str(plan)

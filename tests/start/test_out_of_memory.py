@@ -77,7 +77,7 @@ def test_a_rank_that_runs_out_gets_smaller_micro_batches_and_the_same_weights(
     assert not run.failure_file.exists()
     expected = weights(tmp_path / "whole")
     for name, tensor in weights(tmp_path / "short").items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_size_that_was_asked_for_is_not_changed(tiny_model: Path, tmp_path: Path) -> None:

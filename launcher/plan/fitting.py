@@ -1,0 +1,99 @@
+"""Which ways of sharing fit given GPUs, and the cheapest change that makes a job fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from launcher.job.schema import Job
+from launcher.plan.memory import Load, Memory, Sharing, memory_of
+from launcher.plan.model_size import ModelSize
+
+ROOM = 0.9
+"""Of a device's memory: the rest goes to the driver, libraries and fragmentation."""
+WAYS: tuple[Sharing, ...] = ("ddp", "zero1", "zero2", "fsdp", "zero3", "zero2_offload", "zero3_offload")
+"""From the least communication to the most."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a job, and what it takes of each device."""
+
+    sharing: Sharing
+    ranks: int
+    micro_batch: int
+    recomputes: bool
+    memory: Memory
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Devices:
+    """How many there are, and the bytes of each."""
+
+    count: int
+    memory: int
+
+
+def way_of(
+    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharing, micro_batch: int, recomputes: bool
+) -> Way:
+    """What a job takes when it is shared so."""
+    load = Load(micro_batch * job.train.max_length, precision, recomputes)
+    one = "single" if devices.count == 1 and sharing == "ddp" else sharing
+    memory = memory_of(size, job.train.optimizer, one, devices.count, load)
+    return Way(one, devices.count, micro_batch, recomputes, memory, memory.total <= ROOM * devices.memory)
+
+
+def largest_micro_batch(
+    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharing, most: int
+) -> int | None:
+    """The largest of `most`, its half, its quarter, … that fits; None where one sample does not."""
+    size_tried = most
+    while size_tried >= 1:
+        recomputes = job.train.activation_checkpointing
+        if way_of(job, size, precision, devices, sharing, size_tried, recomputes).fits:
+            return size_tried
+        size_tried //= 2
+    return None
+
+
+def cheapest_change(job: Job, size: ModelSize, precision: str, devices: Devices, now: Way) -> str:
+    """The first of these that fits: smaller micro-batches, recomputing, sharing more, offloading, more devices."""
+    for way, change in _changes(job, size, precision, devices, now):
+        if way.fits:
+            return change
+    return "a smaller model: no number of these GPUs holds one layer of this one"
+
+
+def _changes(job: Job, size: ModelSize, precision: str, devices: Devices, now: Way) -> Iterator[tuple[Way, str]]:
+    def way(sharing: Sharing, micro_batch: int, recomputes: bool, among: Devices = devices) -> Way:
+        return way_of(job, size, precision, among, sharing, micro_batch, recomputes)
+
+    halves = [max(1, now.micro_batch >> shift) for shift in range(1, now.micro_batch.bit_length())]
+    for smaller in halves:
+        yield way(now.sharing, smaller, now.recomputes), f"train.micro_batch_size: {smaller}"
+    if not now.recomputes:
+        for smaller in (now.micro_batch, *halves):
+            change = f"train.activation_checkpointing: true and train.micro_batch_size: {smaller}"
+            yield way(now.sharing, smaller, True), change
+    for sharing in WAYS[1:]:
+        for recomputes in (now.recomputes, True):
+            extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
+            change = f"engine: {engine_of(sharing)}, train.micro_batch_size: 1{extra}"
+            yield way(sharing, 1, recomputes), change
+    for times in (2, 4, 8, 16, 32, 64, 128):
+        more = replace(devices, count=devices.count * times)
+        change = f"{more.count} such GPUs with engine: {engine_of('fsdp')}, train.activation_checkpointing: true"
+        yield way("fsdp", 1, True, more), change
+
+
+def engine_of(sharing: Sharing) -> str:
+    """The job file's `engine` for a way of sharing."""
+    return f"{{name: deepspeed, deepspeed: {sharing}}}" if sharing.startswith("zero") else f"{{name: {sharing}}}"
+
+
+def share_of_a_rank(job: Job, ranks: int) -> int:
+    """Samples of a step that one rank handles, at most."""
+    return ceil(job.train.global_batch_size / ranks)

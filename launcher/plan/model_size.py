@@ -1,0 +1,113 @@
+"""How large a model is, from the headers of its files and its config alone: no weight is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from launcher.job.pretrained import Pretrained, read_config, safetensors_files
+
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+DROPPED_HEADS = ("lm_head.",)
+"""Weights of the file that a classifier leaves out, and that are too large to be counted with the rest."""
+GATED = ("silu", "swish", "geglu", "swiglu", "gelu_pytorch_tanh")
+"""Activations of models whose feed-forward layer has a gate, a third matrix."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What the memory of training follows from.
+
+    parameters: all of them; largest: of one tensor; block: of one repeated layer
+    layers, hidden, intermediate, heads: as the config has them; 0 where it does not say
+    is_gated: whether a feed-forward layer has three matrices instead of two
+    is_estimated: counted from the config, since the files are not here
+    """
+
+    parameters: int
+    largest: int
+    block: int
+    layers: int = 0
+    hidden: int = 0
+    intermediate: int = 0
+    heads: int = 0
+    is_gated: bool = False
+    is_estimated: bool = False
+
+
+def find_model_size(pretrained: Pretrained) -> ModelSize | None:
+    """From the files' headers, else from the config; None where neither says enough.
+
+    Raises OSError, ValueError or KeyError for a broken file.
+    """
+    config = read_config(pretrained) or {}
+    counts = Counter[str]()
+    for file in safetensors_files(pretrained.kind, Path(pretrained.location)):
+        counts.update(_elements(file))
+    if counts:
+        return _sized(counts, config)
+    return _estimated(config) if pretrained.kind in ("folder", "hub") else None
+
+
+def _elements(file: Path) -> dict[str, int]:
+    """Elements of each tensor. The header is JSON behind its own length, a little-endian 64-bit integer."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > file.stat().st_size:
+            raise ValueError(f"{file} is no safetensors file")
+        header = json.loads(opened.read(length))
+    return {
+        name: prod(tensor["shape"])
+        for name, tensor in header.items()
+        if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(DROPPED_HEADS)
+    }
+
+
+def _sized(counts: Counter[str], config: dict[str, Any]) -> ModelSize:
+    blocks = Counter[str]()
+    for name, count in counts.items():
+        layer = re.match(r".*?\.\d+\.", f".{name}")
+        if layer is not None:
+            blocks[layer.group()] += count
+    return ModelSize(
+        parameters=counts.total(),
+        largest=max(counts.values()),
+        block=max(blocks.values(), default=counts.total()),
+        **_shape(config),
+    )
+
+
+def _estimated(config: dict[str, Any]) -> ModelSize | None:
+    shape = _shape(config)
+    hidden, layers, heads, vocabulary = shape["hidden"], shape["layers"], shape["heads"], config.get("vocab_size")
+    if not (hidden and layers and heads and isinstance(vocabulary, int)):
+        return None
+    head = config.get("head_dim") or hidden // heads
+    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    attention = 2 * hidden * queries + 2 * hidden * keys
+    block = attention + (3 if shape["is_gated"] else 2) * hidden * shape["intermediate"] + 4 * hidden
+    embeddings = vocabulary * hidden
+    return ModelSize(embeddings + layers * block, max(embeddings, block // 3), block, **shape, is_estimated=True)
+
+
+def _shape(config: dict[str, Any]) -> dict[str, Any]:
+    """The numbers under the names that most configs have."""
+    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    assert isinstance(inner, dict)
+
+    def first(*names: str) -> int:
+        return next((inner[name] for name in names if isinstance(inner.get(name), int)), 0)
+
+    hidden = first("hidden_size", "n_embd", "d_model", "dim")
+    return {
+        "layers": first("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        "hidden": hidden,
+        "intermediate": first("intermediate_size", "n_inner", "ffn_dim", "hidden_dim") or 4 * hidden,
+        "heads": first("num_attention_heads", "n_head", "n_heads"),
+        "is_gated": str(inner.get("hidden_act", "")).lower() in GATED,
+    }

@@ -1,0 +1,114 @@
+"""`adaptrun plan --gpus`: what each engine takes of given GPUs, which fit, and what to do where the job's does not."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from launcher.errors import RequestError
+from launcher.job.schema import Job
+from launcher.plan.fitting import (
+    WAYS,
+    Devices,
+    Way,
+    cheapest_change,
+    largest_micro_batch,
+    share_of_a_rank,
+    way_of,
+)
+from launcher.plan.making import GPU_MICRO_BATCH, model_size, sharing_of
+from launcher.plan.memory import Sharing, consolidation, mebibytes
+from launcher.plan.model_size import ModelSize
+
+UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row a way of sharing, the job's own among them.
+
+    verdict: whether the job fits as it stands, and else the cheapest change that makes it
+    """
+
+    size: ModelSize
+    devices: Devices
+    rows: tuple[Way, ...]
+    verdict: str
+
+    @classmethod
+    def of(cls, job: Job, gpus: int, memory: int) -> Table:
+        """Work it out from headers and config alone. Raises RequestError where the model's size is not known here."""
+        size = model_size(job)
+        if size is None:
+            raise RequestError(
+                f"how large {job.model.pretrained} is cannot be told: neither safetensors files nor a config.json with "
+                "sizes are on this machine"
+            )
+        devices = Devices(gpus, memory)
+        precision = "bf16" if job.train.precision == "auto" else job.train.precision
+        rows = tuple(_row(job, size, precision, devices, sharing) for sharing in WAYS)
+        return cls(size, devices, rows, _verdict(job, size, precision, devices, rows))
+
+    def as_json(self) -> str:
+        """Bytes and counts."""
+        rows = [asdict(row) | {"total": row.memory.total} for row in self.rows]
+        answer = {"size": asdict(self.size), "consolidation": consolidation(self.size), "rows": rows}
+        return json.dumps(answer | {"verdict": self.verdict}, indent=2)
+
+    def __str__(self) -> str:
+        about = "about " if self.size.is_estimated else ""
+        heads = ("engine", "micro-batch", "weights", "gradients", "optimizer", "activations", "buffers", "total", "")
+        lines = [heads, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join(
+            [
+                f"{about}{self.size.parameters / 1e9:.2f} billion parameters on {self.devices.count} GPUs of "
+                f"{mebibytes(self.devices.memory)}; a process takes",
+                *(line.rstrip() for line in text),
+                f"while model/ is written: {mebibytes(consolidation(self.size))} more of host memory a process",
+                self.verdict,
+            ]
+        )
+
+
+def parse_size(text: str) -> int:
+    """`80GiB` or `80 GB` in bytes. Raises RequestError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found.group(2).upper() not in UNITS:
+        raise RequestError(f"{text!r} is no size; write 80GiB, or 24GB")
+    return int(float(found.group(1)) * UNITS[found.group(2).upper()])
+
+
+def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharing) -> Way:
+    wanted, share = job.train.micro_batch_size, share_of_a_rank(job, devices.count)
+    if wanted == "auto":
+        most = min(share, GPU_MICRO_BATCH)
+        micro_batch = largest_micro_batch(job, size, precision, devices, sharing, most) or 1
+    else:
+        micro_batch = min(wanted, share)
+    recomputes = job.train.activation_checkpointing
+    return way_of(job, size, precision, devices, sharing, micro_batch, recomputes)
+
+
+def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[Way, ...]) -> str:
+    named = job.engine.name
+    if named == "auto" or named == "single":
+        fitting = next((row for row in rows if row.fits), None)
+        now, name = fitting or rows[0], "the first that fits" if fitting else "ddp"
+    else:
+        sharing = sharing_of(job, named)
+        now, name = next(row for row in rows if row.sharing == sharing or row.sharing == "single"), sharing
+    taken = f"{mebibytes(now.memory.total)} of {mebibytes(devices.memory)}"
+    if now.fits:
+        return f"fits: {now.sharing} ({name}), {taken} with micro-batches of {now.micro_batch}"
+    return f"does not fit: {name} takes {taken}\n    fix: {cheapest_change(job, size, precision, devices, now)}"
+
+
+def _cells(row: Way) -> tuple[str, ...]:
+    memory = row.memory
+    parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.communication, memory.total)
+    fits = "fits" if row.fits else "does not fit"
+    host = f", {mebibytes(memory.host)} of host memory" if memory.host else ""
+    return (row.sharing, str(row.micro_batch), *(mebibytes(part) for part in parts), fits + host)
