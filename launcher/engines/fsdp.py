@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from launcher.engines.single import SingleEngine
+from launcher.engines.single import AUTOCAST, SingleEngine
 from launcher.errors import RequestError
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
@@ -22,7 +22,8 @@ class FSDPEngine(SingleEngine):
     """`torch.distributed.fsdp.fully_shard`, a block at a time, around the single engine's model.
 
     A block's parameters are whole on a rank only while the block computes. Weights, gradients, their reduction and the
-    optimizer stay in fp32; autocast decides what the forward and backward compute in, as in every engine.
+    optimizer stay in fp32; autocast decides what the forward and backward compute in, as in every engine. In bf16 the
+    blocks are gathered in bf16 already: autocast would keep copies of all of them until the backward pass.
     """
 
     @property
@@ -42,9 +43,11 @@ class FSDPEngine(SingleEngine):
                 dist.broadcast(tensor.data, src=0)  # as DDP does: rank 0's start is everyone's
         kept_in_files = {name: stored[p] for name, p in model.named_parameters(remove_duplicate=False) if p in stored}
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        gathered = AUTOCAST.get(self._settings.precision)
+        policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
         for block in blocks_of(model, self._settings.block):
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
         _read_slices(model, kept_in_files, device)
         super().prepare(model, optimizer, {})
 

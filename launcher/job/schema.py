@@ -178,6 +178,9 @@ class Train(Section):
         "auto",
         description="auto: bf16 where the device has it, else fp32. fp16 scales the loss and needs a GPU.",
     )
+    tf32: bool = Field(
+        False, description="Let GPUs round the factors of fp32 matrix products to 10 bits (TensorFloat-32): faster."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         0, description="Decides the order of samples, dropout and the start of new weights."
     )

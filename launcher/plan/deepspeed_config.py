@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def render_deepspeed(job: Job, job_file: Path, split: Split) -> dict[str, Any]:
 
     Raises JobError for a file that is missing, or that disagrees with the job, naming both places.
     """
-    document = read_document(template_file(job))
+    document = _read_json(template_file(job))
     wanted = list(_wanted(job, split))
     problems = [*_disagreements(document, wanted, job_file), *_unusable(document)]
     if problems:
@@ -59,6 +60,16 @@ def template_file(job: Job) -> Path:
     """The template, or the user's own file."""
     name = job.engine.deepspeed
     return TEMPLATES / f"{name}.json" if name in DEEPSPEED_TEMPLATES else Path(name)
+
+
+def _read_json(file: Path) -> Document:
+    """The file's values as JSON has them (`1e-8` is a number), with the places that YAML, which holds JSON, gives."""
+    document = read_document(file)
+    try:
+        return replace(document, values=json.loads(file.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        where = f"{file}:{error.lineno}:{error.colno}"
+        raise JobError([Problem(where, "", f"not valid JSON: {error.msg}", "DeepSpeed reads plain JSON")]) from None
 
 
 def _wanted(job: Job, split: Split) -> Iterator[Wanted]:

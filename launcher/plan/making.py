@@ -187,6 +187,13 @@ def _precision(
     wanted = job.train.precision
     if wanted == "fp16" and device == "cpu":
         raise _refusal(job_file, "train.precision", "fp16 needs a GPU, and this runs on the CPU", "precision: fp32")
+    older = [gpu.name for gpu in hardware.gpus if gpu.capability < 8.0]
+    if job.train.tf32 and (device == "cpu" or older):
+        message = f"tf32 needs GPUs of compute capability 8.0, and this runs on {older[0] if older else 'the CPU'}"
+        raise _refusal(job_file, "train.tf32", message, "tf32: false")
+    if wanted == "bf16" and device == "cuda" and older:
+        message = f"{older[0]} has no bf16, which begins with compute capability 8.0"
+        raise _refusal(job_file, "train.precision", message, "precision: fp16, or fp32")
     if wanted != "auto":
         return wanted
     if device == "cuda" and all(gpu.capability >= 8.0 for gpu in hardware.gpus):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
@@ -34,6 +36,7 @@ def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str
 
 def fine_tune(session: Session, stop: StopRequest) -> None:
     """One rank's part of the whole run. Raises Stopped when asked to stop before the end."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = session.job.train.tf32
     engine = make_engine(session.plan.engine, _engine_settings(session))
     materials = open_materials(session)
     loaded = load_model(session, materials, in_parts=engine.shards_weights)

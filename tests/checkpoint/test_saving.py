@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -222,6 +223,58 @@ def test_a_save_that_fails_on_one_rank_is_told_by_all(size: int, fails_at: str, 
         assert "step-00000001.partial could not be written: " in said
         assert "No space left on device" in said
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a mebibyte of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs root, to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def a_large_state() -> StateDict:
+    """300 KiB, so that three do not fit a mebibyte with what stands beside them."""
+    weight = torch.arange(75_000.0).reshape(300, 250)
+    return {"model": {"weight": weight}, "learning": {"weight": weight}, "optimizer": {}}
+
+
+def test_a_disk_that_fills_up_costs_one_save(small_disk: Path) -> None:
+    checkpoints = Checkpoints(small_disk, keep=9)
+    for step in (1, 2):
+        checkpoints.save(step, a_large_state(), {"step": step}, best_step=None)
+    (small_disk / "somebody's").write_bytes(bytes(250_000))
+    with pytest.raises(CheckpointError, match=r"step-00000003\.partial could not be written: it takes 0 MiB, and"):
+        checkpoints.save(3, a_large_state(), {"step": 3}, best_step=None)
+    assert complete_checkpoints(small_disk) == [checkpoints.at(1), checkpoints.at(2)]
+    assert_equal(read_state(checkpoints.at(2), a_large_state()), a_large_state())
+
+
+def test_a_disk_that_fills_up_meanwhile_costs_one_save(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_bytes_of", lambda held: 0)  # somebody else was faster
+    checkpoints = Checkpoints(small_disk, keep=9)
+    for step in (1, 2):
+        checkpoints.save(step, a_large_state(), {"step": step}, best_step=None)
+    (small_disk / "somebody's").write_bytes(bytes(300_000))
+    with pytest.raises(CheckpointError, match=r"No space left on device.*; earlier checkpoints are intact"):
+        checkpoints.save(3, a_large_state(), {"step": 3}, best_step=None)
+    assert sorted(path.name for path in small_disk.iterdir()) == ["somebody's", "step-00000001", "step-00000002"]
+    assert_equal(read_state(checkpoints.at(2), a_large_state()), a_large_state())
+
+
+def test_a_read_only_disk_costs_one_save(small_disk: Path) -> None:
+    checkpoints = Checkpoints(small_disk, keep=9, in_background=True)
+    checkpoints.save(1, a_large_state(), {"step": 1}, best_step=None)
+    checkpoints.wait()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    checkpoints.save(2, a_large_state(), {"step": 2}, best_step=None)
+    with pytest.raises(CheckpointError, match=r"Read-only file system.*; earlier checkpoints are intact"):
+        checkpoints.wait()
+    assert complete_checkpoints(small_disk) == [checkpoints.at(1)]
+    assert_equal(read_state(checkpoints.at(1), a_large_state()), a_large_state())
 
 
 @pytest.mark.parametrize("damage", ["no metadata", "no tensors", "half the tensors", "another shape", "no progress"])

@@ -184,6 +184,7 @@ def anonymous_memory() -> int:
     return int(fields["RssAnon"].split()[0]) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", SHARDING)
 def test_no_rank_holds_a_large_model_while_it_is_loaded(engine: str, large_model: Path, worlds: Worlds) -> None:
     whole = sum(tensor.nbytes for tensor in load_file(large_model / "model.safetensors").values())

@@ -143,3 +143,19 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.gpus == ()
     assert found.cores >= 1
     assert found.memory > 2**28
+
+
+@pytest.mark.parametrize(
+    ("hardware", "train", "message"),
+    [
+        (LAPTOP, {"tf32": True}, "tf32 needs GPUs of compute capability 8.0, and this runs on the CPU"),
+        (Hardware((T4,), 8, 2**36), {"tf32": True}, "and this runs on T4"),
+        (Hardware((T4,), 8, 2**36), {"precision": "bf16"}, "T4 has no bf16"),
+    ],
+)
+def test_a_number_format_that_the_device_lacks_is_refused(
+    hardware: Hardware, train: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError, match=message):
+        make_plan(*job(tmp_path, train=train), hardware)
+    make_plan(*job(tmp_path, train=train), WORKSTATION)

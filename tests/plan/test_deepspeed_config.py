@@ -1,0 +1,130 @@
+"""DeepSpeed gets what the job says, and a file that says something else is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.errors import JobError
+from launcher.job.reading import load_job
+from launcher.job.schema import DEEPSPEED_TEMPLATES
+from launcher.plan.deepspeed_config import TEMPLATES, render_deepspeed
+from launcher.plan.making import make_plan
+from launcher.plan.plan import Plan
+from launcher.plan.split import split_batch
+from tests.plan.test_plan import LAPTOP, job
+
+SPLIT = split_batch(global_batch=30, ranks=4, micro_batch=3)
+
+
+def rendered(folder: Path, engine: dict[str, Any], train: dict[str, Any] | None = None) -> dict[str, Any]:
+    made, file = job(folder, engine={"name": "deepspeed"} | engine, train={"global_batch_size": 30} | (train or {}))
+    return render_deepspeed(made, file, SPLIT)
+
+
+def own(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    (folder / "own.json").write_text(json.dumps(content, indent=2))
+    return {"deepspeed": "own.json"}
+
+
+def test_the_schema_knows_the_templates() -> None:
+    assert sorted(DEEPSPEED_TEMPLATES) == sorted(file.stem for file in TEMPLATES.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", DEEPSPEED_TEMPLATES)
+def test_every_auto_of_a_template_is_decided(name: str, tmp_path: Path) -> None:
+    nvme = {"nvme_path": "/local"} if name == "zero3_nvme" else {}
+    config = rendered(tmp_path, {"deepspeed": name} | nvme, {"clip_norm": 0.5})
+    assert "auto" not in json.dumps(config)
+    assert config["train_micro_batch_size_per_gpu"] == SPLIT.micro_batch
+    assert config["gradient_accumulation_steps"] == SPLIT.accumulation
+    assert config["gradient_clipping"] == 0.5
+    assert config["zero_optimization"]["stage"] == int(name[4])
+    if nvme:
+        assert config["zero_optimization"]["offload_optimizer"]["nvme_path"] == "/local"
+
+
+def test_a_file_as_people_have_them_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    config = rendered(
+        tmp_path,
+        own(
+            tmp_path,
+            {
+                "bf16": {"enabled": "auto"},
+                "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": 1e-8}},
+                "zero_optimization": {"stage": 3, "overlap_comm": True, "sub_group_size": 1e9},
+                "gradient_clipping": 1.0,
+                "train_batch_size": "auto",
+                "train_micro_batch_size_per_gpu": "auto",
+            },
+        ),
+    )
+    assert config == {
+        "bf16": {"enabled": False},
+        "zero_optimization": {"stage": 3, "overlap_comm": True, "sub_group_size": 1e9},
+        "gradient_clipping": 1.0,
+        "train_micro_batch_size_per_gpu": SPLIT.micro_batch,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def test_a_disagreement_names_both_places(tmp_path: Path) -> None:
+    content = {
+        "gradient_clipping": 0.5,
+        "optimizer": {"type": "Adam", "params": {"lr": 3e-4}},
+        "zero_optimization": {"stage": 2},
+        "train_batch_size": 64,
+    }
+    with pytest.raises(JobError) as refused:
+        rendered(tmp_path, own(tmp_path, content), {"clip_norm": 1.0, "optimizer": {"lr": 1e-4}})
+    said = str(refused.value)
+    assert f"{tmp_path}/own.json:2:3: gradient_clipping: 0.5 disagrees with 1.0" in said
+    assert f"which follows from train.clip_norm ({tmp_path}/job.yaml:1:" in said
+    for part in (
+        "optimizer.type: 'Adam' disagrees with 'AdamW'",
+        "0.0003 disagrees with 0.0001",
+        "64 disagrees with 30",
+    ):
+        assert part in said
+    assert 'fix: write "auto", or change the job file' in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"zero_optimization": {"stage": 0}}, "found 0; allowed is 1, 2 or 3"),
+        ({}, "found None; allowed is 1, 2 or 3"),
+        ({"zero_optimization": {"stage": 1}, "scheduler": {"type": "WarmupLR"}}, "the schedule is the job's"),
+        ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}, "bf16.enabled: True disagrees with False"),
+        ({"zero_optimization": {"stage": 1}, "steps_per_print": "auto"}, "steps_per_print: auto is not known here"),
+    ],
+)
+def test_what_cannot_work_is_refused(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=message):
+        rendered(tmp_path, own(tmp_path, content))
+
+
+def test_nvme_needs_a_path(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"nvme_path: auto is not known here\n    fix: engine.nvme_path: a folder"):
+        rendered(tmp_path, {"deepspeed": "zero3_nvme"})
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", "", "stage: 2"])
+def test_a_file_that_is_no_json_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text(text)
+    with pytest.raises(JobError, match=r"own\.json:1:1|own\.json:"):
+        rendered(tmp_path, {"deepspeed": "own.json"})
+
+
+def test_the_plan_keeps_it(tmp_path: Path) -> None:
+    made, file = job(tmp_path, engine={"name": "deepspeed", "deepspeed": "zero3"})
+    plan = make_plan(load_job(file), file, LAPTOP)
+    assert (plan.engine, plan.spread) == ("deepspeed", "deepspeed (ZeRO-3)")
+    assert made.engine.deepspeed == "zero3"
+    plan.save(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == plan
