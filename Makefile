@@ -36,6 +36,8 @@ lint: setup  ## ruff and mypy
 bench: setup  ## the benchmarks, both sides in one run
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/consolidation.py
 
 docs: setup  ## write the job file's reference from its fields
 	$(BIN)/python -m launcher.job.reference

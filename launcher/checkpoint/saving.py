@@ -100,9 +100,13 @@ class Checkpoints:
             self._together(lambda: self._write_tensors(partial, held))
             self._together(lambda: self._complete(partial, final, step, progress, best_step))
         except CheckpointError as error:
+            free = shutil.disk_usage(self.folder).free / 2**20  # torch does not always say that a disk is full
             if self._is_first():
                 shutil.rmtree(partial, ignore_errors=True)
-            raise CheckpointError(f"{partial} could not be written: {error}; earlier checkpoints are intact") from error
+            raise CheckpointError(
+                f"{partial} could not be written: {error} ({free:.0f} MiB are free there); "
+                "earlier checkpoints are intact"
+            ) from error
         return step, final, time.perf_counter() - begun
 
     def _together(self, work: Callable[[], None]) -> None:

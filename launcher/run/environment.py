@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import RunFolder, write_whole
 
-PACKAGES = ("adaptrun", "torch", "transformers", "datasets", "safetensors", "numpy", "pyarrow", "pydantic")
+PACKAGES = ("adaptrun", "torch", "transformers", "datasets", "safetensors", "numpy", "pyarrow", "pydantic", "deepspeed")
 _SECRET = re.compile(r"(?i)((?:token|password|secret|key)[\w.-]*=)\S+|\bhf_\w{8,}")
 
 

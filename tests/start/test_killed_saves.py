@@ -64,6 +64,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> byt
     return (folder / "runs/small/model/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "rank", "calls", "when"), STAGES, ids=[when for *_, when in STAGES])
 def test_the_last_complete_checkpoint_is_intact_and_used(
     stage: str, rank: int, calls: int, when: str, tiny_model: Path, reference: bytes, tmp_path: Path

@@ -56,8 +56,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "engine",
-    [{"name": "ddp"}, {"name": "fsdp"}, {"name": "deepspeed", "deepspeed": "zero2"}],
-    ids=["ddp", "fsdp", "zero2"],
+    [
+        pytest.param({"name": "ddp"}, id="ddp"),
+        pytest.param({"name": "fsdp"}, id="fsdp", marks=pytest.mark.slow),
+        pytest.param({"name": "deepspeed", "deepspeed": "zero2"}, id="zero2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_runs_out_gets_smaller_micro_batches_and_the_same_weights(
     engine: dict[str, str], tiny_model: Path, tmp_path: Path

@@ -113,8 +113,8 @@ def test_several_processes_by_hand_give_the_same_model(trained: Trained, tmp_pat
         "{name: fsdp}",
         "{name: deepspeed}",
         "{name: deepspeed, deepspeed: zero3}",
-        "{name: deepspeed, deepspeed: zero2_offload}",
-        "{name: deepspeed, deepspeed: zero3_offload}",
+        pytest.param("{name: deepspeed, deepspeed: zero2_offload}", marks=pytest.mark.slow),
+        pytest.param("{name: deepspeed, deepspeed: zero3_offload}", marks=pytest.mark.slow),
     ],
 )
 def test_a_sharded_run_leaves_the_same_model(engine: str, trained: Trained, tmp_path: Path, tiny_model: Path) -> None:

@@ -104,12 +104,14 @@ def losses(run: Path) -> dict[int, float]:
     return {e.step: e.loss for e in EventTail(RunFolder(run).events_file).read() if isinstance(e, Step)}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("before", "after"), MOVES)
 def test_every_engine_goes_on_from_every_other(
     before: int, after: int, material: Path, worlds: Worlds, tmp_path: Path
 ) -> None:
     firsts = {name: lay_out(tmp_path / name, material, name, before) for name in engines_of(before)}
-    seen = worlds.run(before, train, [(str(run.path), None) for run in firsts.values()], timeout=250)[0]
+    seen = worlds.run(before, train, [(str(run.path), None) for run in firsts.values()], timeout=500)[0]
     assert all(steps == seen[0] for steps in seen)
     assert len(seen[0]) == STEPS
     moved = {}
@@ -118,7 +120,7 @@ def test_every_engine_goes_on_from_every_other(
             folder = tmp_path / f"{first}-{then}"
             shutil.copytree(run.checkpoints, folder / "checkpoints")
             moved[first, then] = lay_out(folder, material, then, after)
-    found = worlds.run(after, train, [(str(run.path), SAVED) for run in moved.values()], timeout=280)[0]
+    found = worlds.run(after, train, [(str(run.path), SAVED) for run in moved.values()], timeout=600)[0]
     for ((first, then), run), steps in zip(moved.items(), found, strict=True):
         assert steps == seen[0][SAVED:], "the very next samples"
         went_on, resumed = losses(firsts[first].path), losses(run.path)
