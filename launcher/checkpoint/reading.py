@@ -33,6 +33,7 @@ def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> 
 
     like: `Engine.state()` of the model as prepared; its optimizer may still be empty
     optimizer: False reads the model alone
+    What scaled the loss is read where `like` scales it and the checkpoint's run did too.
     Raises CheckpointError.
     """
     reader = FileSystemReader(checkpoint)
@@ -42,12 +43,15 @@ def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> 
             "model": {name: _same_room(name, saved[f"model/{name}"], held) for name, held in like["model"].items()},
             "learning": {},
             "optimizer": {},
+            "scaler": {},
         }
         for key, found in saved.items() if optimizer else ():
             kind, _, rest = key.partition("/")
             slot, _, name = rest.partition("/")
             if kind == "optimizer" and name in like["learning"]:
                 state["optimizer"].setdefault(name, {})[slot] = _room(found, like["learning"][name])
+            elif kind == "scaler" and slot in like["scaler"]:
+                state["scaler"][slot] = _room(found, like["scaler"][slot])
         load(flat(state), storage_reader=reader, planner=LoadPlanner(), no_dist=not dist.is_initialized())
     except (OSError, RuntimeError, KeyError, ValueError, CheckpointException) as error:
         raise CheckpointError(f"{checkpoint} cannot be read: {reason(error)}; resume from another one") from error
@@ -63,11 +67,11 @@ def reason(error: BaseException) -> str:
 
 
 def flat(state: StateDict) -> dict[str, Held]:
-    """The state under the names that a checkpoint has: `model/NAME` and `optimizer/SLOT/NAME`."""
+    """The state under the names that a checkpoint has: `model/NAME`, `optimizer/SLOT/NAME` and `scaler/SLOT`."""
     named: dict[str, Held] = {f"model/{name}": held for name, held in state["model"].items()}
     for name, moments in state["optimizer"].items():
         named |= {f"optimizer/{slot}/{name}": held for slot, held in moments.items()}
-    return named
+    return named | {f"scaler/{slot}": held for slot, held in state["scaler"].items()}
 
 
 def _same_room(name: str, found: Any, like: Held) -> Held:

@@ -29,11 +29,13 @@ class StateDict(TypedDict):
     model: parameters and buffers
     learning: of each parameter that this rank steps a part of, that part; its moments are laid out likewise
     optimizer: for each of those, its moments; empty before the first step
+    scaler: how much the loss is scaled; empty where it is not
     """
 
     model: dict[str, Held]
     learning: dict[str, Held]
     optimizer: dict[str, dict[str, Held]]
+    scaler: dict[str, Held]
 
 
 @dataclass(frozen=True)

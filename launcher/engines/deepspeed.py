@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from launcher.engines.base import EngineSettings, Held, StateDict
 from launcher.engines.flat_slice import FlatSlice
-from launcher.engines.optimizing import make_optimizer
+from launcher.engines.optimizing import make_optimizer, parameter_groups
 from launcher.engines.single import AUTOCAST, load_saved, saved_tensors
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
@@ -72,13 +72,14 @@ class DeepSpeedEngine:
         if precision in AUTOCAST:  # inside, since DeepSpeed ends any autocast that is around it
             autocast = torch.autocast(self._settings.device.type, AUTOCAST[precision])
             model.forward = autocast(model.forward)
+        groups = parameter_groups(model.parameters(), optimizer)  # slices have no rows
         _read_slices(deepspeed, stored, config, self._settings.device)
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)  # DeepSpeed does so with parameters alone
         self._model = model.train()
         self._engine: Any = deepspeed.initialize(
             model=model,
-            optimizer=make_optimizer(model.parameters(), optimizer),
+            optimizer=make_optimizer(groups, optimizer),
             config=config,
             dist_init_required=False,
         )[0]
@@ -109,7 +110,7 @@ class DeepSpeedEngine:
             if (slots := self._zero.optimizer.state.get(place.flat))
         }
         learning: dict[str, Held] = {n: place.of(place.flat.detach(), shapes[n]) for n, place in places.items()}
-        return {"model": weights, "learning": learning, "optimizer": moments}
+        return {"model": weights, "learning": learning, "optimizer": moments, "scaler": {}}
 
     def load(self, state: StateDict) -> None:
         """Take over a saved state, the fp32 copies that the optimizer steps included."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.engines.base import EngineSettings, Held, StateDict
-from launcher.engines.optimizing import make_optimizer
+from launcher.engines.optimizing import make_optimizer, parameter_groups
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
@@ -22,6 +22,7 @@ class SingleEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
+        self._scaling = ("scale", "_growth_tracker") if self._scaler.is_enabled() else ()
 
     @property
     def module(self) -> nn.Module:
@@ -37,7 +38,7 @@ class SingleEngine:
         """Move the model to the device; make the optimizer."""
         self._model = model.to(self._settings.device).train()
         self._learning = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = make_optimizer(self._learning, optimizer)
+        self._optimizer = make_optimizer(parameter_groups(self._learning, optimizer), optimizer)
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward of one micro-batch."""
@@ -59,7 +60,8 @@ class SingleEngine:
         state = self._optimizer.state
         moments = {name: dict(state[p]) for name, p in self._model.named_parameters() if p in state}
         learning: dict[str, Held] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
-        return {"model": dict(saved_tensors(self._model)), "learning": learning, "optimizer": moments}
+        scaler: dict[str, Held] = {slot: torch.tensor(self._scaler.state_dict()[slot]) for slot in self._scaling}
+        return {"model": dict(saved_tensors(self._model)), "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
         """Take over a saved state."""
@@ -70,6 +72,9 @@ class SingleEngine:
             self._optimizer.state[parameters[name]] = {
                 slot: value.to(self._settings.device) for slot, value in moments.items()
             }
+        scaler = {slot: value.item() for slot, value in state["scaler"].items() if isinstance(value, Tensor)}
+        if scaler:
+            self._scaler.load_state_dict(self._scaler.state_dict() | scaler)
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved."""

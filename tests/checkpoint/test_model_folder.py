@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
@@ -38,7 +39,7 @@ def model(tiny_model: Path) -> Any:
 
 
 def publish(folder: Path, engine: Any, model: Any, tiny_model: Path, dtype: str = "fp32") -> None:
-    skeleton = folder.parent / "skeleton"
+    skeleton = folder.parent / f"skeleton{dist.get_rank() if dist.is_initialized() else 0}"
     write_skeleton(skeleton, model, AutoTokenizer.from_pretrained(tiny_model), {"task": "text-classification"})
     publish_model(folder, skeleton, engine, dtype)
 
@@ -78,7 +79,7 @@ def test_it_replaces_an_older_one_and_what_a_killed_attempt_left(model: Any, tin
         model.classifier.bias += 1
     publish(folder, held(model), model, tiny_model)
     assert torch.equal(load_file(folder / "model.safetensors")["classifier.bias"], model.classifier.bias)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "skeleton"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "skeleton0"]
 
 
 def test_a_file_that_differs_from_memory_is_never_published(

@@ -36,12 +36,13 @@ def a_state(seed: int = 0) -> StateDict:
             "layer.weight": {"step": torch.tensor(4.0), "exp_avg": weight * 2, "exp_avg_sq": weight.square()},
             "layer.bias": {"step": torch.tensor(4.0), "exp_avg": bias * 3},
         },
+        "scaler": {},
     }
 
 
 def empty_like(state: StateDict) -> StateDict:
     model = {name: torch.zeros_like(t) for name, t in state["model"].items()}
-    return {"model": model, "learning": state["learning"], "optimizer": {}}
+    return {"model": model, "learning": state["learning"], "optimizer": {}, "scaler": {}}
 
 
 def assert_equal(found: StateDict, expected: StateDict) -> None:
@@ -239,7 +240,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def a_large_state() -> StateDict:
     """300 KiB, so that three do not fit a mebibyte with what stands beside them."""
     weight = torch.arange(75_000.0).reshape(300, 250)
-    return {"model": {"weight": weight}, "learning": {"weight": weight}, "optimizer": {}}
+    return {"model": {"weight": weight}, "learning": {"weight": weight}, "optimizer": {}, "scaler": {}}
 
 
 def test_a_disk_that_fills_up_costs_one_save(small_disk: Path) -> None:

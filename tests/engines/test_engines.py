@@ -81,9 +81,11 @@ def engine_of(name: str, clip: float | None = CLIP, precision: Any = "fp32") -> 
     return make_engine("deepspeed", replace(settings, deepspeed=file))
 
 
-def started(name: str, optimizer: dict[str, Any], clip: float | None = CLIP) -> tuple[Net, Engine]:
+def started(
+    name: str, optimizer: dict[str, Any], clip: float | None = CLIP, precision: str = "fp32"
+) -> tuple[Net, Engine]:
     module = Net()
-    engine = engine_of(name, clip)
+    engine = engine_of(name, clip, precision)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     return module, engine
 
@@ -233,9 +235,7 @@ def test_blocks_are_the_members_of_the_outermost_lists_or_the_class_that_is_name
 
 
 def in_precision(rank: int, size: int, name: str, precision: Any) -> tuple[list[float], list[str]]:
-    module = Net()
-    engine = engine_of(name, None, precision)
-    engine.prepare(module, Optimizer.model_validate(ADAMW), {})
+    _, engine = started(name, ADAMW, None, precision)
     losses = engine.accumulate(micro_batch(0, [0, 1, 2]), 1.0, last=True)
     engine.step(1e-3)
     state = engine.state()
@@ -250,6 +250,44 @@ def test_bf16_computes_in_bf16_and_keeps_fp32(name: str, worlds: Worlds) -> None
     assert kept == ["torch.float32"]
     assert bf16 != fp32
     assert bf16 == pytest.approx(fp32, rel=0.05)
+
+
+def in_fp16(rank: int, size: int, name: str, folder: str) -> tuple[list[dict[str, Any]], list[float]]:
+    """Two steps, the second with an infinite gradient on the last rank alone, a save, and a third by a new engine."""
+    checkpoints = Checkpoints(Path(folder), keep=1)
+    module, engine = started(name, SGD, precision="fp16")
+    weights, scales = [], []
+    for step in range(2):
+        list(take_steps(engine, rank, size, range(step, step + 1), 0.01))
+        weights.append(whole(engine))
+        scales.append(float(engine.state()["scaler"]["scale"]))  # type: ignore[arg-type]
+        first = next(p for p in module.parameters() if p.requires_grad)
+        hook = first.register_post_accumulate_grad_hook(poison if rank == size - 1 else lambda _: None)
+    hook.remove()
+    checkpoints.save(2, engine.state(), {}, best_step=None)
+    _, engine = started(name, SGD, precision="fp16")
+    engine.load(read_state(checkpoints.at(2), engine.state()))
+    scales.append(float(engine.state()["scaler"]["scale"]))  # type: ignore[arg-type]
+    list(take_steps(engine, rank, size, range(2, 3), 0.01))
+    return [*weights, whole(engine)], scales
+
+
+def poison(parameter: nn.Parameter) -> None:
+    grad = parameter.grad
+    assert grad is not None
+    local = grad.to_local() if isinstance(grad, DTensor) else grad
+    local.view(-1)[0] = float("inf")
+
+
+@pytest.mark.parametrize(("name", "size"), [("single", 1), ("fsdp", 2), ("fsdp", 3)])
+def test_in_fp16_all_ranks_skip_the_step_that_overflowed_on_one(
+    name: str, size: int, worlds: Worlds, tmp_path: Path
+) -> None:
+    first, *others = worlds.run(size, in_fp16, name, str(tmp_path))
+    assert all(other == first for other in others)
+    (before, after, later), (scale, halved, read_back) = first
+    assert before == after != later
+    assert scale / 2 == halved == read_back
 
 
 def test_an_unknown_engine_is_refused() -> None:
