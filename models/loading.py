@@ -136,6 +136,20 @@ def load_model(
     return _judge(model, found, pretrained, spec)
 
 
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Keep the parameters that match as they are. Raises ModelError where a pattern names none, or nothing is left."""
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        named = [name for name in parameters if fnmatch(name, pattern)]
+        if not named:
+            shown = ", ".join(name for name, _ in model.named_children())
+            raise ModelError(f"model.frozen: no parameter is named {pattern!r}; the model's parts are {shown}")
+        for name in named:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ModelError("model.frozen: nothing is left that learns; name fewer parameters")
+
+
 def load_finished(
     pretrained: Pretrained,
     spec: Model,

@@ -53,6 +53,11 @@ class Model(Section):
     allow_unexpected: tuple[str, ...] = Field(
         (), description="Patterns of weights that the file may hold and that are then left out."
     )
+    frozen: tuple[str, ...] = Field(
+        (),
+        description="Patterns (`bert.embeddings.*`) of parameters that do not learn; they take no gradient and no "
+        "optimizer state.",
+    )
     dropout: Fraction | None = Field(
         None, description="Replaces every dropout probability of the model; absent: as the model has it."
     )

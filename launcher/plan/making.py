@@ -145,7 +145,7 @@ def sharing_of(job: Job, engine: EngineName) -> Sharing:
 def model_size(job: Job) -> ModelSize | None:
     """How large the job's model is; None where that is not known here."""
     try:
-        return find_model_size(find_pretrained(job.model))
+        return find_model_size(find_pretrained(job.model), job.model.frozen)
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # loading says what is wrong with the file
 

@@ -64,28 +64,28 @@ class Load:
 
 
 def memory_of(size: ModelSize, optimizer: Optimizer, sharing: Sharing, ranks: int, load: Load) -> Memory:
-    """The memory of each process, all parameters learning in fp32.
+    """The memory of each process, everything in fp32; frozen parameters have neither gradients nor moments.
 
     DeepSpeed's optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
     """
     whole, part = FLOAT32 * size.parameters, FLOAT32 * ceil(size.parameters / ranks)
+    learning, stepped = FLOAT32 * size.learning, FLOAT32 * ceil(size.learning / ranks)
     moments = 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
     activations, block = _activations(size, sharing, load), FLOAT32 * size.block
     if sharing in ("single", "ddp"):
-        return Memory(whole, whole, moments * whole, activations)
+        return Memory(whole, learning, moments * learning, activations)
     if sharing == "fsdp":  # this block, the next one, and one block's gradients on their way
-        return Memory(part, part, moments * part, activations, 3 * block)
+        return Memory(part, stepped, moments * stepped, activations, 3 * block)
     bucket = FLOAT32 * min(ZERO_BUCKET, size.parameters)
-    gradients = whole if sharing == "zero1" else part
-    offloads = sharing.endswith("offload")
-    stepped = Memory(part, part if offloads else gradients, moments * part)  # the flat copy, and what steps it
+    flat_copy, on_host = stepped, (2 + moments) * stepped
     if sharing in ("zero1", "zero2"):
-        return Memory(whole + part, gradients, stepped.optimizer, activations, bucket)
+        gradients = learning if sharing == "zero1" else stepped
+        return Memory(whole + flat_copy, gradients, moments * stepped, activations, bucket)
     if sharing == "zero2_offload":
-        return Memory(whole, 0, 0, activations, 2 * bucket, host=stepped.state)
+        return Memory(whole, 0, 0, activations, 2 * bucket, host=on_host)
     if sharing == "zero3_offload":
-        return Memory(0, 0, 0, activations, bucket + 2 * block, host=part + stepped.state)
-    return Memory(2 * part, part, stepped.optimizer, activations, bucket + 2 * block)
+        return Memory(0, 0, 0, activations, bucket + 2 * block, host=part + on_host)
+    return Memory(part + flat_copy, stepped, moments * stepped, activations, bucket + 2 * block)
 
 
 def consolidation(size: ModelSize) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ GATED = ("silu", "swish", "geglu", "swiglu", "gelu_pytorch_tanh")
 class ModelSize:
     """What the memory of training follows from.
 
-    parameters: all of them; largest: of one tensor; block: of one repeated layer
+    parameters: all of them; frozen: those that do not learn; largest: of one tensor; block: of one repeated layer
     layers, hidden, intermediate, heads: as the config has them; 0 where it does not say
     is_gated: whether a feed-forward layer has three matrices instead of two
     is_estimated: counted from the config, since the files are not here
@@ -38,11 +40,18 @@ class ModelSize:
     heads: int = 0
     is_gated: bool = False
     is_estimated: bool = False
+    frozen: int = 0
+
+    @property
+    def learning(self) -> int:
+        """Parameters that have a gradient and moments."""
+        return self.parameters - self.frozen
 
 
-def find_model_size(pretrained: Pretrained) -> ModelSize | None:
+def find_model_size(pretrained: Pretrained, frozen: Sequence[str] = ()) -> ModelSize | None:
     """From the files' headers, else from the config; None where neither says enough.
 
+    frozen: patterns of the names of parameters that do not learn; without the files they are counted as learning
     Raises OSError, ValueError or KeyError for a broken file.
     """
     config = read_config(pretrained) or {}
@@ -50,7 +59,7 @@ def find_model_size(pretrained: Pretrained) -> ModelSize | None:
     for file in safetensors_files(pretrained.kind, Path(pretrained.location)):
         counts.update(_elements(file))
     if counts:
-        return _sized(counts, config)
+        return _sized(counts, config, frozen)
     return _estimated(config) if pretrained.kind in ("folder", "hub") else None
 
 
@@ -68,7 +77,7 @@ def _elements(file: Path) -> dict[str, int]:
     }
 
 
-def _sized(counts: Counter[str], config: dict[str, Any]) -> ModelSize:
+def _sized(counts: Counter[str], config: dict[str, Any], frozen: Sequence[str]) -> ModelSize:
     blocks = Counter[str]()
     for name, count in counts.items():
         layer = re.match(r".*?\.\d+\.", f".{name}")
@@ -78,8 +87,18 @@ def _sized(counts: Counter[str], config: dict[str, Any]) -> ModelSize:
         parameters=counts.total(),
         largest=max(counts.values()),
         block=max(blocks.values(), default=counts.total()),
+        frozen=sum(counts[name] for name in _matching(counts, frozen)),
         **_shape(config),
     )
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    """Names that a pattern means; those of a file may lack the first part (`bert.`) that the whole model's have."""
+    found: set[str] = set()
+    for pattern in patterns:
+        named = {name for name in names if fnmatch(name, pattern)}
+        found |= named or {name for name in names if fnmatch(name, pattern.partition(".")[2])}
+    return found
 
 
 def _estimated(config: dict[str, Any]) -> ModelSize | None:

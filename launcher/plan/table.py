@@ -62,9 +62,10 @@ class Table:
         lines = [heads, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        frozen = f" ({self.size.frozen / 1e9:.2f} frozen)" if self.size.frozen else ""
         return "\n".join(
             [
-                f"{about}{self.size.parameters / 1e9:.2f} billion parameters on {self.devices.count} GPUs of "
+                f"{about}{self.size.parameters / 1e9:.2f} billion parameters{frozen} on {self.devices.count} GPUs of "
                 f"{mebibytes(self.devices.memory)}; a process takes",
                 *(line.rstrip() for line in text),
                 f"while model/ is written: {mebibytes(consolidation(self.size))} more of host memory a process",

@@ -14,8 +14,8 @@ CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broken
 """What ranks say when another one has died; never the first failure where there is another."""
 
 ADVICE = {
-    "OutOfMemory": "lower train.micro_batch_size (it changes no result), set train.activation_checkpointing: true, or shard the "
-    "model over more GPUs: `adaptrun plan JOB --gpus N --gpu-memory SIZE` tells what fits",
+    "OutOfMemory": "lower train.micro_batch_size (it changes no result), set train.activation_checkpointing: true, or "
+    "shard the model over more GPUs: `adaptrun plan JOB --gpus N --gpu-memory SIZE` tells what fits",
     "OutOfMemoryError": "lower train.micro_batch_size: it changes memory and no result",
     "MemoryError": "lower train.micro_batch_size or launch.processes: neither changes a result",
     "SIGKILL": "often the system's out-of-memory killer: lower train.micro_batch_size or launch.processes",

@@ -93,7 +93,7 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
 
 
 def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loading.Loaded:
-    """The pretrained model with a head for the task's labels; new weights are the same on every rank.
+    """The pretrained model with a head for the task's labels, ready to learn; new weights are the same on every rank.
 
     in_parts: leave the weights in their files, for each rank to read its own
     """
@@ -108,6 +108,7 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
         materials.config,
         in_parts=in_parts,
     )
+    loading.freeze(loaded.model, job.model.frozen)
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
     longest = longest_input(loaded.model.config.to_dict())

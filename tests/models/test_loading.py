@@ -237,3 +237,26 @@ def test_any_encoder_or_decoder_learns(kind: str, tiny_model: Path, tmp_path: Pa
     assert last < 0.5 * first
     alone = torch.cat([module(task.collate([example], [0])).outputs for example in examples])
     torch.testing.assert_close(module(task.collate(examples, range(3))).outputs, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parameters_do_not_learn(folder: Path) -> None:
+    model = load(Model(pretrained=str(folder))).model
+    loading.freeze(model, ["bert.embeddings.*", "*.bias"])
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning
+    assert not any(name.startswith("bert.embeddings.") or name.endswith(".bias") for name in learning)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (
+            ["bert.embedding.*"],
+            r"no parameter is named 'bert\.embedding\.\*'; the model's parts are bert, .*classifier",
+        ),
+        (["*"], "nothing is left that learns"),
+    ],
+)
+def test_freezing_nothing_or_everything_is_an_error(folder: Path, patterns: list[str], message: str) -> None:
+    with pytest.raises(ModelError, match=r"model\.frozen: " + message):
+        loading.freeze(load(Model(pretrained=str(folder))).model, patterns)

@@ -31,16 +31,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("memory") / "model", hidden=96)
 
 
-def measured(rank: int, size: int, folder: str, engine_name: str, optimizer: dict[str, Any]) -> tuple[int, int, int]:
+FROZEN = "bert.embeddings.*"
+
+
+def measured(
+    rank: int, size: int, folder: str, engine_name: str, optimizer: dict[str, Any], frozen: tuple[str, ...]
+) -> tuple[int, int, int]:
     """Bytes that this rank holds of weights, gradients and optimizer."""
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForSequenceClassification
 
     from launcher.job.schema import Optimizer
+    from launcher.models.loading import freeze
     from tests.worker.test_evaluating import tiny_task
 
     task, _ = tiny_task(folder)
     module = task.build(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3))
+    freeze(module.model, frozen)
     engine: Any = engine_of(engine_name, None)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
@@ -75,17 +82,21 @@ def held_by_zero(engine: Any) -> tuple[int, int]:
     return weights + sum(flat.nbytes for flat in flats), gradients
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["adamw", "momentum", "sgd"])
+@pytest.mark.parametrize(
+    ("optimizer", "frozen"),
+    [*((optimizer, ()) for optimizer in OPTIMIZERS), (OPTIMIZERS[0], (FROZEN,))],
+    ids=["adamw", "momentum", "sgd", "frozen"],
+)
 @pytest.mark.parametrize(("engine", "size"), [("single", 1), *((e, n) for e in ENGINES[1:] for n in (2, 3))])
 def test_the_plan_is_within_a_hundredth_of_what_is_held(
-    engine: Any, size: int, optimizer: dict[str, Any], model: Path, worlds: Worlds
+    engine: Any, size: int, optimizer: dict[str, Any], frozen: tuple[str, ...], model: Path, worlds: Worlds
 ) -> None:
-    model_size = find_model_size(find_pretrained(Model(pretrained=str(model))))
+    model_size = find_model_size(find_pretrained(Model(pretrained=str(model))), frozen)
     assert model_size is not None
     assert not model_size.is_estimated
     load = Load(tokens=0, precision="fp32", recomputes=False)
     planned = memory_of(model_size, Optimizer.model_validate(optimizer), engine, size, load)
-    for weights, gradients, moments in worlds.run(size, measured, str(model), engine, optimizer):
+    for weights, gradients, moments in worlds.run(size, measured, str(model), engine, optimizer, frozen):
         assert planned.weights == pytest.approx(weights, rel=0.01)
         assert planned.gradients == pytest.approx(gradients, rel=0.01)
         assert planned.optimizer == pytest.approx(moments, rel=0.01)

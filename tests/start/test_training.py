@@ -137,6 +137,20 @@ def test_a_sharded_run_leaves_the_same_model(engine: str, trained: Trained, tmp_
     assert results[0]["near"]["after"]["accuracy"] == results[1]["near"]["after"]["accuracy"]
 
 
+@pytest.mark.parametrize(
+    "engine", ["{name: fsdp}", pytest.param("{name: deepspeed, deepspeed: zero3}", marks=pytest.mark.slow)]
+)
+def test_what_is_frozen_stays_as_it_came(engine: str, tmp_path: Path, tiny_model: Path) -> None:
+    write_job(tmp_path, tiny_model)
+    settings = "--set", f"engine={engine}", "--set", "train.max_steps=2", "--set", "model.frozen=['*embeddings.*']"
+    adaptrun("train", "job.yaml", *settings, cwd=tmp_path)
+    came, left = load_file(tiny_model / "model.safetensors"), load_file(tmp_path / "runs/small/model/model.safetensors")
+    shared = {name: left[key] for name in came if (key := f"bert.{name.removeprefix('bert.')}") in left}
+    assert {name for name, tensor in shared.items() if tensor.equal(came[name])} == {
+        n for n in came if "embeddings" in n
+    }
+
+
 def test_one_process_needs_no_launcher(trained: Trained, tmp_path: Path, tiny_model: Path) -> None:
     write_job(tmp_path, tiny_model)
     adaptrun("train", "job.yaml", "--set", "launch.processes=1", "--set", "train.max_steps=2", cwd=tmp_path)
