@@ -6,7 +6,10 @@ AdaptrunError              exit code 1
 │   ├── DataError              a data file, with file and row
 │   └── ModelError             the pretrained model cannot be had as the job asks
 ├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
-│   └── OutOfMemory            a step did not fit; smaller micro-batches may
+│   ├── OutOfMemory            a step did not fit; smaller micro-batches may
+│   ├── NotFinite              step after step gave a loss or a gradient that is no number
+│   ├── Hung                   a rank made no progress for longer than its steps take
+│   └── Superseded             a later start of the same run has begun; this one may write nothing
 ├── CheckpointError        1   a checkpoint cannot be read or written
 └── Stopped               75   stopped on request; the run can be resumed
 
@@ -92,6 +95,18 @@ class RunFailed(AdaptrunError):
 
 class OutOfMemory(RunFailed):
     """A training step did not fit into the memory of a rank's device."""
+
+
+class NotFinite(RunFailed):
+    """Step after step gave a loss or a gradient that is not finite."""
+
+
+class Hung(RunFailed):
+    """A rank made no progress for longer than its steps take."""
+
+
+class Superseded(RunFailed):
+    """A later start of the same run has begun, and this one may write nothing any more."""
 
 
 class CheckpointError(AdaptrunError):

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-00000400` of `torch.distributed.checkpoint` files, in which every tensor has
 the model's own name, and `progress.json`, what the loop remembers. It is written beside as
-`step-00000400.partial` by all ranks, renamed when whole, and complete only with its marker.
+`step-00000400.partial-3` (the count of the start) by all ranks, renamed when whole, and complete only with its marker.
 """
 
 from __future__ import annotations
@@ -46,12 +46,16 @@ class Checkpoints:
     keep: how many of the last are kept, beside the best
     in_background: `save` returns when the state is copied to host memory; at most one save is in flight
     on_saved: called with step, path and seconds, in the thread of the caller, once a checkpoint is complete
+    start: count of the run's start, a part of the partial folder's name, so that no two starts share one
+    before_completing: called on rank 0; raises where a later start has begun
     """
 
     folder: Path
     keep: int
     in_background: bool = False
     on_saved: Callable[[int, Path, float], None] = lambda step, path, seconds: None
+    start: int = 1
+    before_completing: Callable[[], None] = lambda: None
     _flight: Future[tuple[int, Path, float]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +98,7 @@ class Checkpoints:
     ) -> tuple[int, Path, float]:
         begun = time.perf_counter()
         final = self.at(step)
-        partial = final.with_name(final.name + ".partial")
+        partial = final.with_name(f"{final.name}.partial-{self.start}")
         try:
             self._together(lambda: self._make_room(partial, final, _bytes_of(held)))
             self._together(lambda: self._write_tensors(partial, held))
@@ -128,8 +132,8 @@ class Checkpoints:
         """A disk that fills up fails late, and fails others too, so its space is looked at first."""
         if not self._is_first():
             return
-        for left in (partial, final):
-            shutil.rmtree(left, ignore_errors=True)
+        self.before_completing()
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         free, ranks = shutil.disk_usage(self.folder).free, dist.get_world_size() if dist.is_initialized() else 1
         if free < needed * ranks:
@@ -151,6 +155,9 @@ class Checkpoints:
         if not self._is_first():
             return
         _write_synced(partial / PROGRESS, progress)
+        self.before_completing()
+        (final / MARKER).unlink(missing_ok=True)  # of an earlier start that went further than this one went on from
+        shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _write_synced(final / MARKER, {"format": FORMAT, "step": step})
         self._remove_old(best_step)

@@ -81,8 +81,11 @@ class Engine(Protocol):
         last: gradients travel only then
         """
 
-    def step(self, lr: float) -> float:
-        """Clip, update, zero. Returns the norm of the whole gradient before clipping."""
+    def step(self, lr: float, discard: bool = False) -> float:
+        """Clip, update, zero. Returns the norm of the whole gradient before clipping.
+
+        discard: zero only. So does a norm that is not finite, which is then what is returned
+        """
 
     def state(self) -> StateDict:
         """The training state, sharing memory with the live tensors."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,10 +93,11 @@ class DeepSpeedEngine:
         self._engine.backward(losses.weighted.sum() * (scale * dist.get_world_size()), scale_wrt_gas=False)
         return losses
 
-    def step(self, lr: float) -> float:
-        """DeepSpeed clips, updates and zeroes; the norm before clipping."""
+    def step(self, lr: float, discard: bool = False) -> float:
+        """DeepSpeed clips, updates and zeroes, and only zeroes where the norm is not finite."""
         self._zero.set_lr(lr)
-        self._engine.step()
+        with self._norm_not_finite() if discard else nullcontext():
+            self._engine.step()
         return float(self._engine.get_global_grad_norm())
 
     def state(self) -> StateDict:
@@ -136,6 +138,17 @@ class DeepSpeedEngine:
                 continue
             with deepspeed.zero.GatheredParameters([parameters[name]]):
                 yield name, parameters[name].data
+
+    @contextmanager
+    def _norm_not_finite(self) -> Iterator[None]:
+        """Inside, DeepSpeed finds the gradient's norm not finite: the one reason for which it discards a step."""
+        name = "_get_norm_groups" if self._sharded else "scaled_global_norm"
+        no_number = torch.tensor(float("nan"), device=self._settings.device)
+        setattr(self._zero, name, lambda: [no_number] if self._sharded else no_number)
+        try:
+            yield
+        finally:
+            delattr(self._zero, name)
 
     def _load_weights(self, weights: dict[str, Held]) -> None:
         if not self._sharded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -44,13 +45,14 @@ class SingleEngine:
         """Forward and backward of one micro-batch."""
         return self._forward_backward(self._model, batch, scale)
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float, discard: bool = False) -> float:
         """Clip, update, zero; the norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._scaler.unscale_(self._optimizer)
         norm = self._clip()
-        self._scaler.step(self._optimizer)
+        if isfinite(norm) and not discard:
+            self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         return norm

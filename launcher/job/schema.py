@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
 )
@@ -190,6 +191,11 @@ class Train(Section):
         0, description="Decides the order of samples, dropout and the start of new weights."
     )
     clip_norm: PositiveFloat | None = Field(1.0, description="Largest norm of the whole gradient; null: no clipping.")
+    discard_limit: NonNegativeInt = Field(
+        3,
+        description="How many steps in a row are discarded because their loss or gradient is not finite, before the "
+        "run fails.",
+    )
     optimizer: Optimizer = Field(default_factory=Optimizer, description="How a gradient becomes a step.")
     schedule: Schedule = Field(default_factory=Schedule, description="The learning rate over time.")
     loss: Loss = Field(default_factory=Loss, description="What is minimised.")
@@ -262,6 +268,16 @@ class Launch(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: GPUs where there are any.")
     runs: str = Field("runs", description="Folder in which each run makes its own.")
     timeout: PositiveFloat = Field(30.0, description="Minutes after which a collective without an answer fails.")
+    patience: PositiveFloat = Field(
+        5.0,
+        description="Minutes without progress after which, at the soonest, a rank counts as hung and the ranks are "
+        "ended; later where steps are long: ten times the longest.",
+    )
+    max_restarts: NonNegativeInt = Field(
+        3,
+        description="How often in a row the ranks are started again, from the last checkpoint, after a failure that "
+        "may pass (a killed or hung rank, a broken connection, a device's error); a step saved counts anew.",
+    )
 
 
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]

@@ -24,10 +24,13 @@ CPU_MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
 ROOM_FOR_STATE = 0.8
 
 
-def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, processes: int | None = None) -> Plan:
+def make_plan(
+    job: Job, job_file: Path, hardware: Hardware | None = None, processes: int | None = None, nodes: int = 1
+) -> Plan:
     """Decide what will run.
 
-    processes: given where the ranks already run, as under torchrun by hand
+    hardware: of each node; this machine's where None
+    processes: on each node; given where the ranks already run, as under torchrun by hand
     Raises JobError where this machine cannot do what the job asks, DataError for unreadable training data.
     """
     hardware = hardware or find_hardware()
@@ -35,13 +38,14 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
     reasons: list[str] = []
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, reasons)
+    world = ranks * nodes
     precision = _precision(job, job_file, device, hardware, reasons)
     size = model_size(job)
-    devices = Devices(ranks, _memory_of_a_process(device, hardware, ranks))
+    devices = Devices(world, _memory_of_a_process(device, hardware, ranks))
     engine = _engine(job, size, devices, reasons)
     sharing = sharing_of(job, engine)
     micro_batch = _micro_batch(job, size, precision, devices, sharing, device, reasons)
-    split = split_batch(job.train.global_batch_size, ranks, micro_batch)
+    split = split_batch(job.train.global_batch_size, world, micro_batch)
     now = None
     if size is not None:
         recomputes = job.train.activation_checkpointing
@@ -55,6 +59,7 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
         engine=engine,
         device=device,
         precision=precision,
+        nodes=nodes,
         processes=ranks,
         threads=max(1, hardware.cores // ranks),
         split=split,
@@ -72,7 +77,7 @@ def make_plan(job: Job, job_file: Path, hardware: Hardware | None = None, proces
 
 def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int) -> Plan:
     """The plan with micro-batches of at most `limit`, since larger ones ran out of memory. It changes no number."""
-    split = split_batch(plan.split.global_batch, plan.processes, min(limit, plan.split.micro_batch))
+    split = split_batch(plan.split.global_batch, plan.world, min(limit, plan.split.micro_batch))
     return replace(
         plan,
         split=split,

@@ -23,7 +23,8 @@ class Plan:
     deepspeed: what DeepSpeed gets, for its engine alone
     device: where tensors live
     precision: what the forward and backward compute in; weights stay fp32
-    processes: ranks on this machine
+    nodes: machines
+    processes: ranks on each
     threads: CPU threads of each process
     split: the cut of the global batch
     micro_batch_limit: what running out of memory has left of micro-batches, None where that has not happened
@@ -39,6 +40,7 @@ class Plan:
     engine: EngineName
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16", "fp16"]
+    nodes: int
     processes: int
     threads: int
     split: Split
@@ -51,6 +53,11 @@ class Plan:
     train_samples: int | None
     reasons: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def world(self) -> int:
+        """Ranks on all machines."""
+        return self.nodes * self.processes
 
     @property
     def spread(self) -> str:
@@ -78,7 +85,7 @@ class Plan:
         lines = [
             ("job", self.name),
             ("model", self.model),
-            ("processes", f"{self.processes} × {self.threads} CPU threads, engine {self.spread} on {self.device}"),
+            ("processes", f"{self._ranks()} × {self.threads} CPU threads, engine {self.spread} on {self.device}"),
             ("precision", f"{self.precision} forward and backward, fp32 weights and optimizer"),
             ("batch", str(self.split)),
             ("steps", self._steps()),
@@ -87,6 +94,9 @@ class Plan:
             *(("because", reason) for reason in self.reasons),
         ]
         return "\n".join(f"{name:10} {text}" for name, text in lines)
+
+    def _ranks(self) -> str:
+        return str(self.processes) if self.nodes == 1 else f"{self.nodes} nodes × {self.processes}"
 
     def _steps(self) -> str:
         if self.train_samples is None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from launcher.run.results import Result
 
 SECONDS_BETWEEN_LINES = 5.0
+QUIET = ("training", "saving")
+"""Phases that other lines tell of."""
 
 
 class Display:
@@ -100,7 +102,7 @@ class _PlainView:
     def take(self, event: Event) -> None:
         self._state.take(event)
         if isinstance(event, Phase):
-            if event.name != "training":
+            if event.name not in QUIET:
                 self._say(self._state.phase)
         elif isinstance(event, Note):
             self._say(event.text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from os import SEEK_END
 from pathlib import Path
@@ -24,8 +24,24 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Began(Event):
+    """The ranks are about to be started.
+
+    start: 1 for the first
+    cause: `first`, `resumed` (by a person), `requeued` (by the scheduler) or `restart` (after a failure)
+    step: what the start goes on from
+    """
+
+    kind = "began"
+    start: int
+    cause: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phase(Event):
-    """The run entered a phase: `loading`, `preparing`, `evaluating`, `training`, `saving`, `done` or `stopped`."""
+    """The run entered a phase: `loading`, `preparing`, `evaluating`, `training`, `saving` (waiting for it),
+    `publishing`, `done` or `stopped`."""
 
     kind = "phase"
     name: str
@@ -86,6 +102,20 @@ class Step(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Discarded(Event):
+    """A step that was not taken, since its loss or its gradient was not finite; None is what was not.
+
+    samples: rows of the training data, counted from 0
+    """
+
+    kind = "discarded"
+    step: int
+    loss: float | None
+    gradient_norm: float | None
+    samples: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluated(Event):
     """Every validation set was evaluated after `step` optimizer steps.
 
@@ -102,7 +132,10 @@ class Evaluated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Saved(Event):
-    """A checkpoint (or the model folder) is complete."""
+    """A checkpoint (or the model folder) is complete.
+
+    seconds: from the beginning of the save; training may have gone on meanwhile
+    """
 
     kind = "saved"
     step: int
@@ -111,14 +144,18 @@ class Saved(Event):
 
 
 KINDS: dict[str, type[Event]] = {
-    event.kind: event for event in (Phase, Progress, Note, Started, Step, Evaluated, Saved)
+    event.kind: event for event in (Began, Phase, Progress, Note, Started, Step, Discarded, Evaluated, Saved)
 }
 
 
 class EventLog:
-    """Appends events to a file, each whole line at once. Other ranks than 0 hold a silent one."""
+    """Appends events to a file, each whole line at once. Other ranks than 0 hold a silent one.
 
-    def __init__(self, path: Path | None) -> None:
+    before: called before each event; raises where nothing may be written any more
+    """
+
+    def __init__(self, path: Path | None, before: Callable[[], None] = lambda: None) -> None:
+        self._before = before
         self._file = None if path is None else path.open("a", encoding="utf-8", buffering=1)
         if path is not None and self._file is not None and _ends_in_half_a_line(path):
             self._file.write("\n")
@@ -126,6 +163,7 @@ class EventLog:
     def write(self, event: Event) -> None:
         """Append one event."""
         if self._file is not None:
+            self._before()
             self._file.write(json.dumps({"kind": event.kind, **asdict(event)}) + "\n")
 
     def close(self) -> None:

@@ -1,91 +1,166 @@
-"""What a failing rank leaves behind, which failure was first, and the page that tells the user of it."""
+"""What failing ranks and their nodes leave behind, which failure was first, and the page that tells the user of it."""
 
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from launcher.errors import ExitCode
 from launcher.run.events import EventTail, Step
+from launcher.run.failure_kinds import FailureKind, advice, is_consequence, kind_of
 from launcher.run.folder import RunFolder, write_whole
-
-CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
-"""What ranks say when another one has died; never the first failure where there is another."""
-
-ADVICE = {
-    "OutOfMemory": "lower train.micro_batch_size (it changes no result), set train.activation_checkpointing: true, or "
-    "shard the model over more GPUs: `adaptrun plan JOB --gpus N --gpu-memory SIZE` tells what fits",
-    "OutOfMemoryError": "lower train.micro_batch_size: it changes memory and no result",
-    "MemoryError": "lower train.micro_batch_size or launch.processes: neither changes a result",
-    "SIGKILL": "often the system's out-of-memory killer: lower train.micro_batch_size or launch.processes",
-    "CheckpointError": "look at the disk's free space and permissions, then run the same command again: it goes on",
-    "OSError": "look at the disk's free space and permissions, then run the same command again: it goes on",
-}
-SILENT_DEATH = "another rank ended without a word; the system's log may say why (out of memory, for one)"
+from launcher.run.starts import Start
 
 
 @dataclass(frozen=True)
 class Failure:
     """How one rank failed.
 
-    kind: class of the error, or name of the signal
+    error: class of the error, or name of the signal
     exit_code: what the rank ended with
+    step: the optimizer step that was being made, None where that is not known
+    doing: its phase and the collective it was in, as in its last beat
     """
 
     rank: int | None
     host: str
     time: float
-    kind: str
+    error: str
     message: str
     traceback: str
     exit_code: int
+    step: int | None = None
+    doing: str = ""
 
     @property
     def is_consequence(self) -> bool:
         """Whether the rank only noticed that another one had died."""
-        return any(mark in self.message for mark in CONSEQUENCES)
+        return is_consequence(self.message)
+
+    @property
+    def kind(self) -> FailureKind:
+        """What sort of failure it is."""
+        return kind_of(self.error, self.message)
 
     @classmethod
-    def now(cls, rank: int | None, kind: str, message: str, traceback: str, exit_code: int) -> Failure:
+    def now(cls, rank: int | None, error: str, message: str, traceback: str, exit_code: int) -> Failure:
         """A failure on this machine at this moment."""
-        return cls(rank, socket.gethostname(), time.time(), kind, message, traceback, exit_code)
+        return cls(rank, socket.gethostname(), time.time(), error, message, traceback, exit_code)
 
 
-def leave_word(folder: RunFolder, failure: Failure) -> None:
+@dataclass(frozen=True)
+class Ended:
+    """How a rank ended, by the one who started it.
+
+    code: exit code, negative for a signal; None where it had to be ended
+    doing: its last beat
+    """
+
+    rank: int
+    host: str
+    code: int | None
+    doing: str
+    step: int
+
+    def __str__(self) -> str:
+        how = "was ended" if self.code is None else f"ended with {name_of(self.code)}"
+        return f"rank {self.rank} on {self.host}: {self.doing or 'before its first beat'}; {how}"
+
+
+def name_of(code: int) -> str:
+    """An exit code in words."""
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def leave_word(folder: RunFolder, failure: Failure, start: int) -> None:
     """Keep the failure of a rank for whoever started it."""
     assert failure.rank is not None
-    write_whole(folder.rank_failure(failure.rank), json.dumps(asdict(failure)))
+    write_whole(folder.rank_failure(failure.rank, start), json.dumps(asdict(failure)))
+
+
+def leave_ends(folder: RunFolder, ends: Sequence[Ended], start: int) -> None:
+    """Keep how the ranks of this machine ended, for whoever tells the user of it."""
+    write_whole(folder.node_ends(socket.gethostname(), start), json.dumps([asdict(end) for end in ends]))
 
 
 def told_failures(folder: RunFolder) -> list[Failure]:
-    """What the ranks left word of, first failures first and mere consequences last."""
-    told = [Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in folder.logs.glob("*.failure.json")]
+    """What the ranks of the latest start left word of, first failures first and mere consequences last."""
+    files = folder.logs.glob(f"start-{_latest(folder)}.*.failure.json")
+    told = [Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     return sorted(told, key=lambda failure: (failure.is_consequence, failure.time))
+
+
+def told_ends(folder: RunFolder) -> list[Ended]:
+    """How the ranks of the latest start ended, on all machines."""
+    files = folder.logs.glob(f"start-{_latest(folder)}.*.ends.json")
+    found = [Ended(**values) for file in files for values in json.loads(file.read_text(encoding="utf-8"))]
+    return sorted(found, key=lambda end: end.rank)
 
 
 def forget_failures(folder: RunFolder) -> None:
     """Remove what an earlier start left."""
-    for left in (folder.failure_file, *folder.logs.glob("*.failure.json")):
-        left.unlink(missing_ok=True)
+    for pattern in ("*.failure.json", "*.ends.json"):
+        for left in folder.logs.glob(pattern):
+            left.unlink(missing_ok=True)
+    folder.failure_file.unlink(missing_ok=True)
+
+
+def first_failure(folder: RunFolder) -> Failure | None:
+    """The earliest failure that is no consequence; else a rank that was killed; else what the ranks noticed of it.
+
+    A rank that only stopped was asked to, perhaps because another one had died. None where no rank ended badly.
+    """
+    told, ends = told_failures(folder), told_ends(folder)
+    causes = [failure for failure in told if not failure.is_consequence and failure.exit_code != ExitCode.STOPPED]
+    spoken = {failure.rank for failure in told}
+    silent = [end for end in ends if end.rank not in spoken and end.code not in (0, None)]
+    killed = [end for end in silent if end.code is not None and end.code < 0]
+    if causes or (told and not killed):
+        return [*causes, *told][0]
+    end = next(iter([*killed, *silent]), None)
+    if end is None or end.code is None:
+        return None
+    how = name_of(end.code)
+    error = how if end.code < 0 else "silent death"
+    said = last_lines(folder, end.rank)
+    return Failure(
+        end.rank, end.host, time.time(), error, f"ended with {how}", said, int(ExitCode.FAILED), end.step, end.doing
+    )
 
 
 def write_page(folder: RunFolder, first: Failure) -> str:
     """Keep `failure.txt` and return its text."""
-    steps = [event.step for event in EventTail(folder.events_file).read() if isinstance(event, Step)]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(first.time))
+    others = [end for end in told_ends(folder) if end.rank != first.rank]
     lines = [
-        f"rank {first.rank} on {first.host} failed first, at {when}: {first.kind}: {first.message}",
-        f"last step: {steps[-1] if steps else 'none'}",
+        f"rank {first.rank} on {first.host} failed first, at {when}: {first.error}: {first.message}",
+        f"kind: {first.kind.value}",
+        f"last step: {_last_step(folder)}" + (f"; it was in: {first.doing}" if first.doing else ""),
         "",
         first.traceback.rstrip(),
     ]
-    advice = SILENT_DEATH if first.is_consequence else ADVICE.get(first.kind)
-    if advice:
-        lines += ["", f"what to do: {advice}"]
+    if others:
+        lines += ["", "the other ranks:", *(f"  {end}" for end in others)]
+    told = advice(first.error, first.message)
+    if told:
+        lines += ["", f"what to do: {told}"]
     page = "\n".join(lines) + "\n"
     write_whole(folder.failure_file, page)
     return page
+
+
+def _latest(folder: RunFolder) -> int:
+    start = Start.read(folder)
+    return 0 if start is None else start.count
+
+
+def _last_step(folder: RunFolder) -> str:
+    steps = [event.step for event in EventTail(folder.events_file).read() if isinstance(event, Step)]
+    return str(steps[-1]) if steps else "none"
 
 
 def last_lines(folder: RunFolder, rank: int | None, count: int = 15) -> str:

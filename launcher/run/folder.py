@@ -105,6 +105,21 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def start_file(self) -> Path:
+        """The latest start of the ranks: its count, and what it goes on from."""
+        return self.path / "start.json"
+
+    @property
+    def stop_file(self) -> Path:
+        """Made by anyone who wants the run to save and stop; with `cancel` in it, the run is not taken up again."""
+        return self.path / "stop"
+
+    @property
+    def discarded_file(self) -> Path:
+        """Only where steps were discarded until the limit: the samples of each, and what it gave."""
+        return self.path / "discarded-steps.json"
+
+    @property
     def failure_file(self) -> Path:
         """Only after a failure: the first rank that failed, and why."""
         return self.path / "failure.txt"
@@ -128,9 +143,13 @@ class RunFolder:
         """Output of one rank."""
         return self.logs / f"rank-{rank}.log"
 
-    def rank_failure(self, rank: int) -> Path:
-        """What a failing rank leaves for the launcher to read."""
-        return self.logs / f"rank-{rank}.failure.json"
+    def rank_failure(self, rank: int, start: int) -> Path:
+        """What a failing rank of a start leaves for the launcher to read."""
+        return self.logs / f"start-{start}.rank-{rank}.failure.json"
+
+    def node_ends(self, node: str, start: int) -> Path:
+        """How the ranks of one machine ended, by the one who started them."""
+        return self.logs / f"start-{start}.{node}.ends.json"
 
     def become_latest(self, job: Job) -> None:
         """Let `runs/<name>` lead here: the latest finished run of that name."""

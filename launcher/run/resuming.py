@@ -12,6 +12,7 @@ from launcher.job.schema import Job
 from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints
 from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder
+from launcher.run.starts import Cause
 
 CHANGEABLE = {
     "launch": True,
@@ -31,6 +32,11 @@ class Decision:
     folder: RunFolder
     checkpoint: Path | None
     reason: str
+
+    @property
+    def cause(self) -> Cause:
+        """Why the ranks start."""
+        return "first" if self.checkpoint is None else "resumed"
 
 
 def decide_run(job: Job, resume: str) -> Decision:

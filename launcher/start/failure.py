@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from launcher.errors import ExitCode, OutOfMemory, RequestError, RunFailed, Stopped
-from launcher.run.failures import Failure, last_lines, told_failures, write_page
+from launcher.run.failure_kinds import FailureKind
+from launcher.run.failures import Failure, first_failure, write_page
 from launcher.run.folder import RunFolder
 
 
-@dataclass(frozen=True)
-class Death:
-    """A rank that ended badly.
+class RankFailed(RunFailed):
+    """A run failed, with what is known of the rank that failed first."""
 
-    code: exit code, negative for a signal
+    def __init__(self, folder: RunFolder, failure: Failure) -> None:
+        self.folder, self.failure = folder, failure
+        super().__init__(f"{write_page(folder, failure)}\nkept in {folder.failure_file}")
+
+
+class RankOutOfMemory(RankFailed, OutOfMemory):
+    """A step did not fit."""
+
+
+def report_failure(folder: RunFolder, was_asked: bool = False) -> NoReturn:
+    """Raise what the first failure means, and keep it in `failure.txt` where it is one of the program.
+
+    was_asked: a stop was asked for, so that a rank which a signal ended, or that lost the others, was only stopped
     """
-
-    rank: int
-    code: int
-
-
-def report_failure(folder: RunFolder, deaths: Sequence[Death]) -> NoReturn:
-    """Raise what the first failure means, and keep it in `failure.txt` where it is one of the program."""
-    first = _first(folder, deaths)
+    first = first_failure(folder)
+    if first is None:
+        raise RunFailed(f"the ranks of {folder.path} ended badly, and none says why; look into {folder.logs}")
     if first.exit_code == ExitCode.WRONG_REQUEST:
         raise RequestError(first.message)
     if first.exit_code == ExitCode.STOPPED:
         raise Stopped(first.message)
-    page = write_page(folder, first)
-    if first.kind == OutOfMemory.__name__:
-        raise OutOfMemory(f"{page}\nkept in {folder.failure_file}")
-    raise RunFailed(f"{page}\nkept in {folder.failure_file}")
-
-
-def _first(folder: RunFolder, deaths: Sequence[Death]) -> Failure:
-    """The earliest failure that is no consequence; else a rank that was killed; else what the ranks noticed of it.
-
-    A rank that only stopped was asked to, perhaps because another one had died.
-    """
-    told = told_failures(folder)
-    causes = [failure for failure in told if not failure.is_consequence and failure.exit_code != ExitCode.STOPPED]
-    spoken = {failure.rank for failure in told}
-    silent = [death for death in deaths if death.rank not in spoken]
-    killed = [death for death in silent if death.code < 0]
-    if causes or (told and not killed):
-        return [*causes, *told][0]
-    death = [*killed, *silent, *deaths][0]
-    kind = signal.Signals(-death.code).name if death.code < 0 else f"exit code {death.code}"
-    return Failure.now(death.rank, kind, f"ended with {kind}", last_lines(folder, death.rank), int(ExitCode.FAILED))
+    if was_asked and (first.error in ("SIGTERM", "SIGINT", "SIGUSR1") or first.is_consequence):
+        raise Stopped("stopped at once; the same command goes on from the last complete checkpoint, or afresh")
+    if first.kind is FailureKind.MEMORY and first.error == OutOfMemory.__name__:
+        raise RankOutOfMemory(folder, first)
+    raise RankFailed(folder, first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -45,16 +45,20 @@ def evaluate(
     batch_size: int,
     precision: str = "fp32",
     seed: int = 0,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Measure `module` on all of `data` with all ranks; every rank gets the result.
 
     batch_size: samples of full length at once; shorter ones go more at a time
+    before_batch: called equally often on all ranks
     Raises RuntimeError where the count of samples covered is not the count of samples.
     """
     begun = time.perf_counter()
     sums = torch.zeros(task.statistics_size(), dtype=torch.float64, device=world.device)
     with evaluating(module):
         for ids in batches_of_rank(data.lengths, batch_size, world):
+            world.pulse.beat()
+            before_batch()
             batch = task.collate(data[ids], ids.tolist()).to(world.device)
             with torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
                 losses: Losses = module(batch)

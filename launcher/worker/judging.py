@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from torch import nn
@@ -26,15 +26,20 @@ class Judge:
         found = self._evaluate(step, self._materials.validation)
         return {name: asdict(evaluation) for name, evaluation in found.items()}
 
-    def deciding_value(self, step: int) -> float:
-        """The metric that the job decides by, on the set that it decides by."""
+    def deciding_value(self, step: int, before_batch: Callable[[], None]) -> float:
+        """The metric that the job decides by, on the set that it decides by.
+
+        before_batch: called by all ranks alike; what it raises ends the evaluation
+        """
         job = self._session.job
         name = job.deciding_set
         assert name is not None
-        value: float = self._evaluate(step, [name])[name].metrics[job.validation.metric]
+        value: float = self._evaluate(step, [name], before_batch)[name].metrics[job.validation.metric]
         return value
 
-    def _evaluate(self, step: int, names: Iterable[str]) -> dict[str, Evaluation]:
+    def _evaluate(
+        self, step: int, names: Iterable[str], before_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, Evaluation]:
         session = self._session
         new = [name for name in names if (step, name) not in self._known]
         for name in new:
@@ -47,6 +52,7 @@ class Judge:
                 batch_size=session.plan.evaluation_batch,
                 precision=session.plan.precision,
                 seed=session.job.train.seed,
+                before_batch=before_batch,
             )
         found = {name: self._known[step, name] for name in names}
         if new:

@@ -13,19 +13,19 @@ import torch
 
 from launcher.data.prepared import Prepared
 from launcher.engines.base import Engine
-from launcher.errors import OutOfMemory, RunFailed
+from launcher.errors import NotFinite, OutOfMemory
 from launcher.job.schema import Job
 from launcher.models.base import Task
 from launcher.models.batch import Batch
 from launcher.plan.plan import total_steps
 from launcher.plan.split import Split
-from launcher.run.events import Event, Step
+from launcher.run.events import Discarded, Event, Note, Step
 from launcher.worker.dealing import deal
 from launcher.worker.memory import memory_in_use
 from launcher.worker.order import SampleOrder
 from launcher.worker.progress import Progress
 from launcher.worker.schedule import LearningRate
-from launcher.worker.stopping import StopRequest
+from launcher.worker.stopping import StopAgreed, StopRequest
 from launcher.worker.world import World
 
 
@@ -55,12 +55,19 @@ class Votes:
     save: bool
 
 
+NOTHING = Votes(0.0, stop=False, save=False)
+
+
 @dataclass
 class Loop:
-    """Trains from where `progress` stands to the end, or until a rank is asked to stop."""
+    """Trains from where `progress` stands to the end, or until a rank is asked to stop.
+
+    discarded: the latest steps in a row that were not taken
+    """
 
     job: Job
     split: Split
+    precision: str
     world: World
     engine: Engine
     task: Task
@@ -68,6 +75,7 @@ class Loop:
     progress: Progress
     hooks: Hooks
     stop: StopRequest
+    discarded: list[Discarded] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
 
     @cached_property
@@ -81,6 +89,11 @@ class Loop:
         train = self.job.train
         return total_steps(len(self.data), self.split.global_batch, train.epochs, train.max_steps)
 
+    @property
+    def scales_the_loss(self) -> bool:
+        """Under fp16 a gradient that is not finite only says that the loss was scaled by too much."""
+        return self.precision == "fp16"
+
     @cached_property
     def learning_rate(self) -> LearningRate:
         """The schedule over those steps."""
@@ -88,21 +101,34 @@ class Loop:
 
     def train(self) -> bool:
         """Take the steps that are left. Returns False when stopped on request before the end."""
-        progress = self.progress
-        while progress.step < self.total_steps and not progress.finished:
-            votes = self.step()
-            save = votes.save or votes.stop or self._save_is_due()
-            if self._evaluation_is_due():
-                save |= progress.judge(self.job, self.hooks.evaluate())
-            done = progress.step == self.total_steps or progress.finished
-            if save or done:
+        while not self._is_over():
+            already_saved = self.progress.awaits_judgement
+            votes = NOTHING if already_saved else self.step()
+            stop, save = votes.stop, votes.save or self._save_is_due()
+            if self.progress.awaits_judgement and not stop:
+                stop, is_best = self._judge()
+                save |= is_best
+            if (save or stop or self._is_over()) and not already_saved:
                 self.hooks.save()
                 self._saved_at = time.monotonic()
-            if votes.stop and not done:
+            if stop and not self._is_over():
                 self.hooks.finish_saving()
                 return False
         self.hooks.finish_saving()
         return True
+
+    def _is_over(self) -> bool:
+        progress = self.progress
+        return (progress.step >= self.total_steps or progress.finished) and not progress.awaits_judgement
+
+    def _judge(self) -> tuple[bool, bool]:
+        """Validate and adjust: whether the ranks agreed to stop meanwhile, and whether this is the best so far."""
+        try:
+            value = self.hooks.evaluate()
+        except StopAgreed:
+            return True, False
+        self.progress.awaits_judgement = False
+        return False, self.progress.judge(self.job, value)
 
     def step(self) -> Votes:
         """One optimizer step over one global batch."""
@@ -116,17 +142,19 @@ class Loop:
         votes = self._vote(batches)
         with _out_of_memory_named(self.split.micro_batch, step):
             loss, memory = self._accumulate(batches, votes.weight)
-        if not isfinite(loss):
-            raise RunFailed(
-                f"the loss of step {step + 1} is {loss}; its samples were rows {samples.tolist()} of the "
-                "training data, counted from 0. Lower train.optimizer.lr, add warm-up, or use precision fp32"
-            )
         lr = self.learning_rate.at(step, self.progress.plateau)
         with _out_of_memory_named(self.split.micro_batch, step):
-            norm = self.engine.step(lr)
+            norm = self.engine.step(lr, discard=not isfinite(loss))
+        self.world.pulse.beat()
         seconds = time.perf_counter() - begun
         self.progress.step += 1
         self.progress.seconds += seconds
+        self.progress.awaits_judgement = self._evaluation_is_due()
+        if not isfinite(loss) or (not isfinite(norm) and not self.scales_the_loss):
+            self._discard(loss, norm, samples.tolist())
+            return votes
+        self.progress.discarded_in_a_row = 0
+        self.discarded.clear()
         self.hooks.write(
             Step(
                 step=step + 1,
@@ -141,6 +169,24 @@ class Loop:
             )
         )
         return votes
+
+    def _discard(self, loss: float, norm: float, samples: list[int]) -> None:
+        """Count a step that was not taken. Raises NotFinite where there are too many in a row."""
+        step, limit = self.progress.step, self.job.train.discard_limit
+        self.progress.discarded += 1
+        self.progress.discarded_in_a_row += 1
+        event = Discarded(
+            step=step,
+            loss=loss if isfinite(loss) else None,
+            gradient_norm=norm if isfinite(norm) else None,
+            samples=tuple(samples),
+        )
+        self.discarded.append(event)
+        self.hooks.write(event)
+        found = f"the loss of step {step} is {loss} and its gradient's norm {norm}; its samples were rows {samples}"
+        if self.progress.discarded_in_a_row > limit:
+            raise NotFinite(f"{found} of the training data, counted from 0; {limit} steps before it were discarded too")
+        self.hooks.write(Note(text=f"step {step} was discarded: its loss is {loss}, its gradient's norm {norm}"))
 
     def _vote(self, batches: Sequence[Batch]) -> Votes:
         """The one collective before the backward pass: the loss's denominator, and what ranks ask for."""
@@ -157,6 +203,7 @@ class Loop:
         total = 0.0
         for number, batch in enumerate(batches):
             losses = self.engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)
+            self.world.pulse.beat(self.progress.step + 1)
             total += float(losses.weighted.detach().sum(dtype=torch.float64))
         memory = [0.0] * self.world.size
         memory[self.world.rank] = memory_in_use(self.world.device)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +16,10 @@ from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings
-from launcher.errors import RequestError, Stopped
+from launcher.errors import NotFinite, RequestError, Stopped
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Note, Saved, Started
+from launcher.run.folder import write_whole
 from launcher.run.results import Result, SetResult
 from launcher.worker.judging import Judge
 from launcher.worker.loop import Hooks, Loop
@@ -23,15 +27,13 @@ from launcher.worker.materials import Materials, load_model, open_materials
 from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
 from launcher.worker.session import Session, joined_session
-from launcher.worker.stopping import StopRequest
+from launcher.worker.stopping import StopAgreed, StopRequest
 
 
 def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> None:
     """Join the world of the run and fine-tune."""
-    stop = StopRequest()
-    stop.listen()
     with joined_session(process, target, sets, resume) as session:
-        fine_tune(session, stop)
+        fine_tune(session, process.stop)
 
 
 def fine_tune(session: Session, stop: StopRequest) -> None:
@@ -51,7 +53,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     _train(session, materials, engine, progress, judge, stop)
     step = _choose_weights(session, engine, progress)
     after = judge.measure(step)
-    session.enter("saving", str(session.folder.model))
+    session.enter("publishing", str(session.folder.model))
+    session.fence.check()
     publish_model(session.folder.model, session.folder.skeleton, engine, session.job.checkpoint.dtype)
     if session.world.is_first:
         _conclude(session, progress, "done", after)
@@ -94,30 +97,48 @@ def _train(
     stop: StopRequest,
 ) -> None:
     """Train, validating and adjusting as it goes."""
+
+    def saved(step: int, path: Path, seconds: float) -> None:
+        stop.saving_took(seconds)
+        session.log.write(Saved(step=step, path=str(path), seconds=seconds))
+
     checkpoints = Checkpoints(
         session.folder.checkpoints,
         session.job.checkpoint.keep,
         in_background=session.job.checkpoint.in_background,
-        on_saved=lambda step, path, seconds: session.log.write(Saved(step=step, path=str(path), seconds=seconds)),
+        on_saved=saved,
+        start=session.start.count,
+        before_completing=session.fence.check,
     )
 
     def save() -> None:
+        session.enter("saving", checkpoint_name(progress.step))
         checkpoints.save(progress.step, engine.state(), progress.as_dict(), progress.best_step)
+        session.enter("training")
+
+    def finish_saving() -> None:
+        session.enter("saving")
+        checkpoints.wait()
 
     def evaluate() -> float:
-        value = judge.deciding_value(progress.step)
+        def vote() -> None:
+            if session.world.sum([stop.asked]).item() > 0:
+                raise StopAgreed
+
+        value = judge.deciding_value(progress.step, vote)
         session.enter("training")
         return value
 
     loop = Loop(
         session.job,
         session.plan.split,
+        session.plan.precision,
         session.world,
         engine,
         materials.task,
         materials.train,
         progress,
-        Hooks(session.log.write, evaluate, save, checkpoints.has_failed, checkpoints.wait),
+        Hooks(session.log.write, evaluate, save, checkpoints.has_failed, finish_saving),
         stop,
     )
     session.enter("training")
@@ -130,7 +151,7 @@ def _train(
             processes=session.world.size,
         )
     )
-    with stop.deferred():
+    with stop.deferred(), _discarded_kept(session, loop):
         if loop.train():
             return
         if session.world.is_first:
@@ -140,6 +161,19 @@ def _train(
         f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
         "command goes on from there"
     )
+
+
+@contextmanager
+def _discarded_kept(session: Session, loop: Loop) -> Iterator[None]:
+    """Where too many steps were discarded, keep which samples each was made of."""
+    try:
+        yield
+    except NotFinite:
+        if session.world.is_first:
+            write_whole(
+                session.folder.discarded_file, json.dumps([asdict(event) for event in loop.discarded], indent=2)
+            )
+        raise
 
 
 def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int:

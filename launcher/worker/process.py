@@ -6,17 +6,21 @@ Nothing here imports torch, so that a rank's log already holds what torch says w
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TextIO
 
-from launcher.errors import AdaptrunError, ExitCode, RequestError, Stopped
-from launcher.run.failures import Failure, leave_word, told_failures, write_page
+from launcher.errors import AdaptrunError, ExitCode, RequestError, Stopped, Superseded
+from launcher.run.failures import Failure, first_failure, leave_word, write_page
 from launcher.run.folder import RunFolder
+from launcher.run.heartbeats import DUMP_STACKS, Pulse, heartbeat_file
+from launcher.run.starts import Start
+from launcher.worker.stopping import SIGNALS, StopRequest
 
 PR_SET_PDEATHSIG = 1
 
@@ -50,10 +54,15 @@ class RankProcess:
     """This process as a rank of a run.
 
     folder: where its output and its failure are kept; None until a run started by hand has made its folder
+    start: the count of the start it belongs to, 0 until a run started by hand knows it
     """
 
     def __init__(self, place: Place, folder: RunFolder | None = None) -> None:
         self.place, self.folder = place, folder
+        begun = None if folder is None else Start.read(folder)
+        self.start = 0 if begun is None else begun.count
+        self.pulse = Pulse(None if folder is None else heartbeat_file(folder, place.rank))
+        self.stop = StopRequest()
         self._by_hand = folder is None
         self._terminal = sys.stderr
 
@@ -72,6 +81,7 @@ class RankProcess:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
+        faulthandler.register(DUMP_STACKS, all_threads=True)
         return output
 
     def run(self, work: Callable[[], None]) -> NoReturn:
@@ -81,6 +91,7 @@ class RankProcess:
         """
         _die_with_parent()
         try:
+            self.stop.listen()
             work()
             code = int(ExitCode.DONE)
         except SystemExit as leave:
@@ -100,11 +111,16 @@ class RankProcess:
         text = str(error) if isinstance(error, AdaptrunError) else trace
         if self.folder is not None or self.place.local_rank == 0:  # before that, the ranks would all say the same
             print(text, file=sys.stderr)
-        if self.folder is not None:
-            failure = Failure.now(self.place.rank, type(error).__name__, str(error), trace, code)
-            leave_word(self.folder, failure)
+        if self.folder is not None and not isinstance(error, Superseded):
+            beat = self.pulse.now()
+            failure = replace(
+                Failure.now(self.place.rank, type(error).__name__, str(error), trace, code),
+                step=beat.step,
+                doing=str(beat),
+            )
+            leave_word(self.folder, failure, self.start)
             if self._by_hand and code == ExitCode.FAILED:
-                text = write_page(self.folder, told_failures(self.folder)[0])
+                text = write_page(self.folder, first_failure(self.folder) or failure)
         if self._by_hand and self._terminal is not sys.stderr:
             print(f"adaptrun: {text}", file=self._terminal)
 
@@ -118,7 +134,7 @@ def _cause(error: BaseException) -> BaseException:
 
 def _ignore_requests() -> None:
     """This process is ending anyway, and what it has to say must not be cut short."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

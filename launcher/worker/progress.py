@@ -41,6 +41,8 @@ class Progress:
     best_step, best: the evaluation that was best by the deciding metric (larger is better)
     plateau: what the plateau schedule has multiplied the learning rate by
     micro_batch_limit: what running out of memory has left of micro-batches
+    awaits_judgement: an evaluation is due at this step and was not finished
+    discarded: steps that were not taken, since their loss or gradient was not finite; in a row: the last of them
     finished: training ended early because validation no longer improved
     """
 
@@ -54,6 +56,9 @@ class Progress:
     plateau_stall: Stall = field(default_factory=Stall)
     stopping_stall: Stall = field(default_factory=Stall)
     micro_batch_limit: int | None = None
+    awaits_judgement: bool = False
+    discarded: int = 0
+    discarded_in_a_row: int = 0
     finished: bool = False
 
     def judge(self, job: Job, value: float) -> bool:

@@ -38,6 +38,7 @@ def train_cases(process: RankProcess, cases: list[RunFolder]) -> None:
     """Fine-tune each case with the ranks of this world."""
     from launcher.job.reading import load_job
     from launcher.run.events import EventLog
+    from launcher.run.starts import Start
     from launcher.worker.main import fine_tune
     from launcher.worker.session import Session
     from launcher.worker.stopping import StopRequest
@@ -46,7 +47,7 @@ def train_cases(process: RankProcess, cases: list[RunFolder]) -> None:
     with World.at(process.place, "cpu").joined(timeout_minutes=5) as world:
         for folder in cases:
             log = EventLog(folder.events_file if world.is_first else None)
-            session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, checkpoint=None)
+            session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, Start())
             fine_tune(session, StopRequest())
             log.close()
 

@@ -19,6 +19,7 @@ from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.run.resuming import decide_run
+from launcher.run.starts import Fence, Start, begin
 from launcher.worker.process import RankProcess
 from launcher.worker.world import World
 
@@ -28,7 +29,7 @@ class Session:
     """One start of a run, as a rank sees it.
 
     log: where events go; silent on all ranks but the first
-    checkpoint: what this start goes on from, None from the beginning
+    start: its count, and what it goes on from
     """
 
     job: Job
@@ -36,10 +37,21 @@ class Session:
     folder: RunFolder
     world: World
     log: EventLog
-    checkpoint: Path | None
+    start: Start
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """What this start goes on from, None from the beginning."""
+        return None if self.start.checkpoint is None else Path(self.start.checkpoint)
+
+    @property
+    def fence(self) -> Fence:
+        """Keeps this start from writing once a later one has begun."""
+        return Fence(self.folder, self.start.count)
 
     def enter(self, phase: str, detail: str = "") -> None:
         """Say that a phase begins."""
+        self.world.pulse.enter(phase)
         self.log.write(Phase(name=phase, detail=detail))
 
 
@@ -50,26 +62,30 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
         if process.folder is not None:
             folder = process.folder
             job, plan = load_job(folder.job_file), folder.plan()
-            world = stack.enter_context(World.at(process.place, plan.device).joined(job.launch.timeout))
-            checkpoint = None if resume is None else Path(resume)
+            world = stack.enter_context(World.at(process.place, plan.device, process.pulse).joined(job.launch.timeout))
+            start = Start.read(folder) or Start()
         else:
             job = load_job(target, sets)
             plan = make_plan(job, target, processes=process.place.size)
-            world = stack.enter_context(World.at(process.place, plan.device).joined(job.launch.timeout))
-            folder, checkpoint = _make_run(job, plan, world, resume or "auto")
+            world = stack.enter_context(World.at(process.place, plan.device, process.pulse).joined(job.launch.timeout))
+            folder = _make_run(job, plan, world, resume or "auto")
             plan = folder.plan()  # rank 0's: another machine may have been counted differently
-            process.folder = folder
+            start = Start.read(folder) or Start()
+            process.folder, process.start = folder, start.count
             terminal = process.keep_output()
             if world.is_first:
                 stack.enter_context(_shown(folder, terminal))
-        if world.size != plan.processes:
-            raise RuntimeError(f"the plan is for {plan.processes} processes, and {world.size} run")
-        log = EventLog(folder.events_file if world.is_first else None)
+        if world.size != plan.world:
+            raise RuntimeError(f"the plan is for {plan.world} processes, and {world.size} run")
+        fence = Fence(folder, start.count)
+        log = EventLog(folder.events_file if world.is_first else None, fence.check_now_and_then)
         stack.callback(log.close)
-        yield Session(job, plan, folder, world, log, checkpoint)
+        if world.is_first:
+            process.stop.watch(folder.stop_file, start.ends)
+        yield Session(job, plan, folder, world, log, start)
 
 
-def _make_run(job: Job, plan: Plan, world: World, resume: str) -> tuple[RunFolder, Path | None]:
+def _make_run(job: Job, plan: Plan, world: World, resume: str) -> RunFolder:
     """Rank 0 makes the folder, or takes up an unfinished one, and tells the others."""
     said = None
     if world.is_first:
@@ -77,10 +93,10 @@ def _make_run(job: Job, plan: Plan, world: World, resume: str) -> tuple[RunFolde
         folder = decision.folder
         folder.write_plan(plan)
         write_environment(folder)
+        begin(folder, decision.cause, decision.checkpoint)
         print(f"{folder.path}: {decision.reason}", flush=True)
-        said = f"{folder.path}\n{decision.checkpoint or ''}"
-    path, checkpoint_path = (world.from_first(said) or "").split("\n")
-    return RunFolder(Path(path)), Path(checkpoint_path) if checkpoint_path else None
+        said = str(folder.path)
+    return RunFolder(Path(world.from_first(said) or ""))
 
 
 @contextmanager

@@ -1,36 +1,74 @@
-"""Stopping on request: inside the training loop a signal to any rank becomes one vote in each step's all-reduce."""
+"""Stopping on request: inside the training loop a request to any rank becomes one vote in each step's all-reduce."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from launcher.errors import Stopped
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SECONDS_BETWEEN_LOOKS = 1.0
+MARGIN = 20.0
+"""Seconds left over when all is saved before the scheduler's end."""
+FIRST_SAVE = 60.0
+"""Seconds that a save is taken to last before one was measured."""
+
+
+class StopAgreed(Exception):
+    """All ranks have agreed to stop, in the middle of an evaluation."""
+
 
 class StopRequest:
-    """Whether this rank was asked to stop."""
+    """Whether this rank was asked to stop: by a signal, by the run's stop file, or by the time that is left."""
 
     def __init__(self) -> None:
-        self.asked = self._deferring = False
+        self._signalled = self._found = self._deferring = False
+        self._file: Path | None = None
+        self._ends: float | None = None
+        self._saving = 0.0
+        self._looked = float("-inf")
 
     def listen(self) -> None:
         """Take SIGTERM, SIGINT and SIGUSR1 as the request."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, self._ask)
+
+    def watch(self, file: Path, ends: float | None) -> None:
+        """Take a file, once it is there, as the request, and a scheduler's end (seconds since the epoch) when near."""
+        self._file, self._ends = file, ends
+
+    def saving_took(self, seconds: float) -> None:
+        """Leave as much time as the slowest save so far."""
+        self._saving = max(self._saving, seconds)
+
+    @property
+    def asked(self) -> bool:
+        """Whether to stop; the file and the clock are looked at now and then."""
+        if not (self._signalled or self._found) and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
+            self._looked = time.monotonic()
+            self._found = (self._file is not None and self._file.exists()) or self._time_is_up()
+        return self._signalled or self._found
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, the first request only sets `asked`; a second one, and any outside, raises Stopped at once."""
+        """Inside, the first signal only sets `asked`; a second one, and any outside, raises Stopped at once."""
         self._deferring = True
         try:
             yield
         finally:
             self._deferring = False
 
+    def _time_is_up(self) -> bool:
+        """One save may be in flight when the last one begins."""
+        return self._ends is not None and time.time() + 2 * (self._saving or FIRST_SAVE) + MARGIN >= self._ends
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if not self._deferring or self.asked:
+        at_once = self._signalled or not self._deferring
+        self._signalled = True  # what is raised where Python cannot pass it on is still known to the next vote
+        if at_once:
             raise Stopped("stopped at once; the same command goes on from the last complete checkpoint, or afresh")
-        self.asked = True

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from launcher.run.heartbeats import Pulse
 from launcher.worker.process import Place
 
 
@@ -21,21 +22,23 @@ class World:
 
     rank, size: in the whole world
     local_rank: on this machine
+    pulse: tells whoever started this rank when it waits for others
     """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    pulse: Pulse = field(default_factory=Pulse)
 
     @classmethod
-    def at(cls, place: Place, device: str) -> World:
+    def at(cls, place: Place, device: str, pulse: Pulse | None = None) -> World:
         """The world of a process at `place`; on `cuda` each local rank has its own GPU."""
         if device == "cuda":
             here = torch.device("cuda", place.local_rank % torch.cuda.device_count())
         else:
             here = torch.device("cpu")
-        return cls(place.rank, place.local_rank, place.size, here)
+        return cls(place.rank, place.local_rank, place.size, here, pulse or Pulse())
 
     @property
     def is_first(self) -> bool:
@@ -47,6 +50,14 @@ class World:
         """Inside, the ranks can talk; a rank that is alone talks to itself, as engines that shard expect."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        with self.pulse.waiting("meeting of all ranks"):
+            self._join(timeout_minutes)
+        if dist.get_world_size() != self.size:
+            raise RuntimeError(f"{self.size} processes were asked for and {dist.get_world_size()} joined")
+        yield self
+        dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
+
+    def _join(self, timeout_minutes: float) -> None:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
             store=HashStore() if self.size == 1 else None,
@@ -54,26 +65,25 @@ class World:
             rank=self.rank,
             world_size=self.size,
         )
-        if dist.get_world_size() != self.size:
-            raise RuntimeError(f"{self.size} processes were asked for and {dist.get_world_size()} joined")
-        yield self
-        dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
 
     def sum(self, values: Sequence[float] | Tensor) -> Tensor:
         """Sum over the ranks in float64: a vector on the CPU, the same on every rank."""
         total = torch.as_tensor(values, dtype=torch.float64).to("cpu", copy=True)
         if self.size > 1:
-            dist.all_reduce(total)
+            with self.pulse.waiting("sum over the ranks"):
+                dist.all_reduce(total)
         return total
 
     def from_first(self, value: str | None) -> str | None:
         """What rank 0 holds, on every rank."""
         held = [value]
         if self.size > 1:
-            dist.broadcast_object_list(held, src=0)
+            with self.pulse.waiting("word of rank 0"):
+                dist.broadcast_object_list(held, src=0)
         return held[0]
 
     def wait(self) -> None:
         """Return when every rank has come here."""
         if self.size > 1:
-            dist.barrier()
+            with self.pulse.waiting("wait for all ranks"):
+                dist.barrier()

@@ -6,9 +6,11 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -203,6 +205,35 @@ def test_frozen_and_unused_parameters_stay_as_they_are(name: str, size: int, wor
         assert found["unused"] == module.unused.tolist()
         assert found["model.0.bias"] == module.model[0].bias.tolist()
         assert found["model.0.weight"] != module.model[0].weight.tolist()
+
+
+def step_and_discard(
+    rank: int, size: int, name: str, poison: str
+) -> tuple[list[float], dict[str, Any], dict[str, Any]]:
+    """A step, one that is to be discarded, and another; with the weights around the middle one."""
+    _, engine = started(name, ADAMW)
+    (first,) = take_steps(engine, rank, size, range(1), ADAMW["lr"])
+    before = whole(engine)
+    batch = micro_batch(1, DEALS[size][rank][0])
+    if poison == "gradient" and rank == size - 1:
+        batch.inputs["x"].fill_(float("nan"))
+    engine.accumulate(batch, 1.0, last=True)
+    engine.step(ADAMW["lr"], discard=poison == "asked")
+    after = whole(engine)
+    (last,) = take_steps(engine, rank, size, range(2, 3), ADAMW["lr"])
+    assert before == after
+    return [first, last], before, whole(engine)
+
+
+@pytest.mark.parametrize("poison", ["gradient", "asked"])
+@pytest.mark.parametrize(("name", "size"), WAYS)
+def test_a_step_that_is_not_finite_or_not_wanted_leaves_no_trace(
+    name: str, size: int, poison: str, worlds: Worlds
+) -> None:
+    for norms, before, after in worlds.run(size, step_and_discard, name, poison):
+        assert all(isfinite(norm) for norm in norms)
+        assert before != after
+        assert all(isfinite(value) for values in after.values() for value in np.ravel(values))
 
 
 def bytes_held(rank: int, size: int, name: str) -> int:

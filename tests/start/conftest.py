@@ -25,7 +25,7 @@ train:
   max_length: 32
   optimizer: {{lr: 2e-3}}
 validation: {{metric: accuracy}}
-launch: {{processes: 2, device: cpu}}
+launch: {{processes: 2, device: cpu, max_restarts: 0}}
 """
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from launcher.run.checkpoints import last_checkpoint
+from launcher.run.folder import RunFolder
 from tests.commands import TORCHRUN, adaptrun, assert_gone, is_gone, ranks_of, run, start, wait_until
 from tests.start.conftest import write_job
 
@@ -80,11 +85,76 @@ def test_out_of_memory_comes_with_what_to_do(tmp_path: Path, tiny_model: Path) -
     assert "what to do: lower train.micro_batch_size" in failure_page(tmp_path)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_samples(tmp_path: Path, tiny_model: Path) -> None:
+def test_losses_that_are_no_number_end_the_run_at_the_limit_and_name_the_samples(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     mischievous(tmp_path, tiny_model, "calls == 2 and module.classifier.weight.data.fill_(float('nan'))")
-    said = adaptrun("train", "job.yaml", "--set", "launch.processes=1", cwd=tmp_path, code=1)
-    assert "the loss of step 2 is nan; its samples were rows [" in said.stderr
-    assert "Lower train.optimizer.lr" in said.stderr
+    sets = ["--set", "launch.processes=1", "--set", "train.discard_limit=1"]
+    said = adaptrun("train", "job.yaml", *sets, cwd=tmp_path, code=1)
+    assert "step 2 was discarded: its loss is nan" in said.stdout
+    assert "the loss of step 3 is nan and its gradient's norm nan; its samples were rows [" in said.stderr
+    assert "kind: not a number" in said.stderr
+    assert "lower train.optimizer.lr" in said.stderr
+    (kept,) = (tmp_path / "runs").glob("*/discarded-steps.json")
+    assert [(step["step"], len(step["samples"])) for step in json.loads(kept.read_text())] == [(2, 8), (3, 8)]
+
+
+NAN_ON_RANK_1 = """os.environ['RANK'] == '1' and calls == 3 and setattr(
+                module, 'trouble', module.classifier.register_forward_hook(lambda m, i, o: o * float('nan')))
+            hasattr(module, 'trouble') and calls == 4 and module.trouble.remove()"""
+
+
+def test_one_step_that_is_no_number_is_discarded_and_counted(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, NAN_ON_RANK_1)
+    said = adaptrun("train", "job.yaml", "--set", "train.epochs=2", cwd=tmp_path)
+    assert "step 3 was discarded: its loss is nan" in said.stdout
+    run = RunFolder((tmp_path / "runs" / "small").resolve())
+    assert json.loads((last_checkpoint(run.checkpoints) / "progress.json").read_text())["discarded"] == 1
+    assert not run.discarded_file.exists()
+    assert all(tensor.isfinite().all() for tensor in load_file(run.model / "model.safetensors").values())
+
+
+@pytest.mark.parametrize(
+    ("mischief", "kind", "error"),
+    [
+        ("os.kill(os.getpid(), 9)", "killed by the system", "SIGKILL"),
+        ("os.kill(os.getpid(), 19)", "no progress", "Hung"),
+    ],
+)
+def test_a_rank_that_dies_or_hangs_is_started_again_from_the_last_checkpoint(
+    mischief: str, kind: str, error: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    once = f"os.environ['RANK'] == '1' and calls == 12 and not os.path.exists('{tmp_path}/done') and "
+    mischievous(tmp_path, tiny_model, f"{once}(open('{tmp_path}/done', 'w').close(), {mischief})")
+    sets = {"train.epochs": 2, "checkpoint.every_steps": 4, "launch.max_restarts": 1, "launch.patience": 0.05}
+    arguments = [word for name, value in sets.items() for word in ("--set", f"{name}={value}")]
+    said = adaptrun("train", "job.yaml", *arguments, cwd=tmp_path)
+    assert re.search(f"{kind}; going on from step-0000000[48] after {error} of rank 1 on", said.stdout)
+    assert said.stderr == ""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    write_job(whole, tiny_model)
+    adaptrun("train", "job.yaml", *arguments[:4], cwd=whole)
+    weights = "runs/small/model/model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_a_rank_that_hangs_is_told_with_the_stacks_of_all(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "os.environ['RANK'] == '1' and calls == 12 and time.sleep(600)")
+    adaptrun("train", "job.yaml", "--set", "launch.patience=0.05", cwd=tmp_path, code=1)
+    page = failure_page(tmp_path)
+    assert page.startswith(f"rank 1 on {os.uname().nodename} failed first")
+    assert "Hung: no progress for" in page
+    assert "rank 0 on" in page
+    (logs,) = (tmp_path / "runs").glob("*/logs")
+    assert "own.py" in (logs / "rank-1.log").read_text()
+    assert "in _accumulate" in (logs / "rank-0.log").read_text()
+
+
+def test_what_never_saves_a_step_is_not_started_for_ever(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "os.environ['RANK'] == '1' and calls == 2 and os.kill(os.getpid(), 9)")
+    said = adaptrun("train", "job.yaml", "--set", "launch.max_restarts=2", cwd=tmp_path, code=1)
+    assert said.stdout.count("killed by the system; going on from the beginning") == 2
 
 
 def test_bad_data_are_the_users_to_mend(tmp_path: Path, tiny_model: Path) -> None:

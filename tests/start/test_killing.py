@@ -57,7 +57,8 @@ def folder(tmp_path: Path, tiny_model: Path) -> Path:
         "data: {train: train.csv, validation: dev.csv, cache: cache}, "
         f"train: {{epochs: {EPOCHS}, global_batch_size: {BATCH}, max_length: 32, optimizer: {{lr: 1e-3}}, "
         "micro_batch_size: 2, early_stopping: {patience: 100}}, "
-        "validation: {every: 7}, checkpoint: {every_steps: 3, result: last}, launch: {processes: 2, device: cpu}}"
+        "validation: {every: 7}, checkpoint: {every_steps: 3, result: last}, "
+        "launch: {processes: 2, device: cpu, max_restarts: 0}}"
     )
     return tmp_path
 
@@ -101,7 +102,7 @@ def kill_when(folder: Path, steps: int, victim: str, during_save: bool, argument
         for run in (folder / "runs").glob("small-*"):
             text = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
             if text.count('"kind": "step"') >= steps:
-                return not during_save or any(run.glob("checkpoints/*.partial"))
+                return not during_save or any(run.glob("checkpoints/*.partial-*"))
         return False
 
     wait_until(is_time, launcher)

@@ -16,6 +16,7 @@ from launcher.plan.hardware import find_hardware
 from launcher.plan.making import make_plan
 from launcher.run.events import EventLog, EventTail, Step
 from launcher.run.folder import RunFolder
+from launcher.run.starts import Start
 from launcher.start.selfcheck import engine_section
 from launcher.worker import loop, main
 from launcher.worker.process import Place
@@ -87,8 +88,8 @@ def train(rank: int, size: int, runs: list[tuple[str, int | None]]) -> list[list
         loop.SampleOrder.batch = noted  # type: ignore[method-assign]
         world = World.at(Place(rank, rank, size), "cpu")
         log = EventLog(folder.events_file if rank == 0 else None)
-        checkpoint = None if start is None else folder.checkpoints / f"step-{start:08d}"
-        session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, checkpoint)
+        checkpoint = None if start is None else str(folder.checkpoints / f"step-{start:08d}")
+        session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, Start(checkpoint=checkpoint))
         try:
             main.fine_tune(session, StopRequest())
         except Stopped:

@@ -1,0 +1,97 @@
+"""The starts of a run. Each is counted, so that ranks of an earlier one, on a node that was lost, cannot write."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from launcher.errors import Superseded
+from launcher.run.checkpoints import last_checkpoint, step_of
+from launcher.run.events import Began, EventLog
+from launcher.run.folder import RunFolder, write_whole
+
+Cause = Literal["first", "resumed", "requeued", "restart"]
+"""Why the ranks start: a new run; a person took it up again, or the scheduler; a failure that may pass."""
+
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the ranks of a run.
+
+    count: 1 for the first
+    checkpoint: what it goes on from, None from the beginning
+    fruitless: how many starts before this one, in a row, saved no step
+    token: what the nodes of a cluster know this start by
+    ends: when the scheduler takes the machines away, in seconds since the epoch; None where it does not
+    """
+
+    count: int = 1
+    cause: Cause = "first"
+    checkpoint: str | None = None
+    fruitless: int = 0
+    token: str = ""
+    ends: float | None = None
+
+    @property
+    def from_step(self) -> int:
+        """Steps behind what it goes on from."""
+        return 0 if self.checkpoint is None else step_of(Path(self.checkpoint))
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Start | None:
+        """The latest start, None before the first."""
+        try:
+            return cls(**json.loads(folder.start_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+
+def begin(
+    folder: RunFolder, cause: Cause, checkpoint: Path | None, *, token: str = "", ends: float | None = None
+) -> Start:
+    """Count a new start, which ends the right of every earlier one to write."""
+    before = Start.read(folder)
+    start = Start(1, cause, None if checkpoint is None else str(checkpoint), 0, token, ends)
+    if before is not None:
+        gained = start.from_step > before.from_step or cause == "resumed"
+        start = replace(start, count=before.count + 1, fruitless=0 if gained else before.fruitless + 1)
+    folder.stop_file.unlink(missing_ok=True)
+    write_whole(folder.start_file, json.dumps(asdict(start)))
+    log = EventLog(folder.events_file)
+    log.write(Began(start=start.count, cause=cause, step=start.from_step))
+    log.close()
+    return start
+
+
+def go_on(folder: RunFolder, cause: Cause) -> Start:
+    """A new start from the last complete checkpoint."""
+    return begin(folder, cause, last_checkpoint(folder.checkpoints))
+
+
+class Fence:
+    """Whether this start may still write to the run's folder."""
+
+    def __init__(self, folder: RunFolder, count: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._count, self._clock = folder, count, clock
+        self._looked = float("-inf")
+
+    def check(self) -> None:
+        """Raise Superseded where a later start has begun."""
+        self._looked = self._clock()
+        latest = Start.read(self._folder)
+        if latest is not None and latest.count != self._count:
+            raise Superseded(
+                f"start {latest.count} of {self._folder.path} has begun; this is start {self._count}, which writes "
+                "nothing any more"
+            )
+
+    def check_now_and_then(self) -> None:
+        """The same, without asking the file system at each step."""
+        if self._clock() - self._looked >= SECONDS_BETWEEN_LOOKS:
+            self.check()

@@ -1,0 +1,36 @@
+"""Whether a run that failed goes on by itself: with smaller micro-batches, or simply once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launcher.errors import OutOfMemory
+from launcher.job.schema import Job
+from launcher.plan.making import with_smaller_micro_batches
+from launcher.run.events import EventLog, Note
+from launcher.run.folder import RunFolder
+from launcher.run.starts import Start, go_on
+from launcher.start.failure import RankFailed
+
+
+def restart(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> Start:
+    """Begin a new start from the last complete checkpoint. Raises `failed` where that would not help."""
+    failure = failed.failure
+    if isinstance(failed, OutOfMemory):
+        plan = folder.plan()
+        if job.train.micro_batch_size != "auto" or plan.split.micro_batch == 1:
+            raise failed
+        plan = with_smaller_micro_batches(plan, job, job_file, plan.split.micro_batch // 2)
+        folder.write_plan(plan)
+        change = f"with micro-batches of {plan.split.micro_batch}, same numbers"
+    else:
+        latest = Start.read(folder)
+        if not failure.kind.may_pass or latest is None or latest.fruitless >= job.launch.max_restarts:
+            raise failed
+        change = f"after {failure.error} of rank {failure.rank} on {failure.host}"
+    start = go_on(folder, "restart")
+    whence = "from the beginning" if start.checkpoint is None else f"from {Path(start.checkpoint).name}"
+    log = EventLog(folder.events_file)
+    log.write(Note(text=f"{failure.kind.value}; going on {whence} {change}"))
+    log.close()
+    return start
