@@ -36,6 +36,7 @@ Resume = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]
 ModelFolder = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder or a finished run.", show_default=False)
 ]
@@ -129,6 +130,64 @@ def train(job: JobFile, sets: Sets = None, resume: Resume = "auto", dry_run: Dry
 
     train_job(load_job(job, sets or ()), job, resume)
     return None
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    profile: Annotated[Path, typer.Option(help="The cluster's profile (YAML), such as slurm/example.yaml.")],
+    sets: Sets = None,
+    each: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A.B=[C, D]", help="Run the job once for each value, as an array; repeatable."),
+    ] = None,
+    resume: Resume = "auto",
+    after: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start only once this run's job has gone well.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script and stop.")] = False,
+    test: Annotated[bool, typer.Option("--test", help="Ask the scheduler when it could run, and stop.")] = False,
+) -> None:
+    """Queue the job on a SLURM cluster."""
+    from launcher.cluster.submitting import show_script, submit_job
+
+    if dry_run or test:
+        show_script(job, sets or (), profile, each or (), ask=test)
+    else:
+        submit_job(job, sets or (), profile, each or (), resume, after)
+
+
+@app.command()
+def status(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's folder; absent: all in runs/.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how a run stands: queue, step, loss, speed, time left, starts, and where its time went."""
+    from launcher.cluster.watching import show_status
+
+    show_status(run, as_json)
+
+
+@app.command()
+def logs(
+    run: Run,
+    rank: Annotated[int | None, typer.Option(min=0, help="Of one rank; absent: what the batch job printed.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run goes on.")] = False,
+) -> None:
+    """Print the logs of a run."""
+    from launcher.cluster.watching import show_logs
+
+    show_logs(run, rank, follow)
+
+
+@app.command()
+def cancel(
+    run: Run, now: Annotated[bool, typer.Option("--now", help="End a batch job without saving.")] = False
+) -> None:
+    """Let a run save and stop, on this machine or in the queue."""
+    from launcher.cluster.watching import cancel_run
+
+    cancel_run(run, now)
 
 
 @app.command()

@@ -19,7 +19,8 @@ ALLOWED = {
     "plan": {"errors", "job", "data"},
     "run": {"errors", "job", "plan"},
     "start": {"errors", "job", "data", "plan", "run"},
-    "cli": {"errors", "job", "plan", "start"},
+    "cluster": {"errors", "job", "plan", "run", "start"},
+    "cli": {"errors", "job", "plan", "start", "cluster"},
     "models": {"errors", "job", "data"},
     "engines": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
@@ -27,7 +28,7 @@ ALLOWED = {
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "start")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "start", "cluster")
 HEAVY = ("torch", "transformers", "deepspeed")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,17 +15,16 @@ from launcher.job.overrides import apply_overrides
 from launcher.job.paths import resolve_paths
 from launcher.job.positions import Document, read_document
 from launcher.job.rules import broken_rules
-from launcher.job.schema import Job
+from launcher.job.schema import Job, Section
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
     """Read, override, check and resolve a job file. Raises JobError with all problems at once."""
     document = read_document(path)
     origins = apply_overrides(document.values, sets)
-    try:
-        job = Job.model_validate(document.values)
-    except ValidationError as invalid:
-        raise JobError(list(_problems(invalid, document, origins))) from None
+    job = _validated(Job, document, origins)
     folder = path.resolve().parent
     found = [*resolve_paths(job, folder)[1], *broken_rules(job)]
     if found:
@@ -33,15 +32,30 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
     return resolve_paths(job, folder)[0]
 
 
+def load_section(path: Path, section: type[AnySection]) -> AnySection:
+    """Read and check another file in the same way. Raises JobError with all problems at once."""
+    return _validated(section, read_document(path), {})
+
+
+def _validated(section: type[AnySection], document: Document, origins: Mapping[tuple[str, ...], str]) -> AnySection:
+    try:
+        return section.model_validate(document.values)
+    except ValidationError as invalid:
+        raise JobError(list(_problems(invalid, section, document, origins))) from None
+
+
 def _problems(
-    invalid: ValidationError, document: Document, origins: Mapping[tuple[str, ...], str]
+    invalid: ValidationError,
+    section: type[BaseModel],
+    document: Document,
+    origins: Mapping[tuple[str, ...], str],
 ) -> Iterator[Problem]:
     """One problem a path: the branches of a union are told together."""
     by_path: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for error in invalid.errors():
         by_path.setdefault(_real_path(error, document.values), []).append(error)
     for path, errors in by_path.items():
-        message, fix = _explain(path, errors)
+        message, fix = _explain(section, path, errors)
         yield Problem(_where(path, document, origins), ".".join(path), message, fix)
 
 
@@ -60,12 +74,12 @@ def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _explain(path: tuple[str, ...], errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+def _explain(section: type[BaseModel], path: tuple[str, ...], errors: Sequence[ErrorDetails]) -> tuple[str, str]:
     first = errors[0]
     if first["type"] == "missing":
         return "is missing and needed", ""
     if first["type"] in ("extra_forbidden", "invalid_key"):
-        known = _known_keys(path[:-1])
+        known = _known_keys(section, path[:-1])
         near = get_close_matches(path[-1], known, n=1, cutoff=0.5)
         fix = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
         return f"unknown key {path[-1]!r}", fix
@@ -107,6 +121,8 @@ def _allowed(error: ErrorDetails) -> str:
             return "a section with keys of its own"
         case "tuple_type" | "list_type":
             return "a list"
+        case "value_error":
+            return str(context["error"])
         case _:
             return error["msg"][0].lower() + error["msg"][1:]
 
@@ -116,9 +132,9 @@ def _words(error: ErrorDetails) -> list[str]:
     return expected.replace("'", "").replace(" or ", ", ").split(", ")
 
 
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    """The keys of the section at `path`."""
-    model: Any = Job
+def _known_keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """The keys of the section at `path` in `section`."""
+    model: Any = section
     for part in path:
         field = model.model_fields.get(part) if model is not None else None
         annotation = field.annotation if field is not None else None

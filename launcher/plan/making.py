@@ -37,7 +37,7 @@ def make_plan(
     samples = count_rows(job.data.train)
     reasons: list[str] = []
     device = _device(job, job_file, hardware)
-    ranks = processes or _processes(job, job_file, device, hardware, samples, reasons)
+    ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
     precision = _precision(job, job_file, device, hardware, reasons)
     size = model_size(job)
@@ -95,7 +95,7 @@ def _device(job: Job, job_file: Path, hardware: Hardware) -> Literal["cpu", "cud
 
 
 def _processes(
-    job: Job, job_file: Path, device: str, hardware: Hardware, samples: int | None, reasons: list[str]
+    job: Job, job_file: Path, device: str, hardware: Hardware, samples: int | None, nodes: int, reasons: list[str]
 ) -> int:
     wanted = job.launch.processes
     if wanted != "auto":
@@ -104,7 +104,7 @@ def _processes(
             fix = f"launch.processes: {len(hardware.gpus)}, or launch.device: cpu"
             raise _refusal(job_file, "launch.processes", message, fix)
         return wanted
-    limit = min(job.train.global_batch_size, samples or job.train.global_batch_size)
+    limit = min(job.train.global_batch_size, samples or job.train.global_batch_size) // nodes
     if job.engine.name == "single":
         reasons.append("1 process: engine.name is single")
         return 1

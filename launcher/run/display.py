@@ -24,14 +24,15 @@ class Display:
     """Shows the events of one run; `refresh` is called a few times a second until `close`.
 
     terminal: where to; standard output where None
+    quietly: take events in and show nothing
     """
 
-    def __init__(self, folder: RunFolder, terminal: TextIO | None = None) -> None:
+    def __init__(self, folder: RunFolder, terminal: TextIO | None = None, quietly: bool = False) -> None:
         from rich.console import Console
 
         start = folder.events_file.stat().st_size if folder.events_file.exists() else 0
         self._tail = EventTail(folder.events_file, start)
-        console = Console(file=terminal)
+        console = Console(file=terminal, quiet=quietly)
         self._view = _LiveView(console) if console.is_terminal else _PlainView(console)
 
     def refresh(self) -> None:

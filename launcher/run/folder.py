@@ -139,6 +139,19 @@ class RunFolder:
         _CLAIMED[self.path] = lock
         return True
 
+    def is_claimed(self) -> bool:
+        """Whether another process holds the folder: the run is going."""
+        if self.path in _CLAIMED:
+            return False
+        try:
+            with (self.path / ".lock").open("r") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass  # no lock was ever taken, or the file system has none
+        return False
+
     def log(self, rank: int) -> Path:
         """Output of one rank."""
         return self.logs / f"rank-{rank}.log"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,22 +40,23 @@ class Decision:
         return "first" if self.checkpoint is None else "resumed"
 
 
-def decide_run(job: Job, resume: str) -> Decision:
+def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = lambda run: False) -> Decision:
     """Find or make the folder for a start.
 
     resume: `auto`, `never`, or the path of a run or of one of its checkpoints
+    is_taken: whether a run waits in a queue, or runs on other machines
     Raises RequestError where that path cannot be gone on from.
     """
     if resume == "never":
         return _new(job, "a new run")
     if resume != "auto":
-        return _named(job, Path(resume))
+        return _named(job, Path(resume), is_taken)
     named = re.compile(re.escape(job.name) + r"-\d{8}-\d{6}(-\d+)?")
     runs = [path for path in job.runs_folder.glob("*") if named.fullmatch(path.name)]
     for path in sorted(runs, reverse=True):
         run = RunFolder(path.resolve())
         checkpoints = complete_checkpoints(run.checkpoints)
-        if not run.job_file.is_file() or not checkpoints or _is_done(run) or not run.claim():
+        if not run.job_file.is_file() or not checkpoints or _is_done(run) or is_taken(run) or not run.claim():
             continue
         if _is_of_another_job(run, job):
             return _new(job, f"a new run: the unfinished {path.name} has another job")
@@ -74,7 +76,7 @@ def differing_fields(job: Job, other: Job) -> list[str]:
     return _differences(_deciding(job), _deciding(other), "")
 
 
-def _named(job: Job, path: Path) -> Decision:
+def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decision:
     if path.parent.name == "checkpoints":
         run, checkpoints = RunFolder(path.parent.parent.resolve()), [path.resolve()]
         if checkpoints[0] not in complete_checkpoints(run.checkpoints):
@@ -86,8 +88,8 @@ def _named(job: Job, path: Path) -> Decision:
         raise RequestError(f"{path} is neither a run's folder nor one of its checkpoints")
     if not checkpoints:
         raise RequestError(f"{path} holds no complete checkpoint to go on from; --resume never starts afresh")
-    if not run.claim():
-        raise RequestError(f"{path} is still running in another process; stop that one first, or --resume never")
+    if is_taken(run) or not run.claim():
+        raise RequestError(f"{path} is still running, or waiting in a queue; stop that one first, or --resume never")
     differing = differing_fields(job, load_job(run.job_file))
     if differing:
         raise RequestError(

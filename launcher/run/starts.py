@@ -27,7 +27,8 @@ class Start:
     count: 1 for the first
     checkpoint: what it goes on from, None from the beginning
     fruitless: how many starts before this one, in a row, saved no step
-    token: what the nodes of a cluster know this start by
+    token: what the nodes of a cluster know this start by; empty until the first of them has taken it up
+    endpoint: host:port where the nodes meet
     ends: when the scheduler takes the machines away, in seconds since the epoch; None where it does not
     """
 
@@ -36,6 +37,7 @@ class Start:
     checkpoint: str | None = None
     fruitless: int = 0
     token: str = ""
+    endpoint: str = ""
     ends: float | None = None
 
     @property
@@ -53,11 +55,17 @@ class Start:
 
 
 def begin(
-    folder: RunFolder, cause: Cause, checkpoint: Path | None, *, token: str = "", ends: float | None = None
+    folder: RunFolder,
+    cause: Cause,
+    checkpoint: Path | None,
+    *,
+    token: str = "",
+    endpoint: str = "",
+    ends: float | None = None,
 ) -> Start:
     """Count a new start, which ends the right of every earlier one to write."""
     before = Start.read(folder)
-    start = Start(1, cause, None if checkpoint is None else str(checkpoint), 0, token, ends)
+    start = Start(1, cause, None if checkpoint is None else str(checkpoint), 0, token, endpoint, ends)
     if before is not None:
         gained = start.from_step > before.from_step or cause == "resumed"
         start = replace(start, count=before.count + 1, fruitless=0 if gained else before.fruitless + 1)
@@ -66,6 +74,13 @@ def begin(
     log = EventLog(folder.events_file)
     log.write(Began(start=start.count, cause=cause, step=start.from_step))
     log.close()
+    return start
+
+
+def adopt(folder: RunFolder, start: Start, *, token: str, endpoint: str, ends: float | None) -> Start:
+    """Take up a start that was counted before the nodes were known."""
+    start = replace(start, token=token, endpoint=endpoint, ends=ends)
+    write_whole(folder.start_file, json.dumps(asdict(start)))
     return start
 
 

@@ -15,22 +15,30 @@ from launcher.start.failure import RankFailed
 
 def restart(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> Start:
     """Begin a new start from the last complete checkpoint. Raises `failed` where that would not help."""
-    failure = failed.failure
+    adapt(folder, job, job_file, failed)
+    start = go_on(folder, "restart")
+    whence = "from the beginning" if start.checkpoint is None else f"from {Path(start.checkpoint).name}"
+    log = EventLog(folder.events_file)
+    log.write(Note(text=f"{failed.failure.kind.value}; going on {whence} {_change(folder, failed)}"))
+    log.close()
+    return start
+
+
+def adapt(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> None:
+    """Change the plan to what may go well. Raises `failed` where a new start would not help."""
     if isinstance(failed, OutOfMemory):
         plan = folder.plan()
         if job.train.micro_batch_size != "auto" or plan.split.micro_batch == 1:
             raise failed
-        plan = with_smaller_micro_batches(plan, job, job_file, plan.split.micro_batch // 2)
-        folder.write_plan(plan)
-        change = f"with micro-batches of {plan.split.micro_batch}, same numbers"
-    else:
-        latest = Start.read(folder)
-        if not failure.kind.may_pass or latest is None or latest.fruitless >= job.launch.max_restarts:
-            raise failed
-        change = f"after {failure.error} of rank {failure.rank} on {failure.host}"
-    start = go_on(folder, "restart")
-    whence = "from the beginning" if start.checkpoint is None else f"from {Path(start.checkpoint).name}"
-    log = EventLog(folder.events_file)
-    log.write(Note(text=f"{failure.kind.value}; going on {whence} {change}"))
-    log.close()
-    return start
+        folder.write_plan(with_smaller_micro_batches(plan, job, job_file, plan.split.micro_batch // 2))
+        return
+    latest = Start.read(folder)
+    if not failed.failure.kind.may_pass or latest is None or latest.fruitless >= job.launch.max_restarts:
+        raise failed
+
+
+def _change(folder: RunFolder, failed: RankFailed) -> str:
+    if isinstance(failed, OutOfMemory):
+        return f"with micro-batches of {folder.plan().split.micro_batch}, same numbers"
+    failure = failed.failure
+    return f"after {failure.error} of rank {failure.rank} on {failure.host}"

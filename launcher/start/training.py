@@ -88,9 +88,9 @@ def _run(folder: RunFolder, plan: Plan, start: Start, job: Job, display: Display
 
 
 @contextmanager
-def shown(folder: RunFolder) -> Iterator[Display]:
-    """Inside, the run's events are displayed."""
-    display = Display(folder)
+def shown(folder: RunFolder, quietly: bool = False) -> Iterator[Display]:
+    """Inside, the run's events are displayed, or (`quietly`) nothing is, since another node does it."""
+    display = Display(folder, quietly=quietly)
     try:
         yield display
     finally:

@@ -97,9 +97,9 @@ def test_a_checkpoint_without_its_marker_does_not_count(tmp_path: Path) -> None:
     for step in (1, 2):
         checkpoints.save(step, a_state(step), {"step": step}, best_step=None)
     (checkpoints.at(2) / MARKER).unlink()
-    shutil.copytree(checkpoints.at(2), tmp_path / "step-00000003.partial")
+    shutil.copytree(checkpoints.at(2), tmp_path / "step-00000003.partial-1")
     assert complete_checkpoints(tmp_path) == [checkpoints.at(1)]
-    assert {path.name for path in incomplete_checkpoints(tmp_path)} == {"step-00000002", "step-00000003.partial"}
+    assert {path.name for path in incomplete_checkpoints(tmp_path)} == {"step-00000002", "step-00000003.partial-1"}
     checkpoints.save(2, a_state(2), {"step": 2}, best_step=None)
     assert complete_checkpoints(tmp_path) == [checkpoints.at(1), checkpoints.at(2)]
 
@@ -136,7 +136,7 @@ def save_where_files_may_not_grow(rank: int, size: int, folder: str) -> str:
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_write_that_the_system_refuses_is_told_by_every_rank(size: int, worlds: Worlds, tmp_path: Path) -> None:
     for said in worlds.run(size, save_where_files_may_not_grow, str(tmp_path)):
-        assert "step-00000002.partial could not be written: " in said
+        assert "step-00000002.partial-1 could not be written: " in said
         assert "earlier checkpoints are intact" in said
         assert "Traceback" not in said
     assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [1]
@@ -221,7 +221,7 @@ def fail_in_background(rank: int, size: int, folder: str, fails_at: str) -> list
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_save_that_fails_on_one_rank_is_told_by_all(size: int, fails_at: str, worlds: Worlds, tmp_path: Path) -> None:
     for (said,) in worlds.run(size, fail_in_background, str(tmp_path), fails_at):
-        assert "step-00000001.partial could not be written: " in said
+        assert "step-00000001.partial-1 could not be written: " in said
         assert "No space left on device" in said
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
@@ -248,7 +248,7 @@ def test_a_disk_that_fills_up_costs_one_save(small_disk: Path) -> None:
     for step in (1, 2):
         checkpoints.save(step, a_large_state(), {"step": step}, best_step=None)
     (small_disk / "somebody's").write_bytes(bytes(250_000))
-    with pytest.raises(CheckpointError, match=r"step-00000003\.partial could not be written: it takes 0 MiB, and"):
+    with pytest.raises(CheckpointError, match=r"step-00000003\.partial-1 could not be written: it takes 0 MiB, and"):
         checkpoints.save(3, a_large_state(), {"step": 3}, best_step=None)
     assert complete_checkpoints(small_disk) == [checkpoints.at(1), checkpoints.at(2)]
     assert_equal(read_state(checkpoints.at(2), a_large_state()), a_large_state())

@@ -158,7 +158,7 @@ def test_a_run_that_is_still_going_is_left_alone(folder: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
         assert decide_run(job(folder), "auto").folder != run
-        with pytest.raises(RequestError, match="is still running in another process"):
+        with pytest.raises(RequestError, match="is still running, or waiting in a queue"):
             decide_run(job(folder), str(run.path))
         other.kill()
     assert decide_run(job(folder), "auto").folder == run

@@ -25,6 +25,7 @@ def test_the_folder_holds_what_the_design_says(trained: Trained) -> None:
         "job.yaml",
         "plan.json",
         "prepared.json",
+        "start.json",
         "environment.json",
         "metrics.jsonl",
         "result.json",

@@ -12,6 +12,7 @@ from launcher.job.reading import load_job
 from launcher.plan.making import make_plan
 from launcher.run.events import EventLog, EventTail, Note
 from launcher.run.folder import RunFolder
+from launcher.run.starts import Start
 from launcher.worker.materials import load_model, open_materials
 from launcher.worker.session import Session
 from launcher.worker.world import World
@@ -23,7 +24,7 @@ def session(folder: Path, model: Path, *sets: str) -> Session:
     job_file = write_job(folder, model)
     job = load_job(job_file, ["launch.processes=1", f"launch.runs={folder / 'runs'}", *sets])
     run = RunFolder.create(job)
-    return Session(job, make_plan(job, job_file), run, World(), EventLog(run.events_file), checkpoint=None)
+    return Session(job, make_plan(job, job_file), run, World(), EventLog(run.events_file), Start())
 
 
 def gradients(folder: Path, model: Path, *sets: str) -> tuple[int, list[torch.Tensor]]:

@@ -1,0 +1,86 @@
+"""Whether a node is fit to run ranks, looked at before they start, and without torch."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+from launcher.cluster.runs import excluded_file
+from launcher.plan.hardware import find_hardware
+from launcher.plan.plan import Plan
+from launcher.run.folder import RunFolder
+
+GPU_MEMORY_TAKEN = 0.1
+"""Of a GPU's memory: more than that is taken by something else."""
+MEGABYTES_FREE = 100
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What the driver says of one GPU: bytes in MiB, and errors that its memory could not correct."""
+
+    index: int
+    total: int
+    used: int
+    uncorrected: int
+
+
+def faults_of_this_node(plan: Plan) -> list[str]:
+    """What speaks against this node; empty where it is fit."""
+    faults = []
+    free = shutil.disk_usage(tempfile.gettempdir()).free // 2**20
+    if free < MEGABYTES_FREE:
+        faults.append(f"{tempfile.gettempdir()} has {free} MiB free")
+    if plan.device == "cuda":
+        found = len(find_hardware().gpus)
+        if found < plan.processes:
+            faults.append(f"it shows {found} GPUs, and {plan.processes} are needed")
+        faults += gpu_faults(gpu_states())
+    return faults
+
+
+def gpu_faults(states: list[GpuState]) -> list[str]:
+    """What speaks against these GPUs."""
+    faults = []
+    for gpu in states:
+        if gpu.uncorrected:
+            faults.append(f"GPU {gpu.index} has {gpu.uncorrected} uncorrected ECC errors")
+        if gpu.used > GPU_MEMORY_TAKEN * gpu.total:
+            faults.append(f"{gpu.used} of {gpu.total} MiB of GPU {gpu.index} are taken by something else")
+    return faults
+
+
+def gpu_states() -> list[GpuState]:
+    """Ask the NVIDIA driver; none where there is no driver."""
+    query = "index,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [parse_gpu_state(line) for line in said.splitlines() if line.strip()]
+
+
+def parse_gpu_state(line: str) -> GpuState:
+    """One line of nvidia-smi; a GPU without ECC says so in words."""
+    index, total, used, uncorrected = (part.strip() for part in line.split(","))
+    return GpuState(int(index), int(total), int(used), int(uncorrected) if uncorrected.isdigit() else 0)
+
+
+def report_unfit(folder: RunFolder, node: str, faults: list[str]) -> None:
+    """Leave word that this node is not fit."""
+    (folder.logs / f"{node}.unfit.txt").write_text("\n".join(faults) + "\n", encoding="utf-8")
+
+
+def take_unfit(folder: RunFolder) -> list[str]:
+    """Put the nodes that are not fit on the list of those that are left out; each with what speaks against it."""
+    found = []
+    for file in sorted(folder.logs.glob("*.unfit.txt")):
+        node = file.name.removesuffix(".unfit.txt")
+        with excluded_file(folder).open("a", encoding="utf-8") as listed:
+            listed.write(f"{node}\n")
+        found.append(f"{node} ({file.read_text(encoding='utf-8').strip()})")
+        file.rename(file.with_name(f"{node}.was-unfit.txt"))
+    return found

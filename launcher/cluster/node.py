@@ -1,0 +1,111 @@
+"""One node's part of a run: `python -m launcher.cluster.node RUN --nodes A,B --ends SECONDS`, under srun.
+
+The leading node prepares the data, counts the start and says where to meet; every node starts its ranks through
+torchrun's agent, watches them, and leaves word of how they ended. What that means is decided once, in the batch
+script, by `launcher.cluster.deciding`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from launcher.cluster.fitness import faults_of_this_node, report_unfit
+from launcher.cluster.place import NodePlace, free_port, interface_of
+from launcher.cluster.presence import Presence
+from launcher.errors import AdaptrunError, ExitCode, RunFailed
+from launcher.job.reading import load_job
+from launcher.plan.plan import Plan
+from launcher.run.checkpoints import last_checkpoint
+from launcher.run.folder import RunFolder
+from launcher.run.starts import Cause, Start, adopt, begin
+from launcher.start.processes import Rendezvous, run_agent
+from launcher.start.stopping import StopRequests
+from launcher.start.training import prepare_data, shown, watchdog_of
+
+PAUSE = 0.2
+
+
+def main() -> None:
+    """Run this node's ranks; the exit code says only whether they ended well."""
+    parser = argparse.ArgumentParser(prog="launcher.cluster.node")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--nodes", required=True)
+    parser.add_argument("--ends", type=float, default=0.0)
+    arguments = parser.parse_args()
+    folder, place = RunFolder(arguments.run), NodePlace.from_environment(arguments.nodes.split(","))
+    try:
+        code = run_node(folder, place, arguments.ends or None)
+    except AdaptrunError as error:
+        print(f"adaptrun: {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
+        code = int(error.exit_code)
+    sys.stdout.flush()
+    os._exit(code)  # torchrun's agent may be waiting in a thread for nodes that are gone
+
+
+def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
+    """Start and watch this node's ranks. Raises AdaptrunError where they could not be started."""
+    job, plan = load_job(folder.job_file), folder.plan()
+    presence = Presence(folder, place.nodes[place.index])
+    with StopRequests().listening() as requests, shown(folder, quietly=not place.leads) as display:
+        requests.watch(folder.stop_file)
+        faults = faults_of_this_node(plan)
+        if faults:
+            report_unfit(folder, place.nodes[place.index], faults)
+            raise RunFailed(f"the node is not fit: {'; '.join(faults)}")
+        if place.leads:
+            folder.claim()
+            folder.prepared_file.unlink(missing_ok=True)
+            prepare_data(folder, plan, display, requests)
+            start = _begin(folder, place, ends)
+        else:
+            start = _wait_for_start(folder, place, requests)
+        presence.start = start.count
+        interface = interface_of(place.address)
+        if interface is not None:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        watchdog = watchdog_of(folder, start, job)
+        command = [sys.executable, "-P", "-m", "launcher.worker", str(folder.path)]
+        look = [display.refresh, requests.pass_on, watchdog.look, presence.tell]
+        went_well = run_agent(command, plan.processes, plan.threads, folder, look, _rendezvous(place, start, plan))
+        presence.tell(ended=True)
+    return int(ExitCode.DONE if went_well else ExitCode.FAILED)
+
+
+def _begin(folder: RunFolder, place: NodePlace, ends: float | None) -> Start:
+    """Count the start, or take up the one that `submit` counted, and say where to meet."""
+    endpoint = f"{place.address}:{free_port()}"
+    latest = Start.read(folder)
+    if latest is not None and not latest.token and place.step == 0:
+        return adopt(folder, latest, token=place.token, endpoint=endpoint, ends=ends)
+    cause: Cause = "restart" if place.step else "requeued"
+    checkpoint = last_checkpoint(folder.checkpoints)
+    return begin(folder, cause, checkpoint, token=place.token, endpoint=endpoint, ends=ends)
+
+
+def _wait_for_start(folder: RunFolder, place: NodePlace, requests: StopRequests) -> Start:
+    """Wait while the leading node prepares the data; srun ends this task if that node fails."""
+    while True:
+        start = Start.read(folder)
+        if start is not None and start.token == place.token:
+            return start
+        requests.check()
+        time.sleep(PAUSE)
+
+
+def _rendezvous(place: NodePlace, start: Start, plan: Plan) -> Rendezvous:
+    return Rendezvous(
+        nodes=plan.nodes,
+        run_id=start.token,
+        endpoint=start.endpoint,
+        keeps_store=place.leads,
+        address=place.address,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Where this task stands among the nodes of its batch job, and by which address the others reach it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class NodePlace:
+    """One node's task.
+
+    nodes: names of all nodes, the first of which leads
+    token: of this start, the same on every node and in no other start
+    requeues: how often the scheduler has started the job again
+    step: how many job steps came before in this allocation; 0 for the first
+    """
+
+    index: int
+    nodes: tuple[str, ...]
+    token: str
+    requeues: int
+    step: int
+
+    @classmethod
+    def from_environment(cls, nodes: Sequence[str], environment: Mapping[str, str] = os.environ) -> NodePlace:
+        """Read what srun sets."""
+        job, requeues = environment["SLURM_JOB_ID"], environment.get("SLURM_RESTART_COUNT", "0")
+        step = environment.get("SLURM_STEP_ID", "0")
+        return cls(
+            int(environment.get("SLURM_NODEID", "0")),
+            tuple(nodes),
+            f"{job}-{requeues}-{step}",
+            int(requeues),
+            int(step),
+        )
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node prepares the data, keeps the store and shows the run."""
+        return self.index == 0
+
+    @property
+    def address(self) -> str:
+        """This node's address as its peers see it: its own name may stand for the loopback in its own table."""
+        peer = self.nodes[1 if self.leads else 0] if len(self.nodes) > 1 else None
+        return "127.0.0.1" if peer is None else address_towards(peer)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface of an address; gloo else looks its host's own name up, which may be the loopback."""
+    found = (name for name, addresses in psutil.net_if_addrs().items() if any(a.address == address for a in addresses))
+    return next(found, None)
+
+
+def address_towards(peer: str) -> str:
+    """The address that packets to `peer` leave from; nothing is sent."""
+    family, kind, protocol, _, target = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(target)
+        return str(probe.getsockname()[0])
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,44 @@
+"""Each node's sign of life in the run's folder, for the batch script's lookout."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+
+from launcher.run.folder import RunFolder, write_whole
+
+SECONDS_BETWEEN_SIGNS = 5.0
+
+
+@dataclass
+class Presence:
+    """One node's signs; `tell` is called a few times a second."""
+
+    folder: RunFolder
+    node: str
+    start: int = 0
+    _told: float = field(default=float("-inf"), init=False)
+
+    def tell(self, ended: bool = False) -> None:
+        """Say that this node is there, or that its ranks have ended."""
+        now = time.monotonic()
+        if ended or now - self._told >= SECONDS_BETWEEN_SIGNS:
+            self._told = now
+            values = {"node": self.node, "time": time.time(), "ended": ended}
+            write_whole(self.folder.logs / f"start-{self.start}.{self.node}.presence.json", json.dumps(values))
+
+
+@dataclass(frozen=True)
+class Sign:
+    """The last sign of one node; `time` in seconds since the epoch."""
+
+    node: str
+    time: float
+    ended: bool
+
+
+def signs(folder: RunFolder, start: int) -> list[Sign]:
+    """The last signs of the nodes of one start."""
+    files = folder.logs.glob(f"start-{start}.*.presence.json")
+    return [Sign(**json.loads(file.read_text(encoding="utf-8"))) for file in files]

@@ -1,0 +1,141 @@
+"""A cluster's profile: what its administrators and its hardware ask of a batch job, one YAML file a cluster."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from launcher.errors import RequestError
+from launcher.job.reading import load_section
+from launcher.job.schema import Section
+from launcher.plan.hardware import Gpu, Hardware
+from launcher.plan.table import parse_size
+
+
+def _one_line(text: str) -> str:
+    if any(not character.isprintable() for character in text):
+        raise ValueError("one line of printable characters")
+    return text
+
+
+def _size(text: str) -> str:
+    try:
+        parse_size(text)
+    except RequestError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _time_limit(text: str) -> str:
+    seconds_of(text)
+    return text
+
+
+def seconds_of(time_limit: str) -> int:
+    """SLURM's `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours[:minutes[:seconds]]` in seconds."""
+    found = re.fullmatch(
+        r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?)|(?:(\d+):(\d+):(\d+))|(?:(\d+)(?::(\d+))?)", time_limit
+    )
+    if found is None:
+        raise ValueError("a time limit as SLURM writes it: 90 (minutes), 12:00:00 or 2-00:00:00")
+    days, d_hours, d_minutes, d_seconds, hours, minutes, seconds, m_minutes, m_seconds = (
+        int(part or 0) for part in found.groups()
+    )
+    return (
+        86400 * days + 3600 * (d_hours + hours) + 60 * (d_minutes + minutes + m_minutes)
+        + d_seconds + seconds + m_seconds
+    )  # fmt: skip
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Mail(Section):
+    """Mail from the scheduler."""
+
+    to: Line = Field(description="Address.")
+    on: tuple[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "ALL"], ...] = Field(
+        ("END", "FAIL"), description="The events that are told."
+    )
+
+
+class Container(Section):
+    """The container that the ranks run in; adaptrun is installed inside."""
+
+    runtime: Literal["pyxis", "apptainer"] = Field(description="How the cluster runs containers.")
+    image: Line = Field(description="The image, as the runtime names it.")
+    mounts: tuple[Line, ...] = Field(
+        (), description="`outside:inside` paths; the runs and the data must be among them."
+    )
+    python: Line = Field("python3", description="The interpreter inside.")
+
+
+class Profile(Section):
+    """One cluster, or one way to use it."""
+
+    partition: Line | None = Field(None, description="Queue; absent: the cluster's default.")
+    account: Line | None = Field(None, description="What the time is charged to.")
+    qos: Line | None = Field(None, description="Quality of service.")
+    reservation: Line | None = Field(None, description="Nodes that are reserved.")
+    constraint: Line | None = Field(None, description="Features that the nodes must have.")
+    exclude: Line | None = Field(None, description="Nodes that must not be used.")
+    nodes: PositiveInt = Field(1, description="Machines.")
+    processes_per_node: Literal["auto"] | PositiveInt = Field(
+        "auto", description="auto: one a GPU; without GPUs what `launch.processes` says, or one a core."
+    )
+    gpus_per_node: NonNegativeInt = Field(0, description="GPUs of each machine.")
+    gpu_memory: Annotated[str, AfterValidator(_size)] | None = Field(
+        None, description="Memory of each GPU, such as 80GiB; needed with GPUs, since the plan asks it before they are."
+    )
+    gpu_capability: PositiveFloat = Field(8.0, description="Compute capability of the GPUs; bf16 begins with 8.0.")
+    cpus_per_node: PositiveInt = Field(1, description="Cores of each machine.")
+    memory: Annotated[str, AfterValidator(_size)] | None = Field(
+        None, description="Host memory of each machine, such as 200GiB; absent: the cluster's default."
+    )
+    time: Annotated[str, AfterValidator(_time_limit)] = Field(
+        "60", description="Time limit as SLURM writes it: minutes, h:m:s or d-h:m:s. Put quotes around it."
+    )
+    mail: Mail | None = Field(None, description="Mail from the scheduler.")
+    extra: tuple[Line, ...] = Field((), description="Further options of sbatch, such as `--exclusive`.")
+    modules: tuple[Line, ...] = Field((), description="Environment modules to load.")
+    conda: Line | None = Field(None, description="Conda environment, by name or path, that holds adaptrun.")
+    venv: Line | None = Field(None, description="Virtual environment that holds adaptrun; absent: the one of `submit`.")
+    container: Container | None = Field(None, description="The container that the ranks run in.")
+    environment: dict[Variable, Line] = Field(default_factory=dict, description="Variables of the ranks.")
+    before: tuple[Line, ...] = Field((), description="Lines of bash before the ranks start, taken as they are.")
+    after: tuple[Line, ...] = Field((), description="Lines of bash when the job is done or has failed.")
+    signal_seconds: PositiveInt = Field(
+        300, description="Seconds before the time limit at which the scheduler asks for a stop."
+    )
+    max_requeues: NonNegativeInt = Field(20, description="How often a stopped run is queued again by itself.")
+
+    @property
+    def hardware(self) -> Hardware:
+        """What each node has, for the plan."""
+        gpu = Gpu("GPU", parse_size(self.gpu_memory or "0B"), self.gpu_capability)
+        memory = parse_size(self.memory) if self.memory is not None else 2**50  # unknown: no reason to refuse
+        return Hardware((gpu,) * self.gpus_per_node, self.cpus_per_node, memory)
+
+    @property
+    def seconds(self) -> int:
+        """The time limit."""
+        return seconds_of(self.time)
+
+
+def load_profile(path: Path) -> Profile:
+    """Read and check a profile. Raises JobError with all problems at once, RequestError where two fields disagree."""
+    profile = load_section(path, Profile)
+    if profile.gpus_per_node and profile.gpu_memory is None:
+        raise RequestError(f"{path}: gpu_memory is missing: with {profile.gpus_per_node} GPUs, write such as 80GiB")
+    ways = [name for name in ("conda", "venv", "container") if getattr(profile, name) is not None]
+    if len(ways) > 1:
+        raise RequestError(f"{path}: {' and '.join(ways)} both say where adaptrun is; keep one")
+    if profile.seconds <= profile.signal_seconds:
+        raise RequestError(
+            f"{path}: signal_seconds ({profile.signal_seconds}) is not less than the time limit of {profile.seconds} s"
+        )
+    return profile

@@ -1,0 +1,166 @@
+"""`adaptrun status`, `logs` and `cancel`: from the run's folder and the scheduler's queue, without accounting."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from launcher.cluster import scheduler
+from launcher.cluster.deciding import CANCEL
+from launcher.cluster.runs import find_run, jobs_of, latest_state
+from launcher.errors import RequestError
+from launcher.run.events import EventTail, Phase, Started, Step
+from launcher.run.folder import RunFolder, write_whole
+from launcher.run.ledger import Ledger
+from launcher.run.starts import Start
+
+RECENT = 20
+"""Steps that the throughput is taken from."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands.
+
+    state: done, stopped, failed, running, waiting, interrupted (no process has it, and it can go on) or new
+    loss: mean of the last steps; samples_per_second: over the same
+    seconds_left: at that speed, None where it is not known
+    starts: how often its ranks were started
+    seconds: where the time went, by the ledger
+    """
+
+    run: str
+    state: str
+    phase: str
+    job: str | None
+    step: int
+    total_steps: int | None
+    loss: float | None
+    samples_per_second: float | None
+    seconds_left: float | None
+    starts: int
+    goodput: float | None
+    seconds: dict[str, float]
+    failure: str | None
+
+    def __str__(self) -> str:
+        lines = [("run", self.run), ("state", f"{self.state}, {self.phase}" if self.phase else self.state)]
+        if self.job is not None:
+            lines.append(("queue", self.job))
+        steps = f"{self.step} of {self.total_steps or '?'}"
+        if self.loss is not None and self.samples_per_second is not None:
+            steps += f"  loss {self.loss:.4f}  {self.samples_per_second:.1f} samples/s"
+        if self.seconds_left is not None and self.state == "running":
+            steps += f"  {self.seconds_left / 60:.0f} min left"
+        lines += [("steps", steps), ("starts", str(self.starts))]
+        if self.goodput is not None:
+            spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items() if seconds >= 0.5)
+            lines.append(("goodput", f"{self.goodput:.0%} of the time went into steps that count: {spent}"))
+        if self.failure is not None:
+            lines.append(("failure", self.failure))
+        return "\n".join(f"{name:8} {text}" for name, text in lines)
+
+
+def status_of(run: RunFolder) -> Status:
+    """How a run stands now."""
+    events = list(EventTail(run.events_file).read())
+    steps = [event for event in events if isinstance(event, Step)]
+    recent = steps[-RECENT:]
+    begun = next((event for event in reversed(events) if isinstance(event, Started)), None)
+    phase = next((event for event in reversed(events) if isinstance(event, Phase)), None)
+    seconds = sum(step.seconds for step in recent)
+    job, start = latest_state(run), Start.read(run)
+    ledger = Ledger.of(events, time.time())
+    is_running = run.is_claimed() or (job is not None and job.state == "RUNNING")
+    total = None if begun is None else begun.total_steps
+    return Status(
+        run=str(run.path),
+        state=_state(run, job, is_running),
+        phase=f"{phase.name} {phase.detail}".strip() if phase is not None and is_running else "",
+        job=None if job is None else str(job),
+        step=steps[-1].step if steps else 0,
+        total_steps=total,
+        loss=sum(step.loss for step in recent) / len(recent) if recent else None,
+        samples_per_second=sum(step.samples for step in recent) / seconds if seconds else None,
+        seconds_left=(total - steps[-1].step) * seconds / len(recent) if recent and total is not None else None,
+        starts=0 if start is None else start.count,
+        goodput=ledger.goodput,
+        seconds=ledger.seconds,
+        failure=run.failure_file.read_text(encoding="utf-8").splitlines()[0] if run.failure_file.exists() else None,
+    )
+
+
+def _state(run: RunFolder, job: scheduler.JobState | None, is_running: bool) -> str:
+    result = run.result()
+    if result is not None and result["status"] == "done":
+        return "done"
+    if is_running:
+        return "running"
+    if job is not None and job.is_alive:
+        return "waiting"
+    if run.failure_file.exists():
+        return "failed"
+    if result is not None:
+        return "stopped"
+    return "interrupted" if run.events_file.exists() else "new"
+
+
+def show_status(path: Path | None, as_json: bool) -> None:
+    """Print how a run stands, or every run in `runs/`. Raises RequestError."""
+    if path is not None:
+        found = [status_of(find_run(path))]
+    else:
+        folders = [folder for folder in sorted(Path("runs").glob("*")) if not folder.is_symlink()]
+        found = [status_of(RunFolder(folder.resolve())) for folder in folders if (folder / "job.yaml").is_file()]
+        if not found:
+            raise RequestError("there are no runs in runs/; name one: adaptrun status RUN")
+    if as_json:
+        print(json.dumps([asdict(status) for status in found] if path is None else asdict(found[0]), indent=2))
+    elif path is not None:
+        print(found[0])
+    else:
+        for status in found:
+            print(f"{status.state:12} {status.step:>7}/{status.total_steps or '?':<7} {status.run}")
+
+
+def show_logs(path: Path, rank: int | None, follow: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Print the log of a rank, or what the batch job printed; go on while it grows. Raises RequestError."""
+    run = find_run(path)
+    log = run.log(rank) if rank is not None else _output(run)
+    if not log.exists():
+        there = ", ".join(sorted(file.name for file in run.logs.glob("*.log"))) or "none"
+        raise RequestError(f"there is no {log} yet; the logs of ranks are: {there}")
+    with log.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            sys.stdout.write(file.read())
+            sys.stdout.flush()
+            if not follow or status_of(run).state not in ("running", "waiting"):
+                return
+            sleep(1.0)
+
+
+def _output(run: RunFolder) -> Path:
+    """The latest batch job's output; of a run without one, the first rank's log."""
+    jobs = jobs_of(run)
+    return run.path / f"slurm-{jobs[-1]}.out" if jobs else run.log(0)
+
+
+def cancel_run(path: Path, at_once: bool) -> None:
+    """Ask a run to save and stop, and not to be taken up again. Raises RequestError where nothing runs."""
+    run = find_run(path)
+    job = latest_state(run)
+    is_queued = job is not None and job.is_alive
+    if not is_queued and not run.is_claimed():
+        raise RequestError(f"{run.path} neither runs nor waits")
+    write_whole(run.stop_file, CANCEL)
+    if job is not None and is_queued and (at_once or job.state != "RUNNING"):
+        scheduler.cancel(job.job)
+        print(f"job {job.job} is cancelled")
+    elif at_once and not is_queued:
+        raise RequestError(f"{run.path} runs outside a queue: it saves and stops now; to end it at once, kill it")
+    else:
+        print(f"{run.path} saves and stops; adaptrun status {run.path} tells when")

@@ -1,0 +1,266 @@
+"""On a real cluster of two nodes: a job goes on after everything that befalls it, and ends with the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launcher.run.checkpoints import complete_checkpoints, step_of
+from launcher.run.events import Began, EventTail, Started, Step
+from launcher.run.folder import RunFolder
+from tests.commands import adaptrun
+from tests.slurm.cluster import Cluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+class Submitted:
+    """A run in the queue, and what is known of it."""
+
+    def __init__(self, cluster: Cluster, folder: Path, *arguments: object) -> None:
+        self.cluster, self.folder = cluster, folder
+        cluster.wait_until_idle()
+        said = adaptrun("submit", "job.yaml", "--profile", "profile.yaml", *arguments, cwd=folder).stdout
+        self.number, path = said.splitlines()[0].removeprefix("job ").split(": ")
+        self.run = RunFolder(Path(path))
+
+    @property
+    def steps(self) -> dict[int, float]:
+        """Losses by step; of a step made twice, the later."""
+        return {e.step: e.loss for e in EventTail(self.run.events_file).read() if isinstance(e, Step)}
+
+    def pace(self, seconds: float) -> None:
+        (self.folder / "pace").write_text(str(seconds))
+
+    def wait_for_step(self, step: int) -> None:
+        begun = time.monotonic()
+        while max(self.steps, default=0) < step:
+            assert time.monotonic() - begun < 120, f"no step {step}: {self.printed()}"
+            time.sleep(0.1)
+
+    def wait_for_checkpoint(self) -> None:
+        self.wait_for_step(6)
+        while not complete_checkpoints(self.run.checkpoints):
+            time.sleep(0.1)
+
+    def wait(self, state: str = "COMPLETED", patience: float = 240.0) -> None:
+        ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+        self.cluster.wait_for(self.number, lambda job: job["JobState"] in ends, patience)
+        found = self.cluster.state(self.number)["JobState"]
+        assert found == state, f"{found}: {self.printed()}"
+
+    def printed(self) -> str:
+        return "\n".join(file.read_text() for file in self.run.path.glob("slurm-*.out"))
+
+    def starts(self) -> list[Began]:
+        return [event for event in EventTail(self.run.events_file).read() if isinstance(event, Began)]
+
+    def ranks(self, node: str) -> list[psutil.Process]:
+        """The processes that train on a node, found by their host name."""
+        mine = [p for p in psutil.process_iter() if str(self.run.path) in _words(p) and "launcher.worker" in _words(p)]
+        return [p for p in mine if p.environ().get("SLURMD_NODENAME") == node]
+
+    def assert_equals(self, reference: Path) -> None:
+        """Same losses and weights as the run that nobody disturbed, and no step that a checkpoint held made again."""
+        weights = "model/model.safetensors"
+        assert (self.run.path / weights).read_bytes() == (reference / weights).read_bytes()
+        expected = {e.step: e.loss for e in EventTail(reference / "metrics.jsonl").read() if isinstance(e, Step)}
+        assert self.steps == expected
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
+def test_two_nodes_give_the_numbers_of_one_machine(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    assert "2 nodes × 2 ranks" in adaptrun("plan", job.run.job_file, cwd=folder).stdout or job.run.plan().world == 4
+    job.wait()
+    job.assert_equals(reference)
+    status = json.loads(adaptrun("status", job.run.path, "--json", cwd=folder).stdout)
+    assert (status["state"], status["step"], status["total_steps"], status["starts"]) == ("done", 24, 24, 1)
+    assert "completed" in status["job"]
+    assert "each counted once" in adaptrun("logs", job.run.path, cwd=folder).stdout
+    assert adaptrun("logs", job.run.path, "--rank", 3, cwd=folder).stdout != ""
+
+
+def test_the_scheduler_is_asked_and_a_job_that_cannot_run_is_refused(cluster: Cluster, folder: Path) -> None:
+    assert "to start at" in adaptrun("submit", "job.yaml", "--profile", "profile.yaml", "--test", cwd=folder).stdout
+    (folder / "big.yaml").write_text("{nodes: 9, processes_per_node: 1, time: '10'}")
+    for more in (["--test"], []):
+        sets = ["--set", "train.global_batch_size=16"]
+        said = adaptrun("submit", "job.yaml", "--profile", "big.yaml", *sets, *more, cwd=folder, code=2)
+        assert "sbatch says:" in said.stderr
+        assert "node configuration is not available" in said.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_a_stop_before_the_time_limit_saves_and_queues_again(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    subprocess.run(["scancel", "--signal=USR1", "--batch", job.number], check=True)
+    cluster.wait_for(job.number, lambda found: found["Restarts"] == "1")
+    job.pace(0)
+    job.wait()
+    job.assert_equals(reference)
+    first, second = job.starts()
+    assert (first.cause, second.cause) == ("first", "requeued")
+    assert second.step > 5, "it saved when it was asked to stop"
+    assert "queued again: stopped after step" in job.printed()
+
+
+def test_a_preempted_job_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    other = subprocess.run(
+        ["sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    cluster.wait_for(other, "COMPLETED")
+    job.pace(0)
+    job.wait()
+    job.assert_equals(reference)
+    assert job.starts()[1].step > 5, "it saved in the time of grace"
+
+
+def test_a_requeue_by_hand_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    subprocess.run(["scontrol", "requeue", job.number], check=True)
+    cluster.wait_for(job.number, lambda found: found["Restarts"] == "1")
+    job.pace(0)
+    job.wait()
+    job.assert_equals(reference)
+
+
+def test_a_killed_rank_is_started_again_in_the_same_allocation(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    job.ranks("n2")[0].kill()
+    job.pace(0)
+    job.wait()
+    job.assert_equals(reference)
+    assert [start.cause for start in job.starts()] == ["first", "restart"]
+    assert cluster.state(job.number)["Restarts"] == "0"
+    assert "on n2 failed first" in job.printed()
+    assert "SIGKILL" in job.printed()
+
+
+def test_a_stopped_rank_is_found_by_its_nodes_watchdog(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    job.ranks("n2")[1].suspend()
+    job.wait()
+    job.assert_equals(reference)
+    assert "on n2 failed first" in job.printed()
+    assert "the process is stopped (SIGSTOP)" in job.printed()
+
+
+def test_a_killed_node_daemon_costs_only_what_no_checkpoint_held(
+    cluster: Cluster, folder: Path, reference: Path
+) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.5)
+    job.wait_for_checkpoint()
+    cluster.kill_node_daemon("n2")
+    cluster.wait_for(job.number, lambda found: found["Restarts"] == "1")
+    cluster.start_node("n2")
+    job.pace(0)
+    job.wait(patience=300)
+    job.assert_equals(reference)
+    assert job.starts()[-1].step >= 5
+
+
+def test_a_killed_step_daemon_is_noticed(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "slurmstepd" and f"[{job.number}.0]" in " ".join(_words(process)):
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    job.pace(0)
+    job.wait(patience=400)
+    job.assert_equals(reference)
+
+
+def test_a_cut_link_ends_in_a_new_start(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    cluster.cut("n2")
+    time.sleep(45)
+    cluster.mend("n2")
+    job.pace(0)
+    job.wait(patience=400)
+    job.assert_equals(reference)
+
+
+def test_what_gains_nothing_is_not_queued_for_ever(cluster: Cluster, folder: Path) -> None:
+    job = Submitted(cluster, folder, "--set", "launch.max_restarts=1")
+    job.pace(5)
+    for _ in range(2):
+        cluster.wait_for(job.number, "RUNNING")
+        while not list((job.run.path / "logs").glob("rank-*.log")):
+            time.sleep(0.2)
+        subprocess.run(["scancel", "--signal=USR1", "--batch", job.number], check=True)
+        time.sleep(2)
+        cluster.wait_for(job.number, lambda found: found["JobState"] != "RUNNING")
+        for log in (job.run.path / "logs").glob("rank-*.log"):
+            log.unlink()
+    job.wait("FAILED")
+    assert "2 starts in a row saved no step (launch.max_restarts)" in job.printed()
+
+
+def test_cancel_saves_and_a_submit_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
+    job = Submitted(cluster, folder)
+    job.pace(0.3)
+    job.wait_for_checkpoint()
+    again = adaptrun("submit", "job.yaml", "--profile", "profile.yaml", "--resume", job.run.path, cwd=folder, code=2)
+    assert "is still running, or waiting in a queue" in again.stderr
+    assert "saves and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
+    job.wait("FAILED")
+    saved = step_of(complete_checkpoints(job.run.checkpoints)[-1])
+    assert saved == max(job.steps)
+    job.pace(0)
+    after = Submitted(cluster, folder)
+    assert after.run == job.run
+    after.wait()
+    after.assert_equals(reference)
+    (started,) = [e.step for e in EventTail(job.run.events_file).read() if isinstance(e, Started) and e.step]
+    assert started == saved
+
+
+def test_an_array_and_a_job_after_another(cluster: Cluster, folder: Path) -> None:
+    said = adaptrun(
+        "submit", "job.yaml", "--profile", "profile.yaml", "--each", "train.seed=[1, 2]",
+        "--set", "train.max_steps=3", cwd=folder,
+    ).stdout  # fmt: skip
+    runs = [RunFolder(Path(line.split(": ")[1])) for line in said.splitlines() if line.startswith("job ")]
+    assert len(runs) == 2
+    last = adaptrun(
+        "submit", "job.yaml", "--profile", "profile.yaml", "--after", runs[1].path, "--set", "train.max_steps=2",
+        cwd=folder,
+    ).stdout  # fmt: skip
+    number, path = last.splitlines()[0].removeprefix("job ").split(": ")
+    cluster.wait_for(number, "COMPLETED", 240)
+    for seed, run in enumerate(runs, 1):
+        assert run.result() is not None
+        assert f"seed: {seed}" in run.job_file.read_text()
+        assert json.loads(adaptrun("status", run.path, "--json", cwd=folder).stdout)["state"] == "done"
+    assert RunFolder(Path(path)).result() is not None
