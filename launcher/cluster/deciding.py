@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launcher.cluster.fitness import take_unfit
 from launcher.cluster.lookout import lost_file
-from launcher.errors import AdaptrunError, ExitCode, Stopped
+from launcher.errors import AdaptrunError, ExitCode
 from launcher.job.reading import load_job
 from launcher.run.checkpoints import last_checkpoint, step_of
 from launcher.run.display import print_result
@@ -32,55 +32,71 @@ def main() -> None:
     """Decide, say why, and exit with the code."""
     parser = argparse.ArgumentParser(prog="launcher.cluster.deciding")
     parser.add_argument("run", type=Path)
+    parser.add_argument("--requeues", type=int, default=0)
     parser.add_argument("--max-requeues", type=int, required=True)
     arguments = parser.parse_args()
     try:
-        code = decide(RunFolder(arguments.run), arguments.max_requeues)
+        code = decide(RunFolder(arguments.run), arguments.requeues, arguments.max_requeues)
     except AdaptrunError as error:
         print(f"adaptrun: {error}", file=sys.stderr)
         code = int(error.exit_code)
     sys.exit(code)
 
 
-def decide(folder: RunFolder, max_requeues: int) -> int:
-    """The code for the batch script. Raises the failure of the run where nothing more can be done."""
+def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
+    """The code for the batch script. Raises the failure of the run where nothing more can be done.
+
+    requeues: how often the scheduler has queued the job again
+    """
     result = folder.result()
     if result is not None and result["status"] == "done":
         print_result(Result.read(folder.result_file))
         return int(ExitCode.DONE)
-    unfit = take_unfit(folder)
-    if unfit:
-        return _queue_again(folder, max_requeues, f"without {', '.join(unfit)}")
-    lost = lost_file(folder, _start(folder).count)
-    if lost.exists():
-        return _queue_again(folder, max_requeues, lost.read_text(encoding="utf-8").strip())
+    why = _why_queued_again(folder)
+    if why is not None and _is_cancelled(folder):
+        print(f"cancelled: {why}")
+        return int(ExitCode.FAILED)
+    if why is not None:
+        folder.stop_file.unlink(missing_ok=True)
+        return _queue_again(folder, requeues, max_requeues, why)
     try:
-        report_failure(folder, was_asked=folder.stop_file.exists())
-    except Stopped as stopped:
-        if folder.stop_file.exists() and folder.stop_file.read_text(encoding="utf-8").strip() == CANCEL:
-            print(f"cancelled: {stopped}")
-            return int(ExitCode.FAILED)
-        return _queue_again(folder, max_requeues, str(stopped))
+        report_failure(folder)
     except RankFailed as failed:
-        job = load_job(folder.job_file)
-        adapt(folder, job, folder.job_file, failed)
+        adapt(folder, load_job(folder.job_file), folder.job_file, failed)
         print(f"the ranks are started again after this:\n{failed}", file=sys.stderr)
         return AGAIN
 
 
-def _queue_again(folder: RunFolder, max_requeues: int, why: str) -> int:
+def _why_queued_again(folder: RunFolder) -> str | None:
+    """What speaks for another allocation: nodes that are not fit or were lost, or a request to stop."""
+    unfit = take_unfit(folder)
+    if unfit:
+        return f"without {', '.join(unfit)}"
+    lost = lost_file(folder, _start(folder).count)
+    if lost.exists():
+        return lost.read_text(encoding="utf-8").strip()
+    if folder.stop_file.exists():
+        last = last_checkpoint(folder.checkpoints)
+        return f"stopped on request; {'nothing' if last is None else last.name} is saved"
+    return None
+
+
+def _is_cancelled(folder: RunFolder) -> bool:
+    return folder.stop_file.exists() and folder.stop_file.read_text(encoding="utf-8").strip() == CANCEL
+
+
+def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) -> int:
     """Whether the run may go back into the queue: not for ever, and not where starts bring nothing."""
     start, job = _start(folder), load_job(folder.job_file)
-    done = sum(1 for e in EventTail(folder.events_file).read() if isinstance(e, Began) and e.cause == "requeued")
+    counted = sum(1 for e in EventTail(folder.events_file).read() if isinstance(e, Began) and e.cause == "requeued")
+    done = max(requeues, counted)
     last = last_checkpoint(folder.checkpoints)
     gained = last is not None and step_of(last) > start.from_step
     if done >= max_requeues:
         print(f"not queued again, since that was done {done} times (max_requeues of the profile): {why}")
         return int(ExitCode.FAILED)
     if not gained and start.fruitless >= job.launch.max_restarts:
-        print(
-            f"not queued again: {start.fruitless + 1} starts in a row have saved no step (launch.max_restarts): {why}"
-        )
+        print(f"not queued again: {start.fruitless + 1} starts in a row saved no step (launch.max_restarts): {why}")
         return int(ExitCode.FAILED)
     print(f"queued again: {why}")
     return int(ExitCode.STOPPED)

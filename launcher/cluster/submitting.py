@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -88,7 +89,7 @@ def plan_for(job: Job, job_file: Path, profile: Profile) -> Plan:
         )
     if job.engine.name == "single" and plan.world > 1:
         raise _refusal(job_file, "engine.name", f"single is one process, and {plan.world} are asked for", "auto")
-    return plan
+    return replace(plan, commands=(("sbatch", script_file(RunFolder(Path("."))).name),))
 
 
 def combinations(each: Sequence[str]) -> Iterator[list[str]]:

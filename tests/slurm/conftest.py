@@ -40,7 +40,7 @@ def build(labels):
     return model
 """
 """A model whose steps take as long as a file says."""
-PROFILE = "{nodes: 2, processes_per_node: 2, cpus_per_node: 2, time: '10', signal_seconds: 60}\n"
+PROFILE = "{{nodes: 2, processes_per_node: {ranks}, cpus_per_node: {ranks}, time: '10', signal_seconds: 60}}\n"
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
-    folder = Path("/tmp") / f"adaptrun-slurm-{os.getpid()}"  # munge wants parents that only root can write
+    folder = Path("/tmp/adaptrun-slurm")  # always the same, so that what a killed test left is found and ended
     cluster = Cluster(folder)
     ENVIRONMENT.update(cluster.environment)
     os.environ.update(cluster.environment)
@@ -75,13 +75,24 @@ def write_job(folder: Path, model: Path) -> None:
     (folder / "pace").write_text("0")
     (folder / "own.py").write_text(OWN.format(model=str(model), pace=str(folder / "pace")))
     (folder / "job.yaml").write_text(JOB.format(model=model))
-    (folder / "profile.yaml").write_text(PROFILE)
+    (folder / "profile.yaml").write_text(PROFILE.format(ranks=1))
+    (folder / "profile-of-four.yaml").write_text(PROFILE.format(ranks=2))
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """The same job run here, with four processes and nobody disturbing it."""
-    folder = tmp_path_factory.mktemp("reference")
-    write_job(folder, tiny_model)
-    adaptrun("train", "job.yaml", cwd=folder)
+    """The same job run here, with two processes and nobody disturbing it."""
+    return run_here(tmp_path_factory.mktemp("reference"), tiny_model, 2)
+
+
+@pytest.fixture(scope="session")
+def reference_of_four(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """And with four."""
+    return run_here(tmp_path_factory.mktemp("reference-of-four"), tiny_model, 4)
+
+
+def run_here(folder: Path, model: Path, processes: int) -> Path:
+    """Train without a cluster; gives the run."""
+    write_job(folder, model)
+    adaptrun("train", "job.yaml", "--set", f"launch.processes={processes}", cwd=folder)
     return folder / "runs" / "small"
