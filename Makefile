@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow test-all lint bench docs clean
+.PHONY: help setup demo test test-slow test-slurm test-all lint bench docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -23,9 +23,14 @@ test: setup  ## the tests, but for the exhaustive ones
 	$(BIN)/pytest
 
 test-slow: setup  ## the exhaustive tests
-	$(BIN)/pytest -m 'slow and not gpu'
+	$(BIN)/pytest -m 'slow and not gpu and not slurm'
+
+test-slurm: setup  ## the tests on a real SLURM cluster, which they start
+	tests/slurm/install.sh
+	$(BIN)/pytest -m slurm
 
 test-all: setup  ## all tests that need no GPU
+	tests/slurm/install.sh
 	$(BIN)/pytest -m 'not gpu'
 
 lint: setup  ## ruff and mypy
@@ -38,6 +43,7 @@ bench: setup  ## the benchmarks, both sides in one run
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/consolidation.py
+	$(BIN)/python benchmarks/restart.py
 
 docs: setup  ## write the job file's reference from its fields
 	$(BIN)/python -m launcher.job.reference

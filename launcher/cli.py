@@ -251,6 +251,14 @@ def consolidate(
 
 
 @app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at what this machine has for a run, and say how to mend what is amiss."""
+    from launcher.start.doctor import print_diagnosis
+
+    raise typer.Exit(print_diagnosis(as_json))
+
+
+@app.command()
 def selfcheck(as_json: AsJson = False) -> None:
     """Train a small job over every engine and split this machine has; print the largest difference."""
     from launcher.start.selfcheck import run_selfcheck

@@ -34,9 +34,16 @@ class ExitCode(IntEnum):
 
 
 class AdaptrunError(Exception):
-    """Base of the errors that are shown without a traceback."""
+    """Base of the errors that are shown without a traceback.
+
+    of_rank: the rank whose failure it is, where that is known and all ranks raise it
+    """
 
     exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str, of_rank: int | None = None) -> None:
+        super().__init__(message)
+        self.of_rank = of_rank
 
 
 class RequestError(AdaptrunError):

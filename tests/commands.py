@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -46,8 +47,12 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes of a started command that train, in the order of their ranks."""
-    found = [child for child in psutil.Process(launcher.pid).children() if "launcher.worker" in child.cmdline()]
-    return sorted(found, key=lambda child: int(child.environ().get("RANK", "0")))
+    found = []
+    for child in psutil.Process(launcher.pid).children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "launcher.worker" in child.cmdline():
+                found.append((int(child.environ().get("RANK", "0")), child))
+    return [child for _, child in sorted(found, key=lambda pair: pair[0])]
 
 
 def wait_until(happened: Callable[[], bool], launcher: subprocess.Popen[str]) -> None:

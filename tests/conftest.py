@@ -27,3 +27,15 @@ def worlds() -> Iterator[Worlds]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a very small BERT at random and its tokenizer."""
     return tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--rounds N`: how often the tests of random moments and faults try."""
+    parser.addoption("--rounds", type=int, default=7, help="rounds of the tests that draw moments and faults")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    """How often a test of random events tries."""
+    given: int = request.config.getoption("--rounds")
+    return given

@@ -109,24 +109,28 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
                 f"{partial} could not be written: {error} ({free:.0f} MiB are free there); "
-                "earlier checkpoints are intact"
+                "earlier checkpoints are intact",
+                error.of_rank,
             ) from error
         return step, final, time.perf_counter() - begun
 
     def _together(self, work: Callable[[], None]) -> None:
         """Do a part of a save; what fails on one rank is raised on all, so that none waits for another in vain."""
-        problem = None
+        own = dist.get_rank() if dist.is_initialized() else 0
+        problem: tuple[str, int] | None = None
         try:
             work()
-        except (OSError, CheckpointException) as error:
-            problem = reason(error)
-        said: list[str | None] = [problem]
+        except OSError as error:
+            problem = reason(error), own
+        except CheckpointException as error:  # what torch has already told all ranks
+            problem = reason(error), min(error.failures, default=own)
+        said = [problem]
         if dist.is_initialized():
             said = [None] * dist.get_world_size()
             dist.all_gather_object(said, problem, group=self._group)
-        found = next((text for text in said if text is not None), None)
+        found = next((told for told in said if told is not None), None)
         if found is not None:
-            raise CheckpointError(found)
+            raise CheckpointError(*found)
 
     def _make_room(self, partial: Path, final: Path, needed: int) -> None:
         """A disk that fills up fails late, and fails others too, so its space is looked at first."""

@@ -10,16 +10,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from launcher.cluster.fitness import take_unfit
 from launcher.cluster.lookout import lost_file
+from launcher.cluster.runs import excluded_file
 from launcher.errors import AdaptrunError, ExitCode
 from launcher.job.reading import load_job
 from launcher.run.checkpoints import last_checkpoint, step_of
-from launcher.run.display import print_result
+from launcher.run.display import print_outcome
 from launcher.run.events import Began, EventTail
 from launcher.run.folder import RunFolder
-from launcher.run.results import Result
 from launcher.run.starts import Start
+from launcher.run.unfit import take_unfit
 from launcher.start.failure import RankFailed, report_failure
 from launcher.start.restarting import adapt
 
@@ -50,7 +50,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
     """
     result = folder.result()
     if result is not None and result["status"] == "done":
-        print_result(Result.read(folder.result_file))
+        print_outcome(folder)
         return int(ExitCode.DONE)
     why = _why_queued_again(folder)
     if why is not None and _is_cancelled(folder):
@@ -71,7 +71,9 @@ def _why_queued_again(folder: RunFolder) -> str | None:
     """What speaks for another allocation: nodes that are not fit or were lost, or a request to stop."""
     unfit = take_unfit(folder)
     if unfit:
-        return f"without {', '.join(unfit)}"
+        with excluded_file(folder).open("a", encoding="utf-8") as listed:
+            listed.writelines(f"{node}\n" for node in unfit)
+        return f"without {', '.join(f'{node} ({why})' for node, why in unfit.items())}"
     lost = lost_file(folder, _start(folder).count)
     if lost.exists():
         return lost.read_text(encoding="utf-8").strip()

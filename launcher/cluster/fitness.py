@@ -7,10 +7,8 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 
-from launcher.cluster.runs import excluded_file
 from launcher.plan.hardware import find_hardware
 from launcher.plan.plan import Plan
-from launcher.run.folder import RunFolder
 
 GPU_MEMORY_TAKEN = 0.1
 """Of a GPU's memory: more than that is taken by something else."""
@@ -67,20 +65,3 @@ def parse_gpu_state(line: str) -> GpuState:
     """One line of nvidia-smi; a GPU without ECC says so in words."""
     index, total, used, uncorrected = (part.strip() for part in line.split(","))
     return GpuState(int(index), int(total), int(used), int(uncorrected) if uncorrected.isdigit() else 0)
-
-
-def report_unfit(folder: RunFolder, node: str, faults: list[str]) -> None:
-    """Leave word that this node is not fit."""
-    (folder.logs / f"{node}.unfit.txt").write_text("\n".join(faults) + "\n", encoding="utf-8")
-
-
-def take_unfit(folder: RunFolder) -> list[str]:
-    """Put the nodes that are not fit on the list of those that are left out; each with what speaks against it."""
-    found = []
-    for file in sorted(folder.logs.glob("*.unfit.txt")):
-        node = file.name.removesuffix(".unfit.txt")
-        with excluded_file(folder).open("a", encoding="utf-8") as listed:
-            listed.write(f"{node}\n")
-        found.append(f"{node} ({file.read_text(encoding='utf-8').strip()})")
-        file.rename(file.with_name(f"{node}.was-unfit.txt"))
-    return found

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from launcher.cluster.fitness import faults_of_this_node, report_unfit
+from launcher.cluster.fitness import faults_of_this_node
 from launcher.cluster.place import NodePlace, free_port, interface_of
 from launcher.cluster.presence import Presence
 from launcher.errors import AdaptrunError, ExitCode, RunFailed
@@ -23,6 +23,7 @@ from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Cause, Start, adopt, begin
+from launcher.run.unfit import report_unfit
 from launcher.start.processes import Rendezvous, run_agent
 from launcher.start.stopping import StopRequests
 from launcher.start.training import prepare_data, shown, watchdog_of
@@ -59,9 +60,10 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
             raise RunFailed(f"the node is not fit: {'; '.join(faults)}")
         if place.leads:
             folder.claim()
+            start = _counted(folder, place, ends)
             folder.prepared_file.unlink(missing_ok=True)
             prepare_data(folder, plan, display, requests)
-            start = _begin(folder, place, ends)
+            start = adopt(folder, start, token=place.token, endpoint=f"{place.address}:{free_port()}", ends=ends)
         else:
             start = _wait_for_start(folder, place, requests)
         presence.start = start.count
@@ -76,22 +78,20 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
     return int(ExitCode.DONE if went_well else ExitCode.FAILED)
 
 
-def _begin(folder: RunFolder, place: NodePlace, ends: float | None) -> Start:
-    """Count the start, or take up the one that `submit` counted, and say where to meet."""
-    endpoint = f"{place.address}:{free_port()}"
+def _counted(folder: RunFolder, place: NodePlace, ends: float | None) -> Start:
+    """Count the start, or take up the one that `submit` counted: also one that ends while it prepares is a start."""
     latest = Start.read(folder)
     if latest is not None and not latest.token and place.step == 0:
-        return adopt(folder, latest, token=place.token, endpoint=endpoint, ends=ends)
+        return adopt(folder, latest, token=place.token, endpoint="", ends=ends)
     cause: Cause = "restart" if place.step else "requeued"
-    checkpoint = last_checkpoint(folder.checkpoints)
-    return begin(folder, cause, checkpoint, token=place.token, endpoint=endpoint, ends=ends)
+    return begin(folder, cause, last_checkpoint(folder.checkpoints), token=place.token, ends=ends)
 
 
 def _wait_for_start(folder: RunFolder, place: NodePlace, requests: StopRequests) -> Start:
     """Wait while the leading node prepares the data; srun ends this task if that node fails."""
     while True:
         start = Start.read(folder)
-        if start is not None and start.token == place.token:
+        if start is not None and start.token == place.token and start.endpoint:
             return start
         requests.check()
         time.sleep(PAUSE)

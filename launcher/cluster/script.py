@@ -12,7 +12,6 @@ from launcher.cluster.profile import Container, Profile
 from launcher.errors import RequestError
 
 TEMPLATE = Path(__file__).parent.parent / "slurm" / "job.sbatch"
-OUTPUT = "slurm-%j.out"
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 
@@ -37,8 +36,11 @@ def render_script(name: str, runs: Sequence[Path], profile: Profile, after: str 
         environment={variable: shlex.quote(value) for variable, value in profile.environment.items()},
         before=profile.before,
         after=profile.after,
-        on_nodes=[shlex.quote(word) for word in on_nodes],
-        here=[shlex.quote(word) for word in here],
+        on_nodes=[_array_word(word) for word in on_nodes],
+        here=[_array_word(word) for word in here],
+        exclude="" if profile.exclude is None else shlex.quote(f"{profile.exclude},"),
+        only_this='--array="$SLURM_ARRAY_TASK_ID" ' if len(runs) > 1 else "",
+        task="_$SLURM_ARRAY_TASK_ID" if len(runs) > 1 else "",
         max_requeues=profile.max_requeues,
     )
 
@@ -47,8 +49,7 @@ def _options(name: str, runs: Sequence[Path], profile: Profile, after: str | Non
     """What sbatch is asked for, one option a line."""
     given = {
         "job-name": name,
-        "chdir": None,
-        "output": _quoted_pattern(runs[0]) if len(runs) == 1 else _quoted_pattern(runs[0].parent),
+        "output": _output(runs),
         "open-mode": "append",
         "partition": profile.partition,
         "account": profile.account,
@@ -83,9 +84,16 @@ def quoted(value: str) -> str:
     return '"' + re.sub(r'([\\"])', r"\\\1", value) + '"'
 
 
-def _quoted_pattern(folder: Path) -> str:
-    """Where the output goes; a `%` that belongs to the path is doubled."""
-    return str(folder / "X").replace("%", "%%")[:-1] + OUTPUT
+def _array_word(word: str) -> str:
+    """A word of a bash array; a comma alone is harmless there, but looks like a mistake."""
+    quoted_word = shlex.quote(word)
+    return f"'{word}'" if quoted_word == word and "," in word else quoted_word
+
+
+def _output(runs: Sequence[Path]) -> str:
+    """Where the script's output goes, by the job's number as `jobs` has it; a `%` of the path itself is doubled."""
+    folder, name = (runs[0], "slurm-%j.out") if len(runs) == 1 else (runs[0].parent, "slurm-%A_%a.out")
+    return f"{str(folder).replace('%', '%%')}/{name}"
 
 
 def _mebibytes(profile: Profile) -> str | None:

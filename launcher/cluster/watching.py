@@ -58,8 +58,7 @@ class Status:
             steps += f"  {self.seconds_left / 60:.0f} min left"
         lines += [("steps", steps), ("starts", str(self.starts))]
         if self.goodput is not None:
-            spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items() if seconds >= 0.5)
-            lines.append(("goodput", f"{self.goodput:.0%} of the time went into steps that count: {spent}"))
+            lines.append(("goodput", str(Ledger(self.seconds))))
         if self.failure is not None:
             lines.append(("failure", self.failure))
         return "\n".join(f"{name:8} {text}" for name, text in lines)
@@ -74,7 +73,7 @@ def status_of(run: RunFolder) -> Status:
     phase = next((event for event in reversed(events) if isinstance(event, Phase)), None)
     seconds = sum(step.seconds for step in recent)
     job, start = latest_state(run), Start.read(run)
-    ledger = Ledger.of(events, time.time())
+    ledger = Ledger.of(events)
     is_running = run.is_claimed() or (job is not None and job.state == "RUNNING")
     total = None if begun is None else begun.total_steps
     return Status(
@@ -144,9 +143,12 @@ def show_logs(path: Path, rank: int | None, follow: bool, sleep: Callable[[float
 
 
 def _output(run: RunFolder) -> Path:
-    """The latest batch job's output; of a run without one, the first rank's log."""
+    """The latest batch job's output (an array's lies beside its runs); of a run without one, the first rank's log."""
     jobs = jobs_of(run)
-    return run.path / f"slurm-{jobs[-1]}.out" if jobs else run.log(0)
+    if not jobs:
+        return run.log(0)
+    folder = run.path.parent if "_" in jobs[-1] else run.path
+    return folder / f"slurm-{jobs[-1]}.out"
 
 
 def cancel_run(path: Path, at_once: bool) -> None:

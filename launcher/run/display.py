@@ -13,8 +13,6 @@ from launcher.run.folder import RunFolder
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from launcher.run.results import Result
-
 SECONDS_BETWEEN_LINES = 5.0
 QUIET = ("training", "saving")
 """Phases that other lines tell of."""
@@ -185,12 +183,15 @@ def with_interval(value: float, ends: tuple[float, float]) -> str:
     return f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
 
 
-def print_result(result: Result, terminal: TextIO | None = None) -> None:
-    """The table of before and after, and where the model is."""
+def print_outcome(folder: RunFolder, terminal: TextIO | None = None) -> None:
+    """The tables of before and after, where the model is, and where the time went."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=terminal)
+    from launcher.run.ledger import Ledger
+    from launcher.run.results import Result
+
+    result, console = Result.read(folder.result_file), Console(file=terminal)
     for name, found in result.sets.items():
         title = f"{name}: {found.samples} samples, each counted once, with 95 % intervals"
         table = Table(title=title, title_justify="left")
@@ -210,6 +211,8 @@ def print_result(result: Result, terminal: TextIO | None = None) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    ledger = Ledger.of(EventTail(folder.events_file).read())
+    console.print(str(ledger), highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -24,6 +24,7 @@ class Failure:
     exit_code: what the rank ended with
     step: the optimizer step that was being made, None where that is not known
     doing: its phase and the collective it was in, as in its last beat
+    follows: it only followed from what happened to another rank
     """
 
     rank: int | None
@@ -35,11 +36,12 @@ class Failure:
     exit_code: int
     step: int | None = None
     doing: str = ""
+    follows: bool = False
 
     @property
     def is_consequence(self) -> bool:
-        """Whether the rank only noticed that another one had died."""
-        return is_consequence(self.message)
+        """Whether the rank only noticed that another one had failed."""
+        return self.follows or is_consequence(self.message)
 
     @property
     def kind(self) -> FailureKind:

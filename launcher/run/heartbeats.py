@@ -11,9 +11,11 @@ import mmap
 import os
 import shutil
 import signal
+import socket
 import struct
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,10 +34,10 @@ _NAME = 32
 class Beat:
     """The last sign of life of a rank.
 
-    beats: since the phase began
+    beats: in this phase, whenever it was entered
     step: the optimizer step that is being made, 0 before the first
     at: when, by this machine's monotonic clock; began: when the phase did
-    longest: seconds between two beats of this phase, at most
+    longest: seconds between two beats of this phase, at most, whenever it was entered
     phase: as in the events
     collective: what it waits for together with the others, empty outside of any
     """
@@ -64,7 +66,8 @@ class Pulse:
     def __init__(self, file: Path | None = None) -> None:
         self._memory: mmap.mmap | None = None
         self._phase, self._step, self._collective = "", 0, ""
-        self._beats, self._longest = 0, 0.0
+        self._beats: Counter[str] = Counter()
+        self._longest: defaultdict[str, float] = defaultdict(float)
         self._at = self._began = time.monotonic()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,16 +77,17 @@ class Pulse:
             self._write()
 
     def enter(self, phase: str) -> None:
-        """A phase begins, with a measure of its own."""
-        self._phase, self._beats, self._longest = phase, 0, 0.0
+        """A phase begins, or goes on, with a measure of its own."""
+        self._phase = phase
         self._at = self._began = time.monotonic()
         self._write()
 
     def beat(self, step: int | None = None) -> None:
         """Something was done."""
         now = time.monotonic()
-        self._longest = max(self._longest, now - self._at)
-        self._at, self._beats = now, self._beats + 1
+        self._longest[self._phase] = max(self._longest[self._phase], now - self._at)
+        self._at = now
+        self._beats[self._phase] += 1
         self._step = self._step if step is None else step
         self._write()
 
@@ -98,9 +102,8 @@ class Pulse:
 
     def now(self) -> Beat:
         """The last beat."""
-        return Beat(
-            os.getpid(), self._beats, self._step, self._at, self._began, self._longest, self._phase, self._collective
-        )
+        beats, longest = self._beats[self._phase], self._longest[self._phase]
+        return Beat(os.getpid(), beats, self._step, self._at, self._began, longest, self._phase, self._collective)
 
     def _write(self) -> None:
         if self._memory is not None:
@@ -112,7 +115,8 @@ class Pulse:
 
 def heartbeat_file(folder: RunFolder, rank: int) -> Path:
     """Where a rank's beats are, on its own machine: a network's file system would be asked at each beat."""
-    name = hashlib.sha256(f"{getpass.getuser()} {folder.path}".encode()).hexdigest()[:16]
+    whose = f"{getpass.getuser()} {socket.gethostname()} {folder.path}"
+    name = hashlib.sha256(whose.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"adaptrun-{name}" / f"rank-{rank}"
 
 

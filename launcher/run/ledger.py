@@ -34,12 +34,15 @@ class Ledger:
         busy = sum(seconds for kind, seconds in self.seconds.items() if kind != "idle")
         return self.seconds["training"] / busy if busy > 0 else None
 
-    @classmethod
-    def of(cls, events: Iterable[Event], now: float) -> Ledger:
-        """Add up a run's events; the last phase lasts until its last event, or `now` where it ended by itself.
+    def __str__(self) -> str:
+        if self.goodput is None:
+            return "nothing has been done yet"
+        spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items() if seconds >= 0.5)
+        return f"{self.goodput:.0%} of the time went into steps that count: {spent}"
 
-        now: seconds since the epoch
-        """
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Ledger:
+        """Add up a run's events; the last phase lasts until its last event."""
         names = ("preparation", "loading", "training", "evaluating", "saving", "restarting", "repeated", "idle")
         seconds = dict.fromkeys(names, 0.0)
         kind, since, last = "idle", None, None
@@ -51,11 +54,10 @@ class Ledger:
                 seconds["repeated"] += taken.get(event.step, 0.0)
                 seconds["training"] -= taken.get(event.step, 0.0)
                 taken[event.step] = event.seconds
+            if isinstance(event, Began) and kind != "idle" and last is not None:  # the start before it died
+                seconds[kind] += last - since
+                since, kind = last, "restarting" if event.cause == "restart" else "idle"
             if isinstance(event, Phase | Began):
-                died = isinstance(event, Began) and kind != "idle"
-                if died and last is not None:  # what it did until its last word, and then nothing
-                    seconds[kind] += last - since
-                    since, kind = last, "restarting" if event.cause == "restart" else "idle"  # type: ignore[union-attr]
                 seconds[kind] += event.time - since
                 since = event.time
                 kind = _kind(event)

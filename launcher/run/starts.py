@@ -28,7 +28,7 @@ class Start:
     checkpoint: what it goes on from, None from the beginning
     fruitless: how many starts before this one, in a row, saved no step
     token: what the nodes of a cluster know this start by; empty until the first of them has taken it up
-    endpoint: host:port where the nodes meet
+    endpoint: host:port where the nodes meet; empty while the first of them prepares the data
     ends: when the scheduler takes the machines away, in seconds since the epoch; None where it does not
     """
 
@@ -60,16 +60,16 @@ def begin(
     checkpoint: Path | None,
     *,
     token: str = "",
-    endpoint: str = "",
     ends: float | None = None,
 ) -> Start:
     """Count a new start, which ends the right of every earlier one to write."""
     before = Start.read(folder)
-    start = Start(1, cause, None if checkpoint is None else str(checkpoint), 0, token, endpoint, ends)
+    start = Start(1, cause, None if checkpoint is None else str(checkpoint), 0, token, ends=ends)
     if before is not None:
         gained = start.from_step > before.from_step or cause == "resumed"
         start = replace(start, count=before.count + 1, fruitless=0 if gained else before.fruitless + 1)
-    folder.stop_file.unlink(missing_ok=True)
+    if cause in ("first", "resumed"):  # where nobody asked for the start, a request to stop still stands
+        folder.stop_file.unlink(missing_ok=True)
     write_whole(folder.start_file, json.dumps(asdict(start)))
     log = EventLog(folder.events_file)
     log.write(Began(start=start.count, cause=cause, step=start.from_step))

@@ -160,7 +160,7 @@ class _Agent:
         return self._codes or {}
 
     def _has_ranks(self) -> bool:
-        return any(" ".join(self._command) in " ".join(child.cmdline()) for child in _living_children())
+        return any(" ".join(self._command) in " ".join(words) for words in _commands_of_children())
 
     def _has_been_alone(self) -> bool:
         self._alone_since = self._alone_since or time.monotonic()
@@ -197,11 +197,12 @@ def _look(look: Sequence[Callable[[], None]]) -> None:
         each()
 
 
-def _living_children() -> Iterator[psutil.Process]:
+def _commands_of_children() -> Iterator[list[str]]:
+    """The command lines of those that live; one may end while it is looked at."""
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             if child.status() != psutil.STATUS_ZOMBIE:
-                yield child
+                yield child.cmdline()
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from launcher.job.schema import Job
 from launcher.plan.making import make_plan, with_smaller_micro_batches
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import micro_batch_limit
-from launcher.run.display import Display, print_result
+from launcher.run.display import Display, print_outcome
 from launcher.run.environment import write_environment
 from launcher.run.folder import RunFolder
-from launcher.run.results import Result
 from launcher.run.resuming import decide_run
 from launcher.run.starts import Start, begin
 from launcher.start.failure import RankFailed
@@ -47,7 +46,7 @@ def train_job(job: Job, job_file: Path, resume: str) -> None:
                 except RankFailed as failed:
                     start = restart(folder, job, job_file, failed)
                     plan = folder.plan()
-    print_result(Result.read(folder.result_file))
+    print_outcome(folder)
 
 
 def with_remembered_limit(plan: Plan, job: Job, job_file: Path, checkpoint: Path) -> Plan:

@@ -141,7 +141,7 @@ class Loop:
         batches = [self.task.collate(self.data[mine], mine.tolist()) for mine in hand]
         votes = self._vote(batches)
         with _out_of_memory_named(self.split.micro_batch, step):
-            loss, memory = self._accumulate(batches, votes.weight)
+            loss, memory, culprit = self._accumulate(batches, votes.weight)
         lr = self.learning_rate.at(step, self.progress.plateau)
         with _out_of_memory_named(self.split.micro_batch, step):
             norm = self.engine.step(lr, discard=not isfinite(loss))
@@ -151,7 +151,7 @@ class Loop:
         self.progress.seconds += seconds
         self.progress.awaits_judgement = self._evaluation_is_due()
         if not isfinite(loss) or (not isfinite(norm) and not self.scales_the_loss):
-            self._discard(loss, norm, samples.tolist())
+            self._discard(loss, norm, samples.tolist(), culprit)
             return votes
         self.progress.discarded_in_a_row = 0
         self.discarded.clear()
@@ -170,7 +170,7 @@ class Loop:
         )
         return votes
 
-    def _discard(self, loss: float, norm: float, samples: list[int]) -> None:
+    def _discard(self, loss: float, norm: float, samples: list[int], culprit: int | None) -> None:
         """Count a step that was not taken. Raises NotFinite where there are too many in a row."""
         step, limit = self.progress.step, self.job.train.discard_limit
         self.progress.discarded += 1
@@ -185,7 +185,8 @@ class Loop:
         self.hooks.write(event)
         found = f"the loss of step {step} is {loss} and its gradient's norm {norm}; its samples were rows {samples}"
         if self.progress.discarded_in_a_row > limit:
-            raise NotFinite(f"{found} of the training data, counted from 0; {limit} steps before it were discarded too")
+            before = f"; {limit} steps before it were discarded too" if limit else ""
+            raise NotFinite(f"{found} of the training data, counted from 0{before}", culprit)
         self.hooks.write(Note(text=f"step {step} was discarded: its loss is {loss}, its gradient's norm {norm}"))
 
     def _vote(self, batches: Sequence[Batch]) -> Votes:
@@ -198,17 +199,21 @@ class Loop:
             self.hooks.finish_saving()
         return Votes(weight, stop > 0, save > 0)
 
-    def _accumulate(self, batches: Sequence[Batch], weight: float) -> tuple[float, int]:
-        """Forward and backward of each micro-batch: the global batch's loss, and the largest memory."""
+    def _accumulate(self, batches: Sequence[Batch], weight: float) -> tuple[float, int, int | None]:
+        """Forward and backward of each micro-batch.
+
+        Gives the global batch's loss, the largest memory of the ranks, and the first rank whose loss is not finite.
+        """
         total = 0.0
         for number, batch in enumerate(batches):
             losses = self.engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)
             self.world.pulse.beat(self.progress.step + 1)
             total += float(losses.weighted.detach().sum(dtype=torch.float64))
-        memory = [0.0] * self.world.size
-        memory[self.world.rank] = memory_in_use(self.world.device)
-        total, *memory = self.world.sum([total, *memory]).tolist()
-        return total / weight, int(max(memory))
+        own = torch.zeros(2, self.world.size, dtype=torch.float64)
+        own[:, self.world.rank] = torch.tensor([memory_in_use(self.world.device), not isfinite(total)])
+        total, *all_ranks = self.world.sum([total, *own.flatten().tolist()]).tolist()
+        memory, is_bad = all_ranks[: self.world.size], all_ranks[self.world.size :]
+        return total / weight, int(max(memory)), is_bad.index(1.0) if any(is_bad) else None
 
     def _evaluation_is_due(self) -> bool:
         if self.job.deciding_set is None:

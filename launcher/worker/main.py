@@ -22,6 +22,7 @@ from launcher.run.events import Note, Saved, Started
 from launcher.run.folder import write_whole
 from launcher.run.results import Result, SetResult
 from launcher.worker.judging import Judge
+from launcher.worker.links import try_links
 from launcher.worker.loop import Hooks, Loop
 from launcher.worker.materials import Materials, load_model, open_materials
 from launcher.worker.process import RankProcess
@@ -33,6 +34,8 @@ from launcher.worker.stopping import StopAgreed, StopRequest
 def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> None:
     """Join the world of the run and fine-tune."""
     with joined_session(process, target, sets, resume) as session:
+        if session.plan.nodes > 1:
+            try_links(session, process.place.node)
         fine_tune(session, process.stop)
 
 

@@ -9,10 +9,11 @@ import ctypes
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn, TextIO
 
 from launcher.errors import AdaptrunError, ExitCode, RequestError, Stopped, Superseded
@@ -27,11 +28,12 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Place:
-    """Which rank this process is: in the whole world of `size`, and on this machine."""
+    """Which rank this process is: in the whole world of `size`, and on this machine, which its cluster calls `node`."""
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
+    node: str = field(default_factory=socket.gethostname)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
@@ -47,7 +49,8 @@ class Place:
                 )
         else:
             return cls()
-        return cls(*(int(environment.get(name, "0")) for name in names))
+        rank, local_rank, size = (int(environment.get(name, "0")) for name in names)
+        return cls(rank, local_rank, size, environment.get("SLURMD_NODENAME") or socket.gethostname())
 
 
 class RankProcess:
@@ -117,6 +120,7 @@ class RankProcess:
                 Failure.now(self.place.rank, type(error).__name__, str(error), trace, code),
                 step=beat.step,
                 doing=str(beat),
+                follows=isinstance(error, AdaptrunError) and error.of_rank not in (None, self.place.rank),
             )
             leave_word(self.folder, failure, self.start)
             if self._by_hand and code == ExitCode.FAILED:

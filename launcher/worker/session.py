@@ -13,11 +13,10 @@ from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
-from launcher.run.display import follow, print_result
+from launcher.run.display import follow, print_outcome
 from launcher.run.environment import write_environment
 from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder
-from launcher.run.results import Result
 from launcher.run.resuming import decide_run
 from launcher.run.starts import Fence, Start, begin
 from launcher.worker.process import RankProcess
@@ -110,4 +109,4 @@ def _shown(folder: RunFolder, terminal: TextIO) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=5)
-    print_result(Result.read(folder.result_file), terminal)
+    print_outcome(folder, terminal)

@@ -1,4 +1,4 @@
-"""A real SLURM cluster of two nodes on this machine, each node in a network and host name of its own.
+"""A real SLURM cluster of three nodes on this machine, each node in a network and host name of its own.
 
 Needs root on Linux with Debian's slurmctld, slurmd, slurm-client and munge; `Cluster.missing()` says what is lacking.
 Everything is private to one folder but the bridge and the namespaces, which `down` removes.
@@ -20,7 +20,7 @@ import psutil
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged", "ip", "nsenter", "unshare")
 PACKAGES = "slurmctld slurmd slurm-client munge iproute2"
-NODES = ("n1", "n2")
+NODES = ("n1", "n2", "n3")
 BRIDGE, NETWORK = "adaptrunbr0", "10.78.0"
 CONTROLLER = f"{NETWORK}.254"
 PORT = 16917
@@ -43,6 +43,7 @@ SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
 ProctrackType={tracking}
 TaskPlugin=task/none
+TaskProlog={folder}/task-prolog
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SwitchType=switch/none
@@ -71,6 +72,14 @@ PartitionName=high Nodes=ALL MaxTime=60 DefaultTime=10 PriorityTier=100 PreemptM
 NODE = "NodeName={name} NodeHostName={name} NodeAddr={address} Port={port} CPUs=2 RealMemory=4000 State=UNKNOWN"
 
 
+PROLOG = """\
+#!/bin/sh
+[ -e {folder}/sick-$SLURMD_NODENAME ] && echo export TMPDIR={folder}/full
+true
+"""
+"""Tasks on a sick node get a temporary folder on a file system that is full."""
+
+
 def missing() -> str | None:
     """Why no cluster can be started here, None where it can."""
     if os.geteuid() != 0:
@@ -92,7 +101,7 @@ class Cluster:
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def up(self) -> None:
-        """Start munge, the controller and both nodes; return when they are idle."""
+        """Start munge, the controller and the nodes; return when they are idle."""
         self.down()
         for name in ("run", "munge", "state", "log"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -118,6 +127,7 @@ class Cluster:
         for node in NODES:
             self._run("ip", "netns", "del", node, quietly=True)
             shutil.rmtree(f"/etc/netns/{node}", ignore_errors=True)
+        self._run("umount", self.folder / "full", quietly=True)
         for link in (*(f"adaptrun-{node}" for node in NODES), BRIDGE):
             self._run("ip", "link", "del", link, quietly=True)
 
@@ -143,8 +153,20 @@ class Cluster:
         """Put it back."""
         self._run("ip", "link", "set", f"adaptrun-{node}", "up")
 
+    def sicken(self, node: str) -> None:
+        """Let the temporary folder of a node's tasks be on a file system without room."""
+        full = self.folder / "full"
+        if not full.exists():
+            full.mkdir()
+            self._run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", full)
+        (self.folder / f"sick-{node}").touch()
+
+    def heal(self, node: str) -> None:
+        """Let it have room again."""
+        (self.folder / f"sick-{node}").unlink()
+
     def wait_until_idle(self) -> None:
-        """Return when both nodes wait for work."""
+        """Return when all nodes wait for work."""
 
         def idle() -> bool:
             states = self._run("sinfo", "-h", "-N", "-p", "debug", "-o", "%t", quietly=True).split()
@@ -160,8 +182,12 @@ class Cluster:
 
     def state(self, job: str) -> dict[str, str]:
         """What the scheduler says of a job, by the names of `scontrol show job`."""
-        line = self._run("scontrol", "--oneliner", "show", "job", job).splitlines()[0]
+        line = self.shown(job)
         return {name: value for name, _, value in (word.partition("=") for word in line.split())}
+
+    def shown(self, job: str) -> str:
+        """The scheduler's own words on a job, in one line."""
+        return self._run("scontrol", "--oneliner", "show", "job", job).splitlines()[0]
 
     def wait_for(self, job: str, state: str | Callable[[dict[str, str]], bool], patience: float = PATIENCE) -> None:
         """Return when a job is in a state."""
@@ -187,6 +213,8 @@ class Cluster:
                 tracking="proctrack/cgroup" if has_freezer else "proctrack/linuxproc",
             )
         )
+        (self.folder / "task-prolog").write_text(PROLOG.format(folder=self.folder))
+        (self.folder / "task-prolog").chmod(0o755)
         if has_freezer:
             (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n")
 

@@ -25,7 +25,7 @@ train:
   optimizer: {{lr: 2e-3}}
 validation: {{every: 10}}
 checkpoint: {{every_steps: 5, result: last}}
-launch: {{processes: 4, device: cpu, patience: 0.5, timeout: 2}}
+launch: {{processes: 4, device: cpu, patience: 0.2, timeout: 2}}
 """
 OWN = """\
 import os, time

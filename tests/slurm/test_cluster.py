@@ -1,4 +1,4 @@
-"""On a real cluster of two nodes: a job goes on after everything that befalls it, and ends with the same weights."""
+"""On a real cluster of three nodes: a job goes on after everything that befalls it, and ends with the same weights."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from launcher.run.checkpoints import complete_checkpoints, step_of
 from launcher.run.events import Began, EventTail, Started, Step
 from launcher.run.folder import RunFolder
-from tests.commands import adaptrun
+from tests.commands import ADAPTRUN, adaptrun
 from tests.slurm.cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Submitted:
@@ -75,6 +80,11 @@ class Submitted:
         assert self.steps == expected
 
 
+def _expanded(nodes: str) -> list[str]:
+    names = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return names.stdout.split()
+
+
 def _words(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
@@ -126,7 +136,7 @@ def test_a_preempted_job_goes_on(cluster: Cluster, folder: Path, reference: Path
     job.pace(0.3)
     job.wait_for_checkpoint()
     other = subprocess.run(
-        ["sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"],
+        ["sbatch", "--parsable", "-p", "high", "-N3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     cluster.wait_for(other, "COMPLETED")
@@ -178,13 +188,15 @@ def test_a_killed_node_daemon_costs_only_what_no_checkpoint_held(
     job = Submitted(cluster, folder)
     job.pace(0.5)
     job.wait_for_checkpoint()
+    job.pace(5)  # so that it is not done before the scheduler misses the node
     cluster.kill_node_daemon("n2")
     cluster.wait_for(job.number, lambda found: found["Restarts"] == "1")
-    cluster.start_node("n2")
     job.pace(0)
     job.wait(patience=300)
+    cluster.start_node("n2")
     job.assert_equals(reference)
     assert job.starts()[-1].step >= 5
+    assert "n2" not in _expanded(cluster.state(job.number)["NodeList"]), "it went on without the lost node"
 
 
 def test_a_killed_step_daemon_is_noticed(cluster: Cluster, folder: Path, reference: Path) -> None:
@@ -210,6 +222,91 @@ def test_a_cut_link_ends_in_a_new_start(cluster: Cluster, folder: Path, referenc
     job.pace(0)
     job.wait(patience=400)
     job.assert_equals(reference)
+
+
+def test_a_time_limit_comes_with_time_to_save(cluster: Cluster, folder: Path, reference: Path) -> None:
+    (folder / "short.yaml").write_text(
+        "{nodes: 2, processes_per_node: 1, cpus_per_node: 1, time: '2', signal_seconds: 80}"
+    )
+    job = Submitted(cluster, folder, profile="short.yaml")
+    job.pace(6)
+    cluster.wait_for(job.number, lambda found: found["Restarts"] == "1", 200)
+    job.pace(0)
+    job.wait()
+    job.assert_equals(reference)
+    assert job.starts()[1].step > 0, "it saved before the end"
+    assert cluster.state(job.number)["JobState"] == "COMPLETED"
+
+
+def test_a_node_that_fails_its_check_is_named_and_left_out(cluster: Cluster, folder: Path, reference: Path) -> None:
+    cluster.sicken("n2")
+    try:
+        job = Submitted(cluster, folder)
+        job.wait("FAILED")
+        assert "queued again: without n2 (" in job.printed()
+        assert "MiB free" in job.printed()
+        assert (job.run.path / "exclude").read_text() == "n2\n"
+        first, job.number = (job.run.path / "jobs").read_text().split()
+        assert first != job.number
+        job.wait()
+    finally:
+        cluster.heal("n2")
+    job.assert_equals(reference)
+    assert sorted(_expanded(cluster.state(job.number)["NodeList"])) == ["n1", "n3"]
+
+
+def test_names_and_values_arrive_as_they_are(cluster: Cluster, folder: Path) -> None:
+    hostile = "a b'c\"d$(touch injected)`touch injected`;touch injected\\"
+    inside = folder / hostile
+    inside.mkdir()
+    for name in ("job.yaml", "train.csv", "dev.csv", "own.py"):
+        (inside / name).write_bytes((folder / name).read_bytes())
+    profile = {"nodes": 1, "processes_per_node": 1, "time": "10", "environment": {"MY_VALUE": hostile}}
+    (inside / "it's.yaml").write_text(yaml.safe_dump({**profile, "account": hostile, "mail": {"to": hostile}}))
+    job = Submitted(cluster, inside, "--set", "train.max_steps=2", profile="it's.yaml")
+    line = cluster.shown(job.number)
+    assert f"Account={hostile.lower()} " in line
+    assert f"MailUser={hostile} " in line
+    job.wait()
+    assert (job.run.path / "model" / "model.safetensors").exists()
+    assert not list(folder.rglob("injected"))
+    assert not Path("injected").exists()
+
+
+def test_a_script_of_ones_own_saves_and_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = (REPOSITORY / "slurm" / "by-hand.sbatch").read_text().replace("per-node=2", "per-node=1")
+    (folder / "by-hand.sbatch").write_text(script)
+    (folder / "pace").write_text("0.3")
+    cluster.wait_until_idle()
+    number = subprocess.run(
+        ["sbatch", "--parsable", "by-hand.sbatch", "job.yaml"],
+        cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    job = Submitted.__new__(Submitted)
+    job.cluster, job.folder, job.number = cluster, folder, number
+    begun = time.monotonic()
+    while not (found := list((folder / "runs").glob("small-*/metrics.jsonl"))):
+        assert time.monotonic() - begun < 60
+        time.sleep(0.1)
+    job.run = RunFolder(found[0].parent)
+    job.wait_for_checkpoint()
+    subprocess.run(["scancel", "--signal=USR1", number], check=True)
+    cluster.wait_for(number, lambda found: found["Restarts"] == "1")
+    job.pace(0)
+    job.wait()
+    job.assert_equals(reference)
+    assert job.starts()[1].step > 5, "it saved when it was asked to stop"
+
+
+def test_doctor_looks_at_all_nodes_of_an_allocation(cluster: Cluster, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["salloc", "--nodes=2", "--ntasks-per-node=1", ADAPTRUN, "doctor", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert (found["SLURM"]["state"], found["shared files"]["state"]) == ("good", "good"), done.stderr
+    assert "2 of 2 nodes see" in found["shared files"]["found"]
 
 
 def test_what_gains_nothing_is_not_queued_for_ever(cluster: Cluster, folder: Path) -> None:

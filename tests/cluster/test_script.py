@@ -1,0 +1,180 @@
+"""The batch script: as it was read and approved, clean, and deaf to what names and values try to say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launcher.cluster.profile import Profile, load_profile
+from launcher.cluster.script import quoted, render_script
+from launcher.errors import JobError, RequestError
+from tests.cluster.golden import HERE, PROFILES, SCRIPTS, script
+
+HOSTILE = "a b'c\"d$(touch injected)`touch injected`;touch injected\\"
+STUB = (
+    f"#!{sys.executable} -E\n"
+    + """\
+import json, os, pathlib, sys
+with open(pathlib.Path(os.environ["SPOKEN"]), "a") as file:
+    variables = {name: value for name, value in os.environ.items() if name.startswith("MY_")}
+    file.write(json.dumps([pathlib.Path(sys.argv[0]).name, sys.argv[1:], variables]) + "\\n")
+if sys.argv[1:2] == ["hostnames"] or "hostnames" in sys.argv:
+    print("n1\\nn2")
+"""
+)
+
+
+def test_the_scripts_are_those_that_were_approved() -> None:
+    assert {file.stem for file in HERE.glob("*.sbatch")} == set(SCRIPTS)
+    for name in SCRIPTS:
+        assert script(name) == (HERE / f"{name}.sbatch").read_text(), f"read the change, then {HERE.parent}/golden.py"
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck_finds_nothing(name: str) -> None:
+    found = subprocess.run(["shellcheck", "-"], input=script(name), capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
+def test_shellcheck_finds_nothing_in_the_script_for_copying() -> None:
+    found = subprocess.run(["shellcheck", PROFILES / "by-hand.sbatch"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_example_profiles_are_valid(profile: Path) -> None:
+    assert load_profile(profile).nodes >= 1
+
+
+def spoken(rendered: str, folder: Path, *stubs: Path) -> list[tuple[str, list[str], dict[str, str]]]:
+    """Run a script with stubs for the cluster's commands; what each was called with, and its variables."""
+    commands = folder / "commands"
+    commands.mkdir()
+    names = ("srun", "scontrol", "squeue", "sbatch", "module", "conda", "apptainer", "date")
+    for stub in (*(commands / name for name in names), *stubs):
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.write_text(STUB)
+        stub.chmod(0o755)
+    environment = {
+        "PATH": f"{commands}:/usr/bin:/bin",
+        "SPOKEN": str(folder / "spoken"),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_ARRAY_TASK_ID": "1",
+    }
+    done = subprocess.run(["bash"], input=rendered, env=environment, cwd=folder, text=True, timeout=60)
+    assert done.returncode in (0, 75)
+    assert not list(folder.rglob("injected"))
+    return [json.loads(line) for line in (folder / "spoken").read_text().splitlines()]
+
+
+def test_hostile_values_arrive_as_they_are(tmp_path: Path) -> None:
+    run = tmp_path / HOSTILE / "run"
+    run.mkdir(parents=True)
+    venv = tmp_path / f"venv {HOSTILE}"
+    profile = Profile(nodes=2, modules=(HOSTILE,), venv=str(venv), environment={"MY_VALUE": HOSTILE})
+    said = spoken(render_script("x", [run], profile), tmp_path, venv / "bin" / "python")
+    (started,) = [arguments for name, arguments, _ in said if name == "srun"]
+    assert started[started.index("-P") - 1] == str(venv / "bin" / "python")
+    assert started[started.index("launcher.cluster.node") + 1] == str(run)
+    assert started[started.index("--nodes") + 1] == "n1,n2"
+    assert ["load", HOSTILE] in [arguments for name, arguments, _ in said if name == "module"]
+    decided = [
+        arguments for name, arguments, _ in said if name == "python" and "launcher.cluster.deciding" in arguments
+    ]
+    assert [arguments[arguments.index("launcher.cluster.deciding") + 1] for arguments in decided] == [str(run)]
+    assert all(variables["MY_VALUE"] == HOSTILE for name, _, variables in said if name == "srun")
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_hostile_containers_arrive_as_they_are(runtime: str, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / HOSTILE
+    run.mkdir(parents=True)
+    container = {"runtime": runtime, "image": HOSTILE, "mounts": (f"/{HOSTILE}:/x",), "python": HOSTILE}
+    said = spoken(render_script("x", [run], Profile.model_validate({"container": container})), tmp_path)
+    (started,) = [words for name, words, _ in said if name == "srun" and "launcher.cluster.node" in words]
+    assert started[started.index("-P") - 1] == HOSTILE
+    given = started if runtime == "apptainer" else [word.partition("=")[2] for word in started]
+    assert HOSTILE in given
+    assert any(f"/{HOSTILE}:/x" in word and str(run.parent) in "".join(given) for word in given)
+
+
+def test_an_array_runs_the_run_of_its_own_number(tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("first", HOSTILE)]
+    for run in runs:
+        run.mkdir()
+    venv = tmp_path / "venv"
+    said = spoken(render_script("x", runs, Profile(venv=str(venv))), tmp_path, venv / "bin" / "python")
+    (started,) = [arguments for name, arguments, _ in said if name == "srun"]
+    assert str(runs[1]) in started
+    assert str(runs[0]) not in started
+
+
+def test_unfit_nodes_are_left_out_beside_those_of_the_profile(tmp_path: Path) -> None:
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        run.mkdir()
+    (runs[1] / "exclude").write_text("n7\nn8\n")
+    venv = tmp_path / "venv"
+    python = venv / "bin" / "python"
+    rendered = render_script("x", runs, Profile(venv=str(venv), exclude="n[1-2]"))
+    said = spoken(rendered.replace("NEXT=$?", "NEXT=75"), tmp_path, python)
+    assert ["--parsable", "--exclude=n[1-2],n7,n8", "--array=1", f"{runs[1]}/job.sbatch"] in [a for _, a, _ in said]
+    assert not [arguments for name, arguments, _ in said if name == "scontrol" and "requeue" in arguments]
+
+
+@pytest.mark.parametrize(("value", "written"), [("a-b_c", "a-b_c"), ("a b", '"a b"'), ('a"b\\', '"a\\"b\\\\"')])
+def test_values_of_sbatch_options_are_quoted_as_sbatch_reads_them(value: str, written: str) -> None:
+    assert quoted(value) == written
+
+
+@pytest.mark.parametrize("field", ["partition", "account", "qos", "venv", "conda", "constraint", "exclude"])
+@pytest.mark.parametrize("end", ["\n", "\r", "\x00", "\x1b", "\u2028"])
+def test_values_of_more_than_one_line_are_refused(field: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({field: f"a{end}#SBATCH --uid=0"}))
+    with pytest.raises(JobError, match="one line of printable characters"):
+        load_profile(tmp_path / "p.yaml")
+
+
+def test_a_run_folder_of_two_lines_is_refused() -> None:
+    with pytest.raises(RequestError, match="no batch script can"):
+        render_script("x", [Path("/runs/a\nrm -rf b")], Profile())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpus_per_node: 2", "gpu_memory is missing"),
+        ("{conda: a, venv: b}", "conda and venv both say"),
+        ("{time: '5', signal_seconds: 300}", "is not less than the time limit"),
+        ("time: soon", "a time limit as SLURM writes it"),
+        ("memory: much", "memory"),
+        ("partiton: gpu", "partition"),
+        ("environment: {'A B': c}", "environment"),
+        ("container: {runtime: docker, image: x}", "pyxis"),
+        ("nodes: 0", "nodes"),
+    ],
+)
+def test_a_bad_profile_is_told_with_its_place(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(RequestError, match=message) as error:
+        load_profile(tmp_path / "p.yaml")
+    assert "p.yaml" in str(error.value)
+
+
+def test_without_slurm_submit_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from launcher.cluster import scheduler
+
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    with pytest.raises(RequestError, match="there is no sbatch here: SLURM is not installed"):
+        scheduler.submit(tmp_path / "job.sbatch")
