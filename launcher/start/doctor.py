@@ -193,8 +193,8 @@ def _ranks(hardware: Hardware) -> Iterator[Finding]:
                 watch=lambda: None,
             )
             found: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
-    except AdaptrunError as error:
-        yield Finding("ranks", "bad", str(error), "the traceback names what to mend")
+    except (AdaptrunError, OSError) as error:
+        yield Finding("ranks", "bad", str(error), "mend what it names")
         return
     speed = found["gigabytes_per_second"]
     fix = "" if speed >= SLOW or ranks == 1 else "several processes will be slow here; try launch.processes: 1"
