@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from launcher.engines.base import EngineSettings, Held, StateDict
 from launcher.engines.flat_slice import FlatSlice
+from launcher.engines.loss_scale import LossScale
 from launcher.engines.optimizing import make_optimizer, parameter_groups
 from launcher.engines.single import AUTOCAST, load_saved, saved_tensors
 from launcher.job.schema import Optimizer
@@ -54,6 +56,7 @@ class DeepSpeedEngine:
         assert settings.deepspeed is not None
         config = json.loads(settings.deepspeed.read_text(encoding="utf-8"))
         self._sharded = config["zero_optimization"]["stage"] == 3
+        self._scale = LossScale() if settings.precision == "fp16" else None
 
     @property
     def module(self) -> nn.Module:
@@ -85,6 +88,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         self._zero: Any = self._engine.optimizer
+        self._apply_scale()
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward. ZeRO divides the gradients' sum by the world's size, which is undone here."""
@@ -98,7 +102,11 @@ class DeepSpeedEngine:
         self._zero.set_lr(lr)
         with self._norm_not_finite() if discard else nullcontext():
             self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        norm = float(self._engine.get_global_grad_norm())
+        if self._scale is not None:
+            self._scale.update(isfinite(norm))
+            self._apply_scale()
+        return norm
 
     def state(self) -> StateDict:
         """Whole weights in stages 1 and 2, this rank's slices in stage 3; always its slices of the moments."""
@@ -112,7 +120,8 @@ class DeepSpeedEngine:
             if (slots := self._zero.optimizer.state.get(place.flat))
         }
         learning: dict[str, Held] = {n: place.of(place.flat.detach(), shapes[n]) for n, place in places.items()}
-        return {"model": weights, "learning": learning, "optimizer": moments, "scaler": {}}
+        scaler: dict[str, Held] = {} if self._scale is None else dict(self._scale.state())
+        return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
         """Take over a saved state, the fp32 copies that the optimizer steps included."""
@@ -127,6 +136,9 @@ class DeepSpeedEngine:
                     flat.narrow(0, place.offset, place.count).copy_(value.local)
                 else:
                     held[slot] = value.clone()
+        if self._scale is not None and state["scaler"]:
+            self._scale.load({slot: value for slot, value in state["scaler"].items() if isinstance(value, Tensor)})
+            self._apply_scale()
 
     def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved; stage 3 gathers one at a time."""
@@ -138,6 +150,11 @@ class DeepSpeedEngine:
                 continue
             with deepspeed.zero.GatheredParameters([parameters[name]]):
                 yield name, parameters[name].data
+
+    def _apply_scale(self) -> None:
+        """DeepSpeed multiplies the loss by it, and divides the gradients before it clips them."""
+        if self._scale is not None:
+            self._zero.override_loss_scale(self._scale.scale)
 
     @contextmanager
     def _norm_not_finite(self) -> Iterator[None]:

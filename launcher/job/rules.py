@@ -73,9 +73,6 @@ def _engine_fits_the_processes(job: Job) -> Iterator[Found]:
         yield ("engine", "name"), f"single is one process, and {processes} are asked for", "engine.name: ddp, or auto"
     if engine == "ddp" and processes == 1:
         yield ("engine", "name"), "ddp is for several processes, and 1 is asked for", "engine.name: single, or auto"
-    if engine == "deepspeed" and job.train.precision == "fp16":
-        message = "deepspeed does not scale the loss as fp16 needs it"
-        yield ("train", "precision"), message, "engine.name: fsdp, which does, or train.precision: bf16"
 
 
 def _engine_settings_are_used(job: Job) -> Iterator[Found]:

@@ -303,6 +303,20 @@ def in_fp16(rank: int, size: int, name: str, folder: str) -> tuple[list[dict[str
     return [*weights, whole(engine)], scales
 
 
+def trained_in(rank: int, size: int, name: str, precision: str) -> dict[str, Any]:
+    _, engine = started(name, SGD, precision=precision)
+    list(take_steps(engine, rank, size, range(STEPS), 0.01))
+    return whole(engine)
+
+
+@pytest.mark.parametrize("name", ["fsdp", "zero1", "zero2", "zero3"])
+def test_fp16_gives_the_same_whoever_scales_the_loss(name: str, worlds: Worlds) -> None:
+    expected, scaled = (worlds.run(2, trained_in, engine, "fp16")[0] for engine in ("ddp", name))
+    for parameter, values in expected.items():
+        torch.testing.assert_close(torch.tensor(scaled[parameter]), torch.tensor(values), rtol=1e-3, atol=1e-4)
+    assert expected != worlds.run(2, trained_in, "ddp", "fp32")[0]
+
+
 def poison(parameter: nn.Parameter) -> None:
     grad = parameter.grad
     assert grad is not None
@@ -310,7 +324,10 @@ def poison(parameter: nn.Parameter) -> None:
     local.view(-1)[0] = float("inf")
 
 
-@pytest.mark.parametrize(("name", "size"), [("single", 1), ("fsdp", 2), ("fsdp", 3)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("single", 1), ("fsdp", 2), ("fsdp", 3), ("zero1", 2), ("zero2", 2), ("zero2", 3), ("zero3", 2)],
+)
 def test_in_fp16_all_ranks_skip_the_step_that_overflowed_on_one(
     name: str, size: int, worlds: Worlds, tmp_path: Path
 ) -> None:

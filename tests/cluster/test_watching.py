@@ -1,0 +1,48 @@
+"""`status`, `logs` and `cancel` of a run on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+from tests.commands import adaptrun, assert_gone, ranks_of, start, wait_until
+from tests.start.test_failures import has_trained, mischievous
+
+
+def test_a_run_is_watched_and_stopped_from_another_terminal(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "time.sleep(0.05)")
+    launcher = start("train", "job.yaml", cwd=tmp_path)
+    wait_until(lambda: has_trained(tmp_path), launcher)
+    (run,) = [path for path in (tmp_path / "runs").iterdir() if path.name.startswith("small-")]
+    status = json.loads(adaptrun("status", run, "--json", cwd=tmp_path).stdout)
+    assert (status["state"], status["starts"], status["total_steps"]) == ("running", 1, 2400)
+    assert status["step"] >= 1
+    assert status["seconds_left"] > 0
+    assert status["job"] is None
+    assert "saves and stops" in adaptrun("cancel", run, cwd=tmp_path).stdout
+    assert launcher.wait(60) == 75
+    said = adaptrun("status", run, cwd=tmp_path).stdout
+    assert "state    stopped" in said
+    assert "of the time went into steps that count: " in said
+    assert "stopped " in adaptrun("status", cwd=tmp_path).stdout
+    assert "Loading weights" in adaptrun("logs", run, "--rank", 1, cwd=tmp_path).stdout
+    assert "the logs of ranks are: rank-0.log" in adaptrun("logs", run, "--rank", 9, cwd=tmp_path, code=2).stderr
+    assert "neither runs nor waits" in adaptrun("cancel", run, cwd=tmp_path, code=2).stderr
+
+
+def test_a_signal_to_one_rank_alone_stops_all(tmp_path: Path, tiny_model: Path) -> None:
+    mischievous(tmp_path, tiny_model, "time.sleep(0.05)")
+    launcher = start("train", "job.yaml", cwd=tmp_path)
+    wait_until(lambda: has_trained(tmp_path), launcher)
+    ranks = ranks_of(launcher)
+    ranks[1].send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 75
+    assert_gone(ranks)
+    assert "everything is saved, and the same command goes on from there" in (tmp_path / "stderr").read_text()
+
+
+def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+    for command in ("status", "logs", "cancel"):
+        assert "is no run's folder" in adaptrun(command, tmp_path, cwd=tmp_path, code=2).stderr
+    assert "there are no runs in runs/" in adaptrun("status", cwd=tmp_path, code=2).stderr
