@@ -23,7 +23,11 @@ def read_rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
     columns: role to the column's name in the file
     Raises DataError with file and row.
     """
-    rows = (Row(place, number, values) for place in source.files for number, values in _read(place, source, columns))
+    rows = (
+        Row(place, number, values, source.label_separator)
+        for place in source.files
+        for number, values in _read(place, source, columns)
+    )
     return islice(rows, source.limit)
 
 

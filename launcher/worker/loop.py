@@ -138,7 +138,8 @@ class Loop:
         samples = self.order.batch(step)
         lengths = self.data.lengths[samples]
         hand = deal(samples, lengths, self.split.ranks, self.split.accumulation)[self.world.rank]
-        batches = [self.task.collate(self.data[mine], mine.tolist()) for mine in hand]
+        epoch = step // self.order.steps_per_epoch
+        batches = [self.task.collate(self.data[mine], mine.tolist(), epoch) for mine in hand]
         votes = self._vote(batches)
         with _out_of_memory_named(self.split.micro_batch, step):
             loss, memory = self._accumulate(batches, votes.weight)
@@ -158,7 +159,7 @@ class Loop:
         self.hooks.write(
             Step(
                 step=step + 1,
-                epoch=step // self.order.steps_per_epoch,
+                epoch=epoch,
                 loss=loss,
                 lr=lr,
                 gradient_norm=norm,
@@ -201,6 +202,7 @@ class Loop:
     def _accumulate(self, batches: Sequence[Batch], weight: float) -> tuple[float, int]:
         """Forward and backward of each micro-batch: the global batch's loss, and the largest memory."""
         total = 0.0
+        weight = weight or 1.0  # a global batch in which nothing is to be learned has the loss 0
         for number, batch in enumerate(batches):
             losses = self.engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)
             self.world.pulse.beat(self.progress.step + 1)
