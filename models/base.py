@@ -158,6 +158,10 @@ class Task(ABC):
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """One row of output for each sample."""
 
+    def answer(self, module: TaskModule, batch: Batch) -> list[dict[str, Any]]:
+        """Predictions for a batch of samples without targets."""
+        return self.predictions(module(batch).outputs)
+
     def values(self, batch: Batch, outputs: Tensor) -> Tensor:
         """[samples, kept] numbers that a metric needs of each sample, where sums do not do (ranks, say)."""
         return outputs.new_zeros((len(batch.ids), self.kept))

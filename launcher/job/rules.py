@@ -166,6 +166,8 @@ def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
         is_set = getattr(loss, field) != type(loss).model_fields[field].default
         if is_set and name not in names and losses is not None and set(losses) <= KNOWN_LOSSES:
             yield ("train", "loss", field), f"only {' and '.join(names)} use {field}, not {name}", f"remove {field}"
+    if loss.class_weights is not None and name in used["class_weights"] and not family.has_classes:
+        yield ("train", "loss", "class_weights"), f"{job.task} has no classes", "remove class_weights"
 
 
 def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
@@ -188,6 +190,15 @@ def _columns_are_read(job: Job, family: Family) -> Iterator[Found]:
                 yield (*path, role), f"{job.task} does not read {role}", f"it reads {', '.join(sorted(read))}"
         for role in set(source.columns) - read:
             yield (*path, "columns", role), f"{job.task} does not read {role}", f"it reads {', '.join(sorted(read))}"
+
+
+def _columns_go_together(job: Job, family: Family) -> Iterator[Found]:
+    for path, source in _sources(job):
+        if (source.prompt is None) != (source.response is None):
+            lacking = "response" if source.response is None else "prompt"
+            yield path, f"{lacking} is missing beside its other half", f"name the column: {lacking}: …"
+        if source.messages is not None and source.prompt is not None:
+            yield path, "messages and prompt are two ways to say the same", "keep one of them"
 
 
 def _settings_are_used(job: Job, family: Family) -> Iterator[Found]:
@@ -232,5 +243,6 @@ TASK_RULES: tuple[TaskRule, ...] = (
     _loss_is_of_the_task,
     _metric_is_of_the_task,
     _columns_are_read,
+    _columns_go_together,
     _settings_are_used,
 )

@@ -19,6 +19,9 @@ from launcher.errors import RequestError
 FAMILIES = {
     "text-classification": "text_classification:TextClassification",
     "text-regression": "text_regression:TextRegression",
+    "token-classification": "token_classification:TokenClassification",
+    "causal-lm": "causal_lm:CausalLM",
+    "masked-lm": "masked_lm:MaskedLM",
 }
 """Name to module and class in `launcher.models`; a new family is a file there and a line here."""
 
@@ -45,6 +48,7 @@ class Family:
     losses: tuple[str, ...] | None
     settings: tuple[str, ...] | None
     judged_by: dict[str, str] | None
+    has_classes: bool = False
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -100,6 +104,7 @@ def _read(file: Path, class_name: str, loss: str) -> Family:
         losses=said.get("losses"),
         settings=said.get("settings"),
         judged_by=judged_by if isinstance(judged_by, dict) else None,
+        has_classes=bool(said.get("has_classes")),
     )
 
 
