@@ -14,7 +14,7 @@ from launcher.job.tasks import FAMILIES, find_family
 Found = tuple[tuple[str, ...], str, str]
 """Path of the field, what is wrong, and the fix."""
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 
 
 def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:

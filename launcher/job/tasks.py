@@ -7,7 +7,8 @@ attributes (`losses = (…)`, `judged_by = {…}`) is found in its source, so th
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -22,6 +23,7 @@ FAMILIES = {
     "token-classification": "token_classification:TokenClassification",
     "causal-lm": "causal_lm:CausalLM",
     "masked-lm": "masked_lm:MaskedLM",
+    "image-classification": "image_classification:ImageClassification",
 }
 """Name to module and class in `launcher.models`; a new family is a file there and a line here."""
 
@@ -85,12 +87,12 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
 @lru_cache
 def _read(file: Path, class_name: str, loss: str) -> Family:
     try:
-        classes = _classes(file)
+        classes = _classes_of_models() if file.parent == MODELS else _classes(file)
     except SyntaxError as error:
         raise RequestError(f"{file}, line {error.lineno}: {error.msg}") from None
     if class_name not in classes:
         raise RequestError(f"{file} defines no class {class_name!r}; it has {', '.join(classes) or 'none'}")
-    said = dict(_said(classes[class_name], classes))
+    said = _said(classes[class_name], classes)
     variants = said.get("variants")
     if isinstance(variants, dict) and variants.get(loss) in classes and variants[loss] != class_name:
         return _read(file, variants[loss], "auto")
@@ -113,16 +115,36 @@ def _classes(file: Path) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in body if isinstance(node, ast.ClassDef)}
 
 
-def _said(node: ast.ClassDef, beside: dict[str, ast.ClassDef]) -> Iterator[tuple[str, Any]]:
-    """The plain values of a class's attributes, those of its bases first."""
-    for base in reversed(node.bases):
+def _said(node: ast.ClassDef, beside: Mapping[str, ast.ClassDef]) -> dict[str, Any]:
+    """The plain values of a class's attributes, inherited ones included.
+
+    A base that several bases share comes after all of them, as Python has it.
+    """
+    order = list(_with_bases(node, beside))
+    said: dict[str, Any] = {}
+    for place, one in enumerate(order):
+        if one not in order[place + 1 :]:
+            said = dict(_attributes(one)) | said
+    return said
+
+
+def _with_bases(node: ast.ClassDef, beside: Mapping[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
+    """The class and all that it derives from, depth first: classes of the same file, or of `models`."""
+    yield node
+    for base in node.bases:
         name = ast.unparse(base).rpartition(".")[2]
-        if name in beside and beside[name] is not node:
-            yield from _said(beside[name], beside)
-            continue
-        for place in sorted(MODELS.glob("*.py")):
-            if f"class {name}(" in place.read_text(encoding="utf-8"):
-                yield from _said((classes := _classes(place))[name], classes)
+        if name in beside and name != node.name:
+            yield from _with_bases(beside[name], beside)
+        elif name in (ours := _classes_of_models()):
+            yield from _with_bases(ours[name], ours)
+
+
+@lru_cache
+def _classes_of_models() -> dict[str, ast.ClassDef]:
+    return {name: node for file in sorted(MODELS.glob("*.py")) for name, node in _classes(file).items()}
+
+
+def _attributes(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
             targets: list[ast.expr] = [statement.target]
@@ -131,10 +153,6 @@ def _said(node: ast.ClassDef, beside: dict[str, ast.ClassDef]) -> Iterator[tuple
             targets, value = statement.targets, statement.value
         else:
             continue
-        try:
+        with suppress(ValueError):  # no plain value
             plain = ast.literal_eval(value)
-        except ValueError:
-            continue
-        for target in targets:
-            if isinstance(target, ast.Name):
-                yield target.id, plain
+            yield from ((target.id, plain) for target in targets if isinstance(target, ast.Name))
