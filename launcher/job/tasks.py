@@ -155,4 +155,9 @@ def _attributes(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
             continue
         with suppress(ValueError):  # no plain value
             plain = ast.literal_eval(value)
-            yield from ((target.id, plain) for target in targets if isinstance(target, ast.Name))
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    yield target.id, plain
+                elif isinstance(target, ast.Tuple):
+                    pairs = zip(target.elts, plain, strict=True)
+                    yield from ((part.id, one) for part, one in pairs if isinstance(part, ast.Name))
