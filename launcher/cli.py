@@ -44,12 +44,16 @@ Processes = Annotated[int | None, typer.Option("--processes", min=1, help="Proce
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples of full length evaluated at once.")]
 DataFile = Annotated[
     str,
-    typer.Option("--data", help="A csv, tsv, jsonl or parquet file, a folder saved by `datasets`, or a hub id."),
+    typer.Option("--data", help="A file or folder of samples, as in a job's data.train.source, or a hub id."),
 ]
 TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a `datasets` folder or a hub id.")]
 Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a csv, tsv or jsonl file.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="ROLE=NAME", help="Another column, such as prompt=question; repeatable."),
+]
 
 
 class NumberFormat(StrEnum):
@@ -78,7 +82,9 @@ def options(
 
 @app.command()
 def init(
-    task: Annotated[str, typer.Option(help="What the model learns to do.")] = "text-classification",
+    task: Annotated[
+        str, typer.Option(help="What the model learns to do; a wrong name lists them.")
+    ] = "text-classification",
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the job file goes.")] = Path("job.yaml"),
 ) -> None:
     """Write a commented job file to start from."""
@@ -196,6 +202,7 @@ def evaluate(
     data: DataFile,
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
     batch_size: BatchSize = 32,
@@ -203,10 +210,10 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model folder on labelled data; every sample counts once."""
-    from launcher.job.schema import Source
+    from launcher.job.evaluation import source_of
     from launcher.start.evaluating import evaluate_model
 
-    source = Source(source=data, text=text, label=label, split=split, encoding=encoding)
+    source = source_of(data, {"text": text, "label": label}, columns or (), split=split, encoding=encoding)
     evaluate_model(model, source, batch_size, processes, as_json)
 
 
@@ -216,16 +223,17 @@ def predict(
     data: DataFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")],
     text: TextColumn = "text",
+    columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
     batch_size: BatchSize = 32,
     processes: Processes = None,
 ) -> None:
     """Write the model's answer for each row of a file."""
-    from launcher.job.schema import Source
+    from launcher.job.evaluation import source_of
     from launcher.start.evaluating import predict_with_model
 
-    source = Source(source=data, text=text, split=split, encoding=encoding)
+    source = source_of(data, {"text": text}, columns or (), split=split, encoding=encoding)
     predict_with_model(model, source, output, batch_size, processes)
 
 

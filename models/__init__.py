@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
+from launcher.errors import RequestError
+from launcher.job.tasks import FAMILIES
 from launcher.models.base import Task
+from launcher.models.own_code import own_object
 
 
-def task_class(name: str) -> type[Task]:
-    """The family that `task:` names. Adding a family is a file and a line here."""
-    if name == "text-classification":
-        from launcher.models.text_classification import TextClassification
+def task_class(name: str, loss: str = "auto") -> type[Task]:
+    """The family that `task:` names, in the variant that a loss asks for.
 
-        return TextClassification
-    raise ValueError(f"unknown task {name!r}")
+    Raises RequestError for an own class that is no complete task.
+    """
+    if name in FAMILIES:
+        module, _, class_name = FAMILIES[name].partition(":")
+        found = getattr(importlib.import_module(f"launcher.models.{module}"), class_name)
+    else:
+        found = own_object(name)
+        if not (isinstance(found, type) and issubclass(found, Task)):
+            raise RequestError(f"{name} is no task; derive it from launcher.models.base.Task (docs/own-task.md)")
+    if loss in found.variants:
+        found = getattr(sys.modules[found.__module__], found.variants[loss])
+    lacking = sorted(found.__abstractmethods__)
+    if lacking:
+        raise RequestError(f"{name} lacks {', '.join(lacking)}; docs/own-task.md says what each of them does")
+    complete: type[Task] = found
+    return complete

@@ -1,25 +1,37 @@
 """What a task family supplies, from a row of a file to a metric.
 
-The training loop and the engines know only these types, so a new family is one new file.
+The training loop and the engines know only these types, so a new family is one new file. What every family needs:
+
+    columns   which columns of a file it reads          said by `inputs` and `targets`
+    survey    what the training data decide             the labels, where there are classes
+    prepare   rows to integers, once, kept on disk
+    collate   prepared samples to a padded batch
+    build     the pretrained model with its loss        a `TaskModule`: the loss of each sample or token, and its weight
+    statistics, metrics, intervals                      float64 sums, the same at any world size
+    predictions
+
+A family whose metrics follow from a few numbers a sample derives from `SummedTask` (models/summed.py) and says only
+which numbers those are; one that reads texts from `TextTask` (models/text.py).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from launcher.data.rows import Row
-from launcher.job.schema import Loss, Source
+from launcher.job.schema import Source, Train
 from launcher.models.batch import Batch, Losses
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Example = Mapping[str, Any]
-"""One prepared sample: for each column an integer or a numpy array of integers."""
+"""One prepared sample: for each column a number, bytes, or a numpy array of numbers."""
 
 
 class TaskModule(nn.Module, ABC):
@@ -35,71 +47,121 @@ class TaskModule(nn.Module, ABC):
         """Losses of each sample."""
 
 
-class Task(ABC):
-    """A task family: a label set, a tokenizer, and the steps between a row and a metric.
+@dataclass(frozen=True)
+class Tally:
+    """What an evaluation of all samples comes to, the same on every rank.
 
-    labels: the names of the classes in the order of the model's outputs
-    max_length: tokens of a sample beyond which it is cut
-    loss: what is minimised
-    counts: training samples of each label, for balanced weights; empty where nothing is trained
+    sums: float64 [statistics_size], what `statistics` added up to
+    values: float64 [samples, kept], what `values` gave, in the order of the samples
     """
 
-    name: ClassVar[str]
+    sums: Tensor
+    values: Tensor
+
+
+class Task(ABC):
+    """A task family: a processor, perhaps a label set, and the steps between a row and a metric.
+
+    processor: the tokenizer (or image processor, feature extractor) that came with the model
+    labels: the names of the classes in the order of the model's outputs; empty where there are no classes
+    train: the job's settings; a finished model's where nothing is trained
+    counts: training samples of each label, for balanced weights; empty where nothing is trained
+
+    Class attributes are plain values, since `adaptrun check` reads them without running the file.
+    """
+
     auto_class: ClassVar[str]
     """Name of the `transformers` class that loads the model."""
+    processor_class: ClassVar[str] = "AutoTokenizer"
+    """Name of the `transformers` class that loads what turns a row into numbers."""
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
+    """Roles of the columns that the model sees."""
+    targets: ClassVar[tuple[str, ...]] = ()
+    """Roles of the columns that are not there when predicting."""
+    losses: ClassVar[tuple[str, ...]]
+    """What `train.loss.name` may be; the first is what `auto` means."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Fields of `train` that only some families use, and this one does."""
+    judged_by: ClassVar[dict[str, str]] = {}
+    """Metrics beside the loss, and whether `higher` or `lower` is better."""
+    has_classes: ClassVar[bool] = False
+    """Whether the training data's labels name the model's outputs."""
+    kept: ClassVar[int] = 0
+    """Columns of `values`."""
+    packs: bool = False
+    """Whether a training batch lays several samples into each row."""
+    variants: ClassVar[dict[str, str]] = {}
+    """Losses that make it another class of the same file, by the class's name."""
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: Sequence[str],
-        max_length: int,
-        loss: Loss,
-        counts: Sequence[int] = (),
-    ) -> None:
-        self.tokenizer, self.labels = tokenizer, tuple(labels)
-        self.max_length, self.loss, self.counts = max_length, loss, tuple(counts)
+    def __init__(self, processor: Any, labels: Sequence[str], train: Train, counts: Sequence[int] = ()) -> None:
+        self.processor, self.labels, self.train, self.counts = processor, tuple(labels), train, tuple(counts)
 
-    @staticmethod
-    @abstractmethod
-    def columns(source: Source, *, labelled: bool = True) -> dict[str, str]:
-        """Which columns of a file are read: role (`text`, `label`) to the column's name in the file."""
+    @property
+    def loss(self) -> str:
+        """Name of the loss."""
+        named = self.train.loss.name
+        return self.losses[0] if named == "auto" else named
 
-    @staticmethod
-    @abstractmethod
-    def survey(rows: Iterable[Row]) -> tuple[str, ...]:
+    @classmethod
+    def columns(cls, source: Source, *, labelled: bool = True) -> dict[str, str]:
+        """Which columns of a file are read: role to the column's name in the file."""
+        roles = (*cls.inputs, *(cls.targets if labelled else ()))
+        return {role: name for role in roles if (name := source.column(role)) is not None}
+
+    def survey(self, rows: Iterable[Row]) -> tuple[str, ...]:
         """The label set that the training rows use, in the order of the model's outputs."""
+        return ()
+
+    def configure(self, config: PretrainedConfig) -> None:
+        """Set what the model's config must say before its head is made."""
+        return
 
     @abstractmethod
-    def prepare(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
-        """Some rows as columns of integers or lists of integers; one of them is `length`, in tokens.
+    def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
+        """Some rows as columns of numbers, bytes, or lists or arrays of numbers.
 
+        One column is `length`, what a sample costs (tokens); one is `label` where there are classes.
+        labelled: false for prediction, where the targets are not there
         Raises DataError with file and row for a row that cannot be used.
         """
 
     @abstractmethod
-    def collate(self, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
-        """Prepared samples as one padded batch on the CPU; no samples give one row of filler."""
+    def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
+        """Prepared samples as one padded batch on the CPU; no samples give one row of filler.
+
+        ids: positions of the samples in their data set. What is drawn at random is a function of the seed, the id and
+        the epoch alone, so that no split changes it.
+        epoch: None in evaluation
+        """
 
     @abstractmethod
     def build(self, model: PreTrainedModel) -> TaskModule:
         """Join the pretrained model and the loss."""
 
     @abstractmethod
+    def statistics_size(self) -> int:
+        """Length of the vector of statistics."""
+
+    @abstractmethod
     def statistics(self, batch: Batch, outputs: Tensor) -> Tensor:
         """Float64 vector that sums over samples, batches and ranks; entry 0 is the count of samples."""
 
     @abstractmethod
-    def statistics_size(self) -> int:
-        """Length of that vector."""
+    def metrics(self, tally: Tally) -> dict[str, float]:
+        """The metrics of all samples; `loss` is always one of them."""
 
     @abstractmethod
-    def metrics(self, statistics: Tensor) -> dict[str, float]:
-        """The metrics of summed statistics; `loss` is always one of them."""
-
-    @abstractmethod
-    def intervals(self, statistics: Tensor, seed: int) -> dict[str, tuple[float, float]]:
-        """A 95 % bootstrap interval for each metric."""
+    def intervals(self, tally: Tally) -> dict[str, tuple[float, float]]:
+        """A 95 % interval for each metric."""
 
     @abstractmethod
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """One row of output for each sample."""
+
+    def answer(self, module: TaskModule, batch: Batch) -> list[dict[str, Any]]:
+        """Predictions for a batch of samples without targets."""
+        return self.predictions(module(batch).outputs)
+
+    def values(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """[samples, kept] numbers that a metric needs of each sample, where sums do not do (ranks, say)."""
+        return outputs.new_zeros((len(batch.ids), self.kept))

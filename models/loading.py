@@ -1,8 +1,7 @@
-"""Loading a pretrained model and its tokenizer from any of the places a job file can name."""
+"""Loading a pretrained model and its tokenizer (or other processor) from any of the places a job file can name."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from launcher.errors import ModelError
 from launcher.job.pretrained import Pretrained, safetensors_files
 from launcher.job.schema import Model
+from launcher.models.own_code import own_object
 from launcher.models.stored import Placeholders, Stored
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
 CARD = "adaptrun.json"
 """What a model folder of ours says beside the standard files: task, length, and code that builds it."""
@@ -43,23 +43,23 @@ class Loaded:
     stored: Stored = field(default_factory=dict)
 
 
-def load_tokenizer(pretrained: Pretrained, spec: Model) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a padding token.
+def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoTokenizer") -> Any:
+    """The tokenizer, with a padding token, or what another class of `transformers` loads.
 
     Raises ModelError where there is none.
     """
-    from transformers import AutoTokenizer
+    import transformers
 
+    kind = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}.get(class_name, "feature extractor")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(pretrained.tokenizer, **_hub_options(spec))
-    except (OSError, ValueError) as error:
+        processor = getattr(transformers, class_name).from_pretrained(pretrained.tokenizer, **_hub_options(spec))
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"no tokenizer in {pretrained.tokenizer}: {_first_line(error)}; "
-            "name its folder or hub id in model.tokenizer"
+            f"no {kind} in {pretrained.tokenizer}: {_first_line(error)}; name its folder or hub id in model.tokenizer"
         ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return tokenizer
+    if kind == "tokenizer" and processor.pad_token_id is None:
+        processor.pad_token = processor.eos_token or processor.unk_token
+    return processor
 
 
 def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
@@ -161,7 +161,12 @@ def load_finished(
     """A finished model folder in fp32; one whose architecture a function builds is built by that function."""
     function = card.get("function")
     if function is None:
-        return load_model(pretrained, spec, auto_class, labels, config).model
+        loaded = load_model(pretrained, spec, auto_class, labels, config)
+        if loaded.new:
+            raise ModelError(
+                f"{pretrained.location} has no trained {loaded.new[0]} and so no trained head; fine-tune it first"
+            )
+        return loaded.model
     model = _call(function, labels)
     state: dict[str, Tensor] = {}
     for file in sorted(Path(pretrained.location).glob("*.safetensors")):
@@ -266,13 +271,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _call(location: str, labels: Sequence[str]) -> PreTrainedModel:
     """Run `file.py:function`, which takes the labels and returns the model."""
-    file, _, function = location.rpartition(":")
-    spec = importlib.util.spec_from_file_location(f"adaptrun_user_{Path(file).stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model = getattr(module, function)(tuple(labels))
+    model = own_object(location)(tuple(labels))
     if not isinstance(model, nn.Module) or not hasattr(model, "save_pretrained"):
         raise ModelError(
             f"{location} returned {type(model).__name__}; it must take the tuple of labels and return a "
@@ -282,6 +281,8 @@ def _call(location: str, labels: Sequence[str]) -> PreTrainedModel:
 
 
 def _name_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
+    if not labels:
+        return
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
 

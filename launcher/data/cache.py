@@ -12,7 +12,7 @@ from launcher.data.sources import existing, is_local
 from launcher.job.pretrained import tokenizer_files
 from launcher.job.schema import Source
 
-FORMAT = 1
+FORMAT = 2
 
 
 def prepared_folder(cache: Path, source: Source, settings: Mapping[str, object]) -> Path:

@@ -90,7 +90,7 @@ def _read_dataset(
     place: Path | str, loaded: Any, columns: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, object]]]:
     found = resolve_columns(place, loaded.column_names, columns)
-    labels = {role: getattr(loaded.features[name], "names", None) for role, name in found.items()}
+    labels = {role: _names(loaded.features[name]) for role, name in found.items()}
     number = 0
     for record in loaded:
         number += 1
@@ -99,8 +99,15 @@ def _read_dataset(
         raise DataError(place, "the data set has no row; at least one sample is needed")
 
 
+def _names(feature: Any) -> list[str] | None:
+    names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    return names
+
+
 def _named(value: object, names: list[str] | None) -> object:
-    """A `ClassLabel` holds an index; its name is what the label says."""
+    """A `ClassLabel` holds an index, or a list of them; the name is what the label says."""
+    if names is not None and isinstance(value, list):
+        return [_named(part, names) for part in value]
     return names[value] if names is not None and isinstance(value, int) and value >= 0 else value
 
 

@@ -49,7 +49,7 @@ class Prepared:
         return self.facts.samples
 
     def __getitem__(self, indices: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The samples at `indices`: for each column an integer or an array of integers."""
+        """The samples at `indices`: for each column a number, bytes, or an array of numbers."""
         return [self._sample(int(index)) for index in indices]
 
     @cached_property
@@ -75,21 +75,33 @@ class Prepared:
 
 
 class _Lists:
-    """A column of lists, each a view into one array."""
+    """A column of lists of numbers, or of bytes, each a view into one array."""
 
     def __init__(self, column: Any) -> None:
         self._offsets = column.offsets.to_numpy()
         self._values = column.values.to_numpy()
 
-    def __getitem__(self, row: int) -> NDArray[np.int32]:
-        view: NDArray[np.int32] = self._values[self._offsets[row] : self._offsets[row + 1]]
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        view: NDArray[Any] = self._values[self._offsets[row] : self._offsets[row + 1]]
         return view
 
 
 def _indexed(column: Any) -> Any:
     import pyarrow as pa
 
-    return _Lists(column) if pa.types.is_list(column.type) else column.to_numpy()
+    return _Lists(column) if pa.types.is_large_list(column.type) else column.to_numpy()
+
+
+def _arrow_type(values: Sequence[Any]) -> Any:
+    """The type of a column; lists have offsets of 64 bits, since images of one batch may have 2³¹ values."""
+    import pyarrow as pa
+
+    if isinstance(values[0], np.ndarray):
+        return pa.large_list(pa.from_numpy_dtype(values[0].dtype))
+    if isinstance(values[0], list):
+        floats = any(isinstance(number, float) for value in values for number in value)
+        return pa.large_list(pa.float64() if floats else pa.int32())
+    return pa.float64() if any(isinstance(value, float) for value in values) else pa.int32()
 
 
 class PreparedWriter:
@@ -118,7 +130,10 @@ class PreparedWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def write(self, columns: Mapping[str, list[Any]]) -> None:
-        """Append rows, given as columns of integers or of lists of integers."""
+        """Append rows, given as columns of integers, of floats, or of lists or arrays of them.
+
+        Integers are kept in 32 bits, floats in 64, arrays in the numbers that they are of.
+        """
         for name, values in columns.items():
             self._waiting.setdefault(name, []).extend(values)
         while len(self._waiting["length"]) >= ROWS_A_BATCH:
@@ -143,10 +158,7 @@ class PreparedWriter:
 
         batch = {name: values[:rows] for name, values in self._waiting.items()}
         self._waiting = {name: values[rows:] for name, values in self._waiting.items()}
-        arrays = {
-            name: pa.array(values, pa.list_(pa.int32()) if isinstance(values[0], list) else pa.int32())
-            for name, values in batch.items()
-        }
+        arrays = {name: pa.array(values, _arrow_type(values)) for name, values in batch.items()}
         table = pa.record_batch(arrays)
         if self._writer is None:
             self._writer = pa.ipc.new_file(str(self._partial / SAMPLES), table.schema)

@@ -17,11 +17,13 @@ class Row:
     file: where it was read from
     number: 1 for the first sample of the file after any header
     values: role (`text`, `label`) to the value as the file holds it
+    separator: what stands between several labels in one text
     """
 
     file: str
     number: int
     values: Mapping[str, object]
+    separator: str = ","
 
 
 def resolve_columns(place: Path | str, present: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:

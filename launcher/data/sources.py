@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
+from launcher.data.class_folders import is_class_folder, read_class_folders
 from launcher.data.columnar import count_parquet, count_saved, read_hub, read_parquet, read_saved
+from launcher.data.conll import read_conll
 from launcher.data.delimited import read_delimited
 from launcher.data.jsonlines import read_jsonlines
 from launcher.data.rows import Row
 from launcher.errors import DataError
 from launcher.job.schema import Source
 
-DELIMITED, JSONLINES, PARQUET = (".csv", ".tsv"), (".jsonl",), (".parquet",)
-SUFFIXES = DELIMITED + JSONLINES + PARQUET
+DELIMITED, JSONLINES, PARQUET, CONLL = (".csv", ".tsv"), (".jsonl",), (".parquet",), (".conll",)
+SUFFIXES = DELIMITED + JSONLINES + PARQUET + CONLL
 
 
 def read_rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
@@ -23,7 +25,11 @@ def read_rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
     columns: role to the column's name in the file
     Raises DataError with file and row.
     """
-    rows = (Row(place, number, values) for place in source.files for number, values in _read(place, source, columns))
+    rows = (
+        Row(place, number, values, source.label_separator)
+        for place in source.files
+        for number, values in _read(place, source, columns)
+    )
     return islice(rows, source.limit)
 
 
@@ -48,8 +54,12 @@ def _read(place: str, source: Source, columns: Mapping[str, str]) -> Iterator[tu
     if not is_local(place):
         return read_hub(place, source.split, columns)
     path = existing(place)
+    if path.is_dir() and is_class_folder(path):
+        return read_class_folders(path, columns)
     if path.is_dir():
         return read_saved(path, source.split, columns)
+    if path.suffix.lower() in CONLL:
+        return read_conll(path, source.encoding, columns)
     if path.suffix.lower() in DELIMITED:
         return read_delimited(path, source.encoding, columns)
     if path.suffix.lower() in JSONLINES:
@@ -61,7 +71,7 @@ def _count(place: str, source: Source) -> int | None:
     if not is_local(place):
         return None
     path = existing(place)
-    if path.is_dir():
+    if path.is_dir() and not is_class_folder(path):
         return count_saved(path, source.split)
     if path.suffix.lower() in PARQUET:
         return count_parquet(path)

@@ -1,8 +1,8 @@
-"""A row's values as a task wants them: a text that says something, a label that names a class."""
+"""A row's values as a task wants them: a text that says something, a label that names a class, a number, a list."""
 
 from __future__ import annotations
 
-from math import isnan
+from math import isfinite, isnan
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
@@ -20,7 +20,55 @@ def text_of(row: Row, role: str = "text") -> str:
 
 def label_of(row: Row, role: str = "label") -> str:
     """The label's name; integers become their digits. Raises DataError where there is none."""
+    return _label(row, role, row.values[role])
+
+
+def labels_of(row: Row, role: str = "label") -> list[str]:
+    """The names in a list, or in one text with separators; there may be none. Raises DataError."""
     value = row.values[role]
+    if isinstance(value, str):
+        return [name for part in value.split(row.separator) if (name := part.strip())]
+    if isinstance(value, list):
+        return [_label(row, role, part) for part in value]
+    if value is None or isinstance(value, bool | float):
+        raise DataError(
+            row.file,
+            f"the {role} is {value!r}; several labels are a list, or a text with {row.separator!r} between them, empty "
+            "for none",
+            row.number,
+        )
+    return [_label(row, role, value)]
+
+
+def number_of(row: Row, role: str = "label") -> float:
+    """The number. Raises DataError where there is none, or none that is finite."""
+    value = row.values[role]
+    try:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        number = float(value)
+    except ValueError:
+        raise DataError(
+            row.file, f"the {role} is {value!r}, not a number; correct or remove the row", row.number
+        ) from None
+    if not isfinite(number):
+        raise DataError(row.file, f"the {role} is {value!r}, not a finite number; remove the row", row.number)
+    return number
+
+
+def list_of(row: Row, role: str) -> list[object]:
+    """The list. Raises DataError where it is none or empty."""
+    value = row.values[role]
+    if not isinstance(value, list) or not value:
+        raise DataError(
+            row.file,
+            f"the {role} is {str(value)[:40]!r}, not a list; lists come from jsonl, parquet and conll files",
+            row.number,
+        )
+    return value
+
+
+def _label(row: Row, role: str, value: object) -> str:
     if isinstance(value, float) and not isnan(value) and value.is_integer():
         value = int(value)  # integers beside missing values are stored as floats
     if value is None or value == "" or (isinstance(value, float) and isnan(value)):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import PositiveInt
 
-from launcher.job.schema import Model, Section, Source
+from launcher.errors import RequestError
+from launcher.job.schema import COLUMNS, Model, Section, Source
 
 
 class EvaluationRequest(Section):
@@ -24,3 +26,18 @@ class EvaluationRequest(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     cache: str
+
+
+def source_of(data: str, named: Mapping[str, str], pairs: Sequence[str], **options: Any) -> Source:
+    """The data of a command line.
+
+    named: columns by role; pairs: more of them, as `ROLE=NAME`
+    Raises RequestError for a pair that is none.
+    """
+    columns, own = dict(named), dict[str, str]()
+    for pair in pairs:
+        role, equals, name = pair.partition("=")
+        if not (role and equals and name):
+            raise RequestError(f"--column {pair}: not of the form ROLE=NAME, such as prompt=question")
+        (columns if role in COLUMNS else own)[role] = name
+    return Source(source=data, **columns, columns=own, **options)

@@ -6,14 +6,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import ModelError
+from launcher.errors import ModelError, RequestError
 from launcher.job.pretrained import find_pretrained, longest_input, read_config
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Source
+from launcher.job.tasks import FAMILIES, find_family
 
 Found = tuple[tuple[str, ...], str, str]
 """Path of the field, what is wrong, and the fix."""
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 
 
 def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
@@ -44,6 +45,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     launch = {"runs": str(_absolute(job.launch.runs, folder))}
     resolved = job.model_copy(
         update={
+            "task": _task(job, folder, found),
             "engine": _engine(job, folder, found),
             "data": job.data.model_copy(update=data),
             "model": job.model.model_copy(update=model),
@@ -60,6 +62,17 @@ def too_long(job: Job, longest: int) -> Found:
         f"{job.train.max_length} tokens are more than the {longest} that {job.model.pretrained} has positions for",
         f"train.max_length: {longest}",
     )
+
+
+def _task(job: Job, folder: Path, found: list[Found]) -> str:
+    """The task, with the absolute path of an own file."""
+    try:
+        family = find_family(job.task, folder)
+    except RequestError as error:
+        message, _, fix = str(error).partition("; ")
+        found.append((("task",), message, fix))
+        return job.task
+    return job.task if job.task in FAMILIES else f"{family.place[0]}:{family.place[1]}"
 
 
 def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:

@@ -35,7 +35,10 @@ class Pretrained:
 STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "mpnet")
 """Models of the RoBERTa line, whose positions begin after the padding token's number."""
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "spiece*", "*.model", "added_tokens*")
+TOKENIZER_FILES = (
+    *("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "spiece*", "*.model", "added_tokens*"),
+    *("chat_template*", "preprocessor_config.json"),
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -120,7 +123,7 @@ def safetensors_files(kind: str, place: Path) -> list[Path]:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a folder that make its tokenizer."""
+    """The files of a folder that make its tokenizer or other processor."""
     return sorted({file for pattern in TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()})
 
 

@@ -26,10 +26,11 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
     origins = apply_overrides(document.values, sets)
     job = _validated(Job, document, origins)
     folder = path.resolve().parent
-    found = [*resolve_paths(job, folder)[1], *broken_rules(job)]
+    resolved, found = resolve_paths(job, folder)
+    found += broken_rules(resolved)
     if found:
         raise JobError([Problem(_where(p, document, origins), ".".join(p), message, fix) for p, message, fix in found])
-    return resolve_paths(job, folder)[0]
+    return resolved
 
 
 def load_section(path: Path, section: type[AnySection]) -> AnySection:

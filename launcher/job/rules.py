@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 
-from launcher.job.schema import Job
+from launcher.errors import RequestError
+from launcher.job.schema import COLUMNS, Job, Source
+from launcher.job.tasks import Family, find_family
 
 Found = tuple[tuple[str, ...], str, str]
 Rule = Callable[[Job], Iterator[Found]]
+TaskRule = Callable[[Job, Family], Iterator[Found]]
 
 METHODS_WITH_TARGET: frozenset[str] = frozenset()
 """The methods of `adapt` that learn from `data.target`; fine-tuning does not."""
 
 
 def broken_rules(job: Job) -> list[Found]:
-    """Everything that these rules have against a job."""
-    return [found for rule in RULES for found in rule(job)]
+    """Everything that these rules have against a job whose paths are absolute."""
+    found = [found for rule in RULES for found in rule(job)]
+    try:
+        family = find_family(job.task, loss=job.train.loss.name)
+    except RequestError:
+        return found  # resolving the paths has said so
+    return found + [found for rule in TASK_RULES for found in rule(job, family)]
 
 
 def _validation_is_needed(job: Job) -> Iterator[Found]:
@@ -138,6 +147,79 @@ def _validation_is_not_training(job: Job) -> Iterator[Found]:
             )
 
 
+def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
+    loss, losses = job.train.loss, family.losses
+    name = loss.name if loss.name != "auto" or not losses else losses[0]
+    if losses is not None and name not in losses:
+        yield ("train", "loss", "name"), f"{job.task} has no loss {name!r}", _nearest(name, losses)
+        return
+    used = {
+        "class_weights": ("cross-entropy", "focal"),
+        "label_smoothing": ("cross-entropy",),
+        "gamma": ("focal",),
+        "delta": ("huber",),
+    }
+    for field, names in used.items():
+        is_set = getattr(loss, field) != type(loss).model_fields[field].default
+        if is_set and name not in names and losses is not None and set(losses) <= KNOWN_LOSSES:
+            yield ("train", "loss", field), f"only {' and '.join(names)} use {field}, not {name}", f"remove {field}"
+    if loss.class_weights is not None and name in used["class_weights"] and not family.has_classes:
+        yield ("train", "loss", "class_weights"), f"{job.task} has no classes", "remove class_weights"
+
+
+def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
+    if family.judged_by is None:
+        return
+    metrics = ("loss", *family.judged_by)
+    if job.validation.metric not in metrics:
+        message = f"{job.task} has no metric {job.validation.metric!r}"
+        yield ("validation", "metric"), message, _nearest(job.validation.metric, metrics)
+
+
+def _columns_are_read(job: Job, family: Family) -> Iterator[Found]:
+    """A column named for nothing is a job that means another task."""
+    if family.inputs is None or family.targets is None:
+        return
+    read = {*family.inputs, *family.targets}
+    for path, source in _sources(job):
+        for role in COLUMNS:
+            if role not in read and getattr(source, role) != Source.model_fields[role].default:
+                yield (*path, role), f"{job.task} does not read {role}", f"it reads {', '.join(sorted(read))}"
+        for role in set(source.columns) - read:
+            yield (*path, "columns", role), f"{job.task} does not read {role}", f"it reads {', '.join(sorted(read))}"
+
+
+def _columns_go_together(job: Job, family: Family) -> Iterator[Found]:
+    for path, source in _sources(job):
+        if (source.prompt is None) != (source.response is None):
+            lacking = "response" if source.response is None else "prompt"
+            yield path, f"{lacking} is missing beside its other half", f"name the column: {lacking}: …"
+        if source.messages is not None and source.prompt is not None:
+            yield path, "messages and prompt are two ways to say the same", "keep one of them"
+
+
+def _settings_are_used(job: Job, family: Family) -> Iterator[Found]:
+    for name in TASK_SETTINGS:
+        default = type(job.train).model_fields[name].get_default(call_default_factory=True)
+        if getattr(job.train, name) != default and name not in (family.settings or ()):
+            yield ("train", name), f"{job.task} does not use {name}", f"remove {name}"
+
+
+def _sources(job: Job) -> Iterator[tuple[tuple[str, ...], Source]]:
+    yield ("data", "train"), job.data.train
+    for name, source in job.data.validation.items():
+        yield ("data", "validation", name), source
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+
+
+KNOWN_LOSSES = {"cross-entropy", "focal", "binary", "mean-squared", "huber"}
+TASK_SETTINGS = ("packing", "mask_share", "augment")
+"""The fields of `train` that only some families use."""
+
 RULES: tuple[Rule, ...] = (
     _validation_is_needed,
     _deciding_set_exists,
@@ -152,4 +234,12 @@ RULES: tuple[Rule, ...] = (
     _optimizer_settings_are_used,
     _plateau_settings_are_used,
     _validation_is_not_training,
+)
+
+TASK_RULES: tuple[TaskRule, ...] = (
+    _loss_is_of_the_task,
+    _metric_is_of_the_task,
+    _columns_are_read,
+    _columns_go_together,
+    _settings_are_used,
 )

@@ -20,6 +20,8 @@ from pydantic import (
     PositiveInt,
 )
 
+from launcher.job.tasks import FAMILIES
+
 DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "zero3_nvme")
 """The files of `ds_configs`."""
 
@@ -43,7 +45,7 @@ class Model(Section):
         None, description="For a state dict: the folder or hub id whose `config.json` describes the weights."
     )
     tokenizer: str | None = Field(
-        None, description="Folder or hub id of the tokenizer, where it is not beside the model."
+        None, description="Folder or hub id of the tokenizer (or image processor), where it is not beside the model."
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     trust_remote_code: bool = Field(False, description="Allow code that a model folder brings to run.")
@@ -68,18 +70,51 @@ class Source(Section):
     """One data set: where it lies and which columns it has."""
 
     source: str | tuple[str, ...] = Field(
-        description="A csv, tsv, jsonl or parquet file, or several, a folder saved by `datasets`, or a hub id."
+        description="A csv, tsv, jsonl, parquet or conll file, or several, a folder saved by `datasets`, a folder with "
+        "a folder of files for each class, or a hub id."
     )
     split: str | None = Field(None, description="Which split of a hub id or of a `datasets` folder.")
     text: str = Field("text", description="Name of the column that holds the text.")
-    label: str = Field("label", description="Name of the column that holds the label: text or integers.")
-    encoding: str = Field("utf-8", description="Encoding of csv, tsv and jsonl files.")
+    text_pair: str | None = Field(None, description="Name of the column of a second text, read with the first.")
+    prompt: str | None = Field(None, description="causal-lm: name of the column of what is asked, not learned.")
+    response: str | None = Field(None, description="causal-lm: name of the column of the answer, which is learned.")
+    messages: str | None = Field(
+        None,
+        description="causal-lm: name of the column of chats: lists of `{role, content}`, of which the turns of the "
+        "assistant are learned.",
+    )
+    words: str = Field("words", description="token-classification: name of the column of lists of words.")
+    image: str = Field("image", description="Name of the column of images: paths, relative to the file, or bytes.")
+    label: str = Field(
+        "label",
+        description="Name of the column that holds the label: text or integers; numbers for regression; lists "
+        "for several labels and for words.",
+    )
+    label_separator: str = Field(
+        ",", min_length=1, description="What stands between several labels that are held in one text."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Names of the columns that a task of your own reads, by role; absent: as the role is called.",
+    )
+    encoding: str = Field("utf-8", description="Encoding of csv, tsv, jsonl and conll files.")
     limit: PositiveInt | None = Field(None, description="Take only the first so many samples.")
 
     @property
     def files(self) -> tuple[str, ...]:
         """The places named, always as a tuple."""
         return (self.source,) if isinstance(self.source, str) else self.source
+
+    def column(self, role: str) -> str | None:
+        """Name of the column in a role; None for one that this source does not have."""
+        if role in COLUMNS:
+            name: str | None = getattr(self, role)
+            return name
+        return self.columns.get(role, role)
+
+
+COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "label")
+"""The fields of a source that name a column."""
 
 
 def _plain_source(value: object) -> object:
@@ -149,12 +184,29 @@ class Schedule(Section):
 class Loss(Section):
     """What is minimised."""
 
-    name: Literal["cross-entropy"] = Field("cross-entropy", description="The loss of one sample.")
+    name: str = Field(
+        "auto",
+        description="The loss of one sample or token: `cross-entropy`, `focal` (Lin et al. 2017), `binary` (several "
+        "labels a sample), `mean-squared`, `huber`; which of them a task has says docs/tasks.md. auto: its first.",
+    )
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = Field(
         None,
         description="`balanced` (inverse to the class's frequency in training) or a weight for each label.",
     )
-    label_smoothing: Fraction = Field(0.0, description="Share of the target spread evenly over all classes.")
+    label_smoothing: Fraction = Field(
+        0.0, description="cross-entropy: share of the target spread evenly over all classes."
+    )
+    gamma: NonNegativeFloat = Field(
+        2.0, description="focal: how much less a sample counts that is already told apart well."
+    )
+    delta: PositiveFloat = Field(1.0, description="huber: the error beyond which the loss is no longer squared.")
+
+
+class Augment(Section):
+    """What is done to images at random while training: a function of the seed, the sample and the epoch alone."""
+
+    flip: bool = Field(False, description="Mirror half of them, left to right; not for digits or text.")
+    crop: NonNegativeInt = Field(0, description="Shift by up to so many pixels in each direction, the edge repeated.")
 
 
 class EarlyStopping(Section):
@@ -180,6 +232,15 @@ class Train(Section):
         "result.",
     )
     max_length: PositiveInt = Field(128, description="Tokens of a sample beyond which it is cut.")
+    packing: bool = Field(
+        False,
+        description="causal-lm: lay several samples into each row of `max_length` tokens, where none sees another; "
+        "changes no result.",
+    )
+    mask_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.15, description="masked-lm: share of the tokens that are to be guessed."
+    )
+    augment: Augment = Field(default_factory=Augment, description="image-classification: changes of the images.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="auto: bf16 where the device has it, else fp32. fp16 scales the loss and needs a GPU.",
@@ -206,8 +267,10 @@ class Validation(Section):
     """When the model is judged, and by what."""
 
     every: Literal["epoch"] | PositiveInt = Field("epoch", description="Each epoch, or each so many steps.")
-    metric: Literal["loss", "accuracy", "balanced_accuracy", "macro_f1", "matthews"] = Field(
-        "loss", description="What decides the best checkpoint, the plateau and early stopping."
+    metric: str = Field(
+        "loss",
+        description="What decides the best checkpoint, the plateau and early stopping: `loss`, or a metric of the task "
+        "(docs/tasks.md).",
     )
     set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
     batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
@@ -288,7 +351,10 @@ class Job(Section):
 
     name: RunName = Field(description="Letters, digits, `.`, `_` and `-`; the run's folder starts with it.")
     model: Model = Field(description="Which pretrained model is taken to the new domain.")
-    task: Literal["text-classification"] = Field(description="What the model learns to do.")
+    task: str = Field(
+        description=f"What the model learns to do: {', '.join(f'`{name}`' for name in FAMILIES)}, or a class of your "
+        "own, `file.py:ClassName` (docs/own-task.md)."
+    )
     data: Data = Field(description="What the model learns from and what it is judged on.")
     train: Train = Field(default_factory=Train, description="How the model is trained.")
     validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from launcher.data.cache import tokenizer_identity
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import Pretrained, find_pretrained, longest_input
-from launcher.job.schema import Loss
+from launcher.job.pretrained import find_pretrained, longest_input
+from launcher.job.schema import Train
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.evaluating import evaluate
+from launcher.worker.materials import identity
 from launcher.worker.predicting import merge_predictions, predict
 from launcher.worker.preparing import Preparer
 from launcher.worker.process import Place
@@ -32,8 +32,8 @@ def answer(place: Place, folder: RunFolder) -> None:
     request = EvaluationRequest.model_validate_json((folder.path / "request.json").read_text(encoding="utf-8"))
     torch.manual_seed(0)
     with World.at(place, request.device).joined(TIMEOUT) as world:
-        task, module, pretrained = open_model(request)
-        data = _prepared(request, task, pretrained, world)
+        task, module, known_by = open_model(request)
+        data = _prepared(request, task, known_by, world)
         module.to(world.device)
         if request.output is None:
             evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
@@ -49,30 +49,36 @@ def answer(place: Place, folder: RunFolder) -> None:
         world.wait()
 
 
-def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, Pretrained]:
-    """The model of a folder with the head it was trained with. Raises ModelError where it has none."""
+def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
+    """The model of a folder with the head it was trained with, and what its prepared data are known by.
+
+    Raises ModelError where it has none.
+    """
     pretrained = find_pretrained(request.model)
     card = loading.read_card(Path(pretrained.location))
     config = loading.load_config(pretrained, request.model)
-    labels = loading.known_labels(config)
-    if config is None or not labels:
+    task_name = card.get("task", DEFAULT_TASK)
+    longest = longest_input(config.to_dict()) if config is not None else None
+    length = request.max_length or card.get("max_length") or min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
+    train = Train.model_validate({**card.get("train", {}), "max_length": length})
+    task_type = task_class(task_name, train.loss.name)
+    labels = loading.known_labels(config) if task_type.has_classes else ()
+    if config is None or (task_type.has_classes and not labels):
         raise ModelError(f"{pretrained.location} has no trained head with named labels; fine-tune it first")
-    task_type = task_class(card.get("task", DEFAULT_TASK))
-    tokenizer = loading.load_tokenizer(pretrained, request.model)
-    longest = longest_input(config.to_dict()) or DEFAULT_LENGTH
-    length = request.max_length or card.get("max_length") or min(DEFAULT_LENGTH, longest)
-    task = task_type(tokenizer, labels, length, Loss())
+    processor = loading.load_processor(pretrained, request.model, task_type.processor_class)
+    task = task_type(processor, labels, train)
+    task.configure(config)
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config, card)
-    return task, task.build(loaded), pretrained
+    return task, task.build(loaded), identity(task_name, pretrained, request.model)
 
 
-def _prepared(request: EvaluationRequest, task: Task, pretrained: Pretrained, world: World) -> Prepared:
+def _prepared(request: EvaluationRequest, task: Task, identity: str, world: World) -> Prepared:
     """Rank 0 prepares; the others wait for its word."""
     preparer = Preparer(
         task_type=type(task),
-        tokenizer=task.tokenizer,
-        identity=tokenizer_identity(pretrained.tokenizer, request.model.revision),
-        max_length=task.max_length,
+        processor=task.processor,
+        identity=identity,
+        train=task.train,
         cache=Path(request.cache),
         progress=lambda done, total: None,
     )

@@ -30,6 +30,36 @@ def deal(samples: Indices, lengths: NDArray[np.int32], ranks: int, accumulation:
     return [[runs[_seat(rank, turn, ranks)] for turn in range(accumulation)] for rank in range(ranks)]
 
 
+def deal_packed(samples: Indices, lengths: NDArray[np.int32], ranks: int, rows: int, row_length: int) -> Deal:
+    """Deal samples that are laid into rows of at most `row_length` tokens, `rows` of them in a micro-batch.
+
+    Every rank gets as many micro-batches as that takes. Filling one row after another with the samples in the order
+    given here needs no more rows than were counted, since no cut of the same order needs fewer.
+    """
+    packed = [np.array(row) for row in _rows(lengths, row_length)]
+    totals = np.array([lengths[row].sum() for row in packed], dtype=np.int32)
+    turns = -(-len(packed) // (ranks * rows))
+    hands = deal(np.arange(len(packed)), totals, ranks, turns)
+    empty = np.empty(0, dtype=np.int64)
+    return [[samples[np.concatenate([empty, *(packed[i] for i in mine)])] for mine in hand] for hand in hands]
+
+
+def _rows(lengths: NDArray[np.int32], room: int) -> list[list[int]]:
+    """The samples of each row: the longest first, each into the first row that has room for it."""
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for sample in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[sample])
+        row = next((number for number, free in enumerate(left) if free >= length), None)
+        if row is None:
+            rows.append([])
+            left.append(room)
+            row = len(rows) - 1
+        rows[row].append(sample)
+        left[row] -= length
+    return rows
+
+
 def _seat(rank: int, turn: int, ranks: int) -> int:
     """Runs of like cost fall on the same turn; every second turn the direction is reversed (a snake)."""
     return turn * ranks + (rank if turn % 2 == 0 else ranks - 1 - rank)

@@ -15,7 +15,7 @@ from torch import nn
 
 from launcher.data.prepared import Prepared
 from launcher.engines.single import AUTOCAST
-from launcher.models.base import Task
+from launcher.models.base import Tally, Task
 from launcher.models.batch import Losses
 from launcher.worker.world import World
 
@@ -44,7 +44,6 @@ def evaluate(
     *,
     batch_size: int,
     precision: str = "fp32",
-    seed: int = 0,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Measure `module` on all of `data` with all ranks; every rank gets the result.
@@ -55,6 +54,7 @@ def evaluate(
     """
     begun = time.perf_counter()
     sums = torch.zeros(task.statistics_size(), dtype=torch.float64, device=world.device)
+    values = torch.zeros((len(data), task.kept), dtype=torch.float64, device=world.device)
     with evaluating(module):
         for ids in batches_of_rank(data.lengths, batch_size, world):
             world.pulse.beat()
@@ -64,13 +64,17 @@ def evaluate(
                 losses: Losses = module(batch)
             if len(ids):
                 sums += task.statistics(batch, losses.outputs)
+                if task.kept:
+                    values[batch.ids] = task.values(batch, losses.outputs).double()
     totals = world.sum(sums)
     if totals[0] != len(data):
         raise RuntimeError(f"evaluation covered {totals[0]:.0f} of {len(data)} samples")
+    # every sample's values are on one rank and zero on all others, so that their sum is what each of them was
+    tally = Tally(totals, world.sum(values) if task.kept else values)
     return Evaluation(
         samples=len(data),
-        metrics=task.metrics(totals),
-        intervals=task.intervals(totals, seed),
+        metrics=task.metrics(tally),
+        intervals=task.intervals(tally),
         seconds=time.perf_counter() - begun,
     )
 

@@ -51,7 +51,6 @@ class Judge:
                 session.world,
                 batch_size=session.plan.evaluation_batch,
                 precision=session.plan.precision,
-                seed=session.job.train.seed,
                 before_batch=before_batch,
             )
         found = {name: self._known[step, name] for name in names}

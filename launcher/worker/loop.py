@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from launcher.data.prepared import Prepared
 from launcher.engines.base import Engine
@@ -20,7 +22,7 @@ from launcher.models.batch import Batch
 from launcher.plan.plan import total_steps
 from launcher.plan.split import Split
 from launcher.run.events import Discarded, Event, Note, Step
-from launcher.worker.dealing import deal
+from launcher.worker.dealing import Deal, deal, deal_packed
 from launcher.worker.memory import memory_in_use
 from launcher.worker.order import SampleOrder
 from launcher.worker.progress import Progress
@@ -137,8 +139,9 @@ class Loop:
         torch.manual_seed(dropout_seed(seed, step, self.world.rank))
         samples = self.order.batch(step)
         lengths = self.data.lengths[samples]
-        hand = deal(samples, lengths, self.split.ranks, self.split.accumulation)[self.world.rank]
-        batches = [self.task.collate(self.data[mine], mine.tolist()) for mine in hand]
+        hand = self._deal(samples, lengths)[self.world.rank]
+        epoch = step // self.order.steps_per_epoch
+        batches = [self.task.collate(self.data[mine], mine.tolist(), epoch) for mine in hand]
         votes = self._vote(batches)
         with _out_of_memory_named(self.split.micro_batch, step):
             loss, memory, culprit = self._accumulate(batches, votes.weight)
@@ -158,7 +161,7 @@ class Loop:
         self.hooks.write(
             Step(
                 step=step + 1,
-                epoch=step // self.order.steps_per_epoch,
+                epoch=epoch,
                 loss=loss,
                 lr=lr,
                 gradient_norm=norm,
@@ -169,6 +172,11 @@ class Loop:
             )
         )
         return votes
+
+    def _deal(self, samples: NDArray[np.int64], lengths: NDArray[np.int32]) -> Deal:
+        if self.task.packs:
+            return deal_packed(samples, lengths, self.split.ranks, self.split.micro_batch, self.job.train.max_length)
+        return deal(samples, lengths, self.split.ranks, self.split.accumulation)
 
     def _discard(self, loss: float, norm: float, samples: list[int], culprit: int | None) -> None:
         """Count a step that was not taken. Raises NotFinite where there are too many in a row."""
@@ -205,6 +213,7 @@ class Loop:
         Gives the global batch's loss, the largest memory of the ranks, and the first rank whose loss is not finite.
         """
         total = 0.0
+        weight = weight or 1.0  # a global batch in which nothing is to be learned has the loss 0
         for number, batch in enumerate(batches):
             losses = self.engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)
             self.world.pulse.beat(self.progress.step + 1)

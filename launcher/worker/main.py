@@ -46,7 +46,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     materials = open_materials(session)
     loaded = load_model(session, materials, in_parts=engine.shards_weights)
     if session.world.is_first:
-        write_skeleton(session.folder.skeleton, loaded.model, materials.tokenizer, materials.card(session.job))
+        write_skeleton(session.folder.skeleton, loaded.model, materials.task.processor, materials.card(session.job))
     engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
     progress = _take_up(session, engine, materials.train.folder.name)
     progress.micro_batch_limit = session.plan.micro_batch_limit

@@ -1,7 +1,8 @@
-"""What a run works on: the tokenizer, the task with its label set, the prepared data, the pretrained model."""
+"""What a run works on: the processor, the task with its label set, the prepared data, the pretrained model."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.paths import too_long
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
-from launcher.job.schema import Job
+from launcher.job.schema import Job, Model
+from launcher.job.tasks import FAMILIES, find_family
 from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.run.events import EventLog, Note, Phase, Progress
@@ -25,7 +27,7 @@ from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Materials:
 
     pretrained: Pretrained
     config: PretrainedConfig | None
-    tokenizer: PreTrainedTokenizerBase
     task: Task
     train: Prepared
     validation: dict[str, Prepared]
@@ -44,6 +45,7 @@ class Materials:
         return {
             "task": job.task,
             "max_length": job.train.max_length,
+            "train": job.train.model_dump(mode="json", include={"loss": {"name", "delta"}, "mask_share": True}),
             "function": self.pretrained.location if self.pretrained.kind == "function" else None,
         }
 
@@ -56,15 +58,14 @@ def open_materials(session: Session) -> Materials:
         prepare(job, folder, session.log)
     _wait_for(folder.prepared_file)
     pretrained = find_pretrained(job.model)
-    tokenizer = loading.load_tokenizer(pretrained, job.model)
+    task_type = task_class(job.task, job.train.loss.name)
+    processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
     prepared = json.loads(folder.prepared_file.read_text(encoding="utf-8"))
     train = Prepared(Path(prepared["train"]))
-    task = task_class(job.task)(tokenizer, train.facts.labels, job.train.max_length, job.train.loss, train.facts.counts)
     return Materials(
         pretrained=pretrained,
         config=loading.load_config(pretrained, job.model),
-        tokenizer=tokenizer,
-        task=task,
+        task=task_type(processor, train.facts.labels, job.train, train.facts.counts),
         train=train,
         validation={name: Prepared(Path(place)) for name, place in prepared["validation"].items()},
     )
@@ -75,11 +76,12 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     known = loading.known_labels(loading.load_config(pretrained, job.model))
+    task_type = task_class(job.task, job.train.loss.name)
     preparer = Preparer(
-        task_type=task_class(job.task),
-        tokenizer=loading.load_tokenizer(pretrained, job.model),
-        identity=tokenizer_identity(pretrained.tokenizer, job.model.revision),
-        max_length=job.train.max_length,
+        task_type=task_type,
+        processor=loading.load_processor(pretrained, job.model, task_type.processor_class),
+        identity=identity(job.task, pretrained, job.model),
+        train=job.train,
         cache=Path(job.data.cache),
         progress=lambda done, total: log.write(Progress(done=done, total=total, unit="samples")),
     )
@@ -92,6 +94,12 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
 
 
+def identity(task: str, pretrained: Pretrained, model: Model) -> str:
+    """What tells a task's own code and a processor from others."""
+    own = "" if task in FAMILIES else hashlib.sha256(find_family(task).place[0].read_bytes()).hexdigest()
+    return own + tokenizer_identity(pretrained.tokenizer, model.revision)
+
+
 def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loading.Loaded:
     """The pretrained model with a head for the task's labels, ready to learn; new weights are the same on every rank.
 
@@ -100,6 +108,8 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     job, pretrained = session.job, materials.pretrained
     session.enter("loading", pretrained.location)
     torch.manual_seed(job.train.seed)
+    if materials.config is not None:
+        materials.task.configure(materials.config)
     loaded = loading.load_model(
         pretrained,
         job.model,

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from launcher.data.prepared import Prepared
 from launcher.engines.single import AUTOCAST
-from launcher.models.base import Task
-from launcher.models.batch import Losses
+from launcher.models.base import Task, TaskModule
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.world import World
 
 
 def predict(
-    module: nn.Module,
+    module: TaskModule,
     task: Task,
     data: Prepared,
     world: World,
@@ -34,10 +32,10 @@ def predict(
         for ids in batches_of_rank(data.lengths, batch_size, world):
             batch = task.collate(data[ids], ids.tolist()).to(world.device)
             with torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-                losses: Losses = module(batch)
-            if not len(ids):
+                answers = task.answer(module, batch) if len(ids) else []
+            if not answers:
                 continue
-            rows = [{"row": int(i) + 1, **row} for i, row in zip(ids, task.predictions(losses.outputs), strict=True)]
+            rows = [{"row": int(i) + 1, **row} for i, row in zip(ids, answers, strict=True)]
             table = pa.RecordBatch.from_pylist(rows)
             writer = writer or pa.ipc.new_file(str(_part(folder, world.rank)), table.schema)
             writer.write_batch(table)

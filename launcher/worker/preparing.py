@@ -8,35 +8,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from launcher.data.cache import prepared_folder
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
-from launcher.job.schema import Loss, Source
+from launcher.job.schema import Source, Train
 from launcher.models.base import Task
 from launcher.run.folder import write_whole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Preparer:
-    """Prepares sources for one task and tokenizer.
+    """Prepares sources for one task and processor.
 
-    identity: what tells the tokenizer from others
+    identity: what tells the task's code and the processor from others
     cache: where prepared data are kept
     progress: called with rows done and rows in all (0 where unknown)
     """
 
     task_type: type[Task]
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     identity: str
-    max_length: int
+    train: Train
     cache: Path
     progress: Callable[[int, int], None]
 
@@ -52,9 +51,11 @@ class Preparer:
 
         known: labels that the pretrained model already tells apart; kept where they hold all that occur
         """
+        if not self.task_type.has_classes:
+            return self.prepare(source, ())
         surveyed = self._folder(source, ["surveyed", *known], True).with_suffix(".labels.json")
         if not surveyed.is_file():
-            occurring = self.task_type.survey(read_rows(source, self.task_type.columns(source)))
+            occurring = self._task(()).survey(read_rows(source, self.task_type.columns(source)))
             labels = tuple(known) if set(occurring) <= set(known) else occurring
             surveyed.parent.mkdir(parents=True, exist_ok=True)
             write_whole(surveyed, json.dumps(labels))
@@ -62,27 +63,30 @@ class Preparer:
 
     def _folder(self, source: Source, labels: Sequence[str], labelled: bool) -> Path:
         settings = {
-            "task": self.task_type.name,
-            "tokenizer": self.identity,
-            "max_length": self.max_length,
+            "task": self.task_type.__name__,
+            "processor": self.identity,
+            "max_length": self.train.max_length,
             "labels": list(labels),
             "labelled": labelled,
         }
         return prepared_folder(self.cache, source, settings)
 
     def _make(self, folder: Path, source: Source, labels: Sequence[str], labelled: bool) -> None:
-        task = self.task_type(self.tokenizer, labels, self.max_length, Loss())
+        task = self._task(labels)
         rows = read_rows(source, self.task_type.columns(source, labelled=labelled))
         done, total = 0, count_rows(source) or 0
         counted: Counter[int] = Counter()
         with PreparedWriter(folder) as writer:
             for chunk in _chunks(rows):
-                columns = task.prepare(chunk)
+                columns = task.prepare(chunk, labelled=labelled)
                 writer.write(columns)
-                counted.update(columns.get("label", ()))
+                counted.update(index for label in columns.get("label", ()) for index in np.ravel(label).tolist())
                 done += len(chunk)
                 self.progress(done, total)
             writer.finish(labels, [counted[index] for index in range(len(labels))] if labelled else [])
+
+    def _task(self, labels: Sequence[str]) -> Task:
+        return self.task_type(self.processor, labels, self.train)
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:

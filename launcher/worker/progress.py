@@ -7,8 +7,7 @@ from math import inf, isnan
 from typing import Any
 
 from launcher.job.schema import Job
-
-LOWER_IS_BETTER = {"loss"}
+from launcher.job.tasks import find_family
 
 Metrics = dict[str, dict[str, Any]]
 """For each validation set, the `Evaluation` as a dictionary."""
@@ -63,7 +62,8 @@ class Progress:
 
     def judge(self, job: Job, value: float) -> bool:
         """Adjust to one value of the deciding metric. Returns whether it is the best so far."""
-        goodness = -value if job.validation.metric in LOWER_IS_BETTER else value
+        family = find_family(job.task, loss=job.train.loss.name)
+        goodness = -value if family.is_lower_better(job.validation.metric) else value
         goodness = -inf if isnan(goodness) else goodness  # no number is worse than any
         schedule, stopping = job.train.schedule, job.train.early_stopping
         if schedule.name == "plateau" and self.plateau_stall.observe(goodness, schedule.min_delta) >= schedule.patience:

@@ -13,7 +13,7 @@ import pytest
 from launcher.data import prepared as prepared_module
 from launcher.data.cache import prepared_folder, tokenizer_identity
 from launcher.data.prepared import ROWS_A_BATCH, Prepared, PreparedWriter
-from launcher.job.schema import Source
+from launcher.job.schema import Source, Train
 
 
 def write(folder: Path, samples: int, chunk: int = 1000) -> list[list[int]]:
@@ -116,7 +116,7 @@ def test_preparing_reads_once_and_says_how_far_it_is(
         TextClassification,
         AutoTokenizer.from_pretrained(tiny_model),
         "identity",
-        16,
+        Train(max_length=16),
         tmp_path / "cache",
         lambda done, total: said.append((done, total)),
     )
@@ -138,7 +138,9 @@ def test_a_head_that_already_knows_the_labels_keeps_their_order(tiny_model: Path
     from tests.tiny import write_texts
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    preparer = Preparer(TextClassification, tokenizer, "i", 16, tmp_path / "cache", lambda done, total: None)
+    preparer = Preparer(
+        TextClassification, tokenizer, "i", Train(max_length=16), tmp_path / "cache", lambda done, total: None
+    )
     source = Source(source=str(write_texts(tmp_path / "t.csv", 30)))
     known = ("other", "class-1", "class-0")
     assert preparer.prepare_training(source, known).facts.labels == known

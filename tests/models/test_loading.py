@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from launcher.errors import ModelError
 from launcher.job import pretrained as places
 from launcher.job.pretrained import find_pretrained, longest_input, verify_alias
-from launcher.job.schema import Model
+from launcher.job.schema import Model, Train
 from launcher.models import loading
 
 LABELS = ("no", "yes", "perhaps")
@@ -191,7 +191,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end(folder: Path) -> None:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["pad_token"], settings["eos_token"] = None, "[SEP]"
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = loading.load_tokenizer(find_pretrained(Model(pretrained=str(folder))), Model(pretrained=str(folder)))
+    tokenizer = loading.load_processor(find_pretrained(Model(pretrained=str(folder))), Model(pretrained=str(folder)))
     assert tokenizer.pad_token == "[SEP]"
 
 
@@ -211,7 +211,6 @@ def test_the_longest_input(config: dict[str, Any], longest: int | None) -> None:
 def test_any_encoder_or_decoder_learns(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from launcher.job.schema import Loss
     from launcher.models.text_classification import TextClassification
 
     small = {
@@ -222,7 +221,7 @@ def test_any_encoder_or_decoder_learns(kind: str, tiny_model: Path, tmp_path: Pa
     AutoModel.from_config(config).save_pretrained(tmp_path / kind)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.save_pretrained(tmp_path / kind)
-    task = TextClassification(tokenizer, LABELS, 16, Loss())
+    task = TextClassification(tokenizer, LABELS, Train(max_length=16))
     module = task.build(load(Model(pretrained=str(tmp_path / kind), dropout=0.0)).model).train()
     examples = [{"input_ids": list(range(5, 5 + n)), "length": n, "label": n % 3} for n in (3, 7, 5)]
     optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, RequestError
-from launcher.job.schema import Loss, Source
+from launcher.job.schema import Loss, Source, Train
 from launcher.models.text_classification import TextClassification
 from tests.tiny import WORDS
 
@@ -22,36 +22,37 @@ def rows(*samples: tuple[object, object]) -> list[Row]:
 
 
 def make_task(folder: Path, loss: Loss | None = None, counts: tuple[int, ...] = ()) -> TextClassification:
-    return TextClassification(AutoTokenizer.from_pretrained(folder), ("a", "b", "c"), 8, loss or Loss(), counts)
+    train = Train(max_length=8, loss=loss or Loss())
+    return TextClassification(AutoTokenizer.from_pretrained(folder), ("a", "b", "c"), train, counts)
 
 
 def prepared(task: TextClassification, samples: list[Row]) -> list[dict[str, Any]]:
-    columns = task.prepare(samples)
+    columns = task.prepare(samples, labelled=True)
     return [{name: values[i] for name, values in columns.items()} for i in range(len(samples))]
 
 
-def test_names_are_sorted_by_character_and_integers_by_value() -> None:
-    survey = TextClassification.survey
+def test_names_are_sorted_by_character_and_integers_by_value(tiny_model: Path) -> None:
+    survey = make_task(tiny_model).survey
     assert survey(rows(("x", "pear"), ("x", "apple"), ("x", "pear"))) == ("apple", "pear")
     assert survey(rows(("x", "10"), ("x", 9), ("x", "-1"))) == ("-1", "9", "10")
 
 
 def test_long_texts_are_cut_and_the_length_counts_special_tokens(tiny_model: Path) -> None:
     task = make_task(tiny_model)
-    columns = task.prepare(rows((" ".join(WORDS[:30]), "a"), (WORDS[0], "c")))
+    columns = task.prepare(rows((" ".join(WORDS[:30]), "a"), (WORDS[0], "c")), labelled=True)
     assert columns["length"] == [8, 3]
     assert columns["label"] == [0, 2]
-    assert columns["input_ids"][0][0] == columns["input_ids"][1][0] == task.tokenizer.cls_token_id
+    assert columns["input_ids"][0][0] == columns["input_ids"][1][0] == task.processor.cls_token_id
 
 
 def test_a_label_that_training_lacks_names_file_and_row(tiny_model: Path) -> None:
     with pytest.raises(DataError, match=r"f\.csv, row 2: label 'z' does not occur in the training data, which has 'a'"):
-        make_task(tiny_model).prepare(rows((WORDS[0], "a"), (WORDS[0], "z")))
+        make_task(tiny_model).prepare(rows((WORDS[0], "a"), (WORDS[0], "z")), labelled=True)
 
 
 def test_rows_without_labels_are_prepared_for_prediction(tiny_model: Path) -> None:
     task = make_task(tiny_model)
-    columns = task.prepare([Row("f.csv", 1, {"text": WORDS[0]})])
+    columns = task.prepare([Row("f.csv", 1, {"text": WORDS[0]})], labelled=False)
     assert set(columns) == {"input_ids", "length"}
     assert task.columns(Source(source="f.csv", text="t", label="l"), labelled=False) == {"text": "t"}
 
@@ -118,4 +119,4 @@ def test_a_model_without_a_padding_token_gets_one(tiny_model: Path) -> None:
     model.config.pad_token_id = None
     task = make_task(tiny_model)
     task.build(model)
-    assert model.config.pad_token_id == task.tokenizer.pad_token_id
+    assert model.config.pad_token_id == task.processor.pad_token_id

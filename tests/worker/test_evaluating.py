@@ -61,11 +61,11 @@ def tiny_task(model: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from launcher.job.schema import Loss
+    from launcher.job.schema import Train
     from launcher.models.text_classification import TextClassification
 
     torch.manual_seed(0)
-    task = TextClassification(AutoTokenizer.from_pretrained(model), ("a", "b", "c"), 32, Loss())
+    task = TextClassification(AutoTokenizer.from_pretrained(model), ("a", "b", "c"), Train(max_length=32))
     return task, task.build(AutoModelForSequenceClassification.from_pretrained(model, num_labels=3)).train()
 
 

@@ -1,0 +1,163 @@
+"""Which task families there are, and what `check` must know of one, read from its file without running it.
+
+A family is a class in a file of `models/`, or a user's own in `file.py:ClassName`. What it says of itself in class
+attributes (`losses = (…)`, `judged_by = {…}`) is found in its source, so that no torch is imported to refuse a job.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import RequestError
+
+FAMILIES = {
+    "text-classification": "text_classification:TextClassification",
+    "text-regression": "text_regression:TextRegression",
+    "token-classification": "token_classification:TokenClassification",
+    "causal-lm": "causal_lm:CausalLM",
+    "masked-lm": "masked_lm:MaskedLM",
+    "image-classification": "image_classification:ImageClassification",
+}
+"""Name to module and class in `launcher.models`; a new family is a file there and a line here."""
+
+MODELS = Path(__file__).parents[1] / "models"
+LOWER, HIGHER = "lower", "higher"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a task class says of itself; None where its source does not say it as a plain value.
+
+    place: the file and the class's name
+    inputs, targets: roles of a source's columns that it reads
+    losses: names for `train.loss.name`, the first being what `auto` means
+    settings: the fields of `train` that only some families use and that this one does
+    judged_by: names for `validation.metric` and whether `higher` or `lower` is better
+    """
+
+    place: tuple[Path, str]
+    auto_class: str | None
+    processor_class: str | None
+    inputs: tuple[str, ...] | None
+    targets: tuple[str, ...] | None
+    losses: tuple[str, ...] | None
+    settings: tuple[str, ...] | None
+    judged_by: dict[str, str] | None
+    has_classes: bool = False
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether samples are tokenised."""
+        return self.processor_class in (None, "AutoTokenizer")
+
+    def is_lower_better(self, metric: str) -> bool:
+        """Whether a smaller value of `metric` is the better one."""
+        return metric == "loss" or (self.judged_by or {}).get(metric) == LOWER
+
+
+def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Family:
+    """The family that `task:` names, in the variant that a loss asks for; an own file is relative to `folder`.
+
+    Raises RequestError where it names none, with the nearest that there is.
+    """
+    if name in FAMILIES:
+        module, _, class_name = FAMILIES[name].partition(":")
+        return _read(MODELS / f"{module}.py", class_name, loss)
+    if ".py" not in name:
+        near = get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]}?" if near else f"the tasks are {', '.join(FAMILIES)}, or file.py:ClassName"
+        raise RequestError(f"there is no task {name!r}; {fix}")
+    place, colon, class_name = name.rpartition(":")
+    if not colon:
+        raise RequestError(f"say which class of {name} is the task: {name}:MyTask")
+    path = Path(place).expanduser()
+    path = path if folder is None else folder / path
+    if not path.is_file():
+        raise RequestError(f"there is no {path}; paths are relative to the job file")
+    return _read(path.resolve(), class_name, loss)
+
+
+@lru_cache
+def _read(file: Path, class_name: str, loss: str) -> Family:
+    try:
+        classes = _classes_of_models() if file.parent == MODELS else _classes(file)
+    except SyntaxError as error:
+        raise RequestError(f"{file}, line {error.lineno}: {error.msg}") from None
+    if class_name not in classes:
+        raise RequestError(f"{file} defines no class {class_name!r}; it has {', '.join(classes) or 'none'}")
+    said = _said(classes[class_name], classes)
+    variants = said.get("variants")
+    if isinstance(variants, dict) and variants.get(loss) in classes and variants[loss] != class_name:
+        return _read(file, variants[loss], "auto")
+    judged_by = said.get("judged_by")
+    return Family(
+        place=(file, class_name),
+        auto_class=said.get("auto_class"),
+        processor_class=said.get("processor_class"),
+        inputs=said.get("inputs"),
+        targets=said.get("targets"),
+        losses=said.get("losses"),
+        settings=said.get("settings"),
+        judged_by=judged_by if isinstance(judged_by, dict) else None,
+        has_classes=bool(said.get("has_classes")),
+    )
+
+
+def _classes(file: Path) -> dict[str, ast.ClassDef]:
+    body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
+    return {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+
+
+def _said(node: ast.ClassDef, beside: Mapping[str, ast.ClassDef]) -> dict[str, Any]:
+    """The plain values of a class's attributes, inherited ones included.
+
+    A base that several bases share comes after all of them, as Python has it.
+    """
+    order = list(_with_bases(node, beside))
+    said: dict[str, Any] = {}
+    for place, one in enumerate(order):
+        if one not in order[place + 1 :]:
+            said = dict(_attributes(one)) | said
+    return said
+
+
+def _with_bases(node: ast.ClassDef, beside: Mapping[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
+    """The class and all that it derives from, depth first: classes of the same file, or of `models`."""
+    yield node
+    for base in node.bases:
+        name = ast.unparse(base).rpartition(".")[2]
+        if name in beside and name != node.name:
+            yield from _with_bases(beside[name], beside)
+        elif name in (ours := _classes_of_models()):
+            yield from _with_bases(ours[name], ours)
+
+
+@lru_cache
+def _classes_of_models() -> dict[str, ast.ClassDef]:
+    return {name: node for file in sorted(MODELS.glob("*.py")) for name, node in _classes(file).items()}
+
+
+def _attributes(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets: list[ast.expr] = [statement.target]
+            value = statement.value
+        elif isinstance(statement, ast.Assign):
+            targets, value = statement.targets, statement.value
+        else:
+            continue
+        with suppress(ValueError):  # no plain value
+            plain = ast.literal_eval(value)
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    yield target.id, plain
+                elif isinstance(target, ast.Tuple):
+                    pairs = zip(target.elts, plain, strict=True)
+                    yield from ((part.id, one) for part, one in pairs if isinstance(part, ast.Name))

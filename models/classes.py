@@ -1,0 +1,245 @@
+"""Classification whatever the input: the label set, the losses, the metrics and the predictions.
+
+`Classes`: one label a sample. `LabelSets`: any number of labels a sample, each of which is or is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import sqrt
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from launcher.data.rows import Row
+from launcher.data.values import label_of, labels_of
+from launcher.errors import DataError, RequestError
+from launcher.models.base import Example, Tally, Task, TaskModule
+from launcher.models.batch import Batch, Losses
+from launcher.models.classification_metrics import METRICS, Counts, bootstrap_intervals
+from launcher.models.summed import SummedTask, Sums, ratio
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+class Classifier(TaskModule):
+    """A model with one score a class, and one of three losses.
+
+    class_weights: [classes], or None
+    focal: −wₜ·(1 − pₜ)^γ·log pₜ (Lin et al. 2017, "Focal Loss for Dense Object Detection")
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, model: PreTrainedModel, task: Task, class_weights: Tensor | None) -> None:
+        super().__init__()
+        self.model, self.loss, self.settings = model, task.loss, task.train.loss
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Loss of each sample, weighted as `torch.nn.CrossEntropyLoss(weight=…)` weights it."""
+        logits = self.model(**batch.inputs).logits.float()
+        if self.loss == "binary":
+            weighted = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none").mean(-1)
+        elif self.loss == "focal":
+            plain = F.cross_entropy(logits, batch.targets, reduction="none")
+            weighted = (1 - torch.exp(-plain)).clamp(min=1e-12).pow(self.settings.gamma) * plain * batch.weights
+        else:
+            smoothing = self.settings.label_smoothing
+            weighted = F.cross_entropy(
+                logits, batch.targets, weight=self.class_weights, label_smoothing=smoothing, reduction="none"
+            )
+        return Losses(weighted=weighted * (batch.weights > 0), outputs=logits.detach())
+
+
+class Classification(Task):
+    """What one label and several labels a sample have in common."""
+
+    has_classes: ClassVar[bool] = True
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+
+    def index(self, row: Row, label: str) -> int:
+        """The label's place among the model's outputs. Raises DataError for one that training lacks."""
+        try:
+            return self.labels.index(label)
+        except ValueError:
+            raise DataError(
+                row.file,
+                f"label {label!r} does not occur in the training data, which has {_listed(self.labels)}; "
+                "correct the label, or add training samples of it",
+                row.number,
+            ) from None
+
+    def build(self, model: PreTrainedModel) -> TaskModule:
+        """The model with its loss; the padding token is made known to models that look for it."""
+        if getattr(model.config, "pad_token_id", 0) is None:
+            model.config.pad_token_id = getattr(self.processor, "pad_token_id", None)
+        return Classifier(model, self, self.class_weights())
+
+    def class_weights(self) -> Tensor | None:
+        """[classes] float32, or None where all count alike."""
+        wanted = self.train.loss.class_weights
+        if wanted is None:
+            return None
+        if wanted == "balanced":
+            if not self.counts:
+                return None
+            total = sum(self.counts)
+            return torch.tensor([total / (len(self.labels) * max(count, 1)) for count in self.counts])
+        if set(wanted) != set(self.labels):
+            raise RequestError(
+                f"train.loss.class_weights names {_listed(sorted(wanted))}, but the labels are "
+                f"{_listed(self.labels)}; give one weight for each label"
+            )
+        return torch.tensor([wanted[label] for label in self.labels])
+
+
+class Classes(Classification):
+    """One label a sample."""
+
+    losses: ClassVar[tuple[str, ...]] = ("cross-entropy", "focal", "binary")
+    judged_by: ClassVar[dict[str, str]] = {
+        "accuracy": "higher",
+        "balanced_accuracy": "higher",
+        "macro_f1": "higher",
+        "matthews": "higher",
+    }
+
+    def survey(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """The labels that occur: integers in numeric order, names in the order of their characters."""
+        return ordered({label_of(row) for row in rows})
+
+    def indices(self, rows: Sequence[Row]) -> list[int]:
+        """The column `label` of some rows."""
+        return [self.index(row, label_of(row)) for row in rows]
+
+    def answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Targets [samples] int64 and weights [samples]; of filler where there are no examples."""
+        if not examples:
+            return torch.zeros(1, dtype=torch.int64), torch.zeros(1)
+        targets = torch.tensor([int(example.get("label", 0)) for example in examples])
+        classes = self.class_weights()
+        return targets, torch.ones(len(targets)) if classes is None else classes[targets]
+
+    def statistics_size(self) -> int:
+        """Count, sum of losses, sum of their squares, confusion matrix."""
+        return 3 + len(self.labels) ** 2
+
+    def statistics(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """The loss here is plain cross-entropy: neither class weights nor smoothing blur a comparison."""
+        losses = F.cross_entropy(outputs, batch.targets, reduction="none").double()
+        classes = len(self.labels)
+        cells = batch.targets * classes + outputs.argmax(-1)
+        head = torch.stack([losses.new_tensor(len(losses)), losses.sum(), losses.square().sum()])
+        return torch.cat([head, torch.bincount(cells, minlength=classes**2).double()])
+
+    def metrics(self, tally: Tally) -> dict[str, float]:
+        """Loss, accuracy, balanced accuracy, macro F1 and Matthews correlation."""
+        counts = self._confusion(tally)
+        samples, total = tally.sums[0].item(), tally.sums[1].item()
+        return {"loss": total / samples} | {name: float(metric(counts)) for name, metric in METRICS.items()}
+
+    def intervals(self, tally: Tally) -> dict[str, tuple[float, float]]:
+        """Bootstrap for what comes from counts; for the mean loss its normal limit, which needs only sums."""
+        samples, total, squares = (value.item() for value in tally.sums[:3])
+        mean = total / samples
+        spread = sqrt(max(squares / samples - mean**2, 0.0) / samples)
+        loss = (mean - 1.96 * spread, mean + 1.96 * spread)
+        return {"loss": loss} | bootstrap_intervals(self._confusion(tally), self.train.seed)
+
+    def _confusion(self, tally: Tally) -> Counts:
+        matrix: Counts = tally.sums[3:].reshape(len(self.labels), len(self.labels)).cpu().numpy()
+        return matrix
+
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
+        """The most likely label and the probability of each."""
+        probabilities = outputs.softmax(-1)
+        best = outputs.argmax(-1).tolist()
+        return [
+            {
+                "label": self.labels[choice],
+                **{f"p_{label}": p for label, p in zip(self.labels, row, strict=True)},
+            }
+            for choice, row in zip(best, probabilities.tolist(), strict=True)
+        ]
+
+
+class LabelSets(Classification, SummedTask):
+    """Any number of labels a sample: a list, or a text with a separator. One that is likelier than not is predicted."""
+
+    losses: ClassVar[tuple[str, ...]] = ("binary",)
+    judged_by: ClassVar[dict[str, str]] = {
+        "micro_f1": "higher",
+        "macro_f1": "higher",
+        "accuracy": "higher",
+        "exact_match": "higher",
+    }
+
+    def survey(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """The labels that occur in any sample."""
+        return ordered({label for row in rows for label in labels_of(row)})
+
+    def configure(self, config: PretrainedConfig) -> None:
+        """Tell `transformers` that scores are of independent labels."""
+        config.problem_type = "multi_label_classification"
+
+    def indices(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The column `label` of some rows."""
+        return [sorted({self.index(row, label) for label in labels_of(row)}) for row in rows]
+
+    def answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Targets [samples, classes] of 0 and 1, and weights [samples]; of filler where there are no examples."""
+        targets = torch.zeros((max(1, len(examples)), len(self.labels)))
+        for row, example in enumerate(examples):
+            targets[row, torch.as_tensor(example.get("label", ()), dtype=torch.int64)] = 1.0
+        return targets, torch.full((len(targets),), float(bool(examples)))
+
+    @property
+    def measured(self) -> int:  # type: ignore[override]
+        """Loss, right answers, samples that are right in all labels; then for each label: hits, predicted, true."""
+        return 3 + 3 * len(self.labels)
+
+    def measures(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """Of each sample, with the plain loss."""
+        predicted, true = (outputs > 0).double(), batch.targets.double()
+        losses = F.binary_cross_entropy_with_logits(outputs.double(), true, reduction="none").mean(-1)
+        right = (predicted == true).double()
+        head = torch.stack([losses, right.mean(-1), right.prod(-1)], dim=1)
+        return torch.cat([head, predicted * true, predicted, true], dim=1)
+
+    def figures(self, sums: Sums) -> dict[str, Sums]:
+        """Loss, F1 over all answers and as a mean over labels that occur, share of right answers, of right samples."""
+        samples, (hits, predicted, true) = sums[..., 0], np.split(sums[..., 4:], 3, axis=-1)
+        matters = predicted + true > 0
+        return {
+            "loss": sums[..., 1] / samples,
+            "micro_f1": ratio(2 * hits.sum(-1), (predicted + true).sum(-1)),
+            "macro_f1": ratio((ratio(2 * hits, predicted + true) * matters).sum(-1), matters.sum(-1)),
+            "accuracy": sums[..., 2] / samples,
+            "exact_match": sums[..., 3] / samples,
+        }
+
+    def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
+        """The labels that are likelier than not, and the probability of each."""
+        return [
+            {
+                "labels": [label for label, p in zip(self.labels, row, strict=True) if p > 0.5],
+                **{f"p_{label}": p for label, p in zip(self.labels, row, strict=True)},
+            }
+            for row in outputs.sigmoid().tolist()
+        ]
+
+
+def ordered(labels: set[str]) -> tuple[str, ...]:
+    """Integers in numeric order, names in the order of their characters."""
+    integers = all(label.lstrip("-").isdecimal() for label in labels)
+    return tuple(sorted(labels, key=int) if integers else sorted(labels))
+
+
+def _listed(labels: Sequence[str], at_most: int = 10) -> str:
+    shown = ", ".join(repr(label) for label in labels[:at_most])
+    return shown + (f" and {len(labels) - at_most} more" if len(labels) > at_most else "")

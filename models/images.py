@@ -1,0 +1,87 @@
+"""Images: read from a row, brought to the model's size once, changed at random while training."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launcher.data.rows import Row
+from launcher.errors import DataError, ModelError
+from launcher.job.schema import Augment
+
+Pixels = NDArray[np.uint8]
+"""[channels, height, width]."""
+
+
+def image_of(row: Row) -> Any:
+    """The image of a row, in RGB: from a path, relative to the data file, or from bytes.
+
+    Raises DataError where it is missing, truncated, or no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    value = row.values["image"]
+    if isinstance(value, dict):  # how parquet files made by `datasets` hold an image
+        value = value.get("bytes") or value.get("path")
+    name = ""
+    try:
+        if isinstance(value, str) and value:
+            path = Path(row.file).parent / value
+            name = f" {path}"
+            return Image.open(path).convert("RGB")
+        if isinstance(value, bytes):
+            return Image.open(io.BytesIO(value)).convert("RGB")
+        if isinstance(value, Image.Image):
+            return value.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(row.file, f"there is no image{name}; correct the path or remove the row", row.number) from None
+    except UnidentifiedImageError:
+        fault = f"the image{name} is of no known kind; convert it to png or jpeg, or remove the row"
+        raise DataError(row.file, fault, row.number) from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(row.file, f"the image{name} is broken: {error}; replace or remove it", row.number) from None
+    found = "empty" if not value else f"{type(value).__name__}, neither a path nor bytes"
+    raise DataError(row.file, f"the image is {found}; name the right column or remove the row", row.number)
+
+
+def sized(processor: Any, images: list[Any]) -> list[Pixels]:
+    """Images as the model's processor resizes and crops them, before their values are scaled.
+
+    Raises ModelError where the processor leaves them of different sizes.
+    """
+    plain = [
+        np.asarray(processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0])
+        for image in images
+    ]
+    sizes = sorted({pixels.shape for pixels in plain})
+    if len(sizes) > 1:
+        shown = " and ".join(f"{width} × {height}" for _, height, width in sizes[:2])
+        raise ModelError(f"the model's image processor gives images of {shown}; set both its `size` and `crop_size`")
+    return [np.clip(np.rint(pixels), 0, 255).astype(np.uint8) for pixels in plain]
+
+
+def augmented(pixels: Pixels, augment: Augment, draw: np.random.Generator) -> Pixels:
+    """The image mirrored and shifted, as the generator decides."""
+    if augment.flip and draw.random() < 0.5:
+        pixels = pixels[..., ::-1]
+    if augment.crop:
+        _, height, width = pixels.shape
+        top, left = draw.integers(0, 2 * augment.crop + 1, size=2)
+        edge = ((0, 0), (augment.crop, augment.crop), (augment.crop, augment.crop))
+        pixels = np.pad(pixels, edge, mode="edge")[:, top : top + height, left : left + width]
+    return pixels
+
+
+def scaled(pixels: NDArray[np.uint8], processor: Any) -> NDArray[np.float32]:
+    """[images, channels, height, width] as the model's processor scales and normalises them."""
+    values = pixels.astype(np.float32)
+    if processor.do_rescale:
+        values *= processor.rescale_factor
+    if processor.do_normalize:
+        mean, spread = (np.asarray(part, dtype=np.float32) for part in (processor.image_mean, processor.image_std))
+        values = (values - mean[:, None, None]) / spread[:, None, None]
+    return values

@@ -1,0 +1,77 @@
+"""What families of text share: token ids from rows, padding, filler, and a mean loss's interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launcher.data.rows import Row
+from launcher.data.values import text_of
+from launcher.errors import DataError
+from launcher.models.base import Example, Task
+from launcher.models.batch import Batch
+
+
+class TextTask(Task):
+    """A family whose samples are one text, or two read together."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+
+    def encode(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
+        """Columns `input_ids`, `length`, and `token_type_ids` where two texts are told apart by them.
+
+        Raises DataError for a text without any known token.
+        """
+        texts = [text_of(row) for row in rows]
+        pairs = [text_of(row, "text_pair") for row in rows] if rows and "text_pair" in rows[0].values else None
+        found = self.processor(
+            texts, pairs, truncation=True, max_length=self.train.max_length, return_attention_mask=False
+        )
+        for row, tokens in zip(rows, found["input_ids"], strict=True):
+            if not tokens:
+                raise no_token(row)
+        columns = {"input_ids": found["input_ids"], "length": [len(tokens) for tokens in found["input_ids"]]}
+        if pairs is not None and "token_type_ids" in found:
+            columns["token_type_ids"] = found["token_type_ids"]
+        return columns
+
+    def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The model's inputs, right-padded, with their mask; no examples give one token of filler."""
+        if not examples:
+            one = torch.ones((1, 1), dtype=torch.int64)
+            return {"input_ids": one * self.processor.pad_token_id, "attention_mask": one}
+        inputs = {
+            "input_ids": pad([example["input_ids"] for example in examples], self.processor.pad_token_id),
+            "attention_mask": pad([np.ones(example["length"], dtype=np.int64) for example in examples], 0),
+        }
+        if "token_type_ids" in examples[0]:
+            inputs["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
+        return inputs
+
+    def batch(self, examples: Sequence[Example], ids: Sequence[int], targets: Tensor, weights: Tensor) -> Batch:
+        """The padded examples with their targets [samples, …] and weights; filler where there are none."""
+        return Batch(
+            inputs=self.padded(examples),
+            targets=targets,
+            weights=weights,
+            ids=torch.tensor(list(ids) or [-1]),
+            tokens=sum(int(example["length"]) for example in examples),
+        )
+
+
+def no_token(row: Row) -> DataError:
+    """The error for a text that says nothing to the model."""
+    return DataError(row.file, "the text has no token that the model's tokenizer knows; remove the row", row.number)
+
+
+def pad(rows: Sequence[Any], value: int) -> Tensor:
+    """[rows, longest] int64, filled with `value` at the right."""
+    filled = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return torch.from_numpy(filled)

@@ -1,0 +1,73 @@
+"""Each task family trains to the same numbers under every engine, into a folder that `transformers` loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.job.schema import Job
+from launcher.plan.making import make_plan
+from launcher.run.events import EventTail, Step
+from launcher.run.folder import RunFolder
+from launcher.run.results import Result
+from launcher.start.selfcheck import engine_section
+from tests.families import JOBS, job_values
+from tests.worlds import Worlds
+
+WAYS = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
+
+
+def fine_tune_in(rank: int, size: int, folder: str) -> None:
+    """One rank's part of a run that is laid out in `folder`."""
+    from launcher.job.reading import load_job
+    from launcher.run.events import EventLog
+    from launcher.run.starts import Start
+    from launcher.worker.main import fine_tune
+    from launcher.worker.session import Session
+    from launcher.worker.stopping import StopRequest
+    from launcher.worker.world import World
+
+    run = RunFolder(Path(folder))
+    log = EventLog(run.events_file if rank == 0 else None)
+    session = Session(load_job(run.job_file), run.plan(), run, World(rank, rank, size), log, Start())
+    fine_tune(session, StopRequest())
+    log.close()
+
+
+def train(worlds: Worlds, folder: Path, values: dict[str, Any], engine: str, size: int) -> RunFolder:
+    """Train the job under an engine in a world that lives on."""
+    changed = {"engine": engine_section(engine), "launch": {**values["launch"], "processes": size}}
+    job = Job.model_validate({**values, **changed})
+    run = RunFolder.create(job, folder / engine)
+    run.write_plan(make_plan(job, run.job_file, processes=size))
+    worlds.run(size, fine_tune_in, str(run.path))
+    return run
+
+
+def losses_and_norms(run: RunFolder) -> list[float]:
+    steps = [event for event in EventTail(run.events_file).read() if isinstance(event, Step)]
+    return [figure for step in steps for figure in (step.loss, step.gradient_norm)]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: Worlds, tmp_path: Path) -> None:
+    import transformers
+
+    values = job_values(name, tmp_path)
+    runs = [train(worlds, tmp_path, values, *way) for way in WAYS]
+    truth, expected = losses_and_norms(runs[0]), Result.read(runs[0].result_file).sets["held"]
+    assert len(truth) == 2 * 6
+    assert expected.after["loss"] != expected.before["loss"]
+    assert set(expected.after_interval) == set(expected.after)
+    for run in runs[1:]:
+        assert losses_and_norms(run) == pytest.approx(truth, rel=1e-5, abs=1e-7), run.path
+        found = Result.read(run.result_file).sets["held"]
+        for measured, wanted in ((found.before, expected.before), (found.after, expected.after)):
+            assert measured == pytest.approx(wanted, rel=1e-4, abs=2e-4)
+        auto = getattr(transformers, JOBS[name].auto_class)
+        _, loaded = auto.from_pretrained(run.model, output_loading_info=True)
+        assert not any(loaded[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert json.loads((run.model / "adaptrun.json").read_text())["task"] == JOBS[name].task
