@@ -17,9 +17,9 @@ from launcher.plan.fitting import (
     share_of_a_rank,
     way_of,
 )
-from launcher.plan.making import GPU_MICRO_BATCH, model_size, sharing_of
+from launcher.plan.making import GPU_MICRO_BATCH, sharing_of
 from launcher.plan.memory import Sharing, consolidation, mebibytes
-from launcher.plan.model_size import ModelSize
+from launcher.plan.model_size import ModelSize, size_of_job
 
 UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -39,7 +39,7 @@ class Table:
     @classmethod
     def of(cls, job: Job, gpus: int, memory: int) -> Table:
         """Work it out from headers and config alone. Raises RequestError where the model's size is not known here."""
-        size = model_size(job)
+        size = size_of_job(job)
         if size is None:
             raise RequestError(
                 f"how large {job.model.pretrained} is cannot be told: neither safetensors files nor a config.json with "
@@ -63,6 +63,8 @@ class Table:
         widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         frozen = f" ({self.size.frozen / 1e9:.2f} frozen)" if self.size.frozen else ""
+        if self.size.adapters is not None:
+            frozen = f" ({self.size.learning / 1e6:.1f} million learn)"
         return "\n".join(
             [
                 f"{about}{self.size.parameters / 1e9:.2f} billion parameters{frozen} on {self.devices.count} GPUs of "
