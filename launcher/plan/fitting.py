@@ -67,9 +67,14 @@ def cheapest_change(job: Job, size: ModelSize, precision: str, devices: Devices,
     found = next((found for found in _changes(job, size, precision, devices, now) if found[0].fits), None)
     if found is not None and not found[0].memory.host and found[0].ranks == devices.count:
         return found[1]
-    offered = [] if found is None else [found[1]]
-    offered += [change for way, change in _with_adapters(job, precision, devices, now) if way.fits][:1]
-    return "; or ".join(offered) or "a smaller model: no number of these GPUs holds one layer of this one"
+    offered = (None if found is None else found[1], adapters_that_fit(job, precision, devices, now))
+    told = "; or ".join(change for change in offered if change is not None)
+    return told or "a smaller model: no number of these GPUs holds one layer of this one"
+
+
+def adapters_that_fit(job: Job, precision: str, devices: Devices, now: Way) -> str | None:
+    """The change that gives the job adapters and fits without host memory; None where there is none."""
+    return next((change for way, change in _with_adapters(job, precision, devices, now) if way.fits), None)
 
 
 def _with_adapters(job: Job, precision: str, devices: Devices, now: Way) -> Iterator[tuple[Way, str]]:

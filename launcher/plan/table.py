@@ -12,6 +12,7 @@ from launcher.plan.fitting import (
     WAYS,
     Devices,
     Way,
+    adapters_that_fit,
     cheapest_change,
     largest_micro_batch,
     share_of_a_rank,
@@ -47,7 +48,7 @@ class Table:
             )
         devices = Devices(gpus, memory)
         precision = "bf16" if job.train.precision == "auto" else job.train.precision
-        rows = tuple(_row(job, size, precision, devices, sharing) for sharing in WAYS)
+        rows = tuple(_row(job, size, precision, devices, sharing) for sharing in _ways(job))
         return cls(size, devices, rows, _verdict(job, size, precision, devices, rows))
 
     def as_json(self) -> str:
@@ -95,6 +96,11 @@ def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: S
     return way_of(job, size, precision, devices, sharing, micro_batch, recomputes)
 
 
+def _ways(job: Job) -> tuple[Sharing, ...]:
+    """All, or those that leave weights in 4 bits whole."""
+    return ("ddp",) if job.adapt.method == "lora" and job.adapt.quantised else WAYS
+
+
 def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[Way, ...]) -> str:
     named = job.engine.name
     if named == "auto" or named == "single":
@@ -105,7 +111,9 @@ def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: 
         now, name = next(row for row in rows if row.sharing == sharing or row.sharing == "single"), sharing
     taken = f"{mebibytes(now.memory.total)} of {mebibytes(devices.memory)}"
     if now.fits:
-        return f"fits: {now.sharing} ({name}), {taken} with micro-batches of {now.micro_batch}"
+        adapters = adapters_that_fit(job, precision, devices, now) if now.memory.host else None
+        instead = "" if adapters is None else f"\n    without host memory: {adapters}"
+        return f"fits: {now.sharing} ({name}), {taken} with micro-batches of {now.micro_batch}{instead}"
     return f"does not fit: {name} takes {taken}\n    fix: {cheapest_change(job, size, precision, devices, now)}"
 
 
