@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -16,16 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.errors import ModelError
-from launcher.job.pretrained import Pretrained, safetensors_files
+from launcher.job.pretrained import Base, Pretrained, safetensors_files
 from launcher.job.schema import Model
+from launcher.models.adapters import add_adapters
 from launcher.models.own_code import own_object
-from launcher.models.stored import Placeholders, Stored
+from launcher.models.stored import Placeholders, Stored, identity_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-CARD = "adaptrun.json"
-"""What a model folder of ours says beside the standard files: task, length, and code that builds it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,12 @@ class Loaded:
     new: tuple[str, ...]
     left_out: tuple[str, ...]
     stored: Stored = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Tells the pretrained weights from others; to be asked before anything is added to the model."""
+        came = [parameter for name, parameter in self.model.named_parameters() if name not in self.new]
+        return identity_of(came, self.stored)
 
 
 def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoTokenizer") -> Any:
@@ -99,6 +102,8 @@ def load_model(
     A head that the file lacks, or that has another shape, starts at random. Any other weight missing or
     unexpected is a ModelError unless `allow_missing` or `allow_unexpected` names it.
     """
+    if pretrained.base is not None:
+        return _with_adapters(pretrained, pretrained.base, spec, auto_class, labels, config, in_parts)
     if pretrained.kind == "function":
         model = _call(pretrained.location, labels)
         _name_labels(model.config, labels)
@@ -136,6 +141,29 @@ def load_model(
     return _judge(model, found, pretrained, spec)
 
 
+def _with_adapters(
+    pretrained: Pretrained,
+    base: Base,
+    spec: Model,
+    auto_class: str,
+    labels: Sequence[str],
+    config: PretrainedConfig | None,
+    in_parts: bool,
+) -> Loaded:
+    """The base with the adapters added to its weights, which are left in their files where the base's can be."""
+    base_spec = base.model.model_copy(
+        update={"trust_remote_code": spec.trust_remote_code, "dropout": spec.dropout, "tokenizer": None}
+    )
+    loaded = load_model(base.pretrained, base_spec, auto_class, labels, config, in_parts=in_parts)
+    if base.identity is not None and loaded.identity != base.identity:
+        raise ModelError(
+            f"{base.pretrained.location} is no longer the model that the adapters in {pretrained.location} were "
+            "trained beside; put that one back"
+        )
+    supplied = add_adapters(Path(pretrained.location), loaded.model, loaded.stored)
+    return replace(loaded, new=tuple(name for name in loaded.new if name not in supplied))
+
+
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Keep the parameters that match as they are. Raises ModelError where a pattern names none, or nothing is left."""
     parameters = dict(model.named_parameters())
@@ -160,9 +188,9 @@ def load_finished(
 ) -> PreTrainedModel:
     """A finished model folder in fp32; one whose architecture a function builds is built by that function."""
     function = card.get("function")
-    if function is None:
+    if function is None or pretrained.base is not None:
         loaded = load_model(pretrained, spec, auto_class, labels, config)
-        if loaded.new:
+        if loaded.new and pretrained.base is None:
             raise ModelError(
                 f"{pretrained.location} has no trained {loaded.new[0]} and so no trained head; fine-tune it first"
             )
@@ -200,15 +228,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ModelError(f"{path} holds no state dict (names and tensors); save `model.state_dict()`")
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """What a model folder of ours says of itself; empty for a folder made by others."""
-    try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return card
 
 
 def _class_for(auto: Any, config: PretrainedConfig) -> Any:

@@ -6,31 +6,32 @@ single number seen in the shape of each tensor; where one of them comes to lie t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import safe_open
 from torch import Tensor, nn
 
-Stored = dict[nn.Parameter, "StoredTensor"]
+FIRST_NUMBERS = 64
+"""Of each tensor, for `identity_of`."""
+
+Stored = dict[nn.Parameter, "Readable"]
 """Where the values of parameters on the meta device are to be read."""
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor of a safetensors file."""
+class Readable(ABC):
+    """A tensor that can be read in part."""
 
-    file: Path
-    name: str
     shape: torch.Size
 
+    @abstractmethod
     def rows(self, start: int, stop: int) -> Tensor:
         """Some rows, on the CPU; floats as fp32."""
-        with safe_open(self.file, framework="pt") as opened:
-            return _fp32(opened.get_slice(self.name)[start:stop])
 
     def elements(self, start: int, stop: int) -> Tensor:
         """[stop - start] some consecutive elements in row-major order."""
@@ -42,8 +43,62 @@ class StoredTensor:
 
     def whole(self) -> Tensor:
         """All of it."""
+        return self.rows(0, self.shape[0])
+
+
+@dataclass(frozen=True)
+class StoredTensor(Readable):
+    """A tensor of a safetensors file."""
+
+    file: Path
+    name: str
+    shape: torch.Size
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some rows, on the CPU; floats as fp32."""
+        with safe_open(self.file, framework="pt") as opened:
+            return _fp32(opened.get_slice(self.name)[start:stop])
+
+    def whole(self) -> Tensor:
+        """All of it."""
         with safe_open(self.file, framework="pt") as opened:
             return _fp32(opened.get_tensor(self.name))
+
+
+class HeldTensor(Readable):
+    """A tensor in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor.detach()
+        self.shape = tensor.shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some rows, sharing memory where they are fp32 on the CPU."""
+        return _fp32(self._tensor[start:stop].cpu())
+
+    def whole(self) -> Tensor:
+        """All of it."""
+        return _fp32(self._tensor.cpu())
+
+
+def readable(parameter: nn.Parameter, stored: Stored) -> Readable:
+    """A parameter's values, in its file or in memory."""
+    return stored[parameter] if parameter in stored else HeldTensor(parameter)
+
+
+def identity_of(parameters: Iterable[nn.Parameter], stored: Stored) -> str:
+    """Tells these weights from others, by the shape and the first numbers of each: any training changes those.
+
+    Neither order nor names count, since versions of `transformers` may differ in them.
+    """
+    marks = []
+    for parameter in parameters:
+        first = readable(parameter, stored).elements(0, min(FIRST_NUMBERS, parameter.numel()))
+        marks.append(f"{tuple(parameter.shape)}".encode() + first.contiguous().numpy().tobytes())
+    digest = xxhash.xxh3_128()
+    for mark in sorted(marks):
+        digest.update(mark)
+    return digest.hexdigest()
 
 
 class Placeholders:

@@ -23,8 +23,9 @@ ALLOWED = {
     "cli": {"errors", "job", "plan", "start", "cluster"},
     "models": {"errors", "job", "data"},
     "engines": {"errors", "job", "models"},
+    "adapt": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
-    "worker": {"errors", "job", "data", "plan", "run", "engines", "checkpoint", "models"},
+    "worker": {"errors", "job", "data", "plan", "run", "engines", "checkpoint", "adapt", "models"},
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 

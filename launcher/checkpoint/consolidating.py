@@ -8,7 +8,7 @@ from pickle import UnpicklingError
 
 from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.from_deepspeed import deepspeed_weights, is_deepspeed
-from launcher.checkpoint.model_folder import COMPILED, publish
+from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import RequestError
 from launcher.run.checkpoints import MARKER, complete_checkpoints
@@ -31,8 +31,10 @@ def consolidate(checkpoint: Path, folder: Path, dtype: str, skeleton: Path | Non
     found = _weights(source, prefix)
     if not found:
         raise RequestError(f"{source} holds no weights whose names begin with {prefix!r}; see its names without it")
+    layout = Layout.of(skeleton)
+    found = [replace(weight, name=name) for weight in found if (name := layout.name_of(weight.name)) is not None]
     weights = [weight.written_in(DTYPES[dtype]) for weight in found]
-    publish(folder, skeleton, weights, ((weight.name, weight.pieces()) for weight in found), dtype)
+    publish(folder, skeleton, weights, ((weight.name, weight.pieces()) for weight in found), dtype, layout)
     return len(weights)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from launcher.checkpoint.safetensors_writer import SafetensorsFile, grouped
 from launcher.checkpoint.weights import DTYPES, Weight
 from launcher.engines.base import Engine
 from launcher.errors import CheckpointError
-from launcher.models.loading import CARD
+from launcher.job.pretrained import ADAPTER_CONFIG, ADAPTER_MODEL_CONFIG, ADAPTER_WEIGHTS, CARD, read_card
+from launcher.models.adapters import adapter_name
 from launcher.run.folder import write_whole
 
 if TYPE_CHECKING:
@@ -31,16 +33,54 @@ COMPILED = "_orig_mod."
 """What torch.compile puts into names."""
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Which weights a folder holds, and under which names: all of the model's, or adapters as `peft` reads them.
+
+    whole: None for the whole model; for adapters the modules that learn without any
+    """
+
+    whole: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, skeleton: Path | None) -> Layout:
+        """That of the folder which a skeleton begins."""
+        file = None if skeleton is None else skeleton / ADAPTER_CONFIG
+        if file is None or not file.is_file():
+            return cls()
+        return cls(tuple(json.loads(file.read_text(encoding="utf-8"))["modules_to_save"] or ()))
+
+    def name_of(self, name: str) -> str | None:
+        """In the folder; None for what is not in it."""
+        return name if self.whole is None else adapter_name(name, self.whole)
+
+    def files(self, weights: list[Weight]) -> dict[str, list[Weight]]:
+        """What goes into each file."""
+        if self.whole is not None:
+            return {ADAPTER_WEIGHTS: weights}
+        parts = grouped(weights)
+        return {_file_name(number, len(parts)): part for number, part in enumerate(parts)}
+
+
 def write_skeleton(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, Any]
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: dict[str, Any],
+    adapter_config: dict[str, Any] | None = None,
 ) -> None:
     """Everything of a model folder but the weights.
 
     card: what `adaptrun` remembers of the model beside the standard files
+    adapter_config: what `peft` says of adapters, where the folder will hold those alone
     """
     folder.mkdir(exist_ok=True)
     model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
+    if adapter_config is None:
+        model.config.save_pretrained(folder)
+    else:
+        model.config.save_pretrained(folder / ADAPTER_MODEL_CONFIG)
+        write_whole(folder / ADAPTER_CONFIG, json.dumps(adapter_config, indent=2, sort_keys=True) + "\n")
     tokenizer.save_pretrained(folder)
     write_whole(folder / CARD, json.dumps(card, indent=2) + "\n")
 
@@ -51,13 +91,18 @@ def publish_model(folder: Path, skeleton: Path, engine: Engine, dtype: str) -> N
     dtype: `fp32`, `bf16` or `fp16`
     Raises CheckpointError when the folder cannot be written or does not hold what memory holds.
     """
+    layout = Layout.of(skeleton)
+
+    def name_of(name: str) -> str | None:
+        return layout.name_of(saved_name(name)) if name.startswith(MODEL) else None
+
     weights = [
-        Weight(saved_name(name), tuple(held.size()), DTYPES[dtype] if held.dtype.is_floating_point else held.dtype)
+        Weight(written, tuple(held.size()), DTYPES[dtype] if held.dtype.is_floating_point else held.dtype)
         for name, held in engine.state()["model"].items()
-        if name.startswith(MODEL)
+        if (written := name_of(name)) is not None
     ]
-    tensors = ((name, [tensor]) for name, tensor in engine.full_tensors() if name.startswith(MODEL))
-    publish(folder, skeleton, weights, ((saved_name(name), pieces) for name, pieces in tensors), dtype)
+    tensors = engine.full_tensors(lambda name: name_of(name) is not None)
+    publish(folder, skeleton, weights, ((name_of(name) or "", [tensor]) for name, tensor in tensors), dtype, layout)
 
 
 def saved_name(name: str) -> str:
@@ -71,6 +116,7 @@ def publish(
     weights: list[Weight],
     tensors: Iterable[tuple[str, Iterable[Tensor]]],
     dtype: str,
+    layout: Layout,
 ) -> None:
     """Write `folder` beside its place, compare it with what was written, then rename it.
 
@@ -81,12 +127,12 @@ def publish(
         if _rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            _copy_skeleton(partial, skeleton, dtype)
+            _copy_skeleton(partial, skeleton, dtype, layout)
         problem = None
     except OSError as error:
         problem = f"the model folder {partial} could not be written: {error}"
     _agree(problem)
-    files = grouped(weights)
+    files = layout.files(weights)
     _agree(_write(partial, files, iter(tensors)))
     try:
         if _rank() == 0:
@@ -99,30 +145,39 @@ def publish(
     _agree(problem)
 
 
-def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str) -> None:
-    """The skeleton, with its config naming the number format of the weights."""
+def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layout) -> None:
+    """The skeleton, with its config naming the number format of the weights.
+
+    From the skeleton of adapters for a whole model, only what a whole model has.
+    """
     if skeleton is None:
         return
     shutil.copytree(skeleton, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors*"))
+    if layout.whole is None and (folder / ADAPTER_CONFIG).is_file():
+        (folder / ADAPTER_CONFIG).unlink()
+        shutil.copytree(folder / ADAPTER_MODEL_CONFIG, folder, dirs_exist_ok=True)
+        shutil.rmtree(folder / ADAPTER_MODEL_CONFIG)
+        card = {key: value for key, value in read_card(folder).items() if key != "base"}
+        (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     config_file = folder / "config.json"
-    if config_file.is_file():
+    if layout.whole is None and config_file.is_file():
         config = json.loads(config_file.read_text(encoding="utf-8"))
         config["dtype"] = str(DTYPES[dtype]).removeprefix("torch.")
         config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _write(folder: Path, files: list[list[Weight]], tensors: Iterator[tuple[str, Iterable[Tensor]]]) -> str | None:
+def _write(folder: Path, files: dict[str, list[Weight]], tensors: Iterator[tuple[str, Iterable[Tensor]]]) -> str | None:
     """This rank's files, compared with what was written; what went wrong, once all tensors have gone by.
 
     A rank that cannot write goes on taking its part in gathering, since the others wait for it.
     """
     problem = None
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    for number, weights in enumerate(files):
+    for number, (file, weights) in enumerate(files.items()):
         mine = None
         try:
             if number % ranks == _rank() and problem is None:
-                mine = SafetensorsFile(folder / _file_name(number, len(files)), weights)
+                mine = SafetensorsFile(folder / file, weights)
         except OSError as error:
             problem = f"the model folder {folder} could not be written: {error}"
         for weight in weights:
@@ -148,12 +203,13 @@ def _file_name(number: int, files: int) -> str:
     return "model.safetensors" if files == 1 else f"model-{number + 1:05d}-of-{files:05d}.safetensors"
 
 
-def _write_index(folder: Path, files: list[list[Weight]]) -> None:
+def _write_index(folder: Path, files: dict[str, list[Weight]]) -> None:
     """The index that `transformers` reads where there are several files."""
     if len(files) == 1:
         return
-    places = {weight.name: _file_name(number, len(files)) for number, part in enumerate(files) for weight in part}
-    index = {"metadata": {"total_size": sum(w.nbytes for part in files for w in part)}, "weight_map": places}
+    places = {weight.name: file for file, weights in files.items() for weight in weights}
+    total = sum(weight.nbytes for weights in files.values() for weight in weights)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ boundary, so none of these is a call of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
@@ -91,7 +91,17 @@ class Engine(Protocol):
         """The training state, sharing memory with the live tensors."""
 
     def load(self, state: StateDict) -> None:
-        """Take over a state that has the structure of `state()`."""
+        """Take over a state that has the structure of `state()`, or of `without_frozen(state())`."""
 
-    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and buffers whole, one at a time, each tied one once. Every rank takes part."""
+    def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers whole, one at a time, each tied one once. Every rank takes part.
+
+        wanted: says of a name whether it is among them; the others are not gathered
+        """
+
+
+def without_frozen(state: StateDict, module: nn.Module) -> StateDict:
+    """The state but for the parameters of `module` that do not learn."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    model = {name: held for name, held in state["model"].items() if name not in frozen}
+    return {**state, "model": model}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -140,11 +140,13 @@ class DeepSpeedEngine:
             self._scale.load({slot: value for slot, value in state["scaler"].items() if isinstance(value, Tensor)})
             self._apply_scale()
 
-    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved; stage 3 gathers one at a time."""
         parameters = dict(self._model.named_parameters()) if self._sharded else {}
         deepspeed = _import_deepspeed(self._settings.device)
         for name, tensor in saved_tensors(self._model):
+            if not wanted(name):
+                continue
             if name not in parameters:
                 yield name, tensor
                 continue
@@ -176,6 +178,9 @@ class DeepSpeedEngine:
         self._model.load_state_dict({name: w for name, w in weights.items() if name not in parameters}, strict=False)
         places = self._places()
         for name, parameter in parameters.items():
+            if name not in weights:
+                assert not parameter.requires_grad, f"the saved state lacks {name}"
+                continue
             saved = weights[name]
             assert isinstance(saved, FlatSlice)
             if parameter.ds_persist:

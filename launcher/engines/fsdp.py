@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from launcher.engines.single import AUTOCAST, SingleEngine
 from launcher.errors import RequestError
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
-from launcher.models.stored import Stored, StoredTensor
+from launcher.models.stored import Readable, Stored
 
 
 class FSDPEngine(SingleEngine):
@@ -57,9 +57,9 @@ class FSDPEngine(SingleEngine):
         self._model.set_requires_gradient_sync(last)
         return self._forward_backward(self._model, batch, scale * dist.get_world_size())
 
-    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved, gathered one at a time by all ranks."""
-        for name, tensor in super().full_tensors():
+        for name, tensor in super().full_tensors(wanted):
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def _clip(self) -> float:
@@ -67,7 +67,7 @@ class FSDPEngine(SingleEngine):
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _read_slices(model: nn.Module, kept_in_files: dict[str, StoredTensor], device: torch.device) -> None:
+def _read_slices(model: nn.Module, kept_in_files: dict[str, Readable], device: torch.device) -> None:
     """Give each parameter on the meta device this rank's rows of its stored tensor."""
     sharded = dict(model.named_parameters(remove_duplicate=False))
     read: dict[nn.Parameter, nn.Parameter] = {}

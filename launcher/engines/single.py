@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import isfinite
 
 import torch
@@ -78,9 +78,9 @@ class SingleEngine:
         if scaler:
             self._scaler.load_state_dict(self._scaler.state_dict() | scaler)
 
-    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved."""
-        yield from saved_tensors(self._model)
+        return ((name, tensor) for name, tensor in saved_tensors(self._model) if wanted(name))
 
     def _clip(self) -> float:
         return float(nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf")))
@@ -100,7 +100,8 @@ def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_saved(model: nn.Module, state: Mapping[str, Held]) -> None:
-    """Take over what `saved_tensors` gave; a tied tensor is there under its first name alone."""
+    """Take over what `saved_tensors` gave, perhaps without what is frozen; a tied tensor has its first name alone."""
     model.load_state_dict(dict(state), strict=False)
-    lacking = {name for name, _ in saved_tensors(model)} - set(state)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    lacking = {name for name, _ in saved_tensors(model)} - frozen - set(state)
     assert not lacking, f"the saved state lacks {sorted(lacking)}"

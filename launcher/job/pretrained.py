@@ -16,20 +16,46 @@ from typing import Any, Literal
 from launcher.errors import ModelError
 from launcher.job.schema import Model
 
+Kind = Literal["folder", "hub", "state_dict", "function", "adapter"]
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of `peft`'s adapter folders."""
+ADAPTER_MODEL_CONFIG = "config"
+"""Folder in an adapter folder of ours that holds the model's config.json. Beside the adapters themselves it would make
+`transformers` look for the whole model's weights there."""
+CARD = "adaptrun.json"
+"""What a model folder of ours says beside the standard files: task, length, and how to build it."""
+
 
 @dataclass(frozen=True)
 class Pretrained:
     """A place a model can be loaded from.
 
-    kind: `folder` (Hugging Face folder), `hub`, `state_dict` (a file of weights), or `function`
+    kind: `folder` (Hugging Face folder), `hub`, `state_dict` (a file of weights), `function`, or `adapter` (a folder of
+        `peft`'s, whose weights are added to a base)
     location: absolute path of the folder or file, the hub id, or `/path/file.py:function`
     config, tokenizer: folder or hub id of each
+    base: of adapters, the model that they are added to
     """
 
-    kind: Literal["folder", "hub", "state_dict", "function"]
+    kind: Kind
     location: str
     config: str
     tokenizer: str
+    base: Base | None = None
+
+
+@dataclass(frozen=True)
+class Base:
+    """What adapters are added to.
+
+    model: how to load it, as a job's `model` says it
+    pretrained: where it lies
+    identity: of the weights that the adapters were trained beside; None where nobody noted it
+    """
+
+    model: Model
+    pretrained: Pretrained
+    identity: str | None
 
 
 STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
@@ -70,7 +96,8 @@ def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
         return _with_tokenizer(model, "folder", str(_alias_folder(name)), folder)
     path = _beside(name, folder)
     if path.is_dir():
-        return _with_tokenizer(model, "folder", str(_model_in(path)), folder)
+        place = _model_in(path)
+        return _adapter(model, place) if _is_adapter(place) else _with_tokenizer(model, "folder", str(place), folder)
     if path.suffix in STATE_DICTS:
         return _state_dict(model, path, folder)
     if re.search(r"\.py(:|$)", name):
@@ -148,13 +175,49 @@ def _alias_folder(name: str) -> Path:
 def _model_in(folder: Path) -> Path:
     """A model folder itself, or the model of a finished run."""
     for place in (folder, folder / "model"):
-        if (place / "config.json").is_file():
+        if (place / "config.json").is_file() or _is_adapter(place):
             return place.resolve()
     if (folder / "job.yaml").is_file():
         raise ModelError(f"{folder} is a run without a finished model; finish it with adaptrun train --resume {folder}")
     raise ModelError(
         f"{folder} holds no config.json, so it is no model folder; name the folder that save_pretrained made"
     )
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether a folder holds adapters, and not a whole model that has some."""
+    return (folder / ADAPTER_CONFIG).is_file() and not [*folder.glob("model*.safetensors"), *folder.glob("*model*.bin")]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a model folder of ours says of itself; empty for a folder made by others."""
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return card
+
+
+def _adapter(model: Model, place: Path) -> Pretrained:
+    """Adapters and the base that their config names; what else is to be known of it is on our card."""
+    try:
+        said = json.loads((place / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        noted = read_card(place).get("base", {})
+        identity = noted.pop("identity", None)
+        base = Model.model_validate(noted | {"pretrained": said["base_model_name_or_path"]})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{place / ADAPTER_CONFIG} names no base that the adapters belong to: {error}") from error
+    try:
+        found = find_pretrained(base)
+    except ModelError as error:
+        raise ModelError(
+            f"{place} holds adapters of {base.pretrained}: {error}; where it has moved, write the new place into "
+            f"base_model_name_or_path of {ADAPTER_CONFIG}"
+        ) from error
+    own = place / ADAPTER_MODEL_CONFIG
+    config = str(own) if (own / "config.json").is_file() else found.config
+    tokenizer = model.tokenizer or (str(place) if tokenizer_files(place) else found.tokenizer)
+    return Pretrained("adapter", str(place), config, tokenizer, Base(base, found, identity))
 
 
 def _state_dict(model: Model, path: Path, folder: Path | None) -> Pretrained:
@@ -184,9 +247,7 @@ def _function(model: Model, name: str, folder: Path | None) -> Pretrained:
     return _with_tokenizer(model, "function", f"{path.resolve()}:{function}", folder)
 
 
-def _with_tokenizer(
-    model: Model, kind: Literal["folder", "hub", "state_dict", "function"], location: str, folder: Path | None
-) -> Pretrained:
+def _with_tokenizer(model: Model, kind: Kind, location: str, folder: Path | None) -> Pretrained:
     beside = str(Path(location).parent) if kind == "state_dict" else location
     config = _local(model.config, folder) or beside
     tokenizer = _local(model.tokenizer, folder) or config

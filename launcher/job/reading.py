@@ -72,22 +72,25 @@ def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
         elif not (is_last and error["type"] == "missing"):
             continue
         path.append(str(part))
+    if error["type"].startswith("union_tag_"):  # what is wrong is the key that tells the branches apart
+        path.append(error["ctx"]["discriminator"].strip("'"))
     return tuple(path)
 
 
 def _explain(section: type[BaseModel], path: tuple[str, ...], errors: Sequence[ErrorDetails]) -> tuple[str, str]:
     first = errors[0]
-    if first["type"] == "missing":
+    if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing and needed", ""
     if first["type"] in ("extra_forbidden", "invalid_key"):
-        known = _known_keys(section, path[:-1])
+        known = _known_keys(section, first["loc"][:-1])
         near = get_close_matches(path[-1], known, n=1, cutoff=0.5)
         fix = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
         return f"unknown key {path[-1]!r}", fix
     allowed = " or ".join(dict.fromkeys(_allowed(error) for error in errors))
-    message = f"found {_shown(first['input'])}; allowed is {allowed}"
+    found = first["ctx"]["tag"] if first["type"] == "union_tag_invalid" else first["input"]
+    message = f"found {_shown(found)}; allowed is {allowed}"
     words = [word for error in errors for word in _words(error)]
-    near = get_close_matches(str(first["input"]), words, n=1, cutoff=0.5)
+    near = get_close_matches(str(found), words, n=1, cutoff=0.5)
     if near:
         return message, f"did you mean {near[0]}?"
     if isinstance(first["input"], bool | int | float) and any(error["type"] == "string_type" for error in errors):
@@ -99,7 +102,11 @@ def _allowed(error: ErrorDetails) -> str:
     context = error.get("ctx", {})
     match error["type"]:
         case "literal_error":
-            return str(context["expected"]).replace("'", "")
+            return str(context["expected"]).replace("'", "").replace("False", "false")
+        case "union_tag_invalid":
+            return str(context["expected_tags"]).replace("'", "").replace(", ", " or ")
+        case "too_short":
+            return "a list that is not empty"
         case "greater_than":
             return f"a number above {context['gt']:g}"
         case "greater_than_equal":
@@ -129,18 +136,27 @@ def _allowed(error: ErrorDetails) -> str:
 
 
 def _words(error: ErrorDetails) -> list[str]:
-    expected = str(error.get("ctx", {}).get("expected", "")) if error["type"] == "literal_error" else ""
+    context = error.get("ctx", {})
+    key = {"literal_error": "expected", "union_tag_invalid": "expected_tags"}.get(error["type"], "")
+    expected = str(context.get(key, ""))
     return expected.replace("'", "").replace(" or ", ", ").split(", ")
 
 
-def _known_keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    """The keys of the section at `path` in `section`."""
-    model: Any = section
+def _known_keys(section: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The keys of the section at `path`, in which a section of several kinds is followed by its kind."""
+    models: list[type[BaseModel]] = [section]
     for part in path:
-        field = model.model_fields.get(part) if model is not None else None
-        annotation = field.annotation if field is not None else None
-        model = next(iter(_sections(annotation)), None) if field is not None else model
-    return list(model.model_fields) if model is not None else []
+        field = models[0].model_fields.get(str(part)) if models else None
+        if field is not None:
+            models = list(_sections(field.annotation))
+        elif len(models) > 1:
+            models = [model for model in models if part in _kinds(model)] or models
+    return list(models[0].model_fields) if models else []
+
+
+def _kinds(model: type[BaseModel]) -> set[object]:
+    """The words that stand for a section where there are several kinds of it."""
+    return {word for field in model.model_fields.values() for word in get_args(field.annotation)}
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -52,17 +52,24 @@ def schema() -> str:
 
 
 def _section(model: type[BaseModel], path: str) -> Iterator[str]:
-    below: list[tuple[str, type[BaseModel]]] = []
+    below: list[tuple[str, list[type[BaseModel]]]] = []
     yield from ("", f"## {path or 'Top level'}", "", "| key | default | what it does |", "|---|---|---|")
     for name, field in model.model_fields.items():
         sections = _models_in(field.annotation)
         if sections and sections[0] is not Source:
-            below.append((f"{path}.{name}".lstrip("."), sections[0]))
+            below.append((f"{path}.{name}".lstrip("."), sections))
         yield f"| `{name}` | {_default(field)} | {field.description} |"
-    for place, section in below:
-        yield from _section(section, place)
+    for place, kinds in below:
+        for kind in kinds:
+            yield from _section(kind, place if len(kinds) == 1 else f"{place} ({_kind(kind)})")
     if path == "data":
         yield from _section(Source, "data.train, data.target and each set of data.validation")
+
+
+def _kind(model: type[BaseModel]) -> str:
+    """`method: lora`: the field that tells this kind of a section from the others comes first."""
+    name, field = next(iter(model.model_fields.items()))
+    return f"{name}: {get_args(field.annotation)[0]}"
 
 
 def _default(field: Any) -> str:

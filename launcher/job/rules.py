@@ -99,6 +99,30 @@ def _target_is_used(job: Job) -> Iterator[Found]:
         yield ("data", "target"), f"{method} does not use unlabelled target data", "remove data.target"
 
 
+def _adapters_alone_learn(job: Job) -> Iterator[Found]:
+    if job.adapt.method == "lora" and job.model.frozen:
+        message = "lora freezes all weights but the adapters and the head already"
+        yield ("model", "frozen"), message, "remove it; adapt.targets chooses where adapters are"
+
+
+def _quantised_weights_stay_whole(job: Job) -> Iterator[Found]:
+    if job.adapt.method != "lora" or not job.adapt.quantised:
+        return
+    field = ("adapt", "quantised")
+    if job.launch.device == "cpu":
+        yield (
+            field,
+            "bitsandbytes computes on GPUs, and launch.device is cpu",
+            "quantised: false, or launch.device: auto",
+        )
+    if job.engine.name in ("fsdp", "deepspeed"):
+        message = f"weights in 4 bits are whole on each process, and {job.engine.name} slices them"
+        yield field, message, "engine.name: ddp, or quantised: false"
+    if job.adapt.merge:
+        message = "the adapters were fitted to weights in 4 bits; the whole weights with them are another model"
+        yield ("adapt", "merge"), message, "merge: false, or quantised: false"
+
+
 def _warmup_ends(job: Job) -> Iterator[Found]:
     warmup, steps = job.train.schedule.warmup, job.train.max_steps
     if steps is not None and warmup >= 1 and warmup >= steps:
@@ -229,6 +253,8 @@ RULES: tuple[Rule, ...] = (
     _engine_fits_the_processes,
     _engine_settings_are_used,
     _target_is_used,
+    _adapters_alone_learn,
+    _quantised_weights_stay_whole,
     _warmup_ends,
     _floor_is_below_the_peak,
     _optimizer_settings_are_used,

@@ -294,10 +294,54 @@ class Checkpoint(Section):
     )
 
 
-class Adapt(Section):
-    """How the model moves to the domain."""
+class Finetune(Section):
+    """All weights learn, but for those of `model.frozen`."""
 
     method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
+
+
+class Lora(Section):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    method: Literal["lora"] = Field(
+        description="Each target matrix W stays as it is and gets a product B·A of low rank beside it, which learns. "
+        "So do the head of a classifier and weights that the pretrained model lacks."
+    )
+    rank: PositiveInt = Field(8, description="Rows of A and columns of B.")
+    alpha: PositiveFloat = Field(16.0, description="B·A counts alpha / rank times.")
+    dropout: Fraction = Field(0.0, description="Dropout on what goes into A.")
+    targets: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "auto",
+        description="auto: every linear layer of the repeated blocks. Or patterns of modules' names, whose first parts "
+        "may be left out (`query`, `*.q_proj`, `encoder.layer.0.*`).",
+    )
+    rank_stabilised: bool = Field(
+        False, description="B·A counts alpha / √rank times, so that large ranks learn too (rsLoRA, arXiv:2312.03732)."
+    )
+    dora: bool = Field(
+        False,
+        description="The length of each row of W + B·A learns by itself (DoRA, arXiv:2402.09353): a little better at "
+        "low ranks, slower, more memory.",
+    )
+    quantised: Literal[False, "4bit"] = Field(
+        False,
+        description="`4bit`: the frozen matrices in 4 bits (QLoRA, arXiv:2305.14314). Needs GPUs and the extra "
+        "`adaptrun[quantised]`.",
+    )
+    merge: bool = Field(
+        False,
+        description="Leave in `model/` the whole model with the adapters added to its weights, and the adapters in "
+        "`adapter/`. Without it `model/` is the adapters alone.",
+    )
+
+    @property
+    def scaling(self) -> float:
+        """What B·A is multiplied by."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+
+Adapt = Annotated[Finetune | Lora, Field(discriminator="method")]
+"""How the model moves to the domain: a section a method."""
 
 
 class Engine(Section):
@@ -359,7 +403,7 @@ class Job(Section):
     train: Train = Field(default_factory=Train, description="How the model is trained.")
     validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the run saves what it needs to go on.")
-    adapt: Adapt = Field(default_factory=Adapt, description="How the model moves to the domain.")
+    adapt: Adapt = Field(default_factory=Finetune, description="How the model moves to the domain.")
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
     launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")
 

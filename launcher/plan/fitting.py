@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
-from launcher.job.schema import Job
+from launcher.job.schema import Job, Lora
 from launcher.plan.memory import Load, Memory, Sharing, memory_of
-from launcher.plan.model_size import ModelSize
+from launcher.plan.model_size import ModelSize, size_of_job
 
 ROOM = 0.9
 """Of a device's memory: the rest goes to the driver, libraries and fragmentation."""
@@ -60,11 +60,36 @@ def largest_micro_batch(
 
 
 def cheapest_change(job: Job, size: ModelSize, precision: str, devices: Devices, now: Way) -> str:
-    """The first of these that fits: smaller micro-batches, recomputing, sharing more, offloading, more devices."""
-    for way, change in _changes(job, size, precision, devices, now):
-        if way.fits:
-            return change
-    return "a smaller model: no number of these GPUs holds one layer of this one"
+    """The first of these that fits: smaller micro-batches, recomputing, sharing more, offloading, more devices.
+
+    None of them changes a number. Where it takes host memory or more devices, adapters are offered beside it.
+    """
+    found = next((found for found in _changes(job, size, precision, devices, now) if found[0].fits), None)
+    if found is not None and not found[0].memory.host and found[0].ranks == devices.count:
+        return found[1]
+    offered = (None if found is None else found[1], adapters_that_fit(job, precision, devices, now))
+    told = "; or ".join(change for change in offered if change is not None)
+    return told or "a smaller model: no number of these GPUs holds one layer of this one"
+
+
+def adapters_that_fit(job: Job, precision: str, devices: Devices, now: Way) -> str | None:
+    """The change that gives the job adapters and fits without host memory; None where there is none."""
+    return next((change for way, change in _with_adapters(job, precision, devices, now) if way.fits), None)
+
+
+def _with_adapters(job: Job, precision: str, devices: Devices, now: Way) -> Iterator[tuple[Way, str]]:
+    """The job with adapters, which is another result, in each way of sharing that needs no host memory."""
+    if job.adapt.method != "finetune" or job.model.frozen:
+        return
+    size = size_of_job(job.model_copy(update={"adapt": Lora(method="lora")}))
+    if size is None:
+        return
+    plain = [sharing for sharing in WAYS if not sharing.endswith("offload")]
+    for sharing, recomputes in ((sharing, recomputes) for sharing in plain for recomputes in (now.recomputes, True)):
+        way = way_of(job, size, precision, devices, sharing, 1, recomputes)
+        extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
+        engine = "" if way.sharing == "single" else f", engine: {engine_of(sharing)}"
+        yield way, f"adapt: {{method: lora}}{engine}, train.micro_batch_size: 1{extra}"
 
 
 def _changes(job: Job, size: ModelSize, precision: str, devices: Devices, now: Way) -> Iterator[tuple[Way, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,12 @@ from typing import Literal
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.positions import read_document
-from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Job
 from launcher.plan.deepspeed_config import render_deepspeed, template_file
 from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
 from launcher.plan.memory import Sharing, mebibytes
-from launcher.plan.model_size import ModelSize, find_model_size
+from launcher.plan.model_size import ModelSize, size_of_job
 from launcher.plan.plan import EngineName, Plan
 from launcher.plan.split import split_batch
 
@@ -40,7 +40,8 @@ def make_plan(
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
     precision = _precision(job, job_file, device, hardware, reasons)
-    size = model_size(job)
+    size = size_of_job(job)
+    _check_adapters(job, job_file, device, size, reasons)
     devices = Devices(world, _memory_of_a_process(device, hardware, ranks))
     engine = _engine(job, size, devices, reasons)
     sharing = sharing_of(job, engine)
@@ -124,6 +125,9 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
         return job.engine.name
     if ranks == 1:
         return "single"
+    if job.adapt.method == "lora" and job.adapt.quantised:
+        reasons.append("ddp: weights in 4 bits are whole on each process")
+        return "ddp"
     if size is None:
         reasons.append("ddp: the size of the model is not known here")
         return "ddp"
@@ -133,6 +137,25 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
         return "ddp"
     reasons.append(f"fsdp: ddp would take {mebibytes(needed)} of {mebibytes(room)} a process before any activation")
     return "fsdp"
+
+
+def _check_adapters(job: Job, job_file: Path, device: str, size: ModelSize | None, reasons: list[str]) -> None:
+    """Say how much learns. Raises JobError for targets that are not there, and for what only GPUs can do."""
+    if job.adapt.method != "lora":
+        return
+    if job.adapt.quantised and device == "cpu":
+        message = "weights in 4 bits need a GPU, and this runs on the CPU"
+        raise _refusal(job_file, "adapt.quantised", message, "quantised: false, or a machine with GPUs")
+    if job.adapt.quantised and importlib.util.find_spec("bitsandbytes") is None:
+        message = "weights in 4 bits need the package bitsandbytes, which is not installed"
+        raise _refusal(job_file, "adapt.quantised", message, 'pip install "adaptrun[quantised]"')
+    if size is None or size.adapters is None:
+        return
+    if size.adapters.unmatched:
+        message = f"no linear layer of {job.model.pretrained} is named {size.adapters.unmatched[0]!r}"
+        raise _refusal(job_file, "adapt.targets", message, "targets: auto, or patterns such as query or *.q_proj")
+    about = "about " if size.is_estimated else ""
+    reasons.append(f"adapters: {about}{size.learning:,} of {size.parameters:,} parameters learn")
 
 
 def sharing_of(job: Job, engine: EngineName) -> Sharing:
@@ -145,14 +168,6 @@ def sharing_of(job: Job, engine: EngineName) -> Sharing:
         return "zero3_offload" if stage == 3 else "zero2_offload"
     plain: dict[int, Sharing] = {1: "zero1", 2: "zero2", 3: "zero3"}
     return plain.get(stage, "zero2")  # rendering refuses other stages
-
-
-def model_size(job: Job) -> ModelSize | None:
-    """How large the job's model is; None where that is not known here."""
-    try:
-        return find_model_size(find_pretrained(job.model), job.model.frozen)
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None  # loading says what is wrong with the file
 
 
 def _does_not_fit(job: Job, job_file: Path, size: ModelSize, precision: str, devices: Devices, now: Way) -> JobError:

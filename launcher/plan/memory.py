@@ -15,6 +15,8 @@ from launcher.job.schema import Optimizer
 from launcher.plan.model_size import ModelSize
 
 FLOAT32 = 4
+BYTES_IN_4_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Of a parameter: half a byte, a scale of one byte for each 64, one of those scales for each 256 (QLoRA, section 3)."""
 KEPT_BYTES = {"fp32": 4.0, "bf16": 2.5, "fp16": 2.5}
 """Bytes of a kept element: under autocast some stay in fp32."""
 ZERO_BUCKET = 500_000_000
@@ -68,13 +70,15 @@ def memory_of(size: ModelSize, optimizer: Optimizer, sharing: Sharing, ranks: in
 
     DeepSpeed's optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
     """
-    whole, part = FLOAT32 * size.parameters, FLOAT32 * ceil(size.parameters / ranks)
+    whole = FLOAT32 * (size.parameters - size.in_4_bits) + int(BYTES_IN_4_BITS * size.in_4_bits)
+    part = FLOAT32 * ceil(size.parameters / ranks)
     learning, stepped = FLOAT32 * size.learning, FLOAT32 * ceil(size.learning / ranks)
     moments = 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
     activations, block = _activations(size, sharing, load), FLOAT32 * size.block
     if sharing in ("single", "ddp"):
         return Memory(whole, learning, moments * learning, activations)
     if sharing == "fsdp":  # this block, the next one, and one block's gradients on their way
+        part, stepped = (FLOAT32 * size.share(count, ranks) for count in (size.parameters, size.learning))
         return Memory(part, stepped, moments * stepped, activations, 3 * block)
     bucket = FLOAT32 * min(ZERO_BUCKET, size.parameters)
     flat_copy, on_host = stepped, (2 + moments) * stepped
@@ -89,8 +93,11 @@ def memory_of(size: ModelSize, optimizer: Optimizer, sharing: Sharing, ranks: in
 
 
 def consolidation(size: ModelSize) -> int:
-    """Bytes of a process while the model folder is written: the largest tensor, whole, and a buffer."""
-    return FLOAT32 * size.largest + 16 * 2**20
+    """Bytes of a process while the model folder is written: the largest tensor, whole, and a buffer.
+
+    Adapters are small, and merged with their base a buffer at a time.
+    """
+    return 16 * 2**20 + (0 if size.adapters is not None else FLOAT32 * size.largest)
 
 
 def _activations(size: ModelSize, sharing: Sharing, load: Load) -> int:

@@ -6,13 +6,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from launcher.job.pretrained import Pretrained, read_config, safetensors_files
+from launcher.job.pretrained import Pretrained, find_pretrained, read_config, safetensors_files
+from launcher.job.schema import Adapt, Job, Lora
+from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, linear_layers
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 DROPPED_HEADS = ("lm_head.",)
@@ -29,6 +31,8 @@ class ModelSize:
     layers, hidden, intermediate, heads: as the config has them; 0 where it does not say
     is_gated: whether a feed-forward layer has three matrices instead of two
     is_estimated: counted from the config, since the files are not here
+    adapters: what learns beside frozen weights; already a part of the counts
+    in_4_bits: parameters that are held in 4 bits each
     """
 
     parameters: int
@@ -41,37 +45,76 @@ class ModelSize:
     is_gated: bool = False
     is_estimated: bool = False
     frozen: int = 0
+    adapters: AdapterSize | None = None
+    in_4_bits: int = 0
 
     @property
     def learning(self) -> int:
         """Parameters that have a gradient and moments."""
         return self.parameters - self.frozen
 
+    def share(self, of: int, ranks: int) -> int:
+        """How many of `of` parameters, those that learn among them, a rank has at most where rows are dealt out."""
+        narrow = () if self.adapters is None else self.adapters.narrow
+        uneven = sum(elements for _, elements in narrow)
+        dealt = sum(ceil(rows / ranks) * elements // rows for rows, elements in narrow)
+        return ceil((of - uneven) / ranks) + dealt
 
-def find_model_size(pretrained: Pretrained, frozen: Sequence[str] = ()) -> ModelSize | None:
+
+def size_of_job(job: Job) -> ModelSize | None:
+    """How large the job's model is, with what its method adds; None where that is not known here."""
+    learns_head = "classification" in job.task or "regression" in job.task
+    try:
+        return find_model_size(find_pretrained(job.model), job.model.frozen, job.adapt, learns_head=learns_head)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None  # loading says what is wrong with the file
+
+
+def find_model_size(
+    pretrained: Pretrained, frozen: Sequence[str] = (), adapt: Adapt | None = None, *, learns_head: bool = True
+) -> ModelSize | None:
     """From the files' headers, else from the config; None where neither says enough.
 
     frozen: patterns of the names of parameters that do not learn; without the files they are counted as learning
+    learns_head: whether a head learns whole where there are adapters
     Raises OSError, ValueError or KeyError for a broken file.
     """
     config = read_config(pretrained) or {}
-    counts = Counter[str]()
-    for file in safetensors_files(pretrained.kind, Path(pretrained.location)):
-        counts.update(_elements(file))
-    if counts:
-        return _sized(counts, config, frozen)
-    return _estimated(config) if pretrained.kind in ("folder", "hub") else None
+    source = pretrained if pretrained.base is None else pretrained.base.pretrained
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in safetensors_files(source.kind, Path(source.location)):
+        shapes |= _shapes(file)
+    lora = adapt if isinstance(adapt, Lora) else None
+    if shapes:
+        size = _sized(Counter({name: prod(shape) for name, shape in shapes.items()}), config, frozen)
+        if lora is None:
+            return size
+        return _adapted(size, lora, from_shapes(lora, shapes, config, size.hidden, learns_head), shapes)
+    return _estimated(config, lora, learns_head) if source.kind in ("folder", "hub") else None
 
 
-def _elements(file: Path) -> dict[str, int]:
-    """Elements of each tensor. The header is JSON behind its own length, a little-endian 64-bit integer."""
+def _adapted(size: ModelSize, lora: Lora, adapters: AdapterSize, shapes: Shapes) -> ModelSize:
+    """The same model with adapters, all else frozen."""
+    linear = sum(prod(shape) for shape in linear_layers(shapes).values())
+    return replace(
+        size,
+        parameters=size.parameters + adapters.added,
+        block=size.block + adapters.added // max(1, size.layers),
+        frozen=size.parameters - (adapters.learning - adapters.added),
+        adapters=adapters,
+        in_4_bits=linear if lora.quantised else 0,
+    )
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor. The header is JSON behind its own length, a little-endian 64-bit integer."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if length > file.stat().st_size:
             raise ValueError(f"{file} is no safetensors file")
         header = json.loads(opened.read(length))
     return {
-        name: prod(tensor["shape"])
+        name: tuple(tensor["shape"])
         for name, tensor in header.items()
         if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(DROPPED_HEADS)
     }
@@ -101,7 +144,7 @@ def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
     return found
 
 
-def _estimated(config: dict[str, Any]) -> ModelSize | None:
+def _estimated(config: dict[str, Any], lora: Lora | None, learns_head: bool) -> ModelSize | None:
     shape = _shape(config)
     hidden, layers, heads, vocabulary = shape["hidden"], shape["layers"], shape["heads"], config.get("vocab_size")
     if not (hidden and layers and heads and isinstance(vocabulary, int)):
@@ -111,7 +154,11 @@ def _estimated(config: dict[str, Any]) -> ModelSize | None:
     attention = 2 * hidden * queries + 2 * hidden * keys
     block = attention + (3 if shape["is_gated"] else 2) * hidden * shape["intermediate"] + 4 * hidden
     embeddings = vocabulary * hidden
-    return ModelSize(embeddings + layers * block, max(embeddings, block // 3), block, **shape, is_estimated=True)
+    size = ModelSize(embeddings + layers * block, max(embeddings, block // 3), block, **shape, is_estimated=True)
+    if lora is None:
+        return size
+    adapted = _adapted(size, lora, from_config(lora, config, shape, queries, keys, learns_head), {})
+    return replace(adapted, in_4_bits=layers * (block - 4 * hidden) if lora.quantised else 0)
 
 
 def _shape(config: dict[str, Any]) -> dict[str, Any]:

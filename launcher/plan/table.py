@@ -12,14 +12,15 @@ from launcher.plan.fitting import (
     WAYS,
     Devices,
     Way,
+    adapters_that_fit,
     cheapest_change,
     largest_micro_batch,
     share_of_a_rank,
     way_of,
 )
-from launcher.plan.making import GPU_MICRO_BATCH, model_size, sharing_of
+from launcher.plan.making import GPU_MICRO_BATCH, sharing_of
 from launcher.plan.memory import Sharing, consolidation, mebibytes
-from launcher.plan.model_size import ModelSize
+from launcher.plan.model_size import ModelSize, size_of_job
 
 UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -39,7 +40,7 @@ class Table:
     @classmethod
     def of(cls, job: Job, gpus: int, memory: int) -> Table:
         """Work it out from headers and config alone. Raises RequestError where the model's size is not known here."""
-        size = model_size(job)
+        size = size_of_job(job)
         if size is None:
             raise RequestError(
                 f"how large {job.model.pretrained} is cannot be told: neither safetensors files nor a config.json with "
@@ -47,7 +48,7 @@ class Table:
             )
         devices = Devices(gpus, memory)
         precision = "bf16" if job.train.precision == "auto" else job.train.precision
-        rows = tuple(_row(job, size, precision, devices, sharing) for sharing in WAYS)
+        rows = tuple(_row(job, size, precision, devices, sharing) for sharing in _ways(job))
         return cls(size, devices, rows, _verdict(job, size, precision, devices, rows))
 
     def as_json(self) -> str:
@@ -63,6 +64,8 @@ class Table:
         widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         frozen = f" ({self.size.frozen / 1e9:.2f} frozen)" if self.size.frozen else ""
+        if self.size.adapters is not None:
+            frozen = f" ({self.size.learning / 1e6:.1f} million learn)"
         return "\n".join(
             [
                 f"{about}{self.size.parameters / 1e9:.2f} billion parameters{frozen} on {self.devices.count} GPUs of "
@@ -93,6 +96,11 @@ def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: S
     return way_of(job, size, precision, devices, sharing, micro_batch, recomputes)
 
 
+def _ways(job: Job) -> tuple[Sharing, ...]:
+    """All, or those that leave weights in 4 bits whole."""
+    return ("ddp",) if job.adapt.method == "lora" and job.adapt.quantised else WAYS
+
+
 def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[Way, ...]) -> str:
     named = job.engine.name
     if named == "auto" or named == "single":
@@ -103,7 +111,9 @@ def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: 
         now, name = next(row for row in rows if row.sharing == sharing or row.sharing == "single"), sharing
     taken = f"{mebibytes(now.memory.total)} of {mebibytes(devices.memory)}"
     if now.fits:
-        return f"fits: {now.sharing} ({name}), {taken} with micro-batches of {now.micro_batch}"
+        adapters = adapters_that_fit(job, precision, devices, now) if now.memory.host else None
+        instead = "" if adapters is None else f"\n    without host memory: {adapters}"
+        return f"fits: {now.sharing} ({name}), {taken} with micro-batches of {now.micro_batch}{instead}"
     return f"does not fit: {name} takes {taken}\n    fix: {cheapest_change(job, size, precision, devices, now)}"
 
 

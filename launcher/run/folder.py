@@ -95,6 +95,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def adapter(self) -> Path:
+        """The adapters alone, where `model` is the whole model with them."""
+        return self.path / "adapter"
+
+    @property
     def skeleton(self) -> Path:
         """The model folder without its weights, there from the start; `adaptrun consolidate` adds weights to it."""
         return self.path / "skeleton"

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from launcher.adapt import adapt_model
+from launcher.adapt.adapters import Adapters
+from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines import make_engine
-from launcher.engines.base import Engine, EngineSettings
+from launcher.engines.base import Engine, EngineSettings, StateDict, without_frozen
 from launcher.errors import NotFinite, RequestError, Stopped
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Note, Saved, Started
@@ -29,6 +32,9 @@ from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
 from launcher.worker.session import Session, joined_session
 from launcher.worker.stopping import StopAgreed, StopRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> None:
@@ -45,10 +51,11 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     engine = make_engine(session.plan.engine, _engine_settings(session))
     materials = open_materials(session)
     loaded = load_model(session, materials, in_parts=engine.shards_weights)
+    adapters = adapt_model(session.job, loaded, materials.pretrained, materials.task.auto_class)
     if session.world.is_first:
-        write_skeleton(session.folder.skeleton, loaded.model, materials.task.processor, materials.card(session.job))
+        _begin_model_folder(session, materials, loaded.model, adapters)
     engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
-    progress = _take_up(session, engine, materials.train.folder.name)
+    progress = _take_up(session, engine, materials.train.folder.name, adapters)
     progress.micro_batch_limit = session.plan.micro_batch_limit
     judge = Judge(session, materials, engine.module)
     if not progress.before:
@@ -58,11 +65,38 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     after = judge.measure(step)
     session.enter("publishing", str(session.folder.model))
     session.fence.check()
-    publish_model(session.folder.model, session.folder.skeleton, engine, session.job.checkpoint.dtype)
+    _publish(session, engine)
     if session.world.is_first:
         _conclude(session, progress, "done", after)
         session.folder.become_latest(session.job)
     session.world.wait()
+
+
+def _begin_model_folder(
+    session: Session, materials: Materials, model: PreTrainedModel, adapters: Adapters | None
+) -> None:
+    """Write what is known of the result before it has any weights."""
+    if adapters is not None:
+        session.log.write(Note(text=str(adapters)))
+    config = None if adapters is None else adapters.config
+    card = materials.card(session.job, adapters)
+    write_skeleton(session.folder.skeleton, model, materials.task.processor, card, config)
+
+
+def _publish(session: Session, engine: Engine) -> None:
+    """Leave the result: the whole model or the adapters; or both, where they are to be merged."""
+    job, folder = session.job, session.folder
+    if job.adapt.method == "lora" and job.adapt.merge:
+        publish_model(folder.adapter, folder.skeleton, engine, job.checkpoint.dtype)
+        merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype)
+    else:
+        publish_model(folder.model, folder.skeleton, engine, job.checkpoint.dtype)
+
+
+def _state(session: Session, engine: Engine) -> StateDict:
+    """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
+    state = engine.state()
+    return state if session.job.adapt.method == "finetune" else without_frozen(state, engine.module)
 
 
 def _engine_settings(session: Session) -> EngineSettings:
@@ -76,10 +110,14 @@ def _engine_settings(session: Session) -> EngineSettings:
     )
 
 
-def _take_up(session: Session, engine: Engine, data: str) -> Progress:
-    """Start afresh, or stand where the checkpoint stood. Raises RequestError where the data are no longer the same."""
+def _take_up(session: Session, engine: Engine, data: str, adapters: Adapters | None) -> Progress:
+    """Start afresh, or stand where the checkpoint stood.
+
+    Raises RequestError where the data, or the weights that adapters are added to, are no longer the same.
+    """
+    base = "" if adapters is None else adapters.base
     if session.checkpoint is None:
-        return Progress(data=data)
+        return Progress(data=data, base=base)
     session.enter("loading", str(session.checkpoint))
     progress = Progress.from_dict(read_progress(session.checkpoint))
     if progress.data != data:
@@ -87,7 +125,12 @@ def _take_up(session: Session, engine: Engine, data: str) -> Progress:
             f"the training data (or the tokenizer) have changed since {session.checkpoint} was saved; put back what "
             "was there, or start afresh with --resume never"
         )
-    engine.load(read_state(session.checkpoint, engine.state()))
+    if progress.base != base:
+        raise RequestError(
+            f"{session.job.model.pretrained} is no longer the model that the adapters in {session.checkpoint} were "
+            "trained beside; put that one back, or start afresh with --resume never"
+        )
+    engine.load(read_state(session.checkpoint, _state(session, engine)))
     return progress
 
 
@@ -116,7 +159,7 @@ def _train(
 
     def save() -> None:
         session.enter("saving", checkpoint_name(progress.step))
-        checkpoints.save(progress.step, engine.state(), progress.as_dict(), progress.best_step)
+        checkpoints.save(progress.step, _state(session, engine), progress.as_dict(), progress.best_step)
         session.enter("training")
 
     def finish_saving() -> None:
@@ -186,7 +229,7 @@ def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int
         return progress.step
     session.log.write(Note(text=f"the best model was that of step {best}; taking it"))
     checkpoint = session.folder.checkpoints / checkpoint_name(best)
-    engine.load(read_state(checkpoint, engine.state(), optimizer=False))
+    engine.load(read_state(checkpoint, _state(session, engine), optimizer=False))
     return best
 
 

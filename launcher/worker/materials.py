@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from launcher.adapt.adapters import Adapters
 from launcher.data.cache import tokenizer_identity
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
@@ -40,14 +41,18 @@ class Materials:
     train: Prepared
     validation: dict[str, Prepared]
 
-    def card(self, job: Job) -> dict[str, Any]:
+    def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
         """What the model folder says beside the standard files."""
-        return {
+        card = {
             "task": job.task,
             "max_length": job.train.max_length,
             "train": job.train.model_dump(mode="json", include={"loss": {"name", "delta"}, "mask_share": True}),
             "function": self.pretrained.location if self.pretrained.kind == "function" else None,
         }
+        if adapters is None:
+            return card
+        base = job.model.model_dump(mode="json", include={"config", "tokenizer", "allow_missing", "allow_unexpected"})
+        return card | {"base": base | {"revision": job.model.revision, "identity": adapters.base}}
 
 
 def open_materials(session: Session) -> Materials:

@@ -34,6 +34,7 @@ class Progress:
     """Where a run is.
 
     data: name of the prepared training data, which follows from their content
+    base: identity of the frozen weights, which adapters' checkpoints leave out; empty where all weights are saved
     step: optimizer steps done
     seconds: spent training, over all starts
     before: every validation set, measured on the model as it came
@@ -46,6 +47,7 @@ class Progress:
     """
 
     data: str = ""
+    base: str = ""
     step: int = 0
     seconds: float = 0.0
     before: Metrics = field(default_factory=dict)

@@ -12,11 +12,13 @@ import pytest
 
 from launcher.errors import JobError
 from launcher.job.pretrained import find_pretrained
-from launcher.job.schema import Model, Optimizer
+from launcher.job.reading import load_job
+from launcher.job.schema import Lora, Model, Optimizer
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.making import make_plan
 from launcher.plan.memory import Load, Memory, memory_of
 from launcher.plan.model_size import ModelSize, find_model_size
+from launcher.plan.table import Table
 from tests.commands import adaptrun
 from tests.engines.test_engines import ENGINES, engine_of
 from tests.plan.test_plan import job
@@ -35,19 +37,28 @@ FROZEN = "bert.embeddings.*"
 
 
 def measured(
-    rank: int, size: int, folder: str, engine_name: str, optimizer: dict[str, Any], frozen: tuple[str, ...]
+    rank: int,
+    size: int,
+    folder: str,
+    engine_name: str,
+    optimizer: dict[str, Any],
+    frozen: tuple[str, ...],
+    lora: dict[str, Any] | None = None,
 ) -> tuple[int, int, int]:
     """Bytes that this rank holds of weights, gradients and optimizer."""
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForSequenceClassification
 
-    from launcher.job.schema import Optimizer
-    from launcher.models.loading import freeze
+    from launcher.adapt.lora import add_lora
+    from launcher.models.loading import Loaded, freeze
     from tests.worker.test_evaluating import tiny_task
 
     task, _ = tiny_task(folder)
-    module = task.build(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3))
+    module = task.build(AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3 if lora is None else 2))
     freeze(module.model, frozen)
+    if lora is not None:
+        place = find_pretrained(Model(pretrained=folder))
+        add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), place, None, task.auto_class, seed=0)
     engine: Any = engine_of(engine_name, None)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
@@ -100,6 +111,25 @@ def test_the_plan_is_within_a_hundredth_of_what_is_held(
         assert planned.weights == pytest.approx(weights, rel=0.01)
         assert planned.gradients == pytest.approx(gradients, rel=0.01)
         assert planned.optimizer == pytest.approx(moments, rel=0.01)
+
+
+LORAS: list[dict[str, Any]] = [
+    {"method": "lora"},
+    {"method": "lora", "rank": 16, "targets": ["query", "output.dense"], "dora": True},
+]
+
+
+@pytest.mark.parametrize("lora", LORAS, ids=["lora", "dora"])
+@pytest.mark.parametrize(("engine", "size"), [("single", 1), *((e, n) for e in ENGINES[1:] for n in (2, 3))])
+def test_so_it_is_with_adapters(engine: Any, size: int, lora: dict[str, Any], model: Path, worlds: Worlds) -> None:
+    model_size = find_model_size(find_pretrained(Model(pretrained=str(model))), adapt=Lora.model_validate(lora))
+    assert model_size is not None
+    load = Load(tokens=0, precision="fp32", recomputes=False)
+    planned = memory_of(model_size, Optimizer(), engine, size, load)
+    held = worlds.run(size, measured, str(model), engine, {"name": "adamw"}, (), lora)
+    for part, found in zip(("weights", "gradients", "optimizer"), zip(*held, strict=True), strict=True):
+        assert getattr(planned, part) == pytest.approx(max(found), rel=0.01), part
+    assert planned.gradients < 0.2 * planned.weights
 
 
 def test_minilm_is_counted_from_its_header() -> None:
@@ -274,3 +304,66 @@ def test_the_micro_batch_is_the_largest_that_fits(model: Path, tmp_path: Path) -
     plan = make_plan(made, file, Hardware((Gpu("small", int(room / 0.9) + 1, 9.0),), 8, 2**33))
     assert plan.split.micro_batch == 16
     assert "micro-batches of 16: 64 would not fit" in str(plan)
+
+
+LORA = {"method": "lora"}
+
+
+def test_adapters_of_a_large_model_are_counted_from_its_config(tmp_path: Path) -> None:
+    file = large_job(tmp_path, global_batch_size=64, max_length=2048, activation_checkpointing=True)
+
+    def rows(**adapt: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        table = Table.of(load_job(file, [f"adapt={json.dumps(LORA | adapt)}"]), 8, 80 * 2**30)
+        answer = json.loads(table.as_json())
+        return answer["size"], {row["sharing"]: row["memory"] for row in answer["rows"]}
+
+    size, memory = rows(targets=["*.q_proj", "v_proj"], rank=16)
+    adapters = 80 * 16 * ((8192 + 8192) + (8192 + 1024))
+    assert size["parameters"] - size["frozen"] == adapters + 2 * 8193
+    assert memory["ddp"]["gradients"] == 4 * (adapters + 2 * 8193)
+    assert memory["ddp"]["optimizer"] == 2 * memory["ddp"]["gradients"]
+    every = 80 * 8 * (4 * 8192 + 2 * (8192 + 1024) + 3 * (8192 + 28672))
+    assert rows()[0]["adapters"]["inputs"] + rows()[0]["adapters"]["outputs"] == every // 8
+    assert rows(dora=True)[0]["adapters"]["magnitudes"] == 80 * (2 * 8192 + 2 * 1024 + 2 * 28672 + 8192)
+    quantised = rows(quantised="4bit")[1]
+    assert set(quantised) == {"ddp"}
+    assert quantised["ddp"]["weights"] < 0.15 * memory["ddp"]["weights"]
+    text = str(Table.of(load_job(file, [f"adapt={json.dumps(LORA)}"]), 8, 80 * 2**30))
+    assert text.startswith("about 69.61 billion parameters (103.6 million learn) on 8 GPUs")
+    assert "fits: fsdp (the first that fits)" in text
+
+
+def test_adapters_are_offered_where_all_weights_need_host_memory_or_more_devices(tmp_path: Path) -> None:
+    file = large_job(tmp_path, global_batch_size=64, max_length=2048, activation_checkpointing=True)
+    offer = "adapt: {method: lora}, engine: {name: fsdp}, train.micro_batch_size: 1"
+    assert f"without host memory: {offer}" in str(Table.of(load_job(file), 8, 80 * 2**30))
+    refused = str(Table.of(load_job(file, ["engine.name=fsdp"]), 8, 80 * 2**30))
+    assert f"zero3_offload}}, train.micro_batch_size: 1; or {offer}" in refused
+    assert "lora" not in str(Table.of(load_job(file, ["engine.name=fsdp"]), 64, 80 * 2**30))
+
+
+@pytest.mark.parametrize(
+    ("adapt", "hardware", "message"),
+    [
+        (
+            {"quantised": "4bit"},
+            Hardware((), 2, 2**33),
+            "need a GPU, and this runs on the CPU\n    fix: quantised: false",
+        ),
+        ({"targets": ["query", "q_prog"]}, Hardware((), 2, 2**33), "no linear layer of .* is named 'q_prog'"),
+    ],
+)
+def test_adapters_that_cannot_be_had_are_refused(
+    adapt: dict[str, Any], hardware: Hardware, message: str, model: Path, tmp_path: Path
+) -> None:
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=LORA | adapt)
+    with pytest.raises(JobError, match=message):
+        make_plan(made, file, hardware)
+
+
+def test_the_plan_says_how_much_learns(model: Path, tmp_path: Path) -> None:
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=LORA)
+    plan = make_plan(made, file, Hardware((), 2, 2**33))
+    size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
+    assert size is not None
+    assert f"adapters: {size.learning:,} of {size.parameters:,} parameters learn" in plan.reasons

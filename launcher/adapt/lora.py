@@ -1,0 +1,154 @@
+"""Low-rank adapters (LoRA, rsLoRA, DoRA) in a model, through `peft`.
+
+The model stays the object that it was: `peft` puts a layer with adapters in the place of each target. The head of a
+classifier learns whole, and so does every weight that the pretrained model lacks. They are not copied as `peft`'s
+`modules_to_save` would do: nobody asks for the old head again, and a copy would be held, and sharded, for nothing.
+They are saved under the names that `modules_to_save` has, so `peft` reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from launcher.adapt.adapters import Adapters
+from launcher.errors import ModelError
+from launcher.job.pretrained import Pretrained
+from launcher.job.schema import Lora
+from launcher.models.adapters import is_transposed, output_lengths
+from launcher.models.loading import Loaded
+from launcher.models.stored import readable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
+TASK_TYPES = {
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForCausalLM": "CAUSAL_LM",
+}
+"""`peft`'s words for the classes that it has its own class for."""
+
+
+def add_lora(
+    spec: Lora, loaded: Loaded, pretrained: Pretrained, revision: str | None, auto_class: str, seed: int
+) -> Adapters:
+    """Freeze the model and put adapters beside its linear layers; where they start depends on the seed alone.
+
+    Weights on the meta device stay there; the adapters are in memory.
+    Raises ModelError where the targets name no linear layer, or the model cannot be adapted so.
+    """
+    model, base = loaded.model, loaded.identity
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} gathers statistics of batches as it trains, which adapters do not hold; "
+            "use adapt.method: finetune"
+        )
+    whole = modules_that_learn(loaded)
+    targets = target_modules(model, spec.targets, whole)
+    config = LoraConfig(
+        base_model_name_or_path=pretrained.location,
+        revision=revision,
+        task_type=TASK_TYPES.get(auto_class),
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+        use_rslora=spec.rank_stabilised,
+        use_dora=spec.dora,
+        fan_in_fan_out=is_transposed(model.get_submodule(targets[0])),
+    )
+    torch.manual_seed(seed)
+    with _weights_in_memory(model, targets):
+        inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name or name.startswith(tuple(f"{module}." for module in whole)))
+    if spec.dora:
+        _measure_magnitudes(loaded, targets)
+    described = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    learning = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    return Adapters(
+        config=described | {"modules_to_save": whole or None, "inference_mode": True},
+        base=base,
+        learning=sum(learning),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def modules_that_learn(loaded: Loaded) -> list[str]:
+    """Names of the modules that learn whole: a classifier's head, and what starts at random.
+
+    The head of a language model is a part of what was pretrained.
+    """
+    model: PreTrainedModel = loaded.model
+    outside = {name for name, child in model.named_children() if child is not model.base_model}
+    is_language_model = model.get_output_embeddings() is not None
+    found = set()
+    for name, _ in model.named_parameters():
+        top = name.partition(".")[0]
+        if name in loaded.new or (top in outside and not is_language_model):
+            found.add(top if top in outside else name.rpartition(".")[0])
+    if "" in found:
+        raise ModelError(f"{type(model).__name__} has new weights that belong to no module of it; use method: finetune")
+    return sorted(found)
+
+
+def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequence[str]) -> list[str]:
+    """Names of the linear layers that get adapters. Raises ModelError where a pattern names none."""
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or is_transposed(module)
+        if not f"{name}.".startswith(tuple(f"{head}." for head in whole))
+    ]
+    if targets == "auto":
+        found = [name for name in linear if IN_A_REPEATED_BLOCK.search(name)]
+        if not found:
+            raise ModelError(f"{type(model).__name__} has no linear layer in repeated blocks; name some: adapt.targets")
+        return found
+    for pattern in targets:
+        if not any(_means(pattern, name) for name in linear):
+            last = sorted({name.rpartition(".")[2] for name in linear})
+            raise ModelError(
+                f"adapt.targets: no linear layer is named {pattern!r}; their last names are {', '.join(last)}"
+            )
+    return [name for name in linear if any(_means(pattern, name) for pattern in targets)]
+
+
+def _means(pattern: str, name: str) -> bool:
+    return fnmatch(name, pattern) or fnmatch(name, f"*.{pattern}")
+
+
+@contextmanager
+def _weights_in_memory(model: nn.Module, targets: Sequence[str]) -> Iterator[None]:
+    """Inside, each target on the meta device seems to be in memory: `peft` puts adapters where it finds the weight.
+
+    What stands in for a weight takes no memory.
+    """
+    away: dict[str, nn.Parameter] = {}
+    for name in targets:
+        layer: Any = model.get_submodule(name)
+        if layer.weight.is_meta:
+            away[name] = layer.weight
+            layer.weight = nn.Parameter(torch.zeros(()).expand(layer.weight.shape), requires_grad=False)
+    yield
+    for name, weight in away.items():
+        model.get_submodule(name).base_layer.weight = weight  # type: ignore[union-attr]
+
+
+def _measure_magnitudes(loaded: Loaded, targets: Sequence[str]) -> None:
+    """DoRA's magnitudes start as the lengths of the weights, which `peft` could not see on the meta device."""
+    for name in targets:
+        layer: Any = loaded.model.get_submodule(name)
+        if layer.base_layer.weight in loaded.stored:
+            weight = readable(layer.base_layer.weight, loaded.stored)
+            lengths = output_lengths(weight, transposed=is_transposed(layer.base_layer))
+            layer.lora_magnitude_vector["default"].weight.data.copy_(lengths)

@@ -1,0 +1,60 @@
+"""A whole model from an adapter folder and its base, read from their files a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from launcher.checkpoint.model_folder import Layout, publish
+from launcher.checkpoint.safetensors_writer import BUFFER
+from launcher.checkpoint.weights import DTYPES, StoredWeight
+from launcher.errors import ModelError
+from launcher.job.pretrained import find_pretrained, read_card
+from launcher.job.schema import Model
+from launcher.models import loading, task_class
+from launcher.models.stored import HeldTensor, Readable, readable
+
+
+def merge_adapters(adapters: Path, folder: Path, dtype: str) -> int:
+    """Write the model that `adapters` make of their base into `folder`; returns how many tensors.
+
+    All ranks call this where there are several, and each writes some of the files.
+    Raises ModelError where the base is not what it was, or the folder does not say what it is for.
+    """
+    spec = Model(pretrained=str(adapters))
+    pretrained, card = find_pretrained(spec), read_card(adapters)
+    config = loading.load_config(pretrained, spec)
+    if "task" not in card:
+        raise ModelError(f"{adapters} does not say what task its model is for; let peft merge it (merge_and_unload)")
+    labels = loading.known_labels(config)
+    auto_class = task_class(card["task"]).auto_class
+    loaded = loading.load_model(pretrained, spec, auto_class, labels, config, in_parts=True)
+    sources: dict[str, Readable] = {
+        name: readable(parameter, loaded.stored) for name, parameter in loaded.model.named_parameters()
+    }
+    saved = loaded.model.state_dict()
+    sources |= {name: HeldTensor(buffer) for name, buffer in loaded.model.named_buffers() if name in saved}
+    weights = [
+        StoredWeight(name, tuple(source.shape), saved[name].dtype, pieces_of(source))
+        for name, source in sources.items()
+    ]
+    written = [weight.written_in(DTYPES[dtype]) for weight in weights]
+    publish(folder, adapters, written, ((w.name, w.pieces()) for w in weights), dtype, Layout())
+    return len(weights)
+
+
+def pieces_of(source: Readable) -> Callable[[], Iterator[Tensor]]:
+    """Reads a tensor as runs of whole rows, about a buffer of them at once."""
+
+    def pieces() -> Iterator[Tensor]:
+        if not source.shape:
+            yield source.whole()
+            return
+        rows = source.shape[0]
+        step = max(1, BUFFER // (4 * max(1, source.shape[1:].numel())))
+        for start in range(0, rows, step):
+            yield source.rows(start, min(start + step, rows))
+
+    return pieces

@@ -1,0 +1,166 @@
+"""How many numbers learn with adapters, from the shapes of a model's matrices or from its config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from math import prod
+from typing import Any
+
+from launcher.job.schema import Lora
+
+IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
+NO_LINEAR_LAYERS = ("embed", "position", "relative_attention_bias", ".experts.", "shared.")
+"""Parts of the names of matrices that are looked up in, or that lie together in one tensor once they are loaded."""
+TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")
+"""Models whose linear layers are stored [inputs, outputs]."""
+HEADS = ("classifier", "score", "pre_classifier", "classification_head", "head", "projector", "qa_outputs")
+"""What `transformers` calls the parts that a classifier has beside its base model."""
+DENSE_HEADS = (
+    *("roberta", "xlm-roberta", "camembert", "data2vec-text", "longformer", "mpnet", "electra", "distilbert"),
+    *("deberta", "deberta-v2", "modernbert"),
+)
+"""Models whose classifiers have a square matrix before the last one."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """What learns beside frozen weights.
+
+    rank: of each pair of A and B
+    inputs, outputs: of all target matrices together; magnitudes: of DoRA, one an output
+    head: parameters that learn whole, of which `new_head` are not in the model's files
+    labels: rows of the head's last matrix; hidden: their length
+    unmatched: patterns that name no matrix
+    """
+
+    rank: int
+    inputs: int
+    outputs: int
+    magnitudes: int
+    head: int = 0
+    new_head: int = 0
+    labels: int = 0
+    hidden: int = 0
+    unmatched: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> int:
+        """Parameters that the pretrained model does not have."""
+        return self.rank * (self.inputs + self.outputs) + self.magnitudes + self.new_head
+
+    @property
+    def learning(self) -> int:
+        """Parameters that have a gradient and moments."""
+        return self.added + self.head - self.new_head
+
+    @property
+    def narrow(self) -> tuple[tuple[int, int], ...]:
+        """Rows and elements of tensors with so few rows that they cannot be cut evenly: all A, and the head's last."""
+        found = (self.rank, self.rank * self.inputs), (self.labels, self.labels * self.hidden)
+        return tuple((rows, elements) for rows, elements in found if elements)
+
+
+def linear_layers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """The matrices of linear layers by the names of the layers; embeddings and heads left out."""
+    return {
+        name.removesuffix(".weight"): shape
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2 and not is_head(name)
+        if not any(part in name for part in NO_LINEAR_LAYERS)
+    }
+
+
+def in_blocks(layers: Iterable[str]) -> set[str]:
+    """Those of the repeated blocks."""
+    return {name for name in layers if IN_A_REPEATED_BLOCK.search(name)}
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor of a file belongs to what stands outside the base model."""
+    return name.partition(".")[0] in HEADS
+
+
+def from_shapes(spec: Lora, shapes: Shapes, config: Mapping[str, Any], hidden: int, learns_head: bool) -> AdapterSize:
+    """Counted from the tensors of the model's files."""
+    layers = linear_layers(shapes)
+    patterns = () if spec.targets == "auto" else spec.targets
+    targets = {name for name in layers if any(_means(pattern, name) for pattern in patterns)}
+    targets = in_blocks(layers) if spec.targets == "auto" else targets
+    inputs = sum(layers[name][1] for name in targets)
+    outputs = sum(layers[name][0] for name in targets)
+    if config.get("model_type") in TRANSPOSED:
+        inputs, outputs = outputs, inputs
+    kept = sum(prod(shape) for name, shape in shapes.items() if is_head(name)) if learns_head else 0
+    return _sized(
+        spec,
+        inputs,
+        outputs,
+        config,
+        hidden if learns_head else 0,
+        kept,
+        tuple(pattern for pattern in patterns if not any(_means(pattern, name) for name in layers)),
+    )
+
+
+def from_config(
+    spec: Lora, config: Mapping[str, Any], shape: Mapping[str, Any], queries: int, keys: int, learns_head: bool
+) -> AdapterSize:
+    """Counted from a config: the usual matrices of a transformer under their usual names.
+
+    shape: layers, hidden, intermediate and is_gated; queries, keys: outputs of the attention's matrices
+    """
+    hidden, inner = shape["hidden"], shape["intermediate"]
+    matrices = [
+        (("q_proj", "query"), hidden, queries),
+        (("k_proj", "key"), hidden, keys),
+        (("v_proj", "value"), hidden, keys),
+        (("o_proj", "dense"), queries, hidden),
+        (("up_proj", "dense"), hidden, inner),
+        (("down_proj", "dense"), inner, hidden),
+        *([(("gate_proj",), hidden, inner)] if shape["is_gated"] else []),
+    ]
+    lasts = [pattern.rpartition(".")[2] for pattern in spec.targets if spec.targets != "auto"]
+    taken = [
+        (before, after)
+        for names, before, after in matrices
+        if spec.targets == "auto" or any(fnmatch(name, last) for name in names for last in lasts)
+    ]
+    inputs, outputs = (shape["layers"] * sum(sizes) for sizes in (zip(*taken, strict=True) if taken else ((), ())))
+    return _sized(spec, inputs, outputs, config, hidden if learns_head else 0, 0, ())
+
+
+def _sized(
+    spec: Lora,
+    inputs: int,
+    outputs: int,
+    config: Mapping[str, Any],
+    hidden: int,
+    kept_head: int,
+    unmatched: tuple[str, ...],
+) -> AdapterSize:
+    """hidden: width of the head, 0 where none learns; kept_head: parameters of it that are in the files."""
+    names = config.get("id2label")
+    labels = len(names) if isinstance(names, dict) else 2  # as `transformers` has it; the data may say more
+    dense = hidden * (hidden + 1) if config.get("model_type") in DENSE_HEADS else 0
+    new = 0 if kept_head or not hidden else labels * (hidden + 1) + dense
+    return AdapterSize(
+        rank=spec.rank,
+        inputs=inputs,
+        outputs=outputs,
+        magnitudes=outputs if spec.dora else 0,
+        head=kept_head + new,
+        new_head=new,
+        labels=labels if hidden else 0,
+        hidden=hidden,
+        unmatched=unmatched,
+    )
+
+
+def _means(pattern: str, name: str) -> bool:
+    """Whether a pattern means a layer; names in a file may lack the first part that the whole model's have."""
+    return any(fnmatch(name, form) for form in (pattern, f"*.{pattern}", pattern.partition(".")[2]))

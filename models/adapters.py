@@ -1,0 +1,160 @@
+"""Low-rank adapters as `peft` stores them, added to the weights of their base.
+
+A matrix W with adapters A and B is W + s·B·A; with DoRA (arXiv:2402.09353) each of its output's weight vectors is then
+brought to a length that was learnt. Either is computed where it is read, so nobody needs the whole of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from launcher.errors import ModelError
+from launcher.job.pretrained import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from launcher.models.stored import HeldTensor, Readable, Stored, readable
+
+PREFIX = "base_model.model."
+"""What `peft` puts before the base's own names."""
+DOWN, UP, MAGNITUDE = ".lora_A", ".lora_B", ".lora_magnitude_vector"
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class AdaptedTensor(Readable):
+    """A matrix with adapters added to it.
+
+    base: W, [outputs, inputs], or [inputs, outputs] where `transposed` (as GPT-2's are)
+    down, up: A [rank, inputs] and B [outputs, rank]
+    magnitude: [outputs], the length of each output's weights; None without DoRA
+    """
+
+    base: Readable
+    down: Tensor
+    up: Tensor
+    scaling: float
+    magnitude: Tensor | None
+    transposed: bool
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """As the base's."""
+        return self.base.shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some rows, on the CPU in fp32."""
+        added = self._added(start, stop)
+        if self.magnitude is None:
+            return added
+        if self.transposed:
+            return added * (self.magnitude / self._lengths)
+        return added * (self.magnitude[start:stop] / added.norm(dim=1)).unsqueeze(1)
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        return output_lengths(replace(self, magnitude=None), transposed=True)
+
+    def _added(self, start: int, stop: int) -> Tensor:
+        change = self.down[:, start:stop].T @ self.up.T if self.transposed else self.up[start:stop] @ self.down
+        return self.base.rows(start, stop) + self.scaling * change
+
+
+def output_lengths(weight: Readable, *, transposed: bool) -> Tensor:
+    """[outputs] the length of each output's weights."""
+    rows = weight.shape[0]
+    parts = (weight.rows(start, min(start + ROWS_AT_ONCE, rows)) for start in range(0, rows, ROWS_AT_ONCE))
+    if transposed:
+        return sum((part.square().sum(0) for part in parts), torch.zeros(weight.shape[1])).sqrt()
+    return torch.cat([part.norm(dim=1) for part in parts])
+
+
+def add_adapters(folder: Path, model: nn.Module, stored: Stored) -> set[str]:
+    """Add the adapters of `folder` to a model, in memory or (`stored`) where its weights are to be read.
+
+    Returns the names of the parameters that the folder holds whole, such as a head's.
+    Raises ModelError for what are no such adapters, or those of another model.
+    """
+    config, tensors = _read(folder)
+    parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
+    whole = {name for name in tensors if not any(part in name for part in (DOWN, UP, MAGNITUDE))}
+    targets = {name.removesuffix(f"{DOWN}.weight") for name in tensors if name.endswith(f"{DOWN}.weight")}
+    lacking = sorted({name for name in whole | {f"{target}.weight" for target in targets} if name not in parameters})
+    if lacking:
+        raise ModelError(f"{folder} holds adapters for {lacking[0]}, which {type(model).__name__} does not have")
+    for name in whole:
+        _put(parameters[name], HeldTensor(tensors[name]), stored)
+    for target in targets:
+        parameter = parameters[f"{target}.weight"]
+        adapted = AdaptedTensor(
+            readable(parameter, stored),
+            tensors[f"{target}{DOWN}.weight"],
+            tensors[f"{target}{UP}.weight"],
+            _scaling(config),
+            tensors.get(f"{target}{MAGNITUDE}"),
+            transposed=is_transposed(modules[target]),
+        )
+        if adapted.down.shape[1] != adapted.shape[int(not adapted.transposed)]:
+            raise ModelError(f"{folder} holds adapters for a {target} of another size than the base's")
+        _put(parameter, adapted, stored)
+    return whole
+
+
+def adapter_name(name: str, whole: tuple[str, ...]) -> str | None:
+    """A tensor's name in an adapter folder, None for what does not belong there.
+
+    name: of the model's parameter, with what `peft` puts into it; whole: modules that learn without adapters
+    """
+    if any(f"{part}.default." in name for part in (DOWN, UP, MAGNITUDE)):
+        # `peft` itself leaves out the `.weight` of a magnitude, and `transformers` then does not find it
+        return PREFIX + name.replace(".default.", ".")
+    return PREFIX + name if name.startswith(tuple(f"{module}." for module in whole)) else None
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a linear layer's weight is [inputs, outputs]."""
+    return type(module).__name__ == "Conv1D"
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config, and the tensors in fp32 by the base's names."""
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"the adapters in {folder} cannot be read: {error}") from error
+    named = {
+        name.removeprefix(PREFIX).replace(f"{MAGNITUDE}.weight", MAGNITUDE): tensor.float()
+        for name, tensor in tensors.items()
+    }
+    unusual = [name for name in named if "lora_" in name and not name.endswith((".weight", MAGNITUDE))]
+    patterns = [key for key in ("alpha_pattern", "layer_replication", "trainable_token_indices") if config.get(key)]
+    if config.get("peft_type") != "LORA" or unusual or patterns:
+        strange = next(iter([*unusual, *patterns]), f"peft_type {config.get('peft_type')}")
+        raise ModelError(
+            f"{folder} holds adapters that are not plain LoRA or DoRA ({strange}); let peft merge them: "
+            "PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload().save_pretrained(ANOTHER)"
+        )
+    return config, named
+
+
+def _scaling(config: Mapping[str, Any]) -> float:
+    rank: int = config["r"]
+    alpha: float = config["lora_alpha"]
+    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _put(parameter: nn.Parameter, value: Readable, stored: Stored) -> None:
+    """Where the parameter is still to be read, read it there; else take it now."""
+    if parameter.is_meta:
+        stored[parameter] = value
+    else:
+        parameter.data.copy_(value.whole())

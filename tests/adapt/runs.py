@@ -1,0 +1,94 @@
+"""Small runs with adapters, in worlds that stay alive: the self-check's model and texts, a job, an engine, a world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from launcher.errors import Stopped
+from launcher.job.reading import load_job
+from launcher.job.schema import Job
+from launcher.plan.hardware import find_hardware
+from launcher.plan.making import make_plan
+from launcher.run.events import EventLog, EventTail, Step
+from launcher.run.folder import RunFolder
+from launcher.run.starts import Start
+from launcher.start.selfcheck import engine_section
+from launcher.worker.process import Place
+
+SGD: dict[str, Any] = {"name": "sgd", "lr": 0.5, "momentum": 0.9}
+STEPS = 8
+ENGINES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3")
+
+
+def engines_of(world: int) -> tuple[str, ...]:
+    """Those that a world of that size can have."""
+    return tuple(name for name in ENGINES if name != ("ddp" if world == 1 else "single"))
+
+
+def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[str, Any], **train: Any) -> RunFolder:
+    """The run folder of a job with adapters, planned for an engine and world."""
+    job = Job.model_validate(
+        {
+            "name": "adapters",
+            "model": {"pretrained": str(material / "model"), "dropout": 0.0},
+            "task": "text-classification",
+            "data": {"train": str(material / "train.csv"), "cache": str(material / "cache")},
+            "adapt": {"method": "lora", "rank": 4, **adapt},
+            "train": {
+                "epochs": 9,
+                "max_steps": STEPS,
+                "global_batch_size": 16,
+                "micro_batch_size": 3,
+                "max_length": 32,
+                "precision": "fp32",
+                "clip_norm": 1.0,
+                "optimizer": SGD,
+                "schedule": {"name": "constant"},
+                **train,
+            },
+            "checkpoint": {"every_steps": STEPS // 2, "keep": 9},
+            "engine": engine_section(engine),
+            "launch": {"processes": world, "device": "cpu", "runs": str(folder)},
+        }
+    )
+    run = RunFolder(folder)
+    run.logs.mkdir(parents=True, exist_ok=True)
+    run.checkpoints.mkdir(exist_ok=True)
+    run.write_job(job)
+    run.write_plan(make_plan(job, run.job_file, find_hardware(), processes=world))
+    return run
+
+
+def train(rank: int, size: int, runs: list[tuple[str, int | None]]) -> None:
+    """Fine-tune each run with the ranks of this world, from the checkpoint of a step or from the beginning."""
+    from launcher.worker.main import fine_tune
+    from launcher.worker.session import Session
+    from launcher.worker.stopping import StopRequest
+    from launcher.worker.world import World
+
+    for path, start in runs:
+        folder = RunFolder(Path(path))
+        log = EventLog(folder.events_file if rank == 0 else None)
+        checkpoint = None if start is None else str(folder.checkpoints / f"step-{start:08d}")
+        world = World.at(Place(rank, rank, size), "cpu")
+        session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, Start(checkpoint=checkpoint))
+        try:
+            fine_tune(session, StopRequest())
+        except Stopped:
+            pass
+        finally:
+            log.close()
+
+
+def losses(run: RunFolder) -> list[float]:
+    """Of each step."""
+    return [event.loss for event in EventTail(run.events_file).read() if isinstance(event, Step)]
+
+
+def adapters(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of an adapter folder."""
+    return load_file(folder / "adapter_model.safetensors")

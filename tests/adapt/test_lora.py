@@ -1,0 +1,240 @@
+"""Adapters learn the same under every engine, in every world, and are left as a folder that others read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from launcher.adapt.lora import add_lora
+from launcher.checkpoint.merging import merge_adapters
+from launcher.errors import ModelError
+from launcher.job.pretrained import find_pretrained
+from launcher.job.schema import Lora, Model
+from launcher.models import loading
+from launcher.run.folder import RunFolder
+from launcher.worker.selfcheck import make_material
+from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, train
+from tests.worlds import Worlds
+
+WORLDS = (1, 2, 3)
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "dora": {"dora": True, "rank_stabilised": True, "targets": ["query", "*.value", "encoder.layer.1.output.dense"]},
+}
+MOVES = [("zero3", 2, "single", 1), ("single", 1, "fsdp", 3), ("fsdp", 3, "zero2", 2), ("ddp", 2, "zero3", 3)]
+CLASSIFIER = "AutoModelForSequenceClassification"
+Runs = dict[tuple[int, str], RunFolder]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapting") / "material"
+    make_material(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def runs(request: pytest.FixtureRequest, material: Path, worlds: Worlds, tmp_path_factory: Any) -> Runs:
+    """A run of every engine in every world."""
+    folder = tmp_path_factory.mktemp(request.param)
+    found: Runs = {}
+    for world in WORLDS:
+        ours = {
+            (world, engine): lay_out(folder / f"{engine}-{world}", material, engine, world, KINDS[request.param])
+            for engine in engines_of(world)
+        }
+        worlds.run(world, train, [(str(run.path), None) for run in ours.values()], timeout=240)
+        found |= ours
+    return found
+
+
+def test_losses_and_adapters_are_those_of_one_process(runs: Runs) -> None:
+    reference = runs[1, "single"]
+    expected, truth = losses(reference), adapters(reference.model)
+    assert len(expected) == STEPS
+    assert expected[-1] < expected[0]
+    for (world, engine), run in runs.items():
+        assert losses(run) == pytest.approx(expected, rel=1e-5), (engine, world)
+        found = adapters(run.model)
+        assert found.keys() == truth.keys()
+        for name, tensor in truth.items():
+            assert np.linalg.norm(tensor - found[name]) <= 1e-5 * np.linalg.norm(tensor), (engine, world, name)
+
+
+def test_every_engine_leaves_adapters_that_have_learnt(runs: Runs) -> None:
+    for way, run in runs.items():
+        found = adapters(run.model)
+        ups = [tensor for name, tensor in found.items() if "lora_B" in name]
+        assert ups, way
+        assert all(tensor.any() for tensor in ups), way
+        assert max(np.abs(tensor).max() for tensor in ups) > 1e-2, way
+        assert sum("classifier" in name for name in found) == 2
+
+
+def of_peft(folder: Path) -> Any:
+    """The folder as `peft` reads it, on the base that it names."""
+    import peft
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = peft.PeftConfig.from_pretrained(folder)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        config.base_model_name_or_path, config=AutoConfig.from_pretrained(folder / "config")
+    )
+    model = peft.get_peft_model(base, config)
+    found = model.load_adapter(folder, "default")
+    assert not [name for name in found.missing_keys if "lora_" in name or "classifier" in name]
+    assert not found.unexpected_keys
+    return model.eval()
+
+
+def kind_of(runs: Runs) -> dict[str, Any]:
+    """How the adapters of some runs are made."""
+    return KINDS[next(iter(runs.values())).path.parent.name[:4]]
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    ids = torch.arange(2, 62).reshape(4, 15)
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits
+
+
+def ours(folder: Path) -> Any:
+    """The folder as `adaptrun` reads it."""
+    spec = Model(pretrained=str(folder))
+    place = find_pretrained(spec)
+    config = loading.load_config(place, spec)
+    loaded = loading.load_model(place, spec, CLASSIFIER, loading.known_labels(config), config)
+    assert not loaded.new
+    return loaded.model.eval()
+
+
+def test_peft_transformers_and_adaptrun_read_the_same_model(runs: Runs, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = runs[2, "fsdp"].model
+    expected = logits_of(of_peft(folder))
+    config = AutoConfig.from_pretrained(folder / "config")
+    assert config.id2label == {0: "a", 1: "b", 2: "c"}
+    loaded, found = AutoModelForSequenceClassification.from_pretrained(folder, config=config, output_loading_info=True)
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
+    torch.testing.assert_close(logits_of(loaded.eval()), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(ours(folder)), expected, rtol=1e-5, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(folder).vocab_size > 100
+
+
+def test_merged_weights_give_the_adapters_logits(runs: Runs, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = runs[1, "single"].model
+    expected = logits_of(of_peft(folder))
+    merge_adapters(folder, tmp_path / "merged", "fp32")
+    merged, found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    torch.testing.assert_close(logits_of(merged.eval()), expected, rtol=1e-5, atol=1e-5)
+    by_peft = of_peft(folder).merge_and_unload().state_dict()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, by_peft[name], rtol=1e-5, atol=1e-6)
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    assert "base" not in json.loads((tmp_path / "merged" / "adaptrun.json").read_text())
+
+
+def test_a_checkpoint_holds_what_learns_alone(runs: Runs) -> None:
+    from launcher.checkpoint.from_dcp import dcp_weights
+
+    for run in runs.values():
+        kept = {weight.name for weight in dcp_weights(run.checkpoints / f"step-{STEPS:08d}", None)}
+        assert {name.replace(".default", "") for name in kept} == {
+            name.removeprefix("base_model.model.") for name in adapters(run.model)
+        }
+
+
+@pytest.mark.parametrize(("first", "before", "then", "after"), MOVES)
+def test_a_run_goes_on_under_another_engine_and_world(
+    first: str, before: int, then: str, after: int, runs: Runs, material: Path, worlds: Worlds, tmp_path: Path
+) -> None:
+    went_on = runs[before, first]
+    shutil.copytree(went_on.checkpoints, tmp_path / "moved" / "checkpoints")
+    moved = lay_out(tmp_path / "moved", material, then, after, kind_of(runs))
+    worlds.run(after, train, [(str(moved.path), STEPS // 2)])
+    assert losses(moved) == pytest.approx(losses(went_on)[STEPS // 2 :], rel=1e-5)
+
+
+def test_a_base_that_has_changed_is_refused(material: Path, worlds: Worlds, tmp_path: Path) -> None:
+    shutil.copytree(material, tmp_path / "material")
+    run = lay_out(tmp_path / "run", tmp_path / "material", "single", 1, {}, max_steps=2)
+    worlds.run(1, train, [(str(run.path), None)])
+    file = tmp_path / "material" / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["bert.encoder.layer.1.output.dense.weight"] *= 1.5
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"no longer the model that the adapters in .* were trained beside"):
+        ours(run.model)
+    with pytest.raises(AssertionError, match=r"no longer the model that the adapters in .*step-00000002 were"):
+        worlds.run(1, train, [(str(run.path), 2)])
+    shutil.rmtree(tmp_path / "material" / "model")
+    with pytest.raises(ModelError, match=r"holds adapters of .*model: there is no .*; where it has moved, write"):
+        ours(run.model)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_in_bf16_and_with_activations_computed_again_losses_stay_near(
+    world: int, runs: Runs, material: Path, worlds: Worlds, tmp_path: Path
+) -> None:
+    reference = losses(runs[1, "single"])
+    settings: dict[str, dict[str, Any]] = {
+        "again": {"activation_checkpointing": True},
+        "bf16": {"activation_checkpointing": True, "precision": "bf16"},
+    }
+    made = {
+        (name, engine): lay_out(tmp_path / f"{engine}-{name}", material, engine, world, kind_of(runs), **train)
+        for name, train in settings.items()
+        for engine in engines_of(world)
+    }
+    worlds.run(world, train, [(str(run.path), None) for run in made.values()])
+    for (name, engine), run in made.items():
+        assert losses(run) == pytest.approx(reference, rel=1e-5 if name == "again" else 0.02), (name, engine)
+
+
+def test_where_adapters_start_depends_on_the_seed_alone(material: Path) -> None:
+    def start(seed: int, *, in_parts: bool, draws: int) -> dict[str, torch.Tensor]:
+        spec = Model(pretrained=str(material / "model"))
+        place = find_pretrained(spec)
+        torch.manual_seed(draws)
+        torch.rand(draws)
+        loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec), in_parts=in_parts)
+        assert bool(loaded.stored) == in_parts
+        lora = Lora(method="lora", dora=True)
+        add_lora(lora, loaded, place, None, CLASSIFIER, seed)
+        learning = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
+        assert not any(parameter.is_meta for name, parameter in learning.items() if "lora_" in name)
+        return {name: parameter.detach() for name, parameter in learning.items() if "lora_" in name}
+
+    expected = start(3, in_parts=False, draws=1)
+    for name, tensor in start(3, in_parts=True, draws=9).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=0)
+    other = start(4, in_parts=False, draws=1)
+    assert not any(torch.equal(other[name], tensor) for name, tensor in expected.items() if "lora_A" in name)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (("nothing",), r"adapt.targets: no linear layer is named 'nothing'; their last names are dense, key, query"),
+        (("classifier",), r"no linear layer is named 'classifier'"),
+    ],
+)
+def test_targets_that_are_not_there_are_named(targets: tuple[str, ...], message: str, material: Path) -> None:
+    spec = Model(pretrained=str(material / "model"))
+    place = find_pretrained(spec)
+    loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec))
+    with pytest.raises(ModelError, match=message):
+        add_lora(Lora(method="lora", targets=targets), loaded, place, None, CLASSIFIER, 0)
