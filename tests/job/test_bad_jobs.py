@@ -135,10 +135,6 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "ddp of one": (GOOD + "engine: {name: ddp}\nlaunch: {processes: 1}\n", ["engine.name: ddp is for several"]),
     "an unknown engine": (GOOD + "engine: {name: horovod}\n", ["found 'horovod'", "ddp, fsdp or deepspeed"]),
-    "deepspeed in fp16": (
-        replaced("epochs: 2", "precision: fp16") + "engine: {name: deepspeed}\n",
-        ["engine.name: fsdp"],
-    ),
     "a stage of fsdp": (GOOD + "engine: {name: fsdp, deepspeed: zero3}\n", ["only deepspeed uses deepspeed"]),
     "an unknown template": (GOOD + "engine: {name: deepspeed, deepspeed: zero33}\n", ["did you mean zero3?"]),
     "no DeepSpeed file": (GOOD + "engine: {name: deepspeed, deepspeed: my.json}\n", ["no template and no file"]),
