@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 
 from launcher.cluster.fitness import faults_of_this_node
-from launcher.cluster.place import NodePlace, free_port, interface_of
+from launcher.cluster.place import NodePlace, free_port
 from launcher.cluster.presence import Presence
 from launcher.errors import AdaptrunError, ExitCode, RunFailed
 from launcher.job.reading import load_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.folder import RunFolder
+from launcher.run.network import interface_of
 from launcher.run.starts import Cause, Start, adopt, begin
 from launcher.run.unfit import report_unfit
 from launcher.start.processes import Rendezvous, run_agent
