@@ -23,7 +23,7 @@ from launcher.models.loading import CARD
 from launcher.run.folder import write_whole
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 MODEL = "model."
 """Prefix of the saved model's names in the task's module; what stands beside it is not saved."""
@@ -31,17 +31,18 @@ COMPILED = "_orig_mod."
 """What torch.compile puts into names."""
 
 
-def write_skeleton(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: dict[str, Any]
-) -> None:
+def write_skeleton(folder: Path, model: PreTrainedModel, processor: Any, card: dict[str, Any]) -> None:
     """Everything of a model folder but the weights.
 
+    processor: the tokenizer, image processor or feature extractor
     card: what `adaptrun` remembers of the model beside the standard files
     """
     folder.mkdir(exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
     write_whole(folder / CARD, json.dumps(card, indent=2) + "\n")
 
 

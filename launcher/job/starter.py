@@ -75,6 +75,12 @@ STARTERS = {
         + "  packing: true                  # several chats a row, where none sees another: it changes no result\n",
     ),
     "masked-lm": Starter("minilm", "{}.csv", ", text: text", LENGTH + "  mask_share: 0.15\n"),
+    "audio-classification": Starter(
+        "facebook/wav2vec2-base",
+        "sounds/{}",
+        "",
+        "  max_seconds: 5                 # every sound is cut or padded to this\n",
+    ),
     "image-classification": Starter(
         "google/vit-base-patch16-224-in21k",
         "images/{}",

@@ -12,6 +12,7 @@ from launcher.errors import JobError, Problem
 from launcher.job.positions import read_document
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Job
+from launcher.job.tasks import find_family
 from launcher.plan.deepspeed_config import render_deepspeed, template_file
 from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
@@ -150,7 +151,8 @@ def sharing_of(job: Job, engine: EngineName) -> Sharing:
 def model_size(job: Job) -> ModelSize | None:
     """How large the job's model is; None where that is not known here."""
     try:
-        return find_model_size(find_pretrained(job.model), job.model.frozen)
+        tells_words = (find_family(job.task).auto_class or "").endswith("LM")
+        return find_model_size(find_pretrained(job.model), job.model.frozen, tells_words=tells_words)
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # loading says what is wrong with the file
 

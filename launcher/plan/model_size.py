@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from math import prod
 from pathlib import Path
@@ -27,6 +27,8 @@ class ModelSize:
 
     parameters: all of them; frozen: those that do not learn; largest: of one tensor; block: of one repeated layer
     layers, hidden, intermediate, heads: as the config has them; 0 where it does not say
+    vocabulary: words that every token gets a score for; 0 for models that tell no words
+    patches: tokens of an image; 0 for texts, whose length the job says
     is_gated: whether a feed-forward layer has three matrices instead of two
     is_estimated: counted from the config, since the files are not here
     """
@@ -41,6 +43,8 @@ class ModelSize:
     is_gated: bool = False
     is_estimated: bool = False
     frozen: int = 0
+    vocabulary: int = 0
+    patches: int = 0
 
     @property
     def learning(self) -> int:
@@ -48,22 +52,26 @@ class ModelSize:
         return self.parameters - self.frozen
 
 
-def find_model_size(pretrained: Pretrained, frozen: Sequence[str] = ()) -> ModelSize | None:
+def find_model_size(
+    pretrained: Pretrained, frozen: Sequence[str] = (), *, tells_words: bool = False
+) -> ModelSize | None:
     """From the files' headers, else from the config; None where neither says enough.
 
+    tells_words: whether the model is loaded as a language model, with the head that a classifier leaves out
     frozen: patterns of the names of parameters that do not learn; without the files they are counted as learning
     Raises OSError, ValueError or KeyError for a broken file.
     """
     config = read_config(pretrained) or {}
     counts = Counter[str]()
     for file in safetensors_files(pretrained.kind, Path(pretrained.location)):
-        counts.update(_elements(file))
-    if counts:
-        return _sized(counts, config, frozen)
-    return _estimated(config) if pretrained.kind in ("folder", "hub") else None
+        counts.update(_elements(file, () if tells_words else DROPPED_HEADS))
+    size = _sized(counts, config, frozen) if counts else None
+    if size is None and pretrained.kind in ("folder", "hub"):
+        size = _estimated(config)
+    return replace(size, vocabulary=config.get("vocab_size", 0)) if size is not None and tells_words else size
 
 
-def _elements(file: Path) -> dict[str, int]:
+def _elements(file: Path, left_out: tuple[str, ...]) -> dict[str, int]:
     """Elements of each tensor. The header is JSON behind its own length, a little-endian 64-bit integer."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -73,7 +81,7 @@ def _elements(file: Path) -> dict[str, int]:
     return {
         name: prod(tensor["shape"])
         for name, tensor in header.items()
-        if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(DROPPED_HEADS)
+        if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(left_out)
     }
 
 
@@ -128,5 +136,11 @@ def _shape(config: dict[str, Any]) -> dict[str, Any]:
         "hidden": hidden,
         "intermediate": first("intermediate_size", "n_inner", "ffn_dim", "hidden_dim") or 4 * hidden,
         "heads": first("num_attention_heads", "n_head", "n_heads"),
+        "patches": _patches(inner),
         "is_gated": str(inner.get("hidden_act", "")).lower() in GATED,
     }
+
+
+def _patches(config: dict[str, Any]) -> int:
+    image, patch = config.get("image_size"), config.get("patch_size")
+    return (image // patch) ** 2 + 1 if isinstance(image, int) and isinstance(patch, int) else 0

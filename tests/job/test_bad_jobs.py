@@ -193,6 +193,12 @@ BAD: dict[str, tuple[str, list[str]]] = {
         ),
         ["data.train: messages and prompt", "keep one"],
     ),
+    "images without their processor": (
+        replaced("task: text-classification", "task: image-classification").replace(
+            "text: text, label: label", "limit: 5"
+        ),
+        ["model.pretrained:", "holds no preprocessor_config.json, which image-classification needs", "model.tokenizer"],
+    ),
     "packing a classifier": (replaced("epochs: 2", "packing: true"), ["text-classification does not use packing"]),
     "masks of a classifier": (replaced("epochs: 2", "mask_share: 0.3"), ["does not use mask_share"]),
     "augmented texts": (replaced("epochs: 2", "augment: {flip: true}"), ["does not use augment", "remove augment"]),

@@ -58,7 +58,8 @@ def test_a_starter_job_is_good_as_soon_as_its_data_are_there(
     for name in ("train", "validation"):
         for suffix in ("csv", "jsonl", "conll"):
             Path(f"{name}.{suffix}").touch()
-        Path("images", name).mkdir(parents=True)
+        for kind in ("images", "sounds"):
+            Path(kind, name).mkdir(parents=True)
 
     def say(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["adaptrun", *words])
