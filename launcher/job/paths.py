@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import ModelError, RequestError
-from launcher.job.pretrained import find_pretrained, longest_input, read_config
+from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_config
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Source
 from launcher.job.tasks import FAMILIES, find_family
 
@@ -31,6 +31,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     model: dict[str, Any] = {}
     try:
         place = find_pretrained(job.model, folder)
+        found += _processor(job, place, folder)
         if place.kind != "hub" and job.model.pretrained != place.location and _is_path(job.model.pretrained, folder):
             model["pretrained"] = str(_absolute(job.model.pretrained, folder))
         for name in ("config", "tokenizer"):
@@ -73,6 +74,19 @@ def _task(job: Job, folder: Path, found: list[Found]) -> str:
         found.append((("task",), message, fix))
         return job.task
     return job.task if job.task in FAMILIES else f"{family.place[0]}:{family.place[1]}"
+
+
+def _processor(job: Job, place: Pretrained, folder: Path) -> list[Found]:
+    """What is wrong where a folder has no processor for images or sounds."""
+    try:
+        family = find_family(job.task, folder)
+    except RequestError:
+        return []
+    processor = Path(place.tokenizer)
+    if family.needs_tokenizer or not processor.is_dir() or (processor / "preprocessor_config.json").is_file():
+        return []
+    message = f"{processor} holds no preprocessor_config.json, which {job.task} needs"
+    return [(("model", "pretrained"), message, "model.tokenizer: FOLDER-OR-HUB-ID of one that does")]
 
 
 def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:

@@ -241,7 +241,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 KNOWN_LOSSES = {"cross-entropy", "focal", "binary", "mean-squared", "huber"}
-TASK_SETTINGS = ("packing", "mask_share", "augment")
+TASK_SETTINGS = ("packing", "mask_share", "max_seconds", "augment")
 """The fields of `train` that only some families use."""
 
 RULES: tuple[Rule, ...] = (

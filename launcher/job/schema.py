@@ -85,6 +85,7 @@ class Source(Section):
     )
     words: str = Field("words", description="token-classification: name of the column of lists of words.")
     image: str = Field("image", description="Name of the column of images: paths, relative to the file, or bytes.")
+    audio: str = Field("audio", description="Name of the column of wav files: paths, relative to the file, or bytes.")
     label: str = Field(
         "label",
         description="Name of the column that holds the label: text or integers; numbers for regression; lists "
@@ -113,7 +114,7 @@ class Source(Section):
         return self.columns.get(role, role)
 
 
-COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "label")
+COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "audio", "label")
 """The fields of a source that name a column."""
 
 
@@ -239,6 +240,9 @@ class Train(Section):
     )
     mask_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.15, description="masked-lm: share of the tokens that are to be guessed."
+    )
+    max_seconds: PositiveFloat = Field(
+        10.0, description="audio-classification: length that every sound is cut or padded to."
     )
     augment: Augment = Field(default_factory=Augment, description="image-classification: changes of the images.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -148,6 +148,58 @@ BAD: dict[str, tuple[str, list[str]]] = {
         replaced("max_length: 32", "max_length: 65"),
         ["train.max_length: 65 tokens are more than the 64", "train.max_length: 64"],
     ),
+    "a loss of another task": (
+        replaced("epochs: 2", "loss: {name: huber}"),
+        ["train.loss.name: text-classification has no loss 'huber'", "it has cross-entropy, focal, binary"],
+    ),
+    "a misspelt loss": (replaced("epochs: 2", "loss: {name: foccal}"), ["did you mean focal?"]),
+    "smoothing of the focal loss": (
+        replaced("epochs: 2", "loss: {name: focal, label_smoothing: 0.1}"),
+        ["train.loss.label_smoothing: only cross-entropy use"],
+    ),
+    "class weights of several labels": (
+        replaced("epochs: 2", "loss: {name: binary, class_weights: balanced}"),
+        ["train.loss.class_weights: only cross-entropy and focal"],
+    ),
+    "class weights without classes": (
+        replaced("task: text-classification", "task: causal-lm")
+        .replace("label: label", "limit: 5")
+        .replace("epochs: 2", "loss: {class_weights: balanced}"),
+        ["train.loss.class_weights: causal-lm has no classes"],
+    ),
+    "a metric of another task": (
+        GOOD + "validation: {metric: perplexity}\n",
+        ["validation.metric: text-classification has no metric 'perplexity'", "it has loss, accuracy"],
+    ),
+    "a metric of one label for several": (
+        replaced("epochs: 2", "loss: {name: binary}") + "validation: {metric: matthews}\n",
+        ["has no metric 'matthews'", "micro_f1"],
+    ),
+    "a column of another task": (
+        replaced("text: text, label: label", "messages: chat"),
+        ["data.train.messages: text-classification does not read messages", "it reads label, text, text_pair"],
+    ),
+    "a response without its prompt": (
+        replaced("task: text-classification", "task: causal-lm").replace("text: text, label: label", "response: a"),
+        ["data.train: prompt is missing", "name the column"],
+    ),
+    "chats and prompts": (
+        replaced("task: text-classification", "task: causal-lm").replace(
+            "text: text, label: label", "messages: m, prompt: p, response: a"
+        ),
+        ["data.train: messages and prompt", "keep one"],
+    ),
+    "images without their processor": (
+        replaced("task: text-classification", "task: image-classification").replace(
+            "text: text, label: label", "limit: 5"
+        ),
+        ["model.pretrained:", "holds no preprocessor_config.json, which image-classification needs", "model.tokenizer"],
+    ),
+    "packing a classifier": (replaced("epochs: 2", "packing: true"), ["text-classification does not use packing"]),
+    "masks of a classifier": (replaced("epochs: 2", "mask_share: 0.3"), ["does not use mask_share"]),
+    "augmented texts": (replaced("epochs: 2", "augment: {flip: true}"), ["does not use augment", "remove augment"]),
+    "a task without its class": (replaced("text-classification", "own.py"), ["say which class of own.py is the task"]),
+    "no such task file": (replaced("text-classification", "own.py:Mine"), ["task: there is no", "own.py"]),
     "validating on training": (replaced("dev.csv", "train.csv"), ["is also trained on"]),
 }
 

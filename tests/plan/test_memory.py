@@ -367,3 +367,23 @@ def test_the_plan_says_how_much_learns(model: Path, tmp_path: Path) -> None:
     size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
     assert size is not None
     assert f"adapters: {size.learning:,} of {size.parameters:,} parameters learn" in plan.reasons
+
+
+def test_a_language_model_counts_its_head_and_the_scores_of_its_words(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=500, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "llama")
+    tiny_model_folder(tmp_path / "tokenizer")
+    made = Model(pretrained=str(tmp_path / "llama"), tokenizer=str(tmp_path / "tokenizer"))
+    place = find_pretrained(made)
+    whole, without = find_model_size(place, tells_words=True), find_model_size(place)
+    assert whole is not None
+    assert without is not None
+    assert whole.parameters == sum(p.numel() for p in model.parameters()) == without.parameters + 500 * 32
+    load = Load(tokens=64, precision="fp32", recomputes=False)
+    one, other = (memory_of(size, Optimizer(), "single", 1, load).activations for size in (whole, without))
+    assert one - other == 12 * 500 * 64
