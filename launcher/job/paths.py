@@ -36,6 +36,8 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             value = getattr(job.model, name)
             if value is not None and (folder / value).exists():
                 model[name] = str(_absolute(value, folder))
+        if place.kind == "adapter" and job.adapt.method == "lora":
+            found.append(_adapters_twice(job))
         longest = longest_input(read_config(place) or {})
         if longest is not None and job.train.max_length > longest:
             found.append(too_long(job, longest))
@@ -59,6 +61,14 @@ def too_long(job: Job, longest: int) -> Found:
         ("train", "max_length"),
         f"{job.train.max_length} tokens are more than the {longest} that {job.model.pretrained} has positions for",
         f"train.max_length: {longest}",
+    )
+
+
+def _adapters_twice(job: Job) -> Found:
+    return (
+        ("model", "pretrained"),
+        f"{job.model.pretrained} holds adapters, and nobody else reads adapters of adapters",
+        f"merge them first: adaptrun consolidate {job.model.pretrained} -o FOLDER, then model.pretrained: FOLDER",
     )
 
 

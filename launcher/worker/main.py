@@ -84,7 +84,7 @@ def _publish(session: Session, engine: Engine) -> None:
     """Leave the result: the whole model or the adapters; or both, where they are to be merged."""
     job, folder = session.job, session.folder
     if job.adapt.method == "lora" and job.adapt.merge:
-        publish_model(folder.adapter, folder.skeleton, engine, job.checkpoint.dtype)
+        publish_model(folder.adapter, folder.skeleton, engine, "fp32")
         merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype)
     else:
         publish_model(folder.model, folder.skeleton, engine, job.checkpoint.dtype)
