@@ -52,6 +52,7 @@ def measured(
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForSequenceClassification
 
+    from launcher.adapt.adapters import Setting
     from launcher.adapt.lora import add_lora
     from launcher.models.loading import Loaded, freeze
     from tests.worker.test_evaluating import tiny_task
@@ -61,7 +62,8 @@ def measured(
     freeze(module.model, frozen)
     if lora is not None:
         place = find_pretrained(Model(pretrained=folder))
-        add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), place, None, task.auto_class, seed=0)
+        setting = Setting(place, None, task.auto_class, seed=0)
+        add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), setting)
     engine: Any = engine_of(engine_name, None)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
@@ -219,6 +221,7 @@ def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, 
     """Without the model's dropout, whose masks and unfused attention only a CPU keeps."""
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
+    from launcher.adapt.adapters import Setting
     from launcher.adapt.lora import add_lora
     from launcher.models.loading import Loaded
 
@@ -238,7 +241,8 @@ def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, 
         lora = Lora.model_validate(LORA | adapt)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         size = replace(size, adapters=from_shapes(lora, shapes, {}, 256, learns_head=True))
-        add_lora(lora, Loaded(model, (), ()), Pretrained("folder", "x", "x", "x"), None, "", seed=0)
+        setting = Setting(Pretrained("folder", "x", "x", "x"), None, "", seed=0)
+        add_lora(lora, Loaded(model, (), ()), setting)
     planned = memory_of(size, Optimizer(), "ddp", 2, Load(16 * 128, precision, recomputes=False)).activations
     assert planned == pytest.approx(kept_for_backward(model.train(), 16, 128, precision == "bf16"), rel=0.2)
 
