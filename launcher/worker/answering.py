@@ -12,7 +12,7 @@ from launcher.data.cache import tokenizer_identity
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_card
+from launcher.job.pretrained import Pretrained, find_pretrained, longest_input
 from launcher.job.schema import Loss
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
@@ -52,7 +52,7 @@ def answer(place: Place, folder: RunFolder) -> None:
 def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, Pretrained]:
     """The model of a folder with the head it was trained with. Raises ModelError where it has none."""
     pretrained = find_pretrained(request.model)
-    card = read_card(Path(pretrained.location))
+    card = loading.read_card(Path(pretrained.location))
     config = loading.load_config(pretrained, request.model)
     labels = loading.known_labels(config)
     if config is None or not labels:
