@@ -241,7 +241,10 @@ def predict(
 def consolidate(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="A run, one of its checkpoints, or a folder of DeepSpeed or torch.distributed.checkpoint."),
+        typer.Argument(
+            help="A run, one of its checkpoints, a folder of DeepSpeed or torch.distributed.checkpoint, or adapters, "
+            "which are merged with their base."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
     dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
@@ -252,7 +255,7 @@ def consolidate(
         str | None, typer.Option(help="What stands before the model's own names in another program's checkpoint.")
     ] = None,
 ) -> None:
-    """Make a model folder of a checkpoint, one tensor in memory at a time."""
+    """Make a model folder of a checkpoint or of adapters, one tensor in memory at a time."""
     from launcher.start.consolidating import consolidate_checkpoint
 
     consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix)

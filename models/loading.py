@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from launcher.errors import ModelError
 from launcher.job.pretrained import Base, Pretrained, safetensors_files
+from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
 from launcher.models.adapters import add_adapters
 from launcher.models.own_code import own_object

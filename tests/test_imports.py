@@ -30,7 +30,7 @@ ALLOWED = {
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
 WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "start", "cluster")
-HEAVY = ("torch", "transformers", "deepspeed")
+HEAVY = ("torch", "transformers", "deepspeed", "peft")
 
 
 def modules() -> dict[str, Path]:

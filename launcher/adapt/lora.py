@@ -18,18 +18,19 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from launcher.adapt.adapters import Adapters
+from launcher.adapt.adapters import Adapters, Setting
 from launcher.errors import ModelError
-from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Lora
 from launcher.models.adapters import is_transposed, output_lengths
 from launcher.models.loading import Loaded
+from launcher.models.quantised import quantise
 from launcher.models.stored import readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
+COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TASK_TYPES = {
     "AutoModelForSequenceClassification": "SEQ_CLS",
     "AutoModelForTokenClassification": "TOKEN_CLS",
@@ -38,12 +39,10 @@ TASK_TYPES = {
 """`peft`'s words for the classes that it has its own class for."""
 
 
-def add_lora(
-    spec: Lora, loaded: Loaded, pretrained: Pretrained, revision: str | None, auto_class: str, seed: int
-) -> Adapters:
+def add_lora(spec: Lora, loaded: Loaded, setting: Setting) -> Adapters:
     """Freeze the model and put adapters beside its linear layers; where they start depends on the seed alone.
 
-    Weights on the meta device stay there; the adapters are in memory.
+    Weights on the meta device stay there unless they are to be held in 4 bits; the adapters are in memory.
     Raises ModelError where the targets name no linear layer, or the model cannot be adapted so.
     """
     model, base = loaded.model, loaded.identity
@@ -54,20 +53,23 @@ def add_lora(
         )
     whole = modules_that_learn(loaded)
     targets = target_modules(model, spec.targets, whole)
+    if spec.quantised:
+        blocks = target_modules(model, "auto", whole)
+        quantise(model, blocks, loaded.stored, setting.device, COMPUTED_IN[setting.precision])
     config = LoraConfig(
-        base_model_name_or_path=pretrained.location,
-        revision=revision,
-        task_type=TASK_TYPES.get(auto_class),
+        base_model_name_or_path=setting.pretrained.location,
+        revision=setting.revision,
+        task_type=TASK_TYPES.get(setting.auto_class),
         r=spec.rank,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]
+        lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=targets,
         use_rslora=spec.rank_stabilised,
         use_dora=spec.dora,
         fan_in_fan_out=is_transposed(model.get_submodule(targets[0])),
     )
-    torch.manual_seed(seed)
-    with _weights_in_memory(model, targets):
+    torch.manual_seed(setting.seed)
+    with _weights_in_memory(model, targets), _said_to_be_quantised(model, bool(spec.quantised)):
         inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or name.startswith(tuple(f"{module}." for module in whole)))
@@ -142,6 +144,16 @@ def _weights_in_memory(model: nn.Module, targets: Sequence[str]) -> Iterator[Non
     yield
     for name, weight in away.items():
         model.get_submodule(name).base_layer.weight = weight  # type: ignore[union-attr]
+
+
+@contextmanager
+def _said_to_be_quantised(model: nn.Module, quantised: bool) -> Iterator[None]:
+    """Inside, the model bears the mark by which `peft` looks for layers in 4 bits."""
+    if quantised:
+        model.is_loaded_in_4bit = True  # type: ignore[assignment]
+    yield
+    if quantised:
+        del model.is_loaded_in_4bit
 
 
 def _measure_magnitudes(loaded: Loaded, targets: Sequence[str]) -> None:

@@ -160,7 +160,7 @@ def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layo
         (folder / ADAPTER_CONFIG).unlink()
         shutil.copytree(folder / ADAPTER_MODEL_CONFIG, folder, dirs_exist_ok=True)
         shutil.rmtree(folder / ADAPTER_MODEL_CONFIG)
-        card = {key: value for key, value in read_card(folder).items() if key != "base"}
+        card = {key: value for key, value in read_card(folder).items() if key not in ("base", "merge")}
         (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     config_file = folder / "config.json"
     if layout.whole is None and config_file.is_file():

@@ -38,6 +38,8 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             value = getattr(job.model, name)
             if value is not None and (folder / value).exists():
                 model[name] = str(_absolute(value, folder))
+        if place.kind == "adapter" and job.adapt.method == "lora":
+            found.append(_adapters_twice(job))
         longest = longest_input(read_config(place) or {})
         if longest is not None and job.train.max_length > longest:
             found.append(too_long(job, longest))
@@ -87,6 +89,14 @@ def _processor(job: Job, place: Pretrained, folder: Path) -> list[Found]:
         return []
     message = f"{processor} holds no preprocessor_config.json, which {job.task} needs"
     return [(("model", "pretrained"), message, "model.tokenizer: FOLDER-OR-HUB-ID of one that does")]
+
+
+def _adapters_twice(job: Job) -> Found:
+    return (
+        ("model", "pretrained"),
+        f"{job.model.pretrained} holds adapters, and nobody else reads adapters of adapters",
+        f"merge them first: adaptrun consolidate {job.model.pretrained} -o FOLDER, then model.pretrained: FOLDER",
+    )
 
 
 def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:

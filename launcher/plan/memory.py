@@ -109,9 +109,20 @@ def _activations(size: ModelSize, sharing: Sharing, load: Load) -> int:
     # autocast keeps a copy of each weight in its own format until the backward pass
     kept_scores = SCORE_BYTES * size.vocabulary * load.tokens
     copies = 0 if load.precision == "fp32" else 2 * (size.block if _frees_copies(sharing, load) else size.parameters)
+    kept += _kept_by_adapters(size, load) / max(1, size.layers)
     if load.recomputes:  # one layer whole, and of each other its input
         return int(kept + FLOAT32 * size.hidden * load.tokens * size.layers + copies + kept_scores)
     return int(size.layers * kept + copies + kept_scores)
+
+
+def _kept_by_adapters(size: ModelSize, load: Load) -> float:
+    """Beside what every linear layer keeps: with DoRA two results, with dropout what is left of the input and where."""
+    if size.adapters is None:
+        return 0.0
+    kept, adapters = KEPT_BYTES[load.precision], size.adapters
+    by_dora = 2 * kept * adapters.outputs if adapters.magnitudes else 0.0
+    by_dropout = (kept + 1) * adapters.inputs if adapters.drops else 0.0
+    return load.tokens * (by_dora + by_dropout)
 
 
 def _frees_copies(sharing: Sharing, load: Load) -> bool:

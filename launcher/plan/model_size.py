@@ -15,7 +15,7 @@ from typing import Any
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config, safetensors_files
 from launcher.job.schema import Adapt, Job, Lora
 from launcher.job.tasks import find_family
-from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, linear_layers
+from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, in_blocks, linear_layers
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 DROPPED_HEADS = ("lm_head.",)
@@ -106,14 +106,15 @@ def _size_of(
 
 def _adapted(size: ModelSize, lora: Lora, adapters: AdapterSize, shapes: Shapes) -> ModelSize:
     """The same model with adapters, all else frozen."""
-    linear = sum(prod(shape) for shape in linear_layers(shapes).values())
+    layers = linear_layers(shapes)
+    in_4_bits = sum(prod(layers[name]) for name in in_blocks(layers)) if lora.quantised else 0
     return replace(
         size,
         parameters=size.parameters + adapters.added,
         block=size.block + adapters.added // max(1, size.layers),
         frozen=size.parameters - (adapters.learning - adapters.added),
         adapters=adapters,
-        in_4_bits=linear if lora.quantised else 0,
+        in_4_bits=in_4_bits,
     )
 
 

@@ -56,7 +56,8 @@ class Materials:
         if adapters is None:
             return card
         base = job.model.model_dump(mode="json", include={"config", "tokenizer", "allow_missing", "allow_unexpected"})
-        return card | {"base": base | {"revision": job.model.revision, "identity": adapters.base}}
+        base |= {"revision": job.model.revision, "identity": adapters.base}
+        return card | {"base": base, "merge": job.adapt.method == "lora" and job.adapt.merge}
 
 
 def open_materials(session: Session) -> Materials:

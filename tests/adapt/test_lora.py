@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from launcher.adapt.adapters import Setting
 from launcher.adapt.lora import add_lora
 from launcher.checkpoint.merging import merge_adapters
 from launcher.errors import ModelError
@@ -213,7 +214,7 @@ def test_where_adapters_start_depends_on_the_seed_alone(material: Path) -> None:
         loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec), in_parts=in_parts)
         assert bool(loaded.stored) == in_parts
         lora = Lora(method="lora", dora=True)
-        add_lora(lora, loaded, place, None, CLASSIFIER, seed)
+        add_lora(lora, loaded, Setting(place, None, CLASSIFIER, seed))
         learning = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
         assert not any(parameter.is_meta for name, parameter in learning.items() if "lora_" in name)
         return {name: parameter.detach() for name, parameter in learning.items() if "lora_" in name}
@@ -237,4 +238,4 @@ def test_targets_that_are_not_there_are_named(targets: tuple[str, ...], message:
     place = find_pretrained(spec)
     loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec))
     with pytest.raises(ModelError, match=message):
-        add_lora(Lora(method="lora", targets=targets), loaded, place, None, CLASSIFIER, 0)
+        add_lora(Lora(method="lora", targets=targets), loaded, Setting(place, None, CLASSIFIER, 0))

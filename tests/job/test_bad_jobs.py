@@ -42,6 +42,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "finished" / "model" / "config.json").write_text("{}")
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "job.yaml").write_text("name: x")
+    for name, base in (("adapted", str(tmp_path / "tiny")), ("alone", "/x/y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
     (tmp_path / "empty").mkdir()
     (tmp_path / "weights.pt").write_bytes(b"")
     (tmp_path / "build.py").write_text("def build(labels): ...\n")
@@ -140,6 +143,40 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "no DeepSpeed file": (GOOD + "engine: {name: deepspeed, deepspeed: my.json}\n", ["no template and no file"]),
     "a block of ddp": (GOOD + "engine: {name: ddp, block: Layer}\n", ["engine.block: only fsdp uses block"]),
     "unused target": (replaced("data:\n", "data:\n  target: target.csv\n"), ["data.target: finetune does not use"]),
+    "unknown method": (GOOD + "adapt: {method: lorra}\n", [":13:9: adapt.method: found 'lorra'", "did you mean lora?"]),
+    "no method": (GOOD + "adapt: {rank: 8}\n", [":13:1: adapt.method: is missing and needed"]),
+    "unknown key of a method": (GOOD + "adapt: {method: lora, rnk: 8}\n", ["adapt.rnk", "did you mean rank?"]),
+    "key of another method": (
+        GOOD + "adapt: {method: finetune, rank: 8}\n",
+        ["adapt.rank", "the keys here are method"],
+    ),
+    "no rank": (GOOD + "adapt: {method: lora, rank: 0}\n", [":13:23: adapt.rank: found 0", "a number above 0"]),
+    "no targets": (GOOD + "adapt: {method: lora, targets: []}\n", ["found []; allowed is auto or a list that is not"]),
+    "in 8 bits": (GOOD + "adapt: {method: lora, quantised: 8bit}\n", ["allowed is false or 4bit"]),
+    "in 4 bits on a cpu": (
+        GOOD + "adapt: {method: lora, quantised: 4bit}\nlaunch: {device: cpu}\n",
+        ["adapt.quantised: bitsandbytes computes on GPUs", "quantised: false, or launch.device: auto"],
+    ),
+    "in 4 bits and sliced": (
+        GOOD + "adapt: {method: lora, quantised: 4bit}\nengine: {name: fsdp}\n",
+        ["adapt.quantised: weights in 4 bits are whole on each process, and fsdp slices them", "engine.name: ddp"],
+    ),
+    "in 4 bits and merged": (
+        GOOD + "adapt: {method: lora, quantised: 4bit, merge: true}\n",
+        ["adapt.merge: the adapters were fitted to weights in 4 bits"],
+    ),
+    "frozen beside adapters": (
+        replaced("{pretrained: tiny}", "{pretrained: tiny, frozen: [a]}") + "adapt: {method: lora}\n",
+        [":2:27: model.frozen: lora freezes all weights but the adapters"],
+    ),
+    "adapters of adapters": (
+        replaced("{pretrained: tiny}", "{pretrained: adapted}") + "adapt: {method: lora}\n",
+        ["model.pretrained: adapted holds adapters", "merge them first: adaptrun consolidate adapted -o FOLDER"],
+    ),
+    "adapters without a base": (
+        replaced("{pretrained: tiny}", "{pretrained: alone}"),
+        ["holds adapters of", "no /x/y"],
+    ),
     "endless warm-up": (replaced("epochs: 2", "max_steps: 5\n  schedule: {warmup: 5}"), ["warm-up leave nothing of 5"]),
     "floor above the peak": (replaced("epochs: 2", "schedule: {min_lr: 1}"), ["min_lr: 1 is above the peak"]),
     "momentum of adamw": (replaced("lr: 2e-5", "momentum: 0.9"), ["adamw does not use momentum", "remove momentum"]),
