@@ -91,7 +91,7 @@ class _State:
             return f"step {last.step}  {line}"
         left = (started.total_steps - last.step) * seconds / len(self.recent)
         epoch = f"epoch {last.epoch + 1}/{started.epochs}  step {last.step}/{started.total_steps}"
-        return f"{epoch}  {line}  {_duration(left)} left"
+        return f"{epoch}  {line}  {duration(left)} left"
 
 
 class _PlainView:
@@ -156,7 +156,7 @@ class _LiveView:
         from rich.text import Text
 
         state = self._state
-        parts: list[RenderableType] = [Text(f"{state.phase}  {_duration(time.time() - state.since)}", style="bold")]
+        parts: list[RenderableType] = [Text(f"{state.phase}  {duration(time.time() - state.since)}", style="bold")]
         if state.progress is not None:
             done = state.progress
             parts.append(ProgressBar(total=done.total or None, completed=done.done, width=60))
@@ -206,13 +206,14 @@ def print_result(result: Result, terminal: TextIO | None = None) -> None:
             )
         console.print(table)
     console.print(
-        f"{result.steps} steps, {_duration(result.seconds)} of training; model: {result.model}",
+        f"{result.steps} steps, {duration(result.seconds)} of training; model: {result.model}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

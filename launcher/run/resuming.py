@@ -22,6 +22,7 @@ CHANGEABLE = {
     "train": {"micro_batch_size", "activation_checkpointing"},
     "data": {"cache"},
     "validation": {"batch_size"},
+    "track": True,
 }
 """What a run may change when it goes on: none of it decides a number."""
 

@@ -21,6 +21,7 @@ from launcher.start.processes import run_ranks
 from launcher.start.restarting import restart
 from launcher.start.stopping import StopRequests
 from launcher.start.watchdog import Watchdog
+from launcher.tracking.starting import tracked
 
 
 def train_job(job: Job, job_file: Path, resume: str) -> None:
@@ -37,7 +38,7 @@ def train_job(job: Job, job_file: Path, resume: str) -> None:
         requests.watch(folder.stop_file)
         print(f"{folder.path}: {decision.reason}", flush=True)
         print(f"{plan.processes} × {plan.threads} threads, {plan.spread} on {plan.device}, {plan.split}", flush=True)
-        with shown(folder) as display:
+        with shown(folder) as display, tracked(folder, job):
             if plan.processes > 1:
                 prepare_data(folder, plan, display, requests)
             while True:
