@@ -22,6 +22,7 @@ ALLOWED = {
     "start": {"errors", "job", "data", "plan", "run", "tracking"},
     "cluster": {"errors", "job", "plan", "run", "start", "tracking"},
     "cli": {"errors", "job", "plan", "start", "cluster"},
+    "python": {"errors", "job", "run", "start"},
     "models": {"errors", "job", "data"},
     "engines": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
@@ -29,7 +30,7 @@ ALLOWED = {
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "tracking", "start", "cluster")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "tracking", "start", "cluster", "python")
 HEAVY = ("torch", "transformers", "deepspeed")
 
 
