@@ -29,7 +29,7 @@ class TrackedRun:
 
     name: of its folder
     path: its folder
-    parameters: the job's values under dotted names, without secrets
+    parameters: the job's values under dotted names, without secrets and without `track`
     job: the same as YAML
     last_step: the last training step that the tracker has, None where it has none
     """

@@ -1,12 +1,11 @@
-"""Events as named figures, each given once, and a job as parameters."""
+"""Events as named figures, each given once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from launcher.run.events import Began, Evaluated, Event, Phase, Step
-from launcher.run.flat import Value, flat
+from launcher.run.flat import Value
 from launcher.run.results import Result
 from launcher.tracking.base import Point, Status
 
@@ -72,8 +71,3 @@ def summary_of(result: Result) -> dict[str, Value]:
             found[f"result/{name}/{metric}/before"] = measured.before[metric]
             found[f"result/{name}/{metric}/after"] = after
     return found
-
-
-def parameters_of(job: Mapping[str, Any]) -> dict[str, Value]:
-    """A job's values under dotted names, secrets struck out; where its figures go is none of its parameters."""
-    return flat({name: value for name, value in job.items() if name != "track"})

@@ -12,11 +12,12 @@ import yaml
 from launcher.job.schema import Tracker as Settings
 from launcher.run.environment import redacted
 from launcher.run.events import EventTail
+from launcher.run.flat import flat
 from launcher.run.folder import RunFolder, write_whole
 from launcher.run.results import Result
 from launcher.tracking import make_tracker
 from launcher.tracking.base import Point, Status, TrackedRun
-from launcher.tracking.figures import Figures, parameters_of, summary_of
+from launcher.tracking.figures import Figures, summary_of
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -89,12 +90,12 @@ def _points(figures: Figures, tail: EventTail, until: int | None = None) -> list
 
 
 def _as_tracked(folder: RunFolder, settings: Settings, figures: Figures, resumes: bool) -> TrackedRun:
-    job = folder.job_values()
+    job = {name: value for name, value in folder.job_values().items() if name != "track"}
     return TrackedRun(
         name=folder.path.name,
         path=folder.path,
         settings=settings,
-        parameters=parameters_of(job),
+        parameters=flat(job),
         job=redacted(yaml.safe_dump(job, sort_keys=False, allow_unicode=True)),
         last_step=figures.last_step if resumes else None,
     )

@@ -14,9 +14,10 @@ import pytest
 from launcher.errors import RunFailed, Stopped
 from launcher.job.schema import Job
 from launcher.run.events import Evaluated, EventLog, EventTail, Note, Step
+from launcher.run.flat import flat
 from launcher.run.folder import RunFolder
 from launcher.tracking import starting
-from launcher.tracking.figures import Figures, parameters_of
+from launcher.tracking.figures import Figures
 from launcher.tracking.following import State
 from launcher.tracking.starting import tracked
 from tests.commands import PATIENCE, TORCHRUN, adaptrun, assert_gone, run, start, wait_until
@@ -149,7 +150,7 @@ def a_step(number: int) -> Step:
     return Step(step=number, epoch=0, loss=0.5, lr=1e-3, gradient_norm=1.0, samples=8, tokens=9, seconds=0.5, memory=1)
 
 
-def bare_run(folder: Path, **track: str) -> tuple[Job, RunFolder, EventLog]:
+def bare_run(folder: Path, /, **track: str) -> tuple[Job, RunFolder, EventLog]:
     """A run without ranks, whose events the test writes."""
     values = {"name": "bare", "model": {"pretrained": "m"}, "task": "text-classification", "data": {"train": "t.csv"}}
     job = Job.model_validate({**values, "launch": {"runs": str(folder / "runs")}, "track": [track]})
@@ -202,17 +203,26 @@ def test_the_end_is_told_as_it_was(tmp_path: Path) -> None:
     assert curves["train/loss"] == [(1, 0.5)]
 
 
-def test_secrets_and_the_trackers_own_settings_are_no_parameters(tmp_path: Path) -> None:
-    job, _, _ = bare_run(tmp_path, name="mlflow", uri="https://me:word@server")
+def test_secrets_and_the_trackers_own_settings_are_not_passed_on(tmp_path: Path) -> None:
+    job, run, log = bare_run(tmp_path, name="tensorboard", folder=str(tmp_path / "boards"))
     values = job.as_dict()
     values["data"]["train"]["source"] = "s3://me:word@bucket/a.csv"  # type: ignore[index]
-    found = parameters_of(values)
-    assert found["data.train.source"] == "s3://[redacted]@bucket/a.csv"
+    run.write_job(Job.model_validate(values))
+    with tracked(run, job):
+        log.write(a_step(1))
+    board = tmp_path / "boards" / run.path.name
+    text = texts_of_tensorboard(board)["job/text_summary"]
+    assert "source: s3://[redacted]@bucket/a.csv" in text
+    assert "boards" not in text
+    assert b"me:word" not in b"".join(file.read_bytes() for file in board.iterdir())
+
+
+def test_parameters_are_named_as_in_the_job_file(tmp_path: Path) -> None:
+    found = flat(bare_run(tmp_path, name="mlflow")[0].as_dict())
     assert found["train.optimizer.betas"] == "[0.9, 0.999]"
     assert found["train.epochs"] == 3
+    assert found["train.tf32"] is False
     assert found["model.tokenizer"] == "null"
-    assert not [name for name in found if name.startswith("track")]
-    assert "word" not in str(found)
 
 
 def test_figures_of_an_earlier_step_than_the_last_are_new_where_they_are(tmp_path: Path) -> None:
