@@ -14,7 +14,7 @@ from launcher.run.events import EventLog, Note
 from launcher.run.folder import RunFolder
 from launcher.tracking.base import Status
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds in which the trackers may send what is left after a start has ended."""
 
 Process = subprocess.Popen[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from launcher.errors import RunFailed, Stopped
 from launcher.job.schema import Job
@@ -180,6 +182,30 @@ def test_a_tracker_that_fails_on_the_way_says_so_once(tmp_path: Path) -> None:
     assert "Traceback" in run.tracker_log("mlflow").read_text()
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_what_was_sent_and_not_noted_down_is_there_once_in_the_end(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    job, run, log = bare_run(tmp_path, name=name)
+    with tracked(run, job):
+        log.write(a_step(1))
+        after_one = run.events_file.stat().st_size
+        log.write(a_step(2))
+        log.write(a_step(3))
+    noted = State.read(run, name)
+    assert noted.position == run.events_file.stat().st_size
+    State(noted.id, after_one).write(run, name)  # as a process leaves it that is killed before it notes down
+    log.write(a_step(4))
+    with tracked(run, job):
+        pass
+    if name == "mlflow":
+        curve = of_mlflow(tmp_path / "runs" / "mlflow.db")[1]["train/loss"]
+    else:
+        curve = of_tensorboard(run.path / "tensorboard")["train/loss"]
+    assert curve == [(1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5)]
+
+
 def test_a_tracker_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "PATIENCE", 0.2)
     job, run, _ = bare_run(tmp_path, name="tensorboard")
@@ -235,3 +261,17 @@ def test_figures_of_an_earlier_step_than_the_last_are_new_where_they_are(tmp_pat
     events += [a_step(3), measured("far", 2)]
     points = [(point.step, len(point.values)) for event in events if (point := figures.take(event)) is not None]
     assert points == [(0, 1), (1, 7), (2, 7), (2, 1), (3, 7), (2, 1)]
+
+
+def test_the_page_shows_what_a_job_file_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    job = {"name": "x", "model": {"pretrained": "m"}, "task": "text-classification", "data": {"train": "t.csv"}}
+    assert [tracker.name for tracker in Job.model_validate({**job, **yaml.safe_load(shown)}).track] == [
+        "tensorboard",
+        "wandb",
+        "mlflow",
+    ]
+    point = Figures().take(a_step(1))
+    assert point is not None
+    assert {"train/loss", "train/lr", "train/gradient_norm"} <= {name for name in point.values if f"`{name}`" in page}
