@@ -238,6 +238,17 @@ def predict(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Runs' folders.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between runs: in job, data, plan, environment and result."""
+    from launcher.start.comparing import compare_runs
+
+    compare_runs(runs, as_json)
+
+
+@app.command()
 def consolidate(
     checkpoint: Annotated[
         Path,

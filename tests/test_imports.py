@@ -18,18 +18,20 @@ ALLOWED = {
     "data": {"errors", "job"},
     "plan": {"errors", "job", "data"},
     "run": {"errors", "job", "plan"},
-    "start": {"errors", "job", "data", "plan", "run"},
-    "cluster": {"errors", "job", "plan", "run", "start"},
+    "tracking": {"errors", "job", "run"},
+    "start": {"errors", "job", "data", "plan", "run", "tracking"},
+    "cluster": {"errors", "job", "plan", "run", "start", "tracking"},
     "cli": {"errors", "job", "plan", "start", "cluster"},
+    "python": {"errors", "job", "run", "start"},
     "models": {"errors", "job", "data"},
     "engines": {"errors", "job", "models"},
     "adapt": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
-    "worker": {"errors", "job", "data", "plan", "run", "engines", "checkpoint", "adapt", "models"},
+    "worker": {"errors", "job", "data", "plan", "run", "tracking", "engines", "checkpoint", "adapt", "models"},
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "start", "cluster")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "tracking", "start", "cluster", "python")
 HEAVY = ("torch", "transformers", "deepspeed", "peft")
 
 

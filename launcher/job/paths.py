@@ -8,12 +8,13 @@ from typing import Any
 
 from launcher.errors import ModelError, RequestError
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_config
-from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Source
+from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Source, Tracker
 from launcher.job.tasks import FAMILIES, find_family
 
 Found = tuple[tuple[str, ...], str, str]
 """Path of the field, what is wrong, and the fix."""
 
+SQLITE = "sqlite:///"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 
 
@@ -46,6 +47,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     except ModelError as error:
         found.append((("model", "pretrained"), str(error), ""))
     launch = {"runs": str(_absolute(job.launch.runs, folder))}
+    track = tuple(_tracker(tracker, folder) for tracker in job.track)
     resolved = job.model_copy(
         update={
             "task": _task(job, folder, found),
@@ -53,6 +55,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             "data": job.data.model_copy(update=data),
             "model": job.model.model_copy(update=model),
             "launch": job.launch.model_copy(update=launch),
+            "track": track,
         }
     )
     return resolved, found
@@ -125,6 +128,16 @@ def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Fou
             fix = f"did you mean {Path(place).with_name(near[0])}?" if near else "paths are relative to the job file"
             found.append(((*path, "source"), f"there is no {full}", fix))
     return source.model_copy(update={"source": places[0] if isinstance(source.source, str) else tuple(places)})
+
+
+def _tracker(tracker: Tracker, folder: Path) -> Tracker:
+    """The tracker with absolute paths, also that of a SQLite file."""
+    places: dict[str, str] = {}
+    if tracker.folder is not None:
+        places["folder"] = str(_absolute(tracker.folder, folder))
+    if tracker.uri is not None and tracker.uri.startswith(SQLITE):
+        places["uri"] = f"{SQLITE}{_absolute(tracker.uri.removeprefix(SQLITE), folder)}"
+    return tracker.model_copy(update=places)
 
 
 def _is_path(value: str, folder: Path) -> bool:

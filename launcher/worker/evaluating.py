@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,23 +16,10 @@ from launcher.data.prepared import Prepared
 from launcher.engines.single import AUTOCAST
 from launcher.models.base import Tally, Task
 from launcher.models.batch import Losses
+from launcher.run.results import Evaluation
 from launcher.worker.world import World
 
 Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one data set says of one model.
-
-    samples: how many were counted, each once
-    intervals: for each metric, the ends of its 95 % bootstrap interval
-    """
-
-    samples: int
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    seconds: float
 
 
 def evaluate(

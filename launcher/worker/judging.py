@@ -8,7 +8,8 @@ from dataclasses import asdict
 from torch import nn
 
 from launcher.run.events import Evaluated
-from launcher.worker.evaluating import Evaluation, evaluate
+from launcher.run.results import Evaluation
+from launcher.worker.evaluating import evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import Metrics
 from launcher.worker.session import Session

@@ -100,6 +100,19 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "list for a section": (replaced("{name: adamw, lr: 2e-5}", "[1]"), ["train.optimizer: found [1]", "a section"]),
     "yes": (replaced("{pretrained: tiny}", "{pretrained: tiny, trust_remote_code: perhaps}"), ["true or false"]),
     "no such file": (replaced("train.csv", "trian.csv"), [":5:11: data.train.source", "did you mean train.csv?"]),
+    "unknown tracker": (
+        GOOD + "track: [tensorbord]\n",
+        [":13:9", "track.0", "'tensorbord'", "did you mean tensorboard"],
+    ),
+    "tracker twice": (GOOD + "track: [wandb, {name: wandb, mode: offline}]\n", [":13:16", "wandb is named twice"]),
+    "unused tracker setting": (
+        GOOD + "track:\n  - {name: wandb, uri: x}\n",
+        [":14:19", "track.0.uri", "is a setting of mlflow, not of wandb", "remove uri"],
+    ),
+    "tracker's unknown key": (
+        GOOD + "track: {name: wandb, projct: x}\n",
+        ["track.projct", "unknown key 'projct'", "did you mean project"],
+    ),
     "no such set": (replaced("dev.csv", "nowhere/dev.csv"), ["data.validation.dev.source", "relative to the job file"]),
     "no such model": (replaced("tiny}", "./tiny2}"), [":2:9: model.pretrained: there is no", "minilm"]),
     "misspelt alias": (replaced("tiny}", "minlm}"), ["did you mean minilm?"]),
@@ -338,3 +351,19 @@ def test_no_damage_to_a_job_file_ends_in_a_traceback(folder: Path) -> None:
         (folder / "job.yaml").write_text(text)
         with suppress(JobError):
             load_job(folder / "job.yaml")
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_the_command_that_mends_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "job.yaml").write_text(GOOD + "track: [tensorboard, {name: wandb}]\n")
+    (folder / "own" / "wandb").mkdir(parents=True)  # what wandb leaves where it ran, which is no package
+    for module in ("tensorboard", "wandb"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "path", [str(folder / "own")])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    with pytest.raises(JobError) as wrong:
+        load_job(folder / "job.yaml")
+    assert [problem.path for problem in wrong.value.problems] == ["track.0", "track.1"]
+    assert "job.yaml:13:9: track.0: tensorboard is asked for and not installed" in str(wrong.value)
+    assert "pip install 'adaptrun[wandb]'" in str(wrong.value)

@@ -39,7 +39,16 @@ def test_the_schema_takes_the_short_forms(train: object, validation: object) -> 
     Job.model_validate(job)
 
 
-@pytest.mark.parametrize("extra", [{"trian": 1}, {"train": {"epochs": 0}}, {"train": {"optimizer": {"name": "adam"}}}])
+@pytest.mark.parametrize("track", ["wandb", ["wandb", {"name": "mlflow"}], {"name": "wandb", "mode": "offline"}])
+def test_the_schema_takes_trackers_by_name(track: object) -> None:
+    job = {**JOB, "data": {"train": "a.csv"}, "track": track}
+    jsonschema.validate(job, json.loads(reference.schema()))
+    assert Job.model_validate(job).track[0].name == "wandb"
+
+
+@pytest.mark.parametrize(
+    "extra", [{"trian": 1}, {"track": ["board"]}, {"train": {"epochs": 0}}, {"train": {"optimizer": {"name": "adam"}}}]
+)
 def test_the_schema_refuses_what_is_refused(extra: dict[str, object]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**JOB, "data": {"train": "a.csv"}, **extra}, json.loads(reference.schema()))
