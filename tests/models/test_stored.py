@@ -192,6 +192,7 @@ def anonymous_memory() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("adapt", [None, {"method": "lora"}, {"method": "lora", "dora": True}], ids=str)
 @pytest.mark.parametrize("engine", SHARDING)
 def test_no_rank_holds_a_large_model_while_it_is_loaded(
@@ -200,7 +201,7 @@ def test_no_rank_holds_a_large_model_while_it_is_loaded(
     whole = sum(tensor.nbytes for tensor in load_file(large_model / "model.safetensors").values())
     assert whole > 2**30
     for size in (2, 4):
-        for taken, held in worlds.run(size, peak_of_loading, engine, str(large_model), adapt):
+        for taken, held in worlds.run(size, peak_of_loading, engine, str(large_model), adapt, timeout=400):
             share = whole / size
             print(f"{engine} of {size}: share {share / 2**20:.0f} MiB, peak {taken / 2**20:.0f} MiB")
             assert held == pytest.approx(share, rel=0.02)
