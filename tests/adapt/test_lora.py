@@ -24,6 +24,7 @@ from launcher.worker.selfcheck import make_material
 from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, train
 from tests.worlds import Worlds
 
+pytestmark = pytest.mark.timeout(900)
 WORLDS = (1, 2, 3)
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -51,7 +52,7 @@ def runs(request: pytest.FixtureRequest, material: Path, worlds: Worlds, tmp_pat
             (world, engine): lay_out(folder / f"{engine}-{world}", material, engine, world, KINDS[request.param])
             for engine in engines_of(world)
         }
-        worlds.run(world, train, [(str(run.path), None) for run in ours.values()], timeout=240)
+        worlds.run(world, train, [(str(run.path), None) for run in ours.values()], timeout=400)
         found |= ours
     return found
 
@@ -186,7 +187,7 @@ def test_a_base_that_has_changed_is_refused(material: Path, worlds: Worlds, tmp_
         ours(run.model)
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_in_bf16_and_with_activations_computed_again_losses_stay_near(
     world: int, runs: Runs, material: Path, worlds: Worlds, tmp_path: Path
 ) -> None:
@@ -200,7 +201,7 @@ def test_in_bf16_and_with_activations_computed_again_losses_stay_near(
         for name, train in settings.items()
         for engine in engines_of(world)
     }
-    worlds.run(world, train, [(str(run.path), None) for run in made.values()])
+    worlds.run(world, train, [(str(run.path), None) for run in made.values()], timeout=400)
     for (name, engine), run in made.items():
         assert losses(run) == pytest.approx(reference, rel=1e-5 if name == "again" else 0.02), (name, engine)
 

@@ -374,6 +374,19 @@ def test_adapters_that_cannot_be_had_are_refused(
         make_plan(made, file, hardware)
 
 
+def test_weights_in_4_bits_are_whole_on_each_gpu(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    adapt = LORA | {"quantised": "4bit"}
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=adapt)
+    size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
+    assert size is not None
+    small = Gpu("small", int(1.3 * 4 * size.parameters), 9.0)
+    plan = make_plan(made, file, Hardware((small, small), 8, 2**33))
+    assert plan.engine == "ddp"
+    assert plan.memory is not None
+    assert plan.memory.weights < 0.8 * 4 * size.parameters
+
+
 def test_the_plan_says_how_much_learns(model: Path, tmp_path: Path) -> None:
     made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=LORA)
     plan = make_plan(made, file, Hardware((), 2, 2**33))
