@@ -19,7 +19,7 @@ CHANGEABLE = {
     "launch": True,
     "engine": True,
     "checkpoint": True,
-    "train": {"micro_batch_size", "activation_checkpointing"},
+    "train": {"micro_batch_size", "activation_checkpointing", "packing"},
     "data": {"cache"},
     "validation": {"batch_size"},
     "adapt": {"merge"},
