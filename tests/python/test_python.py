@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import signal
@@ -115,9 +116,10 @@ def test_types_reach_the_user(folder: Path) -> None:
         "Job.from_file('job.yaml').train.optimizer.lrr\n"
     )
     command = [sys.executable, "-m", "mypy", "--config-file=", "--cache-dir=cache-of-mypy", "--follow-imports=silent"]
+    here = os.environ | {"MYPYPATH": str(Path(launcher.__file__).parents[1])}  # mypy does not follow editable installs
     said = {}
     for name in ("good.py", "bad.py"):
-        said[name] = subprocess.run([*command, name], cwd=folder, capture_output=True, text=True).stdout
+        said[name] = subprocess.run([*command, name], cwd=folder, env=here, capture_output=True, text=True).stdout
     assert "no issues" in said["good.py"], said["good.py"]
     lines = re.findall(r"^bad\.py:(\d+): error", said["bad.py"], re.MULTILINE)
     assert sorted(set(lines)) == ["2", "3", "4"], said["bad.py"]
