@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Example = Mapping[str, Any]
-"""One prepared sample: for each column a number, bytes, or a numpy array of numbers."""
+"""One prepared sample: for each column a number or a numpy array of numbers."""
 
 
 class TaskModule(nn.Module, ABC):
@@ -118,7 +118,7 @@ class Task(ABC):
 
     @abstractmethod
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
-        """Some rows as columns of numbers, bytes, or lists or arrays of numbers.
+        """Some rows as columns of numbers, or of lists or arrays of numbers.
 
         One column is `length`, what a sample costs (tokens); one is `label` where there are classes.
         labelled: false for prediction, where the targets are not there

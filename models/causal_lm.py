@@ -154,7 +154,7 @@ class CausalLM(LanguageTask):
 
     def answer(self, module: TaskModule, batch: Batch) -> list[dict[str, Any]]:
         """How likely a text is, or the likeliest response to a prompt, token by token."""
-        if "attention_mask" not in batch.inputs or (batch.targets != UNTOLD).any() or batch.samples == 0:
+        if (batch.targets != UNTOLD).any():
             return super().answer(module, batch)
         length = batch.inputs["input_ids"].shape[1]
         room = min(LONGEST_ANSWER, self.train.max_length - int(batch.inputs["attention_mask"].sum(1).max()))

@@ -28,7 +28,8 @@ def read_class_folders(folder: Path, columns: Mapping[str, str]) -> Iterator[tup
     role = next((role for role in columns if role in FILES), None)
     strange = [role for role in columns if role not in FILES and role != "label"]
     if strange or (columns and role is None):
-        raise DataError(folder, f"a folder of files has no column {strange[0]!r}; name a file that has")
+        lost = (*strange, "text")[0]
+        raise DataError(folder, f"a folder of files has no column {lost!r}; name a file that has")
     number = 0
     for file in _files(folder, FILES[role] if role else ALL, labelled="label" in columns):
         number += 1

@@ -49,7 +49,7 @@ class Prepared:
         return self.facts.samples
 
     def __getitem__(self, indices: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The samples at `indices`: for each column a number, bytes, or an array of numbers."""
+        """The samples at `indices`: for each column a number or an array of numbers."""
         return [self._sample(int(index)) for index in indices]
 
     @cached_property
@@ -75,7 +75,7 @@ class Prepared:
 
 
 class _Lists:
-    """A column of lists of numbers, or of bytes, each a view into one array."""
+    """A column of lists of numbers, each a view into one array."""
 
     def __init__(self, column: Any) -> None:
         self._offsets = column.offsets.to_numpy()

@@ -69,6 +69,11 @@ def test_what_changes_no_number_may_change(folder: Path) -> None:
     assert load_job(run.job_file) == changed
 
 
+def test_packing_changes_no_number(folder: Path) -> None:
+    run = unfinished(folder, "task=causal-lm")
+    assert decide_run(job(folder, "task=causal-lm", "train.packing=true"), "auto").folder == run
+
+
 def test_another_job_is_a_new_run_and_says_why(folder: Path) -> None:
     run = unfinished(folder)
     decision = decide_run(job(folder, "train.optimizer.lr=1"), "auto")
