@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import assert_gone, ranks_of, start, wait_until
+from tests.commands import PATIENCE, assert_gone, ranks_of, start, wait_until
 from tests.start.conftest import write_job
 
 OWN = """\
@@ -87,7 +87,7 @@ def strike(folder: Path, name: str, rank: int, call: int) -> None:
     ranks: list[psutil.Process] = []
     wait_until(lambda: len(ranks_of(launcher)) == 2, launcher)
     ranks += ranks_of(launcher)
-    assert launcher.wait(120) == 1, (folder / "stderr").read_text()
+    assert launcher.wait(PATIENCE) == 1, (folder / "stderr").read_text()
     assert_gone(ranks)
     (page,) = (folder / "runs").glob("*/failure.txt")
     text = page.read_text()
