@@ -4,6 +4,7 @@ AdaptrunError              exit code 1
 ├── RequestError           2   what was asked for is wrong; nothing was started
 │   ├── JobError               the job file or a --set, all problems at once
 │   ├── DataError              a data file, with file and row
+│   ├── LeakageError           validation samples that are also trained on
 │   └── ModelError             the pretrained model cannot be had as the job asks
 ├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
 │   ├── OutOfMemory            a step did not fit; smaller micro-batches may
@@ -90,6 +91,10 @@ class DataError(RequestError):
         self.file, self.row = str(file), row
         place = f"{file}, row {row}" if row is not None else f"{file}"
         super().__init__(f"{place}: {message}")
+
+
+class LeakageError(RequestError):
+    """Validation samples are also trained on, and the job does not allow it."""
 
 
 class ModelError(RequestError):

@@ -16,9 +16,10 @@ ALLOWED = {
     "errors": set(),
     "job": {"errors"},
     "data": {"errors", "job"},
+    "measure": {"errors", "job", "data"},
     "plan": {"errors", "job", "data"},
     "run": {"errors", "job", "plan"},
-    "start": {"errors", "job", "data", "plan", "run"},
+    "start": {"errors", "job", "data", "measure", "plan", "run"},
     "cluster": {"errors", "job", "plan", "run", "start"},
     "cli": {"errors", "job", "plan", "start", "cluster"},
     "models": {"errors", "job", "data"},
@@ -29,7 +30,7 @@ ALLOWED = {
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "start", "cluster")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "measure", "plan", "run", "start", "cluster")
 HEAVY = ("torch", "transformers", "deepspeed")
 
 

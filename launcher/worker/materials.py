@@ -24,6 +24,7 @@ from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.run.events import EventLog, Note, Phase, Progress
 from launcher.run.folder import RunFolder, write_whole
+from launcher.worker.leakage import check_leakage
 from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
 
@@ -77,7 +78,7 @@ def open_materials(session: Session) -> Materials:
 
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
-    """Prepare every set of the job and write where each lies. Raises DataError and ModelError."""
+    """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     known = loading.known_labels(loading.load_config(pretrained, job.model))
@@ -96,6 +97,7 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
         validation[name] = str(preparer.prepare(source, train.facts.labels).folder)
+    check_leakage(job, train, {name: Prepared(Path(place)) for name, place in validation.items()}, log)
     write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
 
 
