@@ -20,14 +20,17 @@ from launcher.job.schema import Job, Section
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
-    """Read, override, check and resolve a job file. Raises JobError with all problems at once."""
+def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Job:
+    """Read, override, check and resolve a job file. Raises JobError with all problems at once.
+
+    trains: false where the job's data and model are only looked at
+    """
     document = read_document(path)
     origins = apply_overrides(document.values, sets)
     job = _validated(Job, document, origins)
     folder = path.resolve().parent
     resolved, found = resolve_paths(job, folder)
-    found += broken_rules(resolved)
+    found += broken_rules(resolved, trains)
     if found:
         raise JobError([Problem(_where(p, document, origins), ".".join(p), message, fix) for p, message, fix in found])
     return resolved

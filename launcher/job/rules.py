@@ -17,9 +17,12 @@ METHODS_WITH_TARGET: frozenset[str] = frozenset()
 """The methods of `adapt` that learn from `data.target`; fine-tuning does not."""
 
 
-def broken_rules(job: Job) -> list[Found]:
-    """Everything that these rules have against a job whose paths are absolute."""
-    found = [found for rule in RULES for found in rule(job)]
+def broken_rules(job: Job, trains: bool = True) -> list[Found]:
+    """Everything that these rules have against a job whose paths are absolute.
+
+    trains: false for a job that is only looked at, which may name a target that its method does not use
+    """
+    found = [found for rule in RULES if trains or rule is not _target_is_used for found in rule(job)]
     try:
         family = find_family(job.task, loss=job.train.loss.name)
     except RequestError:

@@ -17,7 +17,14 @@ SHOWN = 5
 CUT = 0.05
 """Share of samples cut from which it is worth a word."""
 MOVED = 3.0
-"""|z| from which a class counts as more or less frequent than in training."""
+"""|z| from which classes or lengths count as others than in training."""
+SMALL = 0.5
+"""A-distance below which a gap is small: a classifier puts more than three in eight on the wrong side."""
+SURE = 0.01
+"""p-value of MMD below which two sets differ; several sets are compared, and each may look so by chance."""
+WORDS = "what the model must learn anew there, or what betrays the source"
+FAR = "fine-tune on samples of that set; without labels, with a method that learns from data.target"
+COMPARE = "compare models on the same data by it: more is better"
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,11 @@ def findings(report: Report) -> list[Finding]:
         *_contradictions(report),
         *_garbled(report),
         *(line for one in report.balances for line in _balance(one)),
-        *_class_moves(report),
         *_lengths(report),
+        *_label_errors(report),
+        *_distances(report),
+        *_moves(report),
+        *_transferability(report),
     ]
     return found + [Finding("left out", left.what, left.why) for left in report.left_out]
 
@@ -151,13 +161,73 @@ def _balance(one: Balance) -> Iterator[Finding]:
         yield Finding("good", f"classes of {one.set}", shown)
 
 
-def _class_moves(report: Report) -> Iterator[Finding]:
-    for one in report.class_moves:
+def _moves(report: Report) -> Iterator[Finding]:
+    for one in report.moves:
         moved = [move for move in one.classes if abs(move.z) >= MOVED]
         if moved:
             shown = _some([f"{move.label} {move.share:.1%} → {move.other_share:.1%}" for move in moved])
             advice = "accuracy there says something else than in training; compare balanced figures"
             yield Finding("look", f"classes, train → {one.set}", shown, advice)
+        for heading, words in (
+            ("more", [move for move in one.words if move.z > 0]),
+            ("fewer", [move for move in one.words if move.z < 0]),
+        ):
+            if words:
+                shown = _some([f"{move.word} ({move.texts} → {move.other_texts})" for move in words], 10)
+                yield Finding("look", f"words, train → {one.set}", f"in {heading} texts: {shown}", WORDS)
+        if one.length is not None and abs(one.length.z) >= MOVED:
+            found = f"median {one.length.median:.0f} → {one.length.other_median:.0f} characters"
+            found += f"; longer than one of train with probability {one.length.longer:.2f}"
+            yield Finding("look", f"lengths, train → {one.set}", found, "choose train.max_length for both")
+
+
+def _distances(report: Report) -> Iterator[Finding]:
+    for one in report.distances:
+        parts, apart = [], one.mmd.p_value < SURE
+        if one.a_distance is not None:
+            far = one.a_distance
+            parts.append(f"A-distance {far.distance:.2f} of 2 (95 %: {far.low:.2f} to {far.high:.2f})")
+            apart = apart or far.low > 0
+        parts.append(f"MMD² {one.mmd.squared:.4f} (p = {one.mmd.p_value:.3f})")
+        subject, found = f"distance, train → {one.set}", ", ".join(parts)
+        if not apart:
+            yield Finding("good", subject, f"{found}: no gap that the model sees")
+        elif one.a_distance is not None and one.a_distance.distance < SMALL:
+            yield Finding("look", subject, found, "a small gap: fine-tune, and judge on samples of that set")
+        else:
+            yield Finding("look", subject, found, FAR)
+
+
+def _transferability(report: Report) -> Iterator[Finding]:
+    probe, scores = report.probe, report.transferability
+    if scores is None:
+        return
+    parts = []
+    if scores.h_score is not None:
+        parts.append(f"H-score {scores.h_score:.3f} of at most {scores.most}")
+    parts.append(f"LogME {scores.logme:.3f}")
+    if probe is None:
+        yield Finding("good", "transferability", ", ".join(parts), COMPARE)
+        return
+    right = f"a linear probe tells {probe.accuracy:.1%} right (95 %: {probe.low:.1%} to {probe.high:.1%}"
+    found = f"{right}; the most frequent class is {probe.majority:.1%}), {', '.join(parts)}"
+    if probe.low <= probe.majority:
+        yield Finding("look", "transferability", found, "the features say little of the labels; try another model")
+    else:
+        yield Finding("good", "transferability", found, COMPARE)
+
+
+def _label_errors(report: Report) -> Iterator[Finding]:
+    if report.label_errors is None:
+        return
+    wrong, samples = report.label_errors, report.sets[0].samples
+    if not wrong:
+        yield Finding("good", "label errors", "none is likely")
+        return
+    shown = _some([f"{one.number} ({one.label}, rather {one.suggested})" for one in wrong])
+    right = f"{report.probe.accuracy:.0%}" if report.probe is not None else "unknown"
+    advice = f"read on while they are wrong, surest first (--json): who says so is right in {right} of all"
+    yield Finding("look", "label errors", f"{_count(len(wrong), samples)} of train are likely: {shown}", advice)
 
 
 def _lengths(report: Report) -> Iterator[Finding]:
@@ -175,9 +245,9 @@ def _count(some: int, of: int) -> str:
     return f"{some} of {of} ({some / of:.1%})"
 
 
-def _some(shown: Sequence[str]) -> str:
-    rest = len(shown) - SHOWN
-    return ", ".join(shown[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def _some(shown: Sequence[str], most: int = SHOWN) -> str:
+    rest = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _label(label: str | tuple[str, ...]) -> str:

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from launcher.measure.a_distance import ADistance
 from launcher.measure.balance import Balance, ClassMove, balance, class_moves
 from launcher.measure.duplicates import Across, Contradiction, Within, across, contradictions, within
 from launcher.measure.garbled import Garbled, garbled
+from launcher.measure.label_errors import LabelError, Probe
 from launcher.measure.lengths import Lengths
+from launcher.measure.mmd import MMD
+from launcher.measure.movers import LengthMove, WordMove, length_move, word_moves
 from launcher.measure.near_duplicates import Near, near_duplicates
 from launcher.measure.samples import Kind, SampleSet
+from launcher.measure.transferability import Transferability
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,21 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the labels of another set differ from those of training."""
+    """How another set differs from training, by what can be read: classes, words and lengths, largest mover first."""
 
     set: str
     classes: tuple[ClassMove, ...]
+    words: tuple[WordMove, ...]
+    length: LengthMove | None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far another set is from training on the model's own features; a_distance is None without scikit-learn."""
+
+    set: str
+    a_distance: ADistance | None
+    mmd: MMD
 
 
 @dataclass
@@ -55,8 +71,12 @@ class Report:
     contradictions: list[Contradiction] = field(default_factory=list)
     garbled: list[Garbled] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
-    class_moves: list[Comparison] = field(default_factory=list)
     lengths: list[Lengths] = field(default_factory=list)
+    moves: list[Comparison] = field(default_factory=list)
+    distances: list[Distance] = field(default_factory=list)
+    transferability: Transferability | None = None
+    probe: Probe | None = None
+    label_errors: list[LabelError] | None = None
     left_out: list[LeftOut] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,7 +101,14 @@ def look_at(sets: Sequence[SampleSet], has_classes: bool, allowed: bool) -> Repo
     if has_classes:
         report.contradictions = contradictions(sets)
         report.balances = [found for data in sets if (found := balance(data, train)) is not None]
-        report.class_moves = [
-            Comparison(other.set, tuple(class_moves(report.balances[0], other))) for other in report.balances[1:]
-        ]
+    report.moves = [_moves(train, other, report.balances) for other in sets[1:]]
     return report
+
+
+def _moves(train: SampleSet, other: SampleSet, balances: Sequence[Balance]) -> Comparison:
+    known = {one.set: one for one in balances}
+    classes = class_moves(known[train.name], known[other.name]) if {train.name, other.name} <= set(known) else []
+    if not train.has_texts:
+        return Comparison(other.name, tuple(classes), (), None)
+    words = word_moves(train.texts, other.texts)
+    return Comparison(other.name, tuple(classes), tuple(words), length_move(train.texts, other.texts))

@@ -79,6 +79,14 @@ def open_materials(session: Session) -> Materials:
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
+    _, train, validation = prepare_sets(job, log)
+    check_leakage(job, train, validation, log)
+    places = {name: str(data.folder) for name, data in validation.items()}
+    write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": places}))
+
+
+def prepare_sets(job: Job, log: EventLog) -> tuple[Preparer, Prepared, dict[str, Prepared]]:
+    """The training and validation sets, and what prepared them. Raises DataError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     known = loading.known_labels(loading.load_config(pretrained, job.model))
@@ -96,9 +104,8 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     validation = {}
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
-        validation[name] = str(preparer.prepare(source, train.facts.labels).folder)
-    check_leakage(job, train, {name: Prepared(Path(place)) for name, place in validation.items()}, log)
-    write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
+        validation[name] = preparer.prepare(source, train.facts.labels)
+    return preparer, train, validation
 
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:

@@ -159,7 +159,7 @@ def test_labels_and_lengths_of_a_bad_file(tmp_path: Path) -> None:
     lengths = report["lengths"][0]
     assert lengths["longest"] == 59 + 4
     assert lengths["cut"] == pytest.approx(sum(n + 4 > 32 for n in range(60)) / 62)
-    moved = report["class_moves"][0]["classes"]
+    moved = report["moves"][0]["classes"]
     assert {one["label"] for one in moved if abs(one["z"]) > 3} == {"common", "rare"}
 
 
