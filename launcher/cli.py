@@ -139,6 +139,26 @@ def train(job: JobFile, sets: Sets = None, resume: Resume = "auto", dry_run: Dry
 
 
 @app.command()
+def gap(
+    job: JobFile,
+    sets: Sets = None,
+    features: Annotated[
+        bool, typer.Option("--features/--no-features", help="Also what needs the model, or only what samples say.")
+    ] = True,
+    label_errors: Annotated[
+        bool | None,
+        typer.Option("--label-errors/--no-label-errors", help="Look for wrong labels; default: where cleanlab is."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a job's data are fit for fine-tuning, and how far the target is from the source."""
+    from launcher.job.reading import load_job
+    from launcher.start.gap import measure_gap
+
+    raise typer.Exit(measure_gap(load_job(job, sets or (), trains=False), features, label_errors, as_json))
+
+
+@app.command()
 def submit(
     job: JobFile,
     profile: Annotated[Path, typer.Option(help="The cluster's profile (YAML), such as slurm/example.yaml.")],

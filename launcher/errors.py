@@ -4,6 +4,7 @@ AdaptrunError              exit code 1
 ├── RequestError           2   what was asked for is wrong; nothing was started
 │   ├── JobError               the job file or a --set, all problems at once
 │   ├── DataError              a data file, with file and row
+│   ├── LeakageError           validation samples that are also trained on
 │   └── ModelError             the pretrained model cannot be had as the job asks
 ├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
 │   ├── OutOfMemory            a step did not fit; smaller micro-batches may
@@ -96,6 +97,10 @@ class DataError(RequestError):
 
     def __reduce__(self) -> tuple[type[DataError], tuple[object, ...]]:
         return type(self), (self.file, self.message, self.row)
+
+
+class LeakageError(RequestError):
+    """Validation samples are also trained on, and the job does not allow it."""
 
 
 class ModelError(RequestError):

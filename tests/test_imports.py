@@ -16,10 +16,11 @@ ALLOWED = {
     "errors": set(),
     "job": {"errors"},
     "data": {"errors", "job"},
+    "measure": {"errors", "job", "data"},
     "plan": {"errors", "job", "data"},
     "run": {"errors", "job", "plan"},
     "tracking": {"errors", "job", "run"},
-    "start": {"errors", "job", "data", "plan", "run", "tracking"},
+    "start": {"errors", "job", "data", "measure", "plan", "run", "tracking"},
     "cluster": {"errors", "job", "plan", "run", "start", "tracking"},
     "cli": {"errors", "job", "plan", "start", "cluster"},
     "python": {"errors", "job", "run", "start"},
@@ -31,7 +32,7 @@ ALLOWED = {
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "tracking", "start", "cluster", "python")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "measure", "plan", "run", "tracking", "start", "cluster", "python")
 HEAVY = ("torch", "transformers", "deepspeed", "peft")
 
 

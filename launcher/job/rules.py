@@ -18,9 +18,12 @@ METHODS_WITH_TARGET: frozenset[str] = frozenset()
 """The methods of `adapt` that learn from `data.target`; fine-tuning does not."""
 
 
-def broken_rules(job: Job) -> list[Found]:
-    """Everything that these rules have against a job whose paths are absolute."""
-    found = [found for rule in RULES for found in rule(job)]
+def broken_rules(job: Job, trains: bool = True) -> list[Found]:
+    """Everything that these rules have against a job whose paths are absolute.
+
+    trains: false for a job that is only looked at, which may name a target that its method does not use
+    """
+    found = [found for rule in RULES if trains or rule is not _target_is_used for found in rule(job)]
     try:
         family = find_family(job.task, loss=job.train.loss.name)
     except RequestError:
@@ -162,13 +165,15 @@ def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
 
 def _validation_is_not_training(job: Job) -> Iterator[Found]:
     train = job.data.train
+    if job.data.allow_leakage:
+        return
     for name, source in job.data.validation.items():
         shared = sorted(set(source.files) & set(train.files))
         if shared and source.split == train.split:
             yield (
                 ("data", "validation", name),
                 f"{shared[0]} is also trained on, so it says nothing of new samples",
-                "hold some rows out of data.train in a file of their own",
+                "hold some rows out of data.train in a file of their own, or data.allow_leakage: true",
             )
 
 

@@ -143,7 +143,13 @@ class Data(Section):
         "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
     )
     target: AnySource | None = Field(
-        None, description="Unlabelled samples of the target domain, for the methods that use them."
+        None,
+        description="Unlabelled samples of the target domain, for the methods that use them and for `adaptrun gap`.",
+    )
+    allow_leakage: bool = Field(
+        False,
+        description="Train although validation samples are also trained on (the same but for case, white space and "
+        "forms of characters); their figures then say less of new samples.",
     )
     cache: str = Field(
         "~/.cache/adaptrun",

@@ -20,7 +20,7 @@ CHANGEABLE = {
     "engine": True,
     "checkpoint": True,
     "train": {"micro_batch_size", "activation_checkpointing", "packing"},
-    "data": {"cache"},
+    "data": {"cache", "allow_leakage"},
     "validation": {"batch_size"},
     "adapt": {"merge"},
     "track": True,
