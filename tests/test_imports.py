@@ -17,7 +17,8 @@ ALLOWED = {
     "job": {"errors"},
     "data": {"errors", "job"},
     "plan": {"errors", "job", "data"},
-    "run": {"errors", "job", "plan"},
+    "measure": set(),
+    "run": {"errors", "job", "plan", "measure"},
     "start": {"errors", "job", "data", "plan", "run"},
     "cluster": {"errors", "job", "plan", "run", "start"},
     "cli": {"errors", "job", "plan", "start", "cluster"},
@@ -25,11 +26,11 @@ ALLOWED = {
     "engines": {"errors", "job", "models"},
     "adapt": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
-    "worker": {"errors", "job", "data", "plan", "run", "engines", "checkpoint", "adapt", "models"},
+    "worker": {"errors", "job", "data", "plan", "run", "engines", "checkpoint", "adapt", "models", "measure"},
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "start", "cluster")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "measure", "run", "start", "cluster")
 HEAVY = ("torch", "transformers", "deepspeed")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 
 from launcher.errors import RequestError
-from launcher.job.schema import COLUMNS, Job, Source
+from launcher.job.schema import BASELINE, COLUMNS, Job, Source
 from launcher.job.tasks import Family, find_family
 
 Found = tuple[tuple[str, ...], str, str]
@@ -49,6 +49,26 @@ def _deciding_set_exists(job: Job) -> Iterator[Found]:
             f"there is no validation set {wanted!r}",
             f"the sets of data.validation are {names}",
         )
+
+
+def _verdict_is_on_sets(job: Job) -> Iterator[Found]:
+    verdict, sets = job.verdict, job.data.validation
+    fix = f"the sets of data.validation are {', '.join(sets) or 'none'}"
+    if not sets:
+        for name in ("set", "baseline", "compare", "must_hold", "gate"):
+            if getattr(verdict, name):
+                yield ("verdict", name), "there is nothing to judge on", "add data.validation, labelled samples"
+        return
+    if verdict.set is not None and verdict.set not in sets:
+        yield ("verdict", "set"), f"there is no validation set {verdict.set!r}", fix
+    for name in verdict.must_hold:
+        if name not in sets:
+            yield ("verdict", "must_hold"), f"there is no validation set {name!r}", fix
+        elif name == job.verdict_set:
+            yield ("verdict", "must_hold"), f"{name} has to become better already", "remove it"
+    for name in verdict.compare:
+        if name in RESERVED:
+            yield ("verdict", "compare", name), f"{name!r} is the name of another arm", "choose another"
 
 
 def _fp16_needs_a_gpu(job: Job) -> Iterator[Found]:
@@ -195,9 +215,9 @@ def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
     if family.judged_by is None:
         return
     metrics = ("loss", *family.judged_by)
-    if job.validation.metric not in metrics:
-        message = f"{job.task} has no metric {job.validation.metric!r}"
-        yield ("validation", "metric"), message, _nearest(job.validation.metric, metrics)
+    for section, metric in (("validation", job.validation.metric), ("verdict", job.verdict.metric)):
+        if metric not in metrics and (section, metric) != ("verdict", "auto"):
+            yield (section, "metric"), f"{job.task} has no metric {metric!r}", _nearest(metric, metrics)
 
 
 def _columns_are_read(job: Job, family: Family) -> Iterator[Found]:
@@ -241,12 +261,15 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 KNOWN_LOSSES = {"cross-entropy", "focal", "binary", "mean-squared", "huber"}
+RESERVED = (BASELINE, "before", "result", "constant")
+"""Names of the arms that every verdict may have."""
 TASK_SETTINGS = ("packing", "mask_share", "augment")
 """The fields of `train` that only some families use."""
 
 RULES: tuple[Rule, ...] = (
     _validation_is_needed,
     _deciding_set_exists,
+    _verdict_is_on_sets,
     _fp16_needs_a_gpu,
     _batch_covers_the_processes,
     _micro_batch_fits_the_batch,

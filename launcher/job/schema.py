@@ -113,6 +113,8 @@ class Source(Section):
         return self.columns.get(role, role)
 
 
+BASELINE = "baseline"
+"""The name of `verdict.baseline` among the models that are compared."""
 COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "label")
 """The fields of a source that name a column."""
 
@@ -276,6 +278,41 @@ class Validation(Section):
     batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
 
 
+class Verdict(Section):
+    """Whether the result should take the old model's place, and by what that is told (docs/verdict.md)."""
+
+    metric: str = Field(
+        "auto",
+        description="What has to be better. auto: `validation.metric`, or where that is the loss, the first metric of "
+        "the task.",
+    )
+    set: str | None = Field(
+        None,
+        description="The validation set on which it has to be better; absent: the one that decides. A set that does "
+        "not choose the checkpoint too is judged without favour.",
+    )
+    baseline: str | None = Field(
+        None,
+        description="The finished run or model folder whose place the result would take; absent: the model as it came.",
+    )
+    compare: dict[SetName, str] = Field(
+        default_factory=dict,
+        description="Further finished runs or model folders, with a name each (`{scratch: runs/a, oracle: runs/b}`): "
+        "measured on the same samples and shown, without a say.",
+    )
+    must_hold: tuple[str, ...] = Field(
+        (), description="Validation sets that may not fall by more than the margin: what must not be forgotten."
+    )
+    margin: NonNegativeFloat = Field(
+        0.01,
+        description="What counts as little: 0.01 is one point of a score that should be high, and 1 % of the "
+        "baseline's value of a metric that should be low.",
+    )
+    gate: bool = Field(
+        False, description="End with exit code 1 unless the verdict is to adopt; `adaptrun train --gate` sets it."
+    )
+
+
 class Checkpoint(Section):
     """When the run saves what it needs to go on."""
 
@@ -402,6 +439,9 @@ class Job(Section):
     data: Data = Field(description="What the model learns from and what it is judged on.")
     train: Train = Field(default_factory=Train, description="How the model is trained.")
     validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")
+    verdict: Verdict = Field(
+        default_factory=Verdict, description="Whether the result should take the old model's place."
+    )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the run saves what it needs to go on.")
     adapt: Adapt = Field(default_factory=Finetune, description="How the model moves to the domain.")
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
@@ -411,6 +451,17 @@ class Job(Section):
     def deciding_set(self) -> str | None:
         """The validation set whose metric decides; None without validation data."""
         return self.validation.set or next(iter(self.data.validation), None)
+
+    @property
+    def verdict_set(self) -> str | None:
+        """The validation set that the verdict is given on; None without validation data."""
+        return self.verdict.set or self.deciding_set
+
+    @property
+    def others(self) -> dict[str, str]:
+        """The models that the result is compared with, beside the one that it came from: name to place."""
+        baseline = {} if self.verdict.baseline is None else {BASELINE: self.verdict.baseline}
+        return baseline | self.verdict.compare
 
     @property
     def runs_folder(self) -> Path:

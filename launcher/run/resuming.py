@@ -23,6 +23,7 @@ CHANGEABLE = {
     "data": {"cache"},
     "validation": {"batch_size"},
     "adapt": {"merge"},
+    "verdict": True,
 }
 """What a run may change when it goes on: none of it decides a number."""
 

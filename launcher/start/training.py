@@ -13,6 +13,7 @@ from launcher.run.checkpoints import micro_batch_limit
 from launcher.run.display import Display, print_outcome
 from launcher.run.environment import write_environment
 from launcher.run.folder import RunFolder
+from launcher.run.results import insist_on_adoption
 from launcher.run.resuming import decide_run
 from launcher.run.starts import Start, begin
 from launcher.start.failure import RankFailed
@@ -23,7 +24,7 @@ from launcher.start.watchdog import Watchdog
 
 
 def train_job(job: Job, job_file: Path, resume: str) -> None:
-    """Run a job to its end. Raises RequestError, RunFailed or Stopped."""
+    """Run a job to its end. Raises RequestError, RunFailed, Stopped or NotAdopted."""
     with StopRequests().listening() as requests:
         plan = make_plan(job, job_file)
         decision = decide_run(job, resume)
@@ -47,6 +48,7 @@ def train_job(job: Job, job_file: Path, resume: str) -> None:
                     start = restart(folder, job, job_file, failed)
                     plan = folder.plan()
     print_outcome(folder)
+    insist_on_adoption(folder)
 
 
 def with_remembered_limit(plan: Plan, job: Job, job_file: Path, checkpoint: Path) -> Plan:

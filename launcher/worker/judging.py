@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import replace
 
 from torch import nn
 
+from launcher.measure.outcomes import Outcomes
 from launcher.run.events import Evaluated
 from launcher.worker.evaluating import Evaluation, evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import Metrics
 from launcher.worker.session import Session
+
+BEFORE, RESULT = "before", "result"
+"""The arms of every verdict: the model as it came, and what became of it."""
 
 
 class Judge:
@@ -24,7 +28,22 @@ class Judge:
     def measure(self, step: int) -> Metrics:
         """Every set, with the weights after `step` optimizer steps."""
         found = self._evaluate(step, self._materials.validation)
-        return {name: asdict(evaluation) for name, evaluation in found.items()}
+        return {name: evaluation.as_dict() for name, evaluation in found.items()}
+
+    def keep_outcomes(self, step: int, arm: str) -> None:
+        """Keep in the run's folder what was made of each sample, once `measure` has measured that step."""
+        session, columns = self._session, self._materials.task.outcome_columns
+        for name, data in self._materials.validation.items():
+            values = self._known[step, name].outcomes
+            if values is not None:
+                session.fence.check()
+                Outcomes(data.folder.name, arm, columns, values).write(session.folder.outcomes(name, arm))
+
+    def forget_outcomes(self, *but: int | None) -> None:
+        """Let go of what was made of each sample, but for some steps."""
+        for (step, name), found in self._known.items():
+            if step not in but:
+                self._known[step, name] = replace(found, outcomes=None)
 
     def deciding_value(self, step: int, before_batch: Callable[[], None]) -> float:
         """The metric that the job decides by, on the set that it decides by.
@@ -52,6 +71,7 @@ class Judge:
                 batch_size=session.plan.evaluation_batch,
                 precision=session.plan.precision,
                 before_batch=before_batch,
+                keep_outcomes=True,
             )
         found = {name: self._known[step, name] for name in names}
         if new:
