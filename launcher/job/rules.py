@@ -115,8 +115,29 @@ def _target_is_used(job: Job) -> Iterator[Found]:
     method, target = job.adapt.method, job.data.target
     if method in METHODS_WITH_TARGET and target is None:
         yield ("adapt", "method"), f"{method} learns from unlabelled target data", "add data.target"
-    if method not in METHODS_WITH_TARGET and target is not None:
-        yield ("data", "target"), f"{method} does not use unlabelled target data", "remove data.target"
+    if method not in METHODS_WITH_TARGET and target is not None and not job.selects_for_target:
+        message = f"{method} does not use unlabelled target data"
+        yield ("data", "target"), message, "remove data.target, or choose by it: validation.selector"
+
+
+def _selection_for_the_target(job: Job) -> Iterator[Found]:
+    if not job.selects_for_target:
+        return
+    field = ("validation", "selector")
+    if job.data.target is None:
+        yield (
+            field,
+            "importance-weighted chooses for unlabelled samples of a target",
+            "add data.target, or use labelled",
+        )
+    if not job.data.validation:
+        yield field, "importance-weighted weighs labelled samples of the source", "add data.validation"
+    is_one_label = job.task in ("text-classification", "image-classification") and job.train.loss.name != "binary"
+    if not is_one_label:
+        yield field, "importance-weighted is for classification with one label a sample", "use labelled"
+    elif job.validation.metric not in ("loss", "accuracy"):
+        message = f"{job.validation.metric} is no mean over samples, which can be weighted"
+        yield ("validation", "metric"), message, "loss or accuracy, or validation.selector: labelled"
 
 
 def _adapters_alone_learn(job: Job) -> Iterator[Found]:
@@ -276,6 +297,7 @@ RULES: tuple[Rule, ...] = (
     _engine_fits_the_processes,
     _engine_settings_are_used,
     _target_is_used,
+    _selection_for_the_target,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
     _warmup_ends,

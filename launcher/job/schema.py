@@ -144,7 +144,9 @@ class Data(Section):
         "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
     )
     target: AnySource | None = Field(
-        None, description="Unlabelled samples of the target domain, for the methods that use them."
+        None,
+        description="Unlabelled samples of the target domain, for the methods that use them, and for "
+        "`validation.selector: importance-weighted`.",
     )
     cache: str = Field(
         "~/.cache/adaptrun",
@@ -275,6 +277,11 @@ class Validation(Section):
         "(docs/tasks.md).",
     )
     set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
+    selector: Literal["labelled", "importance-weighted"] = Field(
+        "labelled",
+        description="What chooses the best checkpoint: the metric on the set; or, where `data.target` has no labels, "
+        "the metric (loss or accuracy) with each sample of the set weighted by how common its like is in the target.",
+    )
     batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
 
 
@@ -451,6 +458,11 @@ class Job(Section):
     def deciding_set(self) -> str | None:
         """The validation set whose metric decides; None without validation data."""
         return self.validation.set or next(iter(self.data.validation), None)
+
+    @property
+    def selects_for_target(self) -> bool:
+        """Whether the checkpoint is chosen for a target without labels."""
+        return self.validation.selector == "importance-weighted"
 
     @property
     def verdict_set(self) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, isnan, log10
+from math import ceil, isfinite, log10
 from typing import Any, Literal
 
 Decision = Literal["adopt", "keep the old model", "inconclusive"]
@@ -150,9 +150,9 @@ def corrected(comparisons: Sequence[Comparison], p_values: Sequence[float]) -> l
 
 def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
     """The question that decides: better, not better by a margin, or not to be told."""
-    if isnan(found.new):
+    if not isfinite(found.new):
         return "keep the old model", f"{scale.metric} of the result on {found.set} is no number"
-    if isnan(found.old) or isnan(found.low):
+    if not isfinite(found.old) or not isfinite(found.low):
         return "inconclusive", f"{scale.metric} of {found.arm} on {found.set} is no number"
     gain, low, high = scale.gain(found)
     margin = scale.margin_of(found)
@@ -168,7 +168,7 @@ def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
 
 def _held(found: Comparison, scale: Scale) -> tuple[bool | None, str]:
     """Whether a set that must hold did: within the margin, fell, or not to be told."""
-    if isnan(found.new):
+    if not isfinite(found.new):
         return False, f"{scale.metric} of the result on {found.set}, which must hold, is no number"
     gain, low, _ = scale.gain(found)
     margin = scale.margin_of(found)
@@ -204,8 +204,10 @@ def _capital(sentence: str) -> str:
 def _samples_needed(found: Comparison, scale: Scale, distance: float) -> str:
     """How many samples would tell, if the estimate is right: an interval shrinks with the root of their number."""
     half = (found.high - found.low) / 2
-    if distance <= 0 or half <= 0 or distance < half / 20:
+    if not (half > 0 and distance >= half / 20):
         return ""
     needed = found.samples * (half / distance) ** 2
+    if needed <= found.samples:
+        return ""
     digits = 10 ** max(0, int(log10(needed)) - 1)
     return f" (about {ceil(needed / digits) * digits:,} samples would tell, not {found.samples:,})"

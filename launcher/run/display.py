@@ -206,6 +206,8 @@ def print_outcome(folder: RunFolder, terminal: TextIO | None = None) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if result.selector is not None:
+        console.print(f"the result was chosen by {result.selector}", highlight=False, markup=False, soft_wrap=True)
     ledger = Ledger.of(EventTail(folder.events_file).read())
     console.print(str(ledger), highlight=False, soft_wrap=True)
     if result.verdict is not None:

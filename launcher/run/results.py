@@ -45,6 +45,7 @@ class Result:
     model: the model folder, None where there is none yet
     best_step: the step whose validation was best, None without validation data
     verdict: whether the result should take the old model's place, None without validation data
+    selector: what chose the step that became the result, None without validation data
     """
 
     status: Literal["done", "stopped"]
@@ -55,6 +56,7 @@ class Result:
     best_step: int | None = None
     sets: dict[str, SetResult] = field(default_factory=dict)
     verdict: Verdict | None = None
+    selector: str | None = None
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

@@ -163,6 +163,8 @@ def _name(job: Job, arm: str) -> str:
 
 def _caveats(job: Job, new_head: bool, deciding: str) -> Iterator[str]:
     """What the comparison is worth less by."""
+    if job.selects_for_target:
+        yield "The target has no labels, so this says nothing of it; the checkpoint alone was chosen for it"
     if new_head and deciding in (BEFORE, CONSTANT):
         instead = ", so it was not compared with that" if deciding == CONSTANT else ""
         yield (

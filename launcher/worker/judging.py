@@ -12,6 +12,7 @@ from launcher.run.events import Evaluated
 from launcher.worker.evaluating import Evaluation, evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import Metrics
+from launcher.worker.selecting import TargetSelector
 from launcher.worker.session import Session
 
 BEFORE, RESULT = "before", "result"
@@ -21,8 +22,10 @@ BEFORE, RESULT = "before", "result"
 class Judge:
     """Evaluates the module on the validation sets; what was measured at a step is not measured again."""
 
-    def __init__(self, session: Session, materials: Materials, module: nn.Module) -> None:
-        self._session, self._materials, self._module = session, materials, module
+    def __init__(
+        self, session: Session, materials: Materials, module: nn.Module, selector: TargetSelector | None = None
+    ) -> None:
+        self._session, self._materials, self._module, self._selector = session, materials, module, selector
         self._known: dict[tuple[int, str], Evaluation] = {}
 
     def measure(self, step: int) -> Metrics:
@@ -46,15 +49,15 @@ class Judge:
                 self._known[step, name] = replace(found, outcomes=None)
 
     def deciding_value(self, step: int, before_batch: Callable[[], None]) -> float:
-        """The metric that the job decides by, on the set that it decides by.
+        """The metric that the job decides by, on the set that it decides by, or as if on the target.
 
         before_batch: called by all ranks alike; what it raises ends the evaluation
         """
         job = self._session.job
         name = job.deciding_set
         assert name is not None
-        value: float = self._evaluate(step, [name], before_batch)[name].metrics[job.validation.metric]
-        return value
+        found = self._evaluate(step, [name], before_batch)[name]
+        return found.metrics[job.validation.metric] if self._selector is None else self._selector.value(found.outcomes)
 
     def _evaluate(
         self, step: int, names: Iterable[str], before_batch: Callable[[], None] = lambda: None

@@ -34,6 +34,7 @@ from launcher.worker.loop import Hooks, Loop
 from launcher.worker.materials import Materials, load_model, open_materials
 from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
+from launcher.worker.selecting import TargetSelector, selector_of
 from launcher.worker.session import Session, joined_session
 from launcher.worker.stopping import StopAgreed, StopRequest
 
@@ -73,7 +74,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
     progress = _take_up(session, engine, materials.train.folder.name, adapters)
     progress.micro_batch_limit = session.plan.micro_batch_limit
-    judge = Judge(session, materials, engine.module)
+    selector = TargetSelector(session, materials, engine.module) if session.job.selects_for_target else None
+    judge = Judge(session, materials, engine.module, selector)
     if not progress.before:
         progress.before = judge.measure(progress.step)
         judge.keep_outcomes(progress.step, BEFORE)
@@ -274,6 +276,7 @@ def _conclude(
             for name in after
         },
         verdict=verdict,
+        selector=None if progress.best_step is None else selector_of(session.job),
     ).write(session.folder.result_file)
     session.enter(status)
 

@@ -40,6 +40,7 @@ class Materials:
     task: Task
     train: Prepared
     validation: dict[str, Prepared]
+    target: Prepared | None = None
 
     def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
         """What the model folder says beside the standard files."""
@@ -73,6 +74,7 @@ def open_materials(session: Session) -> Materials:
         task=task_type(processor, train.facts.labels, job.train, train.facts.counts),
         train=train,
         validation={name: Prepared(Path(place)) for name, place in prepared["validation"].items()},
+        target=Prepared(Path(prepared["target"])) if prepared.get("target") else None,
     )
 
 
@@ -96,7 +98,11 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
         validation[name] = str(preparer.prepare(source, train.facts.labels).folder)
-    write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
+    places = {"train": str(train.folder), "validation": validation}
+    if job.selects_for_target and job.data.target is not None:
+        log.write(Phase(name="preparing", detail="target"))
+        places["target"] = str(preparer.prepare(job.data.target, train.facts.labels, labelled=False).folder)
+    write_whole(folder.prepared_file, json.dumps(places))
 
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:

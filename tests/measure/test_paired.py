@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from launcher.measure.paired import CELLS_AT_ONCE, Difference, holm, mcnemar, paired_bootstrap, resamples
+from launcher.measure.verdict import Comparison, Scale, decide
 from launcher.models.classification_metrics import METRICS, of_samples
 
 Array = np.ndarray[Any, Any]
@@ -136,3 +137,19 @@ def test_holm_equals_its_definition() -> None:
         for rank, place in enumerate(order):
             naive[place] = max(min(1.0, (len(p) - i) * p[order[i]]) for i in range(rank + 1))
         assert holm(p.tolist()) == pytest.approx(naive.tolist())
+
+
+def test_models_that_are_equally_good_are_seldom_adopted() -> None:
+    """The whole decision, over 400 pairs of models of which neither is better."""
+    adopted = 0
+    for number in range(400):
+        draw = np.random.default_rng(number)
+        labels = draw.integers(0, 2, 150)
+        old, new = (answers(draw, labels, 0.7, 2) for _ in range(2))
+        found = paired_bootstrap(new, {"old": old}, classified, seed=number, draws=500)["old"]["accuracy"]
+        p = mcnemar(old[:, 0] == old[:, 1], new[:, 0] == new[:, 1])
+        compared = Comparison(
+            "set", "old", "decides", 150, found.old, found.new, found.low, found.high, p, "exact McNemar"
+        )  # fmt: skip
+        adopted += decide([compared], Scale("accuracy", lower_is_better=False, margin=0.01)).decision == "adopt"
+    assert adopted / 400 <= 0.025

@@ -106,6 +106,8 @@ def test_a_narrow_gain_on_the_set_that_chose_the_checkpoint_is_told() -> None:
 def test_what_is_no_number_is_not_adopted() -> None:
     assert decide([replace(against(0.1, 0.04), new=nan)], LOSS).decision == "keep the old model"
     assert decide([replace(against(0.1, 0.04), old=nan, low=nan)], LOSS).decision == "inconclusive"
+    untold = replace(against(0.1, 0.04, name="films", role="must hold"), old=nan, low=nan, high=nan)
+    assert decide([against(-0.1, 0.04), untold], LOSS).decision == "inconclusive"
     films = replace(against(0.1, 0.04, name="films", role="must hold"), new=nan)
     assert decide([against(-0.1, 0.04), films], LOSS).decision == "keep the old model"
 
