@@ -13,8 +13,8 @@ from tests.domains import SIGNS, write_domain
 from tests.worlds import Worlds
 
 
-def fine_tune_in(rank: int, size: int, folder: str) -> None:
-    """One rank's part of a run that is laid out in `folder`."""
+def fine_tune_in(rank: int, size: int, folder: str, checkpoint: str | None = None) -> None:
+    """One rank's part of a run that is laid out in `folder`, from the beginning or from a checkpoint."""
     from launcher.run.events import EventLog
     from launcher.run.starts import Start
     from launcher.worker.main import fine_tune
@@ -24,7 +24,9 @@ def fine_tune_in(rank: int, size: int, folder: str) -> None:
 
     run = RunFolder(Path(folder))
     log = EventLog(run.events_file if rank == 0 else None)
-    session = Session(load_job(run.job_file), run.plan(), run, World(rank, rank, size), log, Start())
+    session = Session(
+        load_job(run.job_file), run.plan(), run, World(rank, rank, size), log, Start(checkpoint=checkpoint)
+    )
     fine_tune(session, StopRequest())
     log.close()
 
@@ -85,7 +87,7 @@ class Laboratory:
                 },
                 "validation": {"every": max(1, steps // 2)},
                 "verdict": verdict or {},
-                "checkpoint": {"every_steps": max(1, steps // 2), "keep": 1},
+                "checkpoint": {"every_steps": max(1, steps // 2), "keep": 3},
                 "launch": {"processes": world, "device": "cpu", "runs": str(self.folder / "runs")},
                 **sections,
             }

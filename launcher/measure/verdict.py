@@ -70,7 +70,10 @@ class Scale:
     def amount(self, value: float, *, signed: bool = False) -> str:
         """A difference as people say it: points for a score, else a number."""
         sign = "+" if signed else ""
-        return f"{value:{sign}.4g}" if self.lower_is_better else f"{100 * value:{sign}.1f} points"
+        if self.lower_is_better:
+            return f"{value:{sign}.4g}"
+        points = f"{100 * value:{sign}.1f}"
+        return "1 point" if points == "1.0" else f"{points} points"
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def _comparison_table(verdict: Verdict) -> Table:
     table = Table(title=f"{verdict.metric} of the result against other models", title_justify="left")
     for heading in ("set", "against", "theirs", "its", "change, 95 %", "p, Holm", ""):
         is_text = heading in ("set", "against", "")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text)
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for found in verdict.comparisons:
         table.add_row(
             found.set,

@@ -86,6 +86,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     session.enter("publishing", str(session.folder.model))
     session.fence.check()
     _publish(session, engine)
+    session.enter("comparing")
     if session.world.is_first:
         verdict, findings = judge_result(session, materials, new_head=bool(loaded.new))
         _conclude(session, progress, "done", after, findings, verdict)

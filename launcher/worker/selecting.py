@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from launcher.data.prepared import Prepared
+from launcher.engines.single import AUTOCAST
 from launcher.errors import ModelError
 from launcher.job.schema import Job
 from launcher.measure.outcomes import Values, in_order
 from launcher.measure.selection import importance_weights, lost_classes, weighted_mean
 from launcher.models.base import TaskModule
-from launcher.models.batch import Batch
+from launcher.models.batch import Batch, Losses
 from launcher.run.events import Note
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.materials import Materials
@@ -92,7 +93,7 @@ class TargetSelector:
         found, places = list[Tensor](), list[Tensor]()
         with evaluating(self._module), _hidden_states(self._module) as states:
             for batch in self._batches(data, chosen):
-                self._module(batch)
+                self._answer(batch)
                 if batch.samples:
                     found.append(_pooled(states.pop(), batch))
                     places.append(batch.ids.double().cpu())
@@ -113,11 +114,18 @@ class TargetSelector:
         counts = torch.zeros(len(self._materials.task.labels), dtype=torch.float64)
         with evaluating(self._module):
             for batch in self._batches(self._target, _some(self._target, self._session.job.train.seed)):
-                outputs = self._module(batch).outputs
+                outputs = self._answer(batch).outputs
                 if batch.samples:
                     counts += torch.bincount(outputs.argmax(-1).cpu(), minlength=len(counts))
         answers: Values = self._session.world.sum(counts).numpy()
         return answers
+
+    def _answer(self, batch: Batch) -> Losses:
+        """A forward as evaluation has it."""
+        precision, device = self._session.plan.precision, self._session.world.device.type
+        with torch.autocast(device, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            losses: Losses = self._module(batch)
+        return losses
 
     def _batches(self, data: Prepared, chosen: NDArray[np.int64]) -> Iterator[Batch]:
         world, task = self._session.world, self._materials.task

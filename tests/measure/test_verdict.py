@@ -92,7 +92,7 @@ def test_the_reason_is_in_plain_words() -> None:
         "0.800. One more thing."
     )
     assert "fell by 0.1 (95 %: -0.14 to -0.06)" in decide([against(-0.1, 0.04)], LOSS).reason
-    assert "a gain of 1.0 points is ruled out" in decide([against(0.0, 0.005)], ACCURACY).reason
+    assert "a gain of 1 point is ruled out" in decide([against(0.0, 0.005)], ACCURACY).reason
     assert "(about 720 samples would tell, not 400)" in decide([against(0.03, 0.04)], ACCURACY).reason
 
 

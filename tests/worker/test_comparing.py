@@ -15,7 +15,7 @@ from launcher.run.events import EventTail, Phase
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result, insist_on_adoption
 from tests.domains import write_domain
-from tests.verdicts import Laboratory
+from tests.verdicts import Laboratory, fine_tune_in
 from tests.worlds import Worlds
 
 
@@ -162,3 +162,12 @@ def test_a_verdict_is_the_same_whatever_the_world(laboratory: Laboratory) -> Non
         for other in rest:
             assert other is not None
             np.testing.assert_array_equal(other.values, alone.values)
+
+
+def test_a_run_that_goes_on_is_still_compared_with_the_model_as_it_came(laboratory: Laboratory) -> None:
+    run = laboratory.train("interrupted", "tiny", "there", steps=20)
+    whole = verdict_of(run)
+    run.result_file.unlink()
+    checkpoint = run.checkpoints / "step-00000010"
+    laboratory.worlds.run(1, fine_tune_in, str(run.path), str(checkpoint))
+    assert verdict_of(run) == whole

@@ -10,6 +10,7 @@ import pytest
 from launcher.run.events import EventTail, Note
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
+from launcher.start.selfcheck import engine_section
 from tests.verdicts import Laboratory
 from tests.worlds import Worlds
 
@@ -35,8 +36,9 @@ def notes(run: RunFolder) -> list[str]:
     return [event.text for event in EventTail(run.events_file).read() if isinstance(event, Note)]
 
 
-def test_the_selector_is_named_and_the_same_at_any_world_size(laboratory: Laboratory) -> None:
-    runs = [choose(laboratory, f"chosen-{world}", world) for world in (1, 2)]
+def test_the_selector_is_named_and_the_same_in_any_world(laboratory: Laboratory) -> None:
+    ways = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
+    runs = [choose(laboratory, f"chosen-{way}", world, engine=engine_section(way)) for way, world in ways]
     results = [Result.read(run.result_file) for run in runs]
     for result in results:
         assert result.selector == "importance-weighted accuracy of here, as if on the target, which has no labels"
@@ -44,11 +46,12 @@ def test_the_selector_is_named_and_the_same_at_any_world_size(laboratory: Labora
         assert "The target has no labels" in result.verdict.reason
     weights = [np.load(run.path / "selection.npy") for run in runs]
     assert weights[0].shape == (240,)
-    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-6)
+    for other in weights[1:]:
+        np.testing.assert_allclose(other, weights[0], rtol=1e-4)
     estimates = [text for text in notes(runs[0]) if "weighted as if on the target" in text]
     assert len(estimates) == 3
     assert "samples)" in estimates[0]
-    assert results[0].best_step == results[1].best_step
+    assert len({result.best_step for result in results}) == 1
 
 
 def test_a_model_that_collapsed_is_not_chosen(laboratory: Laboratory) -> None:
