@@ -127,8 +127,15 @@ def plan(
 
 
 @app.command()
-def train(job: JobFile, sets: Sets = None, resume: Resume = "auto", dry_run: DryRun = False) -> None:
-    """Fine-tune, validating as it goes; leave a run folder with a model in it."""
+def train(
+    job: JobFile,
+    sets: Sets = None,
+    resume: Resume = "auto",
+    gate: Annotated[bool, typer.Option("--gate", help="End with 1 unless the verdict is to adopt.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune, validating as it goes; leave a run folder with a model in it, and a verdict on it."""
+    sets = [*(sets or ()), *(["verdict.gate=true"] if gate else ())]
     if dry_run:
         return plan(job, sets)
     from launcher.job.reading import load_job

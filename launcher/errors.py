@@ -11,6 +11,7 @@ AdaptrunError              exit code 1
 │   ├── NotFinite              step after step gave a loss or a gradient that is no number
 │   ├── Hung                   a rank made no progress for longer than its steps take
 │   └── Superseded             a later start of the same run has begun; this one may write nothing
+├── NotAdopted             1   the run went well, and its verdict is not to adopt the result
 ├── CheckpointError        1   a checkpoint cannot be read or written
 └── Stopped               75   stopped on request; the run can be resumed
 
@@ -125,6 +126,10 @@ class Hung(RunFailed):
 
 class Superseded(RunFailed):
     """A later start of the same run has begun, and this one may write nothing any more."""
+
+
+class NotAdopted(AdaptrunError):
+    """The run ended well, and what it says of the result is not `adopt`, which was asked for."""
 
 
 class CheckpointError(AdaptrunError):

@@ -18,7 +18,7 @@ ALLOWED = {
     "data": {"errors", "job"},
     "measure": {"errors", "job", "data"},
     "plan": {"errors", "job", "data"},
-    "run": {"errors", "job", "plan"},
+    "run": {"errors", "job", "plan", "measure"},
     "tracking": {"errors", "job", "run"},
     "start": {"errors", "job", "data", "measure", "plan", "run", "tracking"},
     "cluster": {"errors", "job", "plan", "run", "start", "tracking"},
@@ -28,7 +28,19 @@ ALLOWED = {
     "engines": {"errors", "job", "models"},
     "adapt": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
-    "worker": {"errors", "job", "data", "plan", "run", "tracking", "engines", "checkpoint", "adapt", "models"},
+    "worker": {
+        "errors",
+        "job",
+        "data",
+        "measure",
+        "plan",
+        "run",
+        "tracking",
+        "engines",
+        "checkpoint",
+        "adapt",
+        "models",
+    },
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 

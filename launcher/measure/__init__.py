@@ -1,1 +1,1 @@
-"""Whether data are fit for fine-tuning: a file a measure. Numbers and texts in, numbers out; nothing imports torch."""
+"""What is measured beside training: whether data are fit for it, and whether it helped. A file a measure; no torch."""

@@ -105,6 +105,10 @@ class RunFolder:
         """The adapters alone, where `model` is the whole model with them."""
         return self.path / "adapter"
 
+    def outcomes(self, name: str, arm: str) -> Path:
+        """What one model made of each sample of one validation set."""
+        return self.path / "outcomes" / name / f"{arm}.parquet"
+
     @property
     def skeleton(self) -> Path:
         """The model folder without its weights, there from the start; `adaptrun consolidate` adds weights to it."""

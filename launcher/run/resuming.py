@@ -24,6 +24,7 @@ CHANGEABLE = {
     "validation": {"batch_size"},
     "adapt": {"merge"},
     "track": True,
+    "verdict": True,
 }
 """What a run may change when it goes on: none of it decides a number."""
 

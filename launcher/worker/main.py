@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,17 +20,21 @@ from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings, StateDict, without_frozen
-from launcher.errors import NotFinite, RequestError, Stopped
+from launcher.errors import NotAdopted, NotFinite, RequestError, Stopped
+from launcher.measure.verdict import Verdict
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Note, Saved, Started
-from launcher.run.folder import write_whole
-from launcher.run.results import Result, SetResult
-from launcher.worker.judging import Judge
+from launcher.run.folder import RunFolder, write_whole
+from launcher.run.results import Result, SetResult, insist_on_adoption
+from launcher.worker.baselines import measure_others
+from launcher.worker.comparing import SetFindings, judge_result
+from launcher.worker.judging import BEFORE, RESULT, Judge
 from launcher.worker.links import try_links
 from launcher.worker.loop import Hooks, Loop
 from launcher.worker.materials import Materials, load_model, open_materials
 from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
+from launcher.worker.selecting import TargetSelector, selector_of
 from launcher.worker.session import Session, joined_session
 from launcher.worker.stopping import StopAgreed, StopRequest
 
@@ -43,6 +48,17 @@ def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str
         if session.plan.nodes > 1:
             try_links(session, process.place.node)
         fine_tune(session, process.stop)
+        folder = session.folder
+    if target.is_file():  # started by hand, and nobody else tells how it ended
+        _leave_unless_adopted(folder)
+
+
+def _leave_unless_adopted(folder: RunFolder) -> None:
+    """End this rank with 1 where the job asks for an adoption that is not advised: no failure, so no word is left."""
+    try:
+        insist_on_adoption(folder)
+    except NotAdopted as verdict:
+        sys.exit(int(verdict.exit_code))
 
 
 def fine_tune(session: Session, stop: StopRequest) -> None:
@@ -50,6 +66,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = session.job.train.tf32
     engine = make_engine(session.plan.engine, _engine_settings(session))
     materials = open_materials(session)
+    measure_others(session, materials)
     loaded = load_model(session, materials, in_parts=engine.shards_weights or _is_quantised(session))
     adapters = adapt_model(session.job.adapt, loaded, _setting(session, materials))
     if session.world.is_first:
@@ -57,17 +74,22 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
     progress = _take_up(session, engine, materials.train.folder.name, adapters)
     progress.micro_batch_limit = session.plan.micro_batch_limit
-    judge = Judge(session, materials, engine.module)
+    selector = TargetSelector(session, materials, engine.module) if session.job.selects_for_target else None
+    judge = Judge(session, materials, engine.module, selector)
     if not progress.before:
         progress.before = judge.measure(progress.step)
+        judge.keep_outcomes(progress.step, BEFORE)
     _train(session, materials, engine, progress, judge, stop)
     step = _choose_weights(session, engine, progress)
     after = judge.measure(step)
+    judge.keep_outcomes(step, RESULT)
     session.enter("publishing", str(session.folder.model))
     session.fence.check()
     _publish(session, engine)
+    session.enter("comparing")
     if session.world.is_first:
-        _conclude(session, progress, "done", after)
+        verdict, findings = judge_result(session, materials, new_head=bool(loaded.new))
+        _conclude(session, progress, "done", after, findings, verdict)
         session.folder.become_latest(session.job)
     session.world.wait()
 
@@ -188,6 +210,7 @@ def _train(
             if session.world.sum([stop.asked]).item() > 0:
                 raise StopAgreed
 
+        judge.forget_outcomes(progress.best_step)
         value = judge.deciding_value(progress.step, vote)
         session.enter("training")
         return value
@@ -250,7 +273,14 @@ def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int
     return best
 
 
-def _conclude(session: Session, progress: Progress, status: Literal["done", "stopped"], after: Metrics) -> None:
+def _conclude(
+    session: Session,
+    progress: Progress,
+    status: Literal["done", "stopped"],
+    after: Metrics,
+    findings: Mapping[str, SetFindings] | None = None,
+    verdict: Verdict | None = None,
+) -> None:
     """Write what this start came to."""
     Result(
         status=status,
@@ -259,16 +289,24 @@ def _conclude(session: Session, progress: Progress, status: Literal["done", "sto
         seconds=progress.seconds,
         model=str(session.folder.model) if status == "done" else None,
         best_step=progress.best_step,
-        sets={name: _set_result(progress.before[name], after[name]) for name in after},
+        sets={
+            name: _set_result(progress.before[name], after[name], (findings or {}).get(name, SetFindings()))
+            for name in after
+        },
+        verdict=verdict,
+        selector=None if progress.best_step is None else selector_of(session.job),
     ).write(session.folder.result_file)
     session.enter(status)
 
 
-def _set_result(before: dict[str, Any], after: dict[str, Any]) -> SetResult:
+def _set_result(before: dict[str, Any], after: dict[str, Any], found: SetFindings) -> SetResult:
     return SetResult(
         samples=after["samples"],
         before=before["metrics"],
         after=after["metrics"],
         before_interval=before["intervals"],
         after_interval=after["intervals"],
+        change_interval=found.change_interval,
+        calibration=found.calibration,
+        others=found.others,
     )

@@ -45,6 +45,7 @@ class Materials:
     task: Task
     train: Prepared
     validation: dict[str, Prepared]
+    target: Prepared | None = None
 
     def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
         """What the model folder says beside the standard files."""
@@ -79,15 +80,20 @@ def open_materials(session: Session) -> Materials:
         task=task_type(processor, train.facts.labels, job.train, train.facts.counts),
         train=train,
         validation={name: Prepared(Path(place)) for name, place in prepared["validation"].items()},
+        target=Prepared(Path(prepared["target"])) if prepared.get("target") else None,
     )
 
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
-    _, train, validation = prepare_sets(job, log)
+    preparer, train, validation = prepare_sets(job, log)
     check_leakage(job, train, validation, log)
-    places = {name: str(data.folder) for name, data in validation.items()}
-    write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": places}))
+    sets = {name: str(data.folder) for name, data in validation.items()}
+    places: dict[str, object] = {"train": str(train.folder), "validation": sets}
+    if job.selects_for_target and job.data.target is not None:
+        log.write(Phase(name="preparing", detail="target"))
+        places["target"] = str(preparer.prepare(job.data.target, train.facts.labels, labelled=False).folder)
+    write_whole(folder.prepared_file, json.dumps(places))
 
 
 def prepare_sets(job: Job, log: EventLog) -> tuple[Preparer, Prepared, dict[str, Prepared]]:

@@ -40,6 +40,10 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "mute" / "config.json").write_text("{}")
     (tmp_path / "finished" / "model").mkdir(parents=True)
     (tmp_path / "finished" / "model" / "config.json").write_text("{}")
+    (tmp_path / "tagger").mkdir()
+    (tmp_path / "tagger" / "config.json").write_text("{}")
+    (tmp_path / "tagger" / "tokenizer.json").write_text("{}")
+    (tmp_path / "tagger" / "adaptrun.json").write_text('{"task": "token-classification"}')
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "job.yaml").write_text("name: x")
     for name, base in (("adapted", str(tmp_path / "tiny")), ("alone", "/x/y")):
@@ -135,6 +139,45 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "unknown deciding set": (
         GOOD + "validation: {set: test}\n",
         [":13:14: validation.set", "sets of data.validation are dev"],
+    ),
+    "a verdict on no such set": (
+        GOOD + "verdict: {set: test}\n",
+        [":13:11: verdict.set: there is no validation set 'test'", "sets of data.validation are dev"],
+    ),
+    "holding no such set": (GOOD + "verdict: {must_hold: [test]}\n", ["verdict.must_hold", "validation set 'test'"]),
+    "holding what should improve": (GOOD + "verdict: {must_hold: [dev]}\n", ["verdict.must_hold: dev has to become"]),
+    "a gate without validation": (
+        replaced("  validation:\n    dev: {source: dev.csv}\n", "") + "verdict: {gate: true}\n",
+        ["verdict.gate: there is nothing to judge on", "add data.validation"],
+    ),
+    "no such metric for a verdict": (
+        GOOD + "verdict: {metric: acuracy}\n",
+        ["verdict.metric", "did you mean accuracy?"],
+    ),
+    "no such baseline": (GOOD + "verdict: {baseline: ./runs/none}\n", [":13:11: verdict.baseline: there is no"]),
+    "an unfinished baseline": (
+        GOOD + "verdict: {baseline: unfinished}\n",
+        ["verdict.baseline", "without a finished model"],
+    ),
+    "a baseline for another task": (
+        GOOD + "verdict: {compare: {other: tagger}}\n",
+        ["verdict.compare.other: tagger was trained for token-classification, and this job is for text-classification"],
+    ),
+    "a taken name of an arm": (GOOD + "verdict: {compare: {before: tiny}}\n", ["'before' is the name of another arm"]),
+    "a margin below zero": (GOOD + "verdict: {margin: -1}\n", ["verdict.margin: found -1"]),
+    "selection without a target": (
+        GOOD + "validation: {selector: importance-weighted}\n",
+        ["validation.selector", "add data.target"],
+    ),
+    "selection by what cannot be weighted": (
+        replaced("data:\n", "data:\n  target: target.csv\n")
+        + "validation: {selector: importance-weighted, metric: macro_f1}\n",
+        ["validation.metric: macro_f1 is no mean over samples"],
+    ),
+    "selection for another task": (
+        replaced("data:\n", "data:\n  target: target.csv\n").replace("text-classification", "text-regression")
+        + "validation: {selector: importance-weighted}\n",
+        ["validation.selector: importance-weighted is for classification"],
     ),
     "fp16 on a cpu": (
         replaced("epochs: 2", "precision: fp16") + "launch: {device: cpu}\n",
