@@ -8,8 +8,9 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from launcher.engines.base import EngineSettings, Held, StateDict
-from launcher.engines.optimizing import make_optimizer, parameter_groups
+from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatment
+from launcher.engines.copies import Copies
+from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
@@ -35,11 +36,16 @@ class SingleEngine:
         """No: the model comes whole."""
         return False
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+    ) -> None:
         """Move the model to the device; make the optimizer."""
         self._model = model.to(self._settings.device).train()
         self._learning = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = make_optimizer(parameter_groups(self._learning, optimizer), optimizer)
+        self._optimizer = make_optimizer(parameter_groups(model.named_parameters(), optimizer, treatments), optimizer)
+        groups = self._optimizer.param_groups
+        self._copies = Copies(((p, group) for group in groups for p in group["params"]), self._settings)
+        self._copies.hook(self._optimizer)
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward of one micro-batch."""
@@ -47,8 +53,7 @@ class SingleEngine:
 
     def step(self, lr: float, discard: bool = False) -> float:
         """Clip, update, zero; the norm before clipping."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self._optimizer, lr)
         self._scaler.unscale_(self._optimizer)
         norm = self._clip()
         if isfinite(norm) and not discard:
@@ -57,23 +62,47 @@ class SingleEngine:
         self._optimizer.zero_grad()
         return norm
 
+    def average(self, weight: float) -> None:
+        """Let the weights count so much in their average, where one is kept."""
+        self._copies.take_in(weight)
+
+    def swap_average(self) -> None:
+        """Exchange the weights with their average."""
+        self._copies.swap()
+
+    def mix(self, share: float) -> None:
+        """Go to (1 − share)·start + share·end."""
+        self._copies.mix(share)
+
     def state(self) -> StateDict:
-        """Parameters, buffers and moments, sharing memory with the live tensors."""
+        """Parameters, buffers, moments and copies, sharing memory with the live tensors."""
+        weights = dict(saved_tensors(self._model))  # first: FSDP shards again what an evaluation has left whole
         state = self._optimizer.state
-        moments = {name: dict(state[p]) for name, p in self._model.named_parameters() if p in state}
+        moments = {
+            name: slots
+            for name, p in self._model.named_parameters()
+            if p.requires_grad and (slots := {**state.get(p, {}), **self._copies.saved(p)})
+        }
         learning: dict[str, Held] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
         scaler: dict[str, Held] = {slot: torch.tensor(self._scaler.state_dict()[slot]) for slot in self._scaling}
-        return {"model": dict(saved_tensors(self._model)), "learning": learning, "optimizer": moments, "scaler": scaler}
+        return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
         """Take over a saved state."""
         load_saved(self._model, state["model"])
+        self._copies.begin()
         parameters = dict(self._model.named_parameters())
         for name, values in state["optimizer"].items():
-            moments = {slot: value for slot, value in values.items() if isinstance(value, Tensor)}
-            self._optimizer.state[parameters[name]] = {
-                slot: value.to(self._settings.device) for slot, value in moments.items()
-            }
+            parameter, moments = parameters[name], {}
+            for slot, value in values.items():
+                assert isinstance(value, Tensor)
+                copies = self._copies.of(slot)
+                if copies is None:
+                    moments[slot] = value.to(self._settings.device)
+                elif copies:
+                    copies[parameter].copy_(value)
+            if moments:
+                self._optimizer.state[parameter] = moments
         scaler = {slot: value.item() for slot, value in state["scaler"].items() if isinstance(value, Tensor)}
         if scaler:
             self._scaler.load_state_dict(self._scaler.state_dict() | scaler)

@@ -123,6 +123,22 @@ def _quantised_weights_stay_whole(job: Job) -> Iterator[Found]:
         yield ("adapt", "merge"), message, "merge: false, or quantised: false"
 
 
+def _options_go_together(job: Job) -> Iterator[Found]:
+    """Options of `adapt` that cannot be had with this method, engine or data."""
+    adapt = job.adapt
+    for name in ("l2_sp", "interpolate"):
+        if getattr(adapt, name) and adapt.method == "lora":
+            message = "what learns beside lora is new, so there is no start to go back to"
+            yield ("adapt", name), message, f"remove {name}, or method: finetune"
+    if adapt.interpolate == "auto" and not job.data.validation:
+        yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
+    if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
+        yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
+    if adapt.copies and job.engine.name == "deepspeed" and job.engine.deepspeed == "zero3_nvme":
+        name = "average" if adapt.average is not None else "l2_sp" if adapt.l2_sp else "interpolate"
+        yield ("adapt", name), "copies of weights on a disk are not kept up", "engine.deepspeed: zero3_offload"
+
+
 def _warmup_ends(job: Job) -> Iterator[Found]:
     warmup, steps = job.train.schedule.warmup, job.train.max_steps
     if steps is not None and warmup >= 1 and warmup >= steps:
@@ -191,6 +207,14 @@ def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
         yield ("train", "loss", "class_weights"), f"{job.task} has no classes", "remove class_weights"
 
 
+def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
+    losses = family.losses
+    name = job.train.loss.name if job.train.loss.name != "auto" or not losses else losses[0]
+    if job.adapt.distill is not None and name not in ("cross-entropy", "focal", "binary"):
+        message = f"{job.task} with the loss {name} gives no probabilities to compare"
+        yield ("adapt", "distill"), message, "remove it; adapt.l2_sp holds weights near their start"
+
+
 def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
     if family.judged_by is None:
         return
@@ -255,6 +279,7 @@ RULES: tuple[Rule, ...] = (
     _target_is_used,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
+    _options_go_together,
     _warmup_ends,
     _floor_is_below_the_peak,
     _optimizer_settings_are_used,
@@ -264,6 +289,7 @@ RULES: tuple[Rule, ...] = (
 
 TASK_RULES: tuple[TaskRule, ...] = (
     _loss_is_of_the_task,
+    _outputs_can_be_distilled,
     _metric_is_of_the_task,
     _columns_are_read,
     _columns_go_together,
