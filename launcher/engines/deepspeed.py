@@ -230,11 +230,13 @@ class DeepSpeedEngine:
             self._zero.update_lp_params()
             return
         parameters: dict[str, Any] = dict(self._model.named_parameters())
-        for name, place in self._places().items():
-            parameter = parameters[name]
+        places = self._places()
+        for name, parameter in parameters.items():
             if parameter.ds_persist:
-                parameter.partition()  # what is kept whole is gathered anew when it is next used
-            _slice(parameter).local.copy_(place.of(place.flat.data, parameter.ds_shape).local)
+                parameter.partition()  # what is kept whole is gathered anew, by all ranks, when it is next used
+            if name in places:
+                place = places[name]
+                _slice(parameter).local.copy_(place.of(place.flat.data, parameter.ds_shape).local)
 
     def _shapes(self) -> dict[str, torch.Size]:
         return {name: getattr(p, "ds_shape", p.shape) for name, p in self._model.named_parameters()}
