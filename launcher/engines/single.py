@@ -76,7 +76,9 @@ class SingleEngine:
 
     def state(self) -> StateDict:
         """Parameters, buffers, moments and copies, sharing memory with the live tensors."""
-        weights: dict[str, Held] = dict(saved_tensors(self._model))  # first: FSDP shards again what an evaluation has left whole
+        weights: dict[str, Held] = dict(
+            saved_tensors(self._model)
+        )  # first: FSDP shards again what an evaluation has left whole
         state = self._optimizer.state
         moments = {
             name: slots

@@ -33,7 +33,7 @@ def answer(place: Place, folder: RunFolder) -> None:
     torch.manual_seed(0)
     with World.at(place, request.device).joined(TIMEOUT) as world:
         task, module, known_by = open_model(request)
-        data = _prepared(request, task, known_by, world)
+        data = prepared_data(request, task, known_by, world)
         module.to(world.device)
         if request.output is None:
             evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
@@ -72,7 +72,7 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     return task, task.build(loaded), identity(task_name, pretrained, request.model)
 
 
-def _prepared(request: EvaluationRequest, task: Task, identity: str, world: World) -> Prepared:
+def prepared_data(request: EvaluationRequest, task: Task, identity: str, world: World) -> Prepared:
     """Rank 0 prepares; the others wait for its word."""
     preparer = Preparer(
         task_type=type(task),

@@ -160,6 +160,10 @@ def test_averages_and_the_start_go_from_engine_to_engine(
     assert_near(consolidated, {name: tensor for name, tensor in average.items() if name != "unused"})
 
 
+FIRST = ("model.3", "unused")
+"""What learns from the beginning; the rest begins after two steps."""
+
+
 def staged(rank: int, size: int, name: str, folder: str) -> dict[str, Any]:
     """Two steps of the last layer alone, then two of all, by a new engine from the checkpoint."""
     checkpoints = Checkpoints(Path(folder), keep=9)
@@ -167,7 +171,7 @@ def staged(rank: int, size: int, name: str, folder: str) -> dict[str, Any]:
         net = Net()
         for parameter in () if stage else net.model[:3].parameters():
             parameter.requires_grad_(False)
-        treatments = {n: Treatment(since=0 if n.startswith("model.3") else 1) for n, _ in net.named_parameters()}
+        treatments = {n: Treatment(since=0 if n.startswith(FIRST) else 1) for n, _ in net.named_parameters()}
         engine = engine_of(name, clip=None)
         engine.prepare(net, Optimizer.model_validate(ADAMW), {}, treatments)
         if stage:
@@ -189,7 +193,7 @@ def staged_by_hand() -> Weights:
         errors = (net.model(x)[:, 0] - y).square()
         ((errors * weights).sum() / weights.sum()).backward()
         for n, optimizer in made.items():
-            if step >= 2 or n.startswith("model.3"):
+            if step >= 2 or n.startswith(FIRST):
                 optimizer.step()
         net.zero_grad()
     return {n: p.detach() for n, p in named.items()}
