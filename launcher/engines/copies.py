@@ -42,7 +42,7 @@ class Copies:
         """w − lr·α·(w − w₀), with the rate of w's own group (Xuhong et al. 2018, arXiv:1802.01483)."""
         for group in optimizer.param_groups:
             for tensor in [] if group["is_new"] else group["params"]:
-                _local(tensor).lerp_(_local(self._start[tensor]), group["lr"] * self._pull)
+                local(tensor).lerp_(local(self._start[tensor]), group["lr"] * self._pull)
 
     def saved(self, tensor: Tensor) -> dict[str, Tensor]:
         """What a checkpoint holds of a stepped tensor. A pretrained start is read from the pretrained model again."""
@@ -62,23 +62,23 @@ class Copies:
         """
         for tensor, is_new in self._stepped.items():
             if self._average:
-                _local(self._average[tensor]).copy_(_local(tensor))
+                local(self._average[tensor]).copy_(local(tensor))
             if self._keeps_start and is_new:
-                _local(self._start[tensor]).copy_(_local(tensor))
+                local(self._start[tensor]).copy_(local(tensor))
 
     @torch.no_grad()
     def take_in(self, weight: float) -> None:
         """average ← (1 − weight)·average + weight·w."""
         for tensor, average in self._average.items():
-            _local(average).lerp_(_local(tensor), weight)
+            local(average).lerp_(local(tensor), weight)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange weights and average, to the last bit."""
         for tensor, average in self._average.items():
-            held = _local(tensor).clone()
-            _local(tensor).copy_(_local(average))
-            _local(average).copy_(held)
+            held = local(tensor).clone()
+            local(tensor).copy_(local(average))
+            local(average).copy_(held)
 
     @torch.no_grad()
     def mix(self, share: float) -> None:
@@ -86,13 +86,13 @@ class Copies:
         assert self._keeps_start
         self._end = self._end or _copies(self._stepped)
         for tensor, end in self._end.items():
-            torch.lerp(_local(self._start[tensor]), _local(end), share, out=_local(tensor))
+            torch.lerp(local(self._start[tensor]), local(end), share, out=local(tensor))
 
 
 def _copies(tensors: Iterable[Tensor]) -> dict[Tensor, Tensor]:
     return {tensor: tensor.detach().clone() for tensor in tensors}
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local(tensor: Tensor) -> Tensor:
     """This rank's part, sharing memory."""
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()

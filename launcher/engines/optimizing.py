@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from launcher.engines.base import Treatment
+from launcher.engines.schedule_free import make_schedule_free
 from launcher.job.schema import Optimizer
 
 
@@ -37,9 +38,10 @@ def parameter_groups(
 
 def make_optimizer(groups: list[dict[str, Any]], spec: Optimizer) -> torch.optim.Optimizer:
     """The optimizer that `spec` describes, over `parameter_groups`."""
-    if spec.name == "sgd":
-        # Fused SGD knows no slices.
-        is_sharded = any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
+    is_sharded = any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
+    if spec.name == "schedule_free_adamw":
+        return make_schedule_free(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, foreach=not is_sharded)
+    if spec.name == "sgd":  # fused SGD knows no slices
         return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=not is_sharded)
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
 

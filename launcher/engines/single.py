@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatment
 from launcher.engines.copies import Copies
 from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
+from launcher.engines.schedule_free import Result, counters, is_schedule_free, take_counters
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
@@ -46,6 +47,8 @@ class SingleEngine:
         groups = self._optimizer.param_groups
         self._copies = Copies(((p, group) for group in groups for p in group["params"]), self._settings)
         self._copies.hook(self._optimizer)
+        self._group_of = {p: group for group in groups for p in group["params"]}
+        self._result = Result(self._optimizer) if is_schedule_free(self._optimizer) else self._copies
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward of one micro-batch."""
@@ -68,7 +71,7 @@ class SingleEngine:
 
     def swap_average(self) -> None:
         """Exchange the weights with their average."""
-        self._copies.swap()
+        self._result.swap()
 
     def mix(self, share: float) -> None:
         """Go to (1 − share)·start + share·end."""
@@ -76,14 +79,12 @@ class SingleEngine:
 
     def state(self) -> StateDict:
         """Parameters, buffers, moments and copies, sharing memory with the live tensors."""
-        weights: dict[str, Held] = dict(
-            saved_tensors(self._model)
-        )  # first: FSDP shards again what an evaluation has left whole
-        state = self._optimizer.state
-        moments = {
-            name: slots
+        # the weights first: FSDP then shards again what an evaluation has left whole
+        weights: dict[str, Held] = dict(saved_tensors(self._model))
+        moments: dict[str, dict[str, Held]] = {
+            name: dict(slots)
             for name, p in self._model.named_parameters()
-            if p.requires_grad and (slots := {**state.get(p, {}), **self._copies.saved(p)})
+            if p.requires_grad and (slots := {**self._moments(p), **self._copies.saved(p)})
         }
         learning: dict[str, Held] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
         scaler: dict[str, Held] = {slot: torch.tensor(self._scaler.state_dict()[slot]) for slot in self._scaling}
@@ -95,7 +96,7 @@ class SingleEngine:
         self._copies.begin()
         parameters = dict(self._model.named_parameters())
         for name, values in state["optimizer"].items():
-            parameter, moments = parameters[name], {}
+            parameter, moments = parameters[name], dict[str, Tensor]()
             for slot, value in values.items():
                 assert isinstance(value, Tensor)
                 copies = self._copies.of(slot)
@@ -103,6 +104,7 @@ class SingleEngine:
                     moments[slot] = value.to(self._settings.device)
                 elif copies:
                     copies[parameter].copy_(value)
+            take_counters(self._group_of[parameter], moments)
             if moments:
                 self._optimizer.state[parameter] = moments
         scaler = {slot: value.item() for slot, value in state["scaler"].items() if isinstance(value, Tensor)}
@@ -112,6 +114,10 @@ class SingleEngine:
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved."""
         return ((name, tensor) for name, tensor in saved_tensors(self._model) if wanted(name))
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        moments = self._optimizer.state.get(parameter, {})
+        return {**moments, **counters(self._group_of[parameter])} if moments else {}
 
     def _clip(self) -> float:
         return float(nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf")))

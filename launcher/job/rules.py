@@ -157,13 +157,30 @@ def _floor_is_below_the_peak(job: Job) -> Iterator[Found]:
 
 def _optimizer_settings_are_used(job: Job) -> Iterator[Found]:
     optimizer = job.train.optimizer
-    unused = {"sgd": ("betas", "eps"), "adamw": ("momentum",)}[optimizer.name]
+    unused = ("betas", "eps") if optimizer.name == "sgd" else ("momentum",)
     for name in unused:
         if (
             name in optimizer.model_fields_set
             and getattr(optimizer, name) != type(optimizer).model_fields[name].default
         ):
             yield ("train", "optimizer", name), f"{optimizer.name} does not use {name}", f"remove {name}"
+
+
+def _schedule_free_stands_alone(job: Job) -> Iterator[Found]:
+    if job.train.optimizer.name != "schedule_free_adamw":
+        return
+    field = ("train", "optimizer", "name")
+    if job.engine.name == "deepspeed":
+        message = "DeepSpeed's slices do not follow schedule_free_adamw from its steps to its result"
+        yield field, message, "engine.name: fsdp, or optimizer.name: adamw"
+    if job.train.schedule.name != "constant":
+        message = f"schedule_free_adamw takes the place of a schedule, and this one is {job.train.schedule.name}"
+        yield ("train", "schedule", "name"), message, "schedule.name: constant, with warmup if you like"
+    if job.adapt.average is not None:
+        yield ("adapt", "average"), "schedule_free_adamw averages already", "remove it, or optimizer.name: adamw"
+    if job.adapt.l2_sp:
+        message = "schedule_free_adamw steps other weights than those that are to stay near the start"
+        yield ("adapt", "l2_sp"), message, "optimizer.name: adamw, or adapt.interpolate"
 
 
 def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
@@ -283,6 +300,7 @@ RULES: tuple[Rule, ...] = (
     _warmup_ends,
     _floor_is_below_the_peak,
     _optimizer_settings_are_used,
+    _schedule_free_stands_alone,
     _plateau_settings_are_used,
     _validation_is_not_training,
 )

@@ -146,7 +146,11 @@ class Data(Section):
 class Optimizer(Section):
     """How a gradient becomes a step. All values are explicit: libraries differ in their defaults."""
 
-    name: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or stochastic gradient descent.")
+    name: Literal["adamw", "sgd", "schedule_free_adamw"] = Field(
+        "adamw",
+        description="AdamW; stochastic gradient descent; or schedule-free AdamW (arXiv:2405.15682), which averages its "
+        "steps instead of lowering the rate and needs the extra `adaptrun[schedule-free]`.",
+    )
     lr: PositiveFloat = Field(2e-5, description="Peak learning rate.")
     weight_decay: NonNegativeFloat = Field(
         0.01, description="Decoupled (AdamW) or L2 (SGD) decay; biases and normalisation weights are exempt."

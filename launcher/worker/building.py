@@ -60,6 +60,8 @@ class Built:
     def is_averaged(self, step: int) -> bool:
         """Whether the average stands for the weights after `step` steps."""
         average = self.job.adapt.average
+        if self.job.train.optimizer.name == "schedule_free_adamw":
+            return True
         return average is not None and step >= first_step(average, self.total_steps)
 
 
