@@ -133,11 +133,19 @@ def train(
     resume: Resume = "auto",
     gate: Annotated[bool, typer.Option("--gate", help="End with 1 unless the verdict is to adopt.")] = False,
     dry_run: DryRun = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Try ever larger learning rates, suggest one, and keep no model.")
+    ] = False,
 ) -> None:
     """Fine-tune, validating as it goes; leave a run folder with a model in it, and a verdict on it."""
     sets = [*(sets or ()), *(["verdict.gate=true"] if gate else ())]
     if dry_run:
         return plan(job, sets)
+    if find_lr:
+        from launcher.job.reading import load_job
+        from launcher.start.finding import find_learning_rate
+
+        return find_learning_rate(load_job(job, sets or ()), job)
     from launcher.job.reading import load_job
     from launcher.start.training import train_job
 
@@ -297,6 +305,20 @@ def consolidate(
     from launcher.start.consolidating import consolidate_checkpoint
 
     consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix)
+
+
+@app.command()
+def soup(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of one model, or model folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
+    dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
+    processes: Processes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one model of several runs': the mean of those that make it no worse on the first run's validation set."""
+    from launcher.start.souping import soup_runs
+
+    soup_runs(runs, output, dtype.value, processes, as_json)
 
 
 @app.command()

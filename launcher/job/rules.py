@@ -168,6 +168,22 @@ def _quantised_weights_stay_whole(job: Job) -> Iterator[Found]:
         yield ("adapt", "merge"), message, "merge: false, or quantised: false"
 
 
+def _options_go_together(job: Job) -> Iterator[Found]:
+    """Options of `adapt` that cannot be had with this method, engine or data."""
+    adapt = job.adapt
+    for name in ("l2_sp", "interpolate"):
+        if getattr(adapt, name) and adapt.method == "lora":
+            message = "what learns beside lora is new, so there is no start to go back to"
+            yield ("adapt", name), message, f"remove {name}, or method: finetune"
+    if adapt.interpolate == "auto" and not job.data.validation:
+        yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
+    if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
+        yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
+    if adapt.copies and job.engine.name == "deepspeed" and job.engine.deepspeed == "zero3_nvme":
+        name = "average" if adapt.average is not None else "l2_sp" if adapt.l2_sp else "interpolate"
+        yield ("adapt", name), "copies of weights on a disk are not kept up", "engine.deepspeed: zero3_offload"
+
+
 def _warmup_ends(job: Job) -> Iterator[Found]:
     warmup, steps = job.train.schedule.warmup, job.train.max_steps
     if steps is not None and warmup >= 1 and warmup >= steps:
@@ -186,13 +202,30 @@ def _floor_is_below_the_peak(job: Job) -> Iterator[Found]:
 
 def _optimizer_settings_are_used(job: Job) -> Iterator[Found]:
     optimizer = job.train.optimizer
-    unused = {"sgd": ("betas", "eps"), "adamw": ("momentum",)}[optimizer.name]
+    unused = ("betas", "eps") if optimizer.name == "sgd" else ("momentum",)
     for name in unused:
         if (
             name in optimizer.model_fields_set
             and getattr(optimizer, name) != type(optimizer).model_fields[name].default
         ):
             yield ("train", "optimizer", name), f"{optimizer.name} does not use {name}", f"remove {name}"
+
+
+def _schedule_free_stands_alone(job: Job) -> Iterator[Found]:
+    if job.train.optimizer.name != "schedule_free_adamw":
+        return
+    field = ("train", "optimizer", "name")
+    if job.engine.name == "deepspeed":
+        message = "DeepSpeed's slices do not follow schedule_free_adamw from its steps to its result"
+        yield field, message, "engine.name: fsdp, or optimizer.name: adamw"
+    if job.train.schedule.name != "constant":
+        message = f"schedule_free_adamw takes the place of a schedule, and this one is {job.train.schedule.name}"
+        yield ("train", "schedule", "name"), message, "schedule.name: constant, with warmup if you like"
+    if job.adapt.average is not None:
+        yield ("adapt", "average"), "schedule_free_adamw averages already", "remove it, or optimizer.name: adamw"
+    if job.adapt.l2_sp:
+        message = "schedule_free_adamw steps other weights than those that are to stay near the start"
+        yield ("adapt", "l2_sp"), message, "optimizer.name: adamw, or adapt.interpolate"
 
 
 def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
@@ -236,6 +269,14 @@ def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
             yield ("train", "loss", field), f"only {' and '.join(names)} use {field}, not {name}", f"remove {field}"
     if loss.class_weights is not None and name in used["class_weights"] and not family.has_classes:
         yield ("train", "loss", "class_weights"), f"{job.task} has no classes", "remove class_weights"
+
+
+def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
+    losses = family.losses
+    name = job.train.loss.name if job.train.loss.name != "auto" or not losses else losses[0]
+    if job.adapt.distill is not None and name not in ("cross-entropy", "focal", "binary"):
+        message = f"{job.task} with the loss {name} gives no probabilities to compare"
+        yield ("adapt", "distill"), message, "remove it; adapt.l2_sp holds weights near their start"
 
 
 def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
@@ -354,9 +395,11 @@ RULES: tuple[Rule, ...] = (
     _selection_for_the_target,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
+    _options_go_together,
     _warmup_ends,
     _floor_is_below_the_peak,
     _optimizer_settings_are_used,
+    _schedule_free_stands_alone,
     _plateau_settings_are_used,
     _validation_is_not_training,
     _trackers_are_installed,
@@ -366,6 +409,7 @@ RULES: tuple[Rule, ...] = (
 
 TASK_RULES: tuple[TaskRule, ...] = (
     _loss_is_of_the_task,
+    _outputs_can_be_distilled,
     _metric_is_of_the_task,
     _columns_are_read,
     _columns_go_together,

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,18 +18,13 @@ from pydantic import (
     PositiveInt,
 )
 
+from launcher.job.adapting import Adapting
+from launcher.job.section import Fraction
+from launcher.job.section import Section as Section
 from launcher.job.tasks import FAMILIES
 
 DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "zero3_nvme")
 """The files of `ds_configs`."""
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """A part of the job file: immutable, and a stranger to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -163,7 +156,11 @@ class Data(Section):
 class Optimizer(Section):
     """How a gradient becomes a step. All values are explicit: libraries differ in their defaults."""
 
-    name: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or stochastic gradient descent.")
+    name: Literal["adamw", "sgd", "schedule_free_adamw"] = Field(
+        "adamw",
+        description="AdamW; stochastic gradient descent; or schedule-free AdamW (arXiv:2405.15682), which averages its "
+        "steps instead of lowering the rate and needs the extra `adaptrun[schedule-free]`.",
+    )
     lr: PositiveFloat = Field(2e-5, description="Peak learning rate.")
     weight_decay: NonNegativeFloat = Field(
         0.01, description="Decoupled (AdamW) or L2 (SGD) decay; biases and normalisation weights are exempt."
@@ -347,13 +344,13 @@ class Checkpoint(Section):
     )
 
 
-class Finetune(Section):
+class Finetune(Adapting):
     """All weights learn, but for those of `model.frozen`."""
 
     method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
 
 
-class Lora(Section):
+class Lora(Adapting):
     """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
     method: Literal["lora"] = Field(

@@ -99,7 +99,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "half an epoch": (replaced("epochs: 2", "epochs: 1.5"), ["train.epochs: found 1.5", "a whole number"]),
     "negative rate": (replaced("lr: 2e-5", "lr: -1"), ["train.optimizer.lr: found -1", "a number above 0"]),
     "infinite rate": (replaced("lr: 2e-5", "lr: .inf"), ["train.optimizer.lr: found inf", "a number"]),
-    "unknown optimizer": (replaced("adamw", "adam"), [":12:15: train.optimizer.name: found 'adam'", "adamw or sgd"]),
+    "unknown optimizer": (
+        replaced("adamw", "adam"),
+        [":12:15: train.optimizer.name: found 'adam'", "adamw, sgd or schedule_free_adamw"],
+    ),
     "union": (replaced("epochs: 2", "micro_batch_size: many"), ["micro_batch_size: found 'many'", "auto or a whole"]),
     "list for a section": (replaced("{name: adamw, lr: 2e-5}", "[1]"), ["train.optimizer: found [1]", "a section"]),
     "yes": (replaced("{pretrained: tiny}", "{pretrained: tiny, trust_remote_code: perhaps}"), ["true or false"]),
@@ -182,6 +185,42 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "fp16 on a cpu": (
         replaced("epochs: 2", "precision: fp16") + "launch: {device: cpu}\n",
         ["train.precision", "fp32"],
+    ),
+    "start of adapters": (
+        GOOD + "adapt: {method: lora, l2_sp: 0.1}\n",
+        [":13:23: adapt.l2_sp: what learns beside lora is new", "method: finetune"],
+    ),
+    "chosen without validation": (
+        replaced("  validation:\n    dev: {source: dev.csv}\n", "") + "adapt: {method: finetune, interpolate: auto}\n",
+        ["adapt.interpolate: auto needs validation data", "write 0.5"],
+    ),
+    "a teacher of numbers": (
+        replaced("text-classification", "text-regression") + "adapt: {method: finetune, distill: {}}\n",
+        ["adapt.distill: text-regression with the loss mean-squared gives no probabilities", "adapt.l2_sp"],
+    ),
+    "averages on a disk": (
+        GOOD
+        + "engine: {name: deepspeed, deepspeed: zero3_nvme, nvme_path: .}\n"
+        + "adapt: {method: finetune, average: {name: ema}}\n",
+        ["adapt.average: copies of weights on a disk", "zero3_offload"],
+    ),
+    "unknown average": (
+        GOOD + "adapt: {method: finetune, average: {name: emma}}\n",
+        ["adapt.average.name: found 'emma'", "did you mean ema?"],
+    ),
+    "more than all": (GOOD + "adapt: {method: finetune, interpolate: 1.5}\n", ["adapt.interpolate: found 1.5"]),
+    "schedule-free under ZeRO": (
+        replaced("adamw", "schedule_free_adamw") + "engine: {name: deepspeed}\n",
+        ["train.optimizer.name: DeepSpeed's slices do not follow", "engine.name: fsdp"],
+    ),
+    "schedule-free with a schedule": (
+        replaced("adamw", "schedule_free_adamw"),
+        ["train.schedule.name: schedule_free_adamw takes the place of a schedule, and this one is cosine", "constant"],
+    ),
+    "two averages": (
+        replaced("{name: adamw, lr: 2e-5}", "{name: schedule_free_adamw}\n  schedule: {name: constant}")
+        + "adapt: {method: finetune, average: {name: ema}, l2_sp: 0.1}\n",
+        ["adapt.average: schedule_free_adamw averages already", "adapt.l2_sp: schedule_free_adamw steps other weights"],
     ),
     "batch below the world": (
         GOOD + "launch: {processes: 9}\n",
