@@ -60,8 +60,8 @@ def _labels(
     report.transferability = transferability(features, np.unique(names, return_inverse=True)[1], seed)
     believed = believe(features, names, train.fingerprints, seed) if has_sklearn else None
     if believed is None:
-        if has_sklearn:
-            report.left_out.append(LeftOut("linear probe, label errors", "too few samples of each class"))
+        why = "too few samples of each class" if has_sklearn else f"scikit-learn is not installed: {NEEDS}"
+        report.left_out.append(LeftOut("label errors", why))
         return
     report.probe = probe_of(believed)
     if errors and is_installed("cleanlab"):
