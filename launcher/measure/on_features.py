@@ -53,6 +53,9 @@ def _labels(
         report.left_out.append(LeftOut("transferability, label errors", why))
         return
     names = [str(label) for label in labels]
+    if len(set(names)) < 2:
+        report.left_out.append(LeftOut("transferability, label errors", "all labels are the same"))
+        return
     if not family.has_classes:
         report.transferability = transferability(features, np.array([float(name) for name in names]), seed)
         report.left_out.append(LeftOut("label errors", "labels are numbers, not classes"))

@@ -11,6 +11,7 @@ import pytest
 
 from launcher.data.fingerprints import fingerprint, normalised, repeated
 from launcher.data.rows import Row
+from launcher.errors import DataError
 from launcher.job.schema import Job
 from launcher.job.tasks import find_family
 from launcher.measure.duplicates import contradictions, within
@@ -76,6 +77,19 @@ def test_what_readers_do_not_see_makes_no_difference() -> None:
     assert of("ein fuß") != of("ein fu")
     assert of("a", text_pair="b") != of("a b")
     assert of("a", response="b", prompt="c") != of("a", response="d", prompt="c")
+
+
+def test_an_image_is_known_by_its_bytes_wherever_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"pixels")
+
+    def of(image: object) -> int:
+        return fingerprint(Row(str(tmp_path / "f.jsonl"), 1, {"image": image}), ("label",))
+
+    assert of("a.png") == of(str(tmp_path / "a.png")) == of(b"pixels") == of({"bytes": b"pixels", "path": "b.png"})
+    assert of({"bytes": None, "path": "a.png"}) == of(b"pixels") != of(b"others")
+    assert of(np.arange(3)) == of(np.arange(3)) != of(np.arange(4))
+    with pytest.raises(DataError, match=r"row 1: .*b\.png cannot be read: No such file"):
+        of("b.png")
 
 
 def test_repeated_samples_are_found_with_the_first_like_them() -> None:
