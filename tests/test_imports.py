@@ -120,7 +120,14 @@ def test_importing_what_runs_before_the_ranks_does_not_import_torch(part: str) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["check", "job.yaml"], ["plan", "job.yaml"], ["train", "job.yaml", "--dry-run"]]
+    "arguments",
+    [
+        ["--help"],
+        ["check", "job.yaml"],
+        ["gap", "job.yaml", "--no-features"],
+        ["plan", "job.yaml"],
+        ["train", "job.yaml", "--dry-run"],
+    ],
 )
 def test_commands_that_only_look_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,b\nc,d\n")

@@ -57,9 +57,12 @@ def _content(row: Row, role: str, value: object) -> bytes:
         return normalised(value).encode(errors="surrogatepass") if role not in FILES else _file(row, value)
     if isinstance(value, bytes):
         return value
+    if hasattr(value, "tobytes"):  # an image or an array in memory, as `datasets` gives them
+        return bytes(value.tobytes())
     if isinstance(value, Mapping):
-        if role in FILES and (value.get("bytes") or value.get("path")):
-            return _content(row, role, value.get("bytes") or value.get("path"))
+        if role in FILES:  # how parquet files hold an image or a sound
+            held = [value[key] for key in ("bytes", "array", "path") if value.get(key) is not None]
+            return _content(row, role, held[0]) if held else b""
         return b"\1".join(_content(row, "", value[key]) for key in sorted(value))
     if isinstance(value, Sequence):
         return b"\1".join(_content(row, "", part) for part in value)

@@ -103,7 +103,7 @@ def _near(report: Report) -> Iterator[Finding]:
                 advice = "look at them; the two are less different than they seem"
             yield Finding("look", f"{other} and {name}", f"{found} are nearly one of {other}: {shown}", advice)
     if report.has_texts and not report.near:
-        yield Finding("good", "near duplicates", f"no two texts share {LIKENESS:.0%} of their pieces")
+        yield Finding("good", "near duplicates", f"no two texts share {100 * LIKENESS:.0f} % of their pieces")
 
 
 def _contradictions(report: Report) -> Iterator[Finding]:
@@ -149,7 +149,7 @@ def _balance(one: Balance) -> Iterator[Finding]:
         yield Finding("mend", "unknown labels", found, "correct them, or add training samples of them")
     if not one.counts:
         return
-    shown = _some([f"{label} {count / one.total:.1%}" for label, count in one.counts.items()])
+    shown = _some([f"{label} {_percent(count / one.total)}" for label, count in one.counts.items()])
     few = [label for label, count in one.counts.items() if count < FEW] if one.set == "train" else []
     if few:
         advice = "add samples of them, or join classes"
@@ -165,7 +165,7 @@ def _moves(report: Report) -> Iterator[Finding]:
     for one in report.moves:
         moved = [move for move in one.classes if abs(move.z) >= MOVED]
         if moved:
-            shown = _some([f"{move.label} {move.share:.1%} → {move.other_share:.1%}" for move in moved])
+            shown = _some([f"{move.label} {_percent(move.share)} → {_percent(move.other_share)}" for move in moved])
             advice = "accuracy there says something else than in training; compare balanced figures"
             yield Finding("look", f"classes, train → {one.set}", shown, advice)
         for heading, words in (
@@ -209,8 +209,10 @@ def _transferability(report: Report) -> Iterator[Finding]:
     if probe is None:
         yield Finding("good", "transferability", ", ".join(parts), COMPARE)
         return
-    right = f"a linear probe tells {probe.accuracy:.1%} right (95 %: {probe.low:.1%} to {probe.high:.1%}"
-    found = f"{right}; the most frequent class is {probe.majority:.1%}), {', '.join(parts)}"
+    right = (
+        f"a linear probe tells {_percent(probe.accuracy)} right (95 %: {_percent(probe.low)} to {_percent(probe.high)}"
+    )
+    found = f"{right}; the most frequent class is {_percent(probe.majority)}), {', '.join(parts)}"
     if probe.low <= probe.majority:
         yield Finding("look", "transferability", found, "the features say little of the labels; try another model")
     else:
@@ -225,8 +227,8 @@ def _label_errors(report: Report) -> Iterator[Finding]:
         yield Finding("good", "label errors", "none is likely")
         return
     shown = _some([f"{one.number} ({one.label}, rather {one.suggested})" for one in wrong])
-    right = f"{report.probe.accuracy:.0%}" if report.probe is not None else "unknown"
-    advice = f"read on while they are wrong, surest first (--json): who says so is right in {right} of all"
+    right = f"{100 * report.probe.accuracy:.0f} %" if report.probe is not None else "unknown"
+    advice = f"read on while they are wrong, surest first (--json); what says so is right in {right} of all"
     yield Finding("look", "label errors", f"{_count(len(wrong), samples)} of train are likely: {shown}", advice)
 
 
@@ -236,18 +238,24 @@ def _lengths(report: Report) -> Iterator[Finding]:
         if one.cut == 0:
             yield Finding("good", f"lengths of {one.set}", f"{tokens}; none is cut at {one.max_length}")
             continue
-        found = f"{tokens}; {one.cut:.1%} are cut at {one.max_length}, which loses {one.lost:.1%} of all tokens"
+        found = (
+            f"{tokens}; {_percent(one.cut)} are cut at {one.max_length}, which loses {_percent(one.lost)} of all tokens"
+        )
         advice = f"train.max_length: {one.p95} would cut one in twenty" if one.cut > CUT else ""
         yield Finding("look" if one.cut > CUT else "good", f"lengths of {one.set}", found, advice)
 
 
 def _count(some: int, of: int) -> str:
-    return f"{some} of {of} ({some / of:.1%})"
+    return f"{some} of {of} ({_percent(some / of)})"
 
 
 def _some(shown: Sequence[str], most: int = SHOWN) -> str:
     rest = len(shown) - most
     return ", ".join(shown[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _label(label: str | tuple[str, ...]) -> str:

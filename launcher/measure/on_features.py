@@ -53,6 +53,9 @@ def _labels(
         report.left_out.append(LeftOut("transferability, label errors", why))
         return
     names = [str(label) for label in labels]
+    if len(set(names)) < 2:
+        report.left_out.append(LeftOut("transferability, label errors", "all labels are the same"))
+        return
     if not family.has_classes:
         report.transferability = transferability(features, np.array([float(name) for name in names]), seed)
         report.left_out.append(LeftOut("label errors", "labels are numbers, not classes"))
@@ -60,8 +63,8 @@ def _labels(
     report.transferability = transferability(features, np.unique(names, return_inverse=True)[1], seed)
     believed = believe(features, names, train.fingerprints, seed) if has_sklearn else None
     if believed is None:
-        if has_sklearn:
-            report.left_out.append(LeftOut("linear probe, label errors", "too few samples of each class"))
+        why = "too few samples of each class" if has_sklearn else f"scikit-learn is not installed: {NEEDS}"
+        report.left_out.append(LeftOut("label errors", why))
         return
     report.probe = probe_of(believed)
     if errors and is_installed("cleanlab"):

@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
+from launcher.errors import RequestError
 from launcher.job.schema import Job
 from launcher.job.tasks import find_family
+from launcher.measure import on_features
 from launcher.measure.a_distance import proxy_a_distance
 from launcher.measure.advice import findings
 from launcher.measure.mmd import mmd_test
 from launcher.measure.on_features import measure_features
 from launcher.measure.report import Report, look_at
 from launcher.measure.samples import read_sets
+from launcher.measure.showing import as_json
+from launcher.start import gap
 from launcher.start.demo_data import tweets
 from tests.commands import adaptrun
+from tests.families import JOBS, SAMPLES
 from tests.measure.planted import clean, other_domain, plant, precision_and_recall, write
 from tests.tiny import write_texts
 from tests.worker.test_features import extract
@@ -129,12 +135,63 @@ def test_the_command_with_ranks_of_its_own(tmp_path: Path, tiny_model: Path) -> 
     assert [one["set"] for one in report["distances"]] == ["held", "target"]
     assert report["probe"]["samples"] == 450
     assert report["label_errors"]
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "features").iterdir()}
-    assert len(kept) == 3
-    said = adaptrun("gap", "job.yaml", "--no-label-errors", cwd=tmp_path, code=1).stdout
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 3
+    said = adaptrun("gap", "job.yaml", "--no-features", cwd=tmp_path, code=1).stdout
     assert "leakage into held" in said
     assert "not fit for training before that is mended" in said
-    assert "A-distance" in said
     assert not list(tmp_path.glob("runs/*"))
     assert "data.target: finetune does not use" in adaptrun("check", "job.yaml", cwd=tmp_path, code=2).stderr
+
+
+def with_noise(name: str, folder: Path, **options: Any) -> Report:
+    """The report on a family's samples with features that say nothing."""
+    made = JOBS[name]
+    data = {"train": made.data(folder, 1, SAMPLES), "validation": {"held": made.data(folder, 2, 9)}}
+    job = Job.model_validate(
+        {"name": "x", "model": {"pretrained": "m"}, "task": made.task, "data": data, "train": made.train}
+    )
+    family = find_family(job.task, loss=job.train.loss.name)
+    sets = read_sets(job, family)
+    report = look_at(sets, family.has_classes, allowed=False)
+    draw = np.random.default_rng(0)
+    features = {one.name: draw.normal(size=(len(one), 5)) for one in sets}
+    measure_features(report, sets, features, family, seed=0, **{"errors": True, **options})
+    assert findings(report)
+    json.loads(as_json(report, findings(report), fit=True))
+    return report
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("focal", ()),
+        ("pairs", ()),
+        ("images", ("near duplicates, garbled texts",)),
+        ("label sets", ("transferability, label errors",)),
+        ("regression", ("label errors",)),
+        ("tokens", ("transferability, label errors",)),
+        ("chats, packed", ("transferability, label errors",)),
+        ("masked", ("transferability, label errors",)),
+    ],
+)
+def test_what_a_family_does_not_have_is_left_out_with_a_word(
+    name: str, left_out: tuple[str, ...], tmp_path: Path
+) -> None:
+    report = with_noise(name, tmp_path)
+    assert {one.what for one in report.left_out} == {*left_out, "distance from train to held"}
+    assert all(one.why for one in report.left_out)
+
+
+def test_packages_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_features, "is_installed", lambda package: package != "cleanlab")
+    report = with_noise("focal", tmp_path)
+    assert report.probe is not None
+    said = {one.what: one.why for one in report.left_out}
+    assert 'pip install "adaptrun[gap]"' in said["label errors"]
+    monkeypatch.setattr(on_features, "is_installed", lambda package: False)
+    report = with_noise("focal", tmp_path)
+    assert report.transferability is not None, "numpy is enough for it"
+    assert {"A-distance, linear probe", "label errors"} <= {one.what for one in report.left_out}
+    monkeypatch.setattr(gap, "is_installed", lambda package: False)
+    with pytest.raises(RequestError, match=r'pip install "adaptrun\[gap\]"'):
+        gap.measure_gap(None, True, True, False)  # type: ignore[arg-type]
