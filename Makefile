@@ -44,6 +44,7 @@ bench: setup  ## the benchmarks, both sides in one run
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/consolidation.py
 	$(BIN)/python benchmarks/restart.py
+	$(BIN)/python benchmarks/token_loss.py
 
 docs: setup  ## write the job file's reference from its fields
 	$(BIN)/python -m launcher.job.reference

@@ -245,10 +245,24 @@ def predict(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Runs' folders.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between runs: in job, data, plan, environment and result."""
+    from launcher.start.comparing import compare_runs
+
+    compare_runs(runs, as_json)
+
+
+@app.command()
 def consolidate(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="A run, one of its checkpoints, or a folder of DeepSpeed or torch.distributed.checkpoint."),
+        typer.Argument(
+            help="A run, one of its checkpoints, a folder of DeepSpeed or torch.distributed.checkpoint, or adapters, "
+            "which are merged with their base."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
     dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
@@ -259,7 +273,7 @@ def consolidate(
         str | None, typer.Option(help="What stands before the model's own names in another program's checkpoint.")
     ] = None,
 ) -> None:
-    """Make a model folder of a checkpoint, one tensor in memory at a time."""
+    """Make a model folder of a checkpoint or of adapters, one tensor in memory at a time."""
     from launcher.start.consolidating import consolidate_checkpoint
 
     consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix)

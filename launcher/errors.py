@@ -80,6 +80,9 @@ class JobError(RequestError):
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[JobError], tuple[object, ...]]:
+        return type(self), (self.problems,)
+
 
 class DataError(RequestError):
     """A data file that cannot be used.
@@ -88,9 +91,12 @@ class DataError(RequestError):
     """
 
     def __init__(self, file: Path | str, message: str, row: int | None = None) -> None:
-        self.file, self.row = str(file), row
+        self.file, self.message, self.row = str(file), message, row
         place = f"{file}, row {row}" if row is not None else f"{file}"
         super().__init__(f"{place}: {message}")
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[object, ...]]:
+        return type(self), (self.file, self.message, self.row)
 
 
 class ModelError(RequestError):

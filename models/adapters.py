@@ -71,10 +71,15 @@ class AdaptedTensor(Readable):
 def output_lengths(weight: Readable, *, transposed: bool) -> Tensor:
     """[outputs] the length of each output's weights."""
     rows = weight.shape[0]
-    parts = (weight.rows(start, min(start + ROWS_AT_ONCE, rows)) for start in range(0, rows, ROWS_AT_ONCE))
-    if transposed:
-        return sum((part.square().sum(0) for part in parts), torch.zeros(weight.shape[1])).sqrt()
-    return torch.cat([part.norm(dim=1) for part in parts])
+    squares = torch.zeros(weight.shape[1 if transposed else 0])
+    for start in range(0, rows, ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, rows)
+        part = weight.rows(start, stop).square()
+        if transposed:
+            squares += part.sum(0)
+        else:
+            squares[start:stop] = part.sum(1)
+    return squares.sqrt_()
 
 
 def add_adapters(folder: Path, model: nn.Module, stored: Stored) -> set[str]:

@@ -88,9 +88,7 @@ class CausalLM(LanguageTask):
 
     def _room_to_answer(self, ids: list[int], row: Row) -> list[int]:
         if len(ids) >= self.train.max_length:
-            message = (
-                f"the prompt has {len(ids)} tokens, and the model was trained with {self.train.max_length} at most"
-            )
+            message = f"the prompt has {len(ids)} tokens, and the model takes {self.train.max_length} with its answer"
             raise DataError(row.file, f"{message}; shorten it", row.number)
         return ids
 

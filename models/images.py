@@ -33,7 +33,7 @@ def image_of(row: Row) -> Any:
             path = Path(row.file).parent / value
             name = f" {path}"
             return Image.open(path).convert("RGB")
-        if isinstance(value, bytes):
+        if isinstance(value, bytes) and value:
             return Image.open(io.BytesIO(value)).convert("RGB")
         if isinstance(value, Image.Image):
             return value.convert("RGB")

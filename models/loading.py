@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from launcher.errors import ModelError
 from launcher.job.pretrained import Base, Pretrained, safetensors_files
+from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
 from launcher.models.adapters import add_adapters
 from launcher.models.own_code import own_object
@@ -56,7 +57,9 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
     kind = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}.get(class_name, "feature extractor")
     try:
         processor = getattr(transformers, class_name).from_pretrained(pretrained.tokenizer, **_hub_options(spec))
-    except (OSError, ValueError, ImportError) as error:
+    except ImportError as error:
+        raise ModelError(f'{_first_line(error)}; run: pip install "adaptrun[images]"') from error
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"no {kind} in {pretrained.tokenizer}: {_first_line(error)}; name its folder or hub id in model.tokenizer"
         ) from error
@@ -124,12 +127,14 @@ def load_model(
     try:
         files = weight_files(pretrained, spec) if in_parts else []
         if files:
+            drawn = torch.get_rng_state()
             holders = Placeholders(files)
             model, found = _class_for(auto, config).from_pretrained(None, state_dict=holders.tensors, **options)
             stored = holders.found_in(model, _new(found))
             if stored is not None:
                 _replace_dropout(model, spec.dropout)
                 return replace(_judge(model, found, pretrained, spec), stored=stored)
+            torch.set_rng_state(drawn)  # a new head is the same however the rest is loaded
         if pretrained.kind == "state_dict":
             weights = read_state_dict(Path(pretrained.location))
             model, found = _class_for(auto, config).from_pretrained(None, state_dict=weights, **options)
@@ -232,7 +237,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _class_for(auto: Any, config: PretrainedConfig) -> Any:
     """The class that an auto class would take for `config`; with weights in hand the auto class itself gives up."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # some draw on the CPU even so
         return type(auto.from_config(config))
 
 

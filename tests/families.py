@@ -129,6 +129,23 @@ def pictures(folder: Path, seed: int, samples: int) -> dict[str, Any]:
     return {"source": str(folder / str(seed))}
 
 
+def sounds(folder: Path, seed: int, samples: int) -> dict[str, Any]:
+    import wave
+
+    import numpy as np
+
+    draw = np.random.default_rng(seed)
+    for number in range(samples):
+        times = np.arange(draw.integers(200, 700)) / 1600
+        tone = np.sin(2 * np.pi * (100 + 150 * (number % 2)) * times) * 0.5 + draw.normal(0, 0.1, len(times))
+        place = folder / f"sounds-{seed}" / f"class-{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(place / f"{number:02}.wav"), "wb") as opened:
+            opened.setparams((1, 2, 1600, 0, "NONE", ""))
+            opened.writeframes((tone * 20000).astype("<i2").tobytes())
+    return {"source": str(folder / f"sounds-{seed}")}
+
+
 def bert(folder: Path) -> Path:
     return tiny_model_folder(folder)
 
@@ -201,6 +218,30 @@ def vit(folder: Path) -> Path:
     return folder
 
 
+def wav2vec2(folder: Path) -> Path:
+    """A model of raw sound at 1600 samples a second, without a head."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    Wav2Vec2FeatureExtractor(sampling_rate=1600).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        conv_dim=(16, 16),
+        conv_stride=(5, 4),
+        conv_kernel=(10, 8),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        classifier_proj_size=16,
+    )
+    Wav2Vec2Model(config).save_pretrained(folder)
+    return folder
+
+
 CLASSIFIER, CAUSAL = "AutoModelForSequenceClassification", "AutoModelForCausalLM"
 JOBS = {
     "focal": FamilyJob(
@@ -217,6 +258,14 @@ JOBS = {
     "responses": FamilyJob("causal-lm", llama, prompts, CAUSAL, "perplexity"),
     "chats, packed": FamilyJob("causal-lm", llama, chats, CAUSAL, "accuracy", {"packing": True}),
     "masked": FamilyJob("masked-lm", bert_with_words, plain, "AutoModelForMaskedLM", "perplexity"),
+    "sounds": FamilyJob(
+        "audio-classification",
+        wav2vec2,
+        sounds,
+        "AutoModelForAudioClassification",
+        "accuracy",
+        {"max_seconds": 0.4},
+    ),
     "images": FamilyJob(
         "image-classification",
         vit,

@@ -19,19 +19,24 @@ ALLOWED = {
     "plan": {"errors", "job", "data"},
     "measure": set(),
     "run": {"errors", "job", "plan", "measure"},
-    "start": {"errors", "job", "data", "plan", "run"},
-    "cluster": {"errors", "job", "plan", "run", "start"},
+    "tracking": {"errors", "job", "run"},
+    "start": {"errors", "job", "data", "plan", "run", "tracking"},
+    "cluster": {"errors", "job", "plan", "run", "start", "tracking"},
     "cli": {"errors", "job", "plan", "start", "cluster"},
+    "python": {"errors", "job", "run", "start"},
     "models": {"errors", "job", "data"},
     "engines": {"errors", "job", "models"},
     "adapt": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
-    "worker": {"errors", "job", "data", "plan", "run", "engines", "checkpoint", "adapt", "models", "measure"},
+    "worker": {
+        *("errors", "job", "data", "plan", "run", "tracking"),
+        *("engines", "checkpoint", "adapt", "models", "measure"),
+    },
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "measure", "run", "start", "cluster")
-HEAVY = ("torch", "transformers", "deepspeed")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "measure", "run", "tracking", "start", "cluster", "python")
+HEAVY = ("torch", "transformers", "deepspeed", "peft")
 
 
 def modules() -> dict[str, Path]:

@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+
+from launcher.job.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method has to know of the run beside its own settings.
+
+    pretrained, revision: where the model came from
+    auto_class: name of the `transformers` class that loads the task's models
+    device: where this process computes; precision: in what
+    """
+
+    pretrained: Pretrained
+    revision: str | None
+    auto_class: str
+    seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from launcher.adapt.adapters import Adapters
+from launcher.adapt.adapters import Adapters, Setting
 from launcher.errors import ModelError
-from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Lora
 from launcher.models.adapters import is_transposed, output_lengths
 from launcher.models.loading import Loaded
-from launcher.models.stored import readable
+from launcher.models.quantised import quantise
+from launcher.models.stored import HeldTensor, readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
+COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TASK_TYPES = {
     "AutoModelForSequenceClassification": "SEQ_CLS",
     "AutoModelForTokenClassification": "TOKEN_CLS",
@@ -38,15 +40,13 @@ TASK_TYPES = {
 """`peft`'s words for the classes that it has its own class for."""
 
 
-def add_lora(
-    spec: Lora, loaded: Loaded, pretrained: Pretrained, revision: str | None, auto_class: str, seed: int
-) -> Adapters:
+def add_lora(spec: Lora, loaded: Loaded, setting: Setting) -> Adapters:
     """Freeze the model and put adapters beside its linear layers; where they start depends on the seed alone.
 
-    Weights on the meta device stay there; the adapters are in memory.
+    Weights on the meta device stay there unless they are to be held in 4 bits; the adapters are in memory.
     Raises ModelError where the targets name no linear layer, or the model cannot be adapted so.
     """
-    model, base = loaded.model, loaded.identity
+    model, base, came = loaded.model, loaded.identity, sum(parameter.numel() for parameter in loaded.model.parameters())
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ModelError(
             f"{type(model).__name__} gathers statistics of batches as it trains, which adapters do not hold; "
@@ -54,32 +54,33 @@ def add_lora(
         )
     whole = modules_that_learn(loaded)
     targets = target_modules(model, spec.targets, whole)
+    if spec.quantised:
+        blocks = target_modules(model, "auto", whole)
+        quantise(model, blocks, loaded.stored, setting.device, COMPUTED_IN[setting.precision])
     config = LoraConfig(
-        base_model_name_or_path=pretrained.location,
-        revision=revision,
-        task_type=TASK_TYPES.get(auto_class),
+        base_model_name_or_path=setting.pretrained.location,
+        revision=setting.revision,
+        task_type=TASK_TYPES.get(setting.auto_class),
         r=spec.rank,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]
+        lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=targets,
         use_rslora=spec.rank_stabilised,
         use_dora=spec.dora,
         fan_in_fan_out=is_transposed(model.get_submodule(targets[0])),
     )
-    torch.manual_seed(seed)
-    with _weights_in_memory(model, targets):
-        inject_adapter_in_model(config, model)
+    with _said_to_be_quantised(model, bool(spec.quantised)):
+        inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
+    _start(loaded, targets, setting)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name or name.startswith(tuple(f"{module}." for module in whole)))
-    if spec.dora:
-        _measure_magnitudes(loaded, targets)
     described = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    learning = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    learning = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
     return Adapters(
         config=described | {"modules_to_save": whole or None, "inference_mode": True},
         base=base,
-        learning=sum(learning),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        learning=sum(learning.values()),
+        parameters=came + sum(count for name, count in learning.items() if ".lora_" in name),
     )
 
 
@@ -128,27 +129,34 @@ def _means(pattern: str, name: str) -> bool:
 
 
 @contextmanager
-def _weights_in_memory(model: nn.Module, targets: Sequence[str]) -> Iterator[None]:
-    """Inside, each target on the meta device seems to be in memory: `peft` puts adapters where it finds the weight.
-
-    What stands in for a weight takes no memory.
-    """
-    away: dict[str, nn.Parameter] = {}
-    for name in targets:
-        layer: Any = model.get_submodule(name)
-        if layer.weight.is_meta:
-            away[name] = layer.weight
-            layer.weight = nn.Parameter(torch.zeros(()).expand(layer.weight.shape), requires_grad=False)
+def _said_to_be_quantised(model: nn.Module, quantised: bool) -> Iterator[None]:
+    """Inside, the model bears the mark by which `peft` looks for layers in 4 bits."""
+    if quantised:
+        model.is_loaded_in_4bit = True  # type: ignore[assignment]
     yield
-    for name, weight in away.items():
-        model.get_submodule(name).base_layer.weight = weight  # type: ignore[union-attr]
+    if quantised:
+        del model.is_loaded_in_4bit
 
 
-def _measure_magnitudes(loaded: Loaded, targets: Sequence[str]) -> None:
-    """DoRA's magnitudes start as the lengths of the weights, which `peft` could not see on the meta device."""
-    for name in targets:
-        layer: Any = loaded.model.get_submodule(name)
-        if layer.base_layer.weight in loaded.stored:
-            weight = readable(layer.base_layer.weight, loaded.stored)
-            lengths = output_lengths(weight, transposed=is_transposed(layer.base_layer))
+def _start(loaded: Loaded, targets: Sequence[str], setting: Setting) -> None:
+    """Give the adapters, which `peft` has left on the meta device, their first values.
+
+    As `peft` does: A is drawn as a linear layer's weight is, B is zero, and DoRA's magnitudes are the lengths of the
+    weights, which are measured here since they may still be in their files.
+    """
+    layers = [loaded.model.get_submodule(name) for name in targets]
+    draw = torch.Generator().manual_seed(setting.seed)
+    for layer in layers:
+        for name, parameter in layer.named_parameters():
+            if ".lora_" in f".{name}":
+                torch.utils.swap_tensors(parameter, nn.Parameter(torch.zeros(parameter.shape)))
+                if name.startswith("lora_A"):
+                    nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=draw)
+    for layer in layers:  # only now: large tensors between small ones that stay leave holes in the memory
+        if layer.lora_magnitude_vector:
+            base: Any = layer.base_layer
+            weight = readable(base.weight, loaded.stored)
+            if base.weight not in loaded.stored:
+                weight = HeldTensor(dequantize_module_weight(base))
+            lengths = output_lengths(weight, transposed=is_transposed(base))
             layer.lora_magnitude_vector["default"].weight.data.copy_(lengths)

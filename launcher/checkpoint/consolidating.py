@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 
 from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.from_deepspeed import deepspeed_weights, is_deepspeed
+from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import RequestError
+from launcher.job.pretrained import ADAPTER_CONFIG, read_card
+from launcher.models.adapters import DOWN
 from launcher.run.checkpoints import MARKER, complete_checkpoints
 from launcher.run.folder import RunFolder
 
@@ -19,11 +23,13 @@ def consolidate(checkpoint: Path, folder: Path, dtype: str, skeleton: Path | Non
     """Write the weights of `checkpoint` into `folder`, with the files of `skeleton`; returns how many tensors.
 
     checkpoint: a run (its latest checkpoint is taken), one of its checkpoints, a folder of DeepSpeed's
-        `save_checkpoint`, or one of torch.distributed.checkpoint
+        `save_checkpoint`, one of torch.distributed.checkpoint, or adapters, which are merged with their base
     skeleton: a model folder whose config and tokenizer are taken; None takes those of the run
     prefix: what stands before the model's own names, for folders of torch.distributed.checkpoint by others
     Raises RequestError and CheckpointError.
     """
+    if (checkpoint / ADAPTER_CONFIG).is_file():
+        return merge_adapters(checkpoint, folder, dtype)
     source = _latest(checkpoint)
     if (source / MARKER).is_file() and skeleton is None:
         run = RunFolder(source.resolve().parent.parent)
@@ -31,11 +37,26 @@ def consolidate(checkpoint: Path, folder: Path, dtype: str, skeleton: Path | Non
     found = _weights(source, prefix)
     if not found:
         raise RequestError(f"{source} holds no weights whose names begin with {prefix!r}; see its names without it")
+    if skeleton is not None and read_card(skeleton).get("merge"):
+        return _merged(found, folder, dtype, skeleton)
+    return _write(found, folder, dtype, skeleton)
+
+
+def _write(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path | None) -> int:
     layout = Layout.of(skeleton)
+    if layout.whole is None and any(DOWN in weight.name for weight in found):
+        raise RequestError("the checkpoint holds adapters; take the files of an adapter folder: --like FOLDER")
     found = [replace(weight, name=name) for weight in found if (name := layout.name_of(weight.name)) is not None]
     weights = [weight.written_in(DTYPES[dtype]) for weight in found]
     publish(folder, skeleton, weights, ((weight.name, weight.pieces()) for weight in found), dtype, layout)
     return len(weights)
+
+
+def _merged(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path) -> int:
+    """The adapters of a run whose result is the whole model with them."""
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        _write(found, Path(beside) / "adapter", "fp32", skeleton)
+        return merge_adapters(Path(beside) / "adapter", folder, dtype)
 
 
 def _latest(path: Path) -> Path:

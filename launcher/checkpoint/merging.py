@@ -28,7 +28,8 @@ def merge_adapters(adapters: Path, folder: Path, dtype: str) -> int:
     config = loading.load_config(pretrained, spec)
     if "task" not in card:
         raise ModelError(f"{adapters} does not say what task its model is for; let peft merge it (merge_and_unload)")
-    labels = loading.known_labels(config)
+    assert config is not None
+    labels = [config.id2label[index] for index in sorted(config.id2label)]
     auto_class = task_class(card["task"]).auto_class
     loaded = loading.load_model(pretrained, spec, auto_class, labels, config, in_parts=True)
     sources: dict[str, Readable] = {

@@ -25,7 +25,7 @@ from launcher.models.adapters import adapter_name
 from launcher.run.folder import write_whole
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 MODEL = "model."
 """Prefix of the saved model's names in the task's module; what stands beside it is not saved."""
@@ -65,12 +65,13 @@ class Layout:
 def write_skeleton(
     folder: Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
     card: dict[str, Any],
     adapter_config: dict[str, Any] | None = None,
 ) -> None:
     """Everything of a model folder but the weights.
 
+    processor: the tokenizer, image processor or feature extractor
     card: what `adaptrun` remembers of the model beside the standard files
     adapter_config: what `peft` says of adapters, where the folder will hold those alone
     """
@@ -81,7 +82,9 @@ def write_skeleton(
     else:
         model.config.save_pretrained(folder / ADAPTER_MODEL_CONFIG)
         write_whole(folder / ADAPTER_CONFIG, json.dumps(adapter_config, indent=2, sort_keys=True) + "\n")
-    tokenizer.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
     write_whole(folder / CARD, json.dumps(card, indent=2) + "\n")
 
 
@@ -157,7 +160,7 @@ def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layo
         (folder / ADAPTER_CONFIG).unlink()
         shutil.copytree(folder / ADAPTER_MODEL_CONFIG, folder, dirs_exist_ok=True)
         shutil.rmtree(folder / ADAPTER_MODEL_CONFIG)
-        card = {key: value for key, value in read_card(folder).items() if key != "base"}
+        card = {key: value for key, value in read_card(folder).items() if key not in ("base", "merge")}
         (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     config_file = folder / "config.json"
     if layout.whole is None and config_file.is_file():

@@ -12,21 +12,24 @@ import os
 import socket
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from launcher.cluster.fitness import faults_of_this_node
-from launcher.cluster.place import NodePlace, free_port, interface_of
+from launcher.cluster.place import NodePlace, free_port
 from launcher.cluster.presence import Presence
 from launcher.errors import AdaptrunError, ExitCode, RunFailed
 from launcher.job.reading import load_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.folder import RunFolder
+from launcher.run.network import interface_of
 from launcher.run.starts import Cause, Start, adopt, begin
 from launcher.run.unfit import report_unfit
 from launcher.start.processes import Rendezvous, run_agent
 from launcher.start.stopping import StopRequests
 from launcher.start.training import prepare_data, shown, watchdog_of
+from launcher.tracking.starting import tracked
 
 PAUSE = 0.2
 
@@ -52,7 +55,9 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
     """Start and watch this node's ranks. Raises AdaptrunError where they could not be started."""
     job, plan = load_job(folder.job_file), folder.plan()
     presence = Presence(folder, place.nodes[place.index])
-    with StopRequests().listening() as requests, shown(folder, quietly=not place.leads) as display:
+    with ExitStack() as stack:
+        requests = stack.enter_context(StopRequests().listening())
+        display = stack.enter_context(shown(folder, quietly=not place.leads))
         requests.watch(folder.stop_file)
         faults = faults_of_this_node(plan)
         if faults:
@@ -64,6 +69,7 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
             folder.prepared_file.unlink(missing_ok=True)
             prepare_data(folder, plan, display, requests)
             start = adopt(folder, start, token=place.token, endpoint=f"{place.address}:{free_port()}", ends=ends)
+            stack.enter_context(tracked(folder, job))
         else:
             start = _wait_for_start(folder, place, requests)
         presence.start = start.count

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
+from launcher.run.network import address_towards
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,6 @@ class NodePlace:
         """This node's address as its peers see it: its own name may stand for the loopback in its own table."""
         peer = self.nodes[1 if self.leads else 0] if len(self.nodes) > 1 else None
         return "127.0.0.1" if peer is None else address_towards(peer)
-
-
-def interface_of(address: str) -> str | None:
-    """The network interface of an address; gloo else looks its host's own name up, which may be the loopback."""
-    found = (name for name, addresses in psutil.net_if_addrs().items() if any(a.address == address for a in addresses))
-    return next(found, None)
-
-
-def address_towards(peer: str) -> str:
-    """The address that packets to `peer` leave from; nothing is sent."""
-    family, kind, protocol, _, target = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(target)
-        return str(probe.getsockname()[0])
 
 
 def free_port() -> int:

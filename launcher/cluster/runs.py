@@ -6,7 +6,6 @@ from pathlib import Path
 
 from launcher.cluster import scheduler
 from launcher.cluster.scheduler import JobState
-from launcher.errors import RequestError
 from launcher.run.folder import RunFolder
 
 
@@ -43,11 +42,3 @@ def current_job(run: RunFolder) -> str | None:
     """The number of the job that waits or runs for this run."""
     state = latest_state(run)
     return state.job if state is not None and state.is_alive else None
-
-
-def find_run(path: Path) -> RunFolder:
-    """The run of a folder that a user named. Raises RequestError."""
-    run = RunFolder(path.resolve())
-    if not run.job_file.is_file():
-        raise RequestError(f"{path} is no run's folder: name one of runs/, such as runs/<name>-<time>")
-    return run

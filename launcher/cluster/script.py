@@ -24,7 +24,7 @@ def render_script(name: str, runs: Sequence[Path], profile: Profile, after: str 
     from jinja2 import Environment, StrictUndefined
 
     for run in runs:
-        if not str(run).isprintable():
+        if not str(run).isprintable() or "\\" in str(run):  # sbatch takes a backslash out of the name of its output
             raise RequestError(f"{str(run)!r} holds characters that no batch script can; choose another launch.runs")
     on_nodes, here = _commands(profile, runs)
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from launcher.cluster import scheduler
 from launcher.cluster.deciding import CANCEL
-from launcher.cluster.runs import find_run, jobs_of, latest_state
+from launcher.cluster.runs import jobs_of, latest_state
 from launcher.errors import RequestError
 from launcher.run.events import EventTail, Phase, Started, Step
-from launcher.run.folder import RunFolder, write_whole
+from launcher.run.folder import RunFolder, find_run, write_whole
 from launcher.run.ledger import Ledger
 from launcher.run.results import Result
 from launcher.run.starts import Start

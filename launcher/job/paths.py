@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import ModelError, RequestError
-from launcher.job.pretrained import find_pretrained, longest_input, read_card, read_config
-from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Source
+from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_card, read_config
+from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Source, Tracker
 from launcher.job.tasks import FAMILIES, find_family
 
 Found = tuple[tuple[str, ...], str, str]
 """Path of the field, what is wrong, and the fix."""
 
+SQLITE = "sqlite:///"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 
 
@@ -31,12 +32,15 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     model: dict[str, Any] = {}
     try:
         place = find_pretrained(job.model, folder)
+        found += _processor(job, place, folder)
         if place.kind != "hub" and job.model.pretrained != place.location and _is_path(job.model.pretrained, folder):
             model["pretrained"] = str(_absolute(job.model.pretrained, folder))
         for name in ("config", "tokenizer"):
             value = getattr(job.model, name)
             if value is not None and (folder / value).exists():
                 model[name] = str(_absolute(value, folder))
+        if place.kind == "adapter" and job.adapt.method == "lora":
+            found.append(_adapters_twice(job))
         longest = longest_input(read_config(place) or {})
         if longest is not None and job.train.max_length > longest:
             found.append(too_long(job, longest))
@@ -50,6 +54,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
         },
     }
     launch = {"runs": str(_absolute(job.launch.runs, folder))}
+    track = tuple(_tracker(tracker, folder) for tracker in job.track)
     resolved = job.model_copy(
         update={
             "task": _task(job, folder, found),
@@ -58,6 +63,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             "model": job.model.model_copy(update=model),
             "verdict": job.verdict.model_copy(update=verdict),
             "launch": job.launch.model_copy(update=launch),
+            "track": track,
         }
     )
     return resolved, found
@@ -100,6 +106,27 @@ def _task(job: Job, folder: Path, found: list[Found]) -> str:
     return job.task if job.task in FAMILIES else f"{family.place[0]}:{family.place[1]}"
 
 
+def _processor(job: Job, place: Pretrained, folder: Path) -> list[Found]:
+    """What is wrong where a folder has no processor for images or sounds."""
+    try:
+        family = find_family(job.task, folder)
+    except RequestError:
+        return []
+    processor = Path(place.tokenizer)
+    if family.needs_tokenizer or not processor.is_dir() or (processor / "preprocessor_config.json").is_file():
+        return []
+    message = f"{processor} holds no preprocessor_config.json, which {job.task} needs"
+    return [(("model", "pretrained"), message, "model.tokenizer: FOLDER-OR-HUB-ID of one that does")]
+
+
+def _adapters_twice(job: Job) -> Found:
+    return (
+        ("model", "pretrained"),
+        f"{job.model.pretrained} holds adapters, and nobody else reads adapters of adapters",
+        f"merge them first: adaptrun consolidate {job.model.pretrained} -o FOLDER, then model.pretrained: FOLDER",
+    )
+
+
 def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:
     """The engine with the absolute path of an own DeepSpeed file."""
     name = job.engine.deepspeed
@@ -126,6 +153,16 @@ def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Fou
             fix = f"did you mean {Path(place).with_name(near[0])}?" if near else "paths are relative to the job file"
             found.append(((*path, "source"), f"there is no {full}", fix))
     return source.model_copy(update={"source": places[0] if isinstance(source.source, str) else tuple(places)})
+
+
+def _tracker(tracker: Tracker, folder: Path) -> Tracker:
+    """The tracker with absolute paths, also that of a SQLite file."""
+    places: dict[str, str] = {}
+    if tracker.folder is not None:
+        places["folder"] = str(_absolute(tracker.folder, folder))
+    if tracker.uri is not None and tracker.uri.startswith(SQLITE):
+        places["uri"] = f"{SQLITE}{_absolute(tracker.uri.removeprefix(SQLITE), folder)}"
+    return tracker.model_copy(update=places)
 
 
 def _is_path(value: str, folder: Path) -> bool:

@@ -11,7 +11,8 @@ import yaml
 
 from launcher.errors import JobError, Problem
 
-Path_ = tuple[str | int, ...]
+Path_ = tuple[str, ...]
+"""Keys, and the places in lists, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class _Walk:
             self._keys(node, path)
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
-                self.enter(value, (*path, index))
+                self.enter(value, (*path, str(index)))
         self._above.pop()
 
     def _keys(self, node: yaml.MappingNode, path: Path_) -> None:

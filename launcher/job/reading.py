@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,13 +20,24 @@ from launcher.job.schema import Job, Section
 
 AnySection = TypeVar("AnySection", bound=Section)
 
+PYTHON = Path("Python")
+"""Stands for the file of a job that has none."""
+
 
 def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
     """Read, override, check and resolve a job file. Raises JobError with all problems at once."""
     document = read_document(path)
     origins = apply_overrides(document.values, sets)
+    return _checked(document, origins, path.resolve().parent)
+
+
+def check_job(values: Mapping[str, Any], folder: Path) -> Job:
+    """Check and resolve a job that was built in Python, by the same rules; relative paths are relative to `folder`."""
+    return _checked(_in_python(values), {}, folder)
+
+
+def _checked(document: Document, origins: Mapping[tuple[str, ...], str], folder: Path) -> Job:
     job = _validated(Job, document, origins)
-    folder = path.resolve().parent
     resolved, found = resolve_paths(job, folder)
     found += broken_rules(resolved)
     if found:
@@ -36,6 +48,24 @@ def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
 def load_section(path: Path, section: type[AnySection]) -> AnySection:
     """Read and check another file in the same way. Raises JobError with all problems at once."""
     return _validated(section, read_document(path), {})
+
+
+def check_section(values: Mapping[str, Any], section: type[AnySection]) -> AnySection:
+    """Check a section that was built in Python in the same way."""
+    return _validated(section, _in_python(values), {})
+
+
+def _in_python(values: Mapping[str, Any]) -> Document:
+    return Document(PYTHON, _plain(values), {(): str(PYTHON)})
+
+
+def _plain(value: Any) -> Any:
+    """The value as a file would give it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(below) for name, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(below) for below in value]
+    return fspath(value) if isinstance(value, PathLike) else value
 
 
 def _validated(section: type[AnySection], document: Document, origins: Mapping[tuple[str, ...], str]) -> AnySection:

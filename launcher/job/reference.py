@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -47,6 +47,12 @@ def schema() -> str:
         data[name] = {"anyOf": [one, *short["anyOf"]], "description": data[name].get("description", "")}
     named = {"type": "object", "additionalProperties": {"anyOf": [one, *short["anyOf"]]}}
     data["validation"] = {"anyOf": [one, *short["anyOf"], named], "description": data["validation"]["description"]}
+    one, names = {"$ref": "#/$defs/Tracker"}, made["$defs"]["Tracker"]["properties"]["name"]["enum"]
+    tracker, track = {"anyOf": [one, {"enum": names}]}, made["properties"]["track"]
+    made["properties"]["track"] = {
+        "anyOf": [*tracker["anyOf"], {"type": "array", "items": tracker}],
+        "description": track["description"],
+    }
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "adaptrun job file"}
     return json.dumps({**made, **head}, indent=2) + "\n"
 
@@ -57,7 +63,7 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         sections = _models_in(field.annotation)
         if sections and sections[0] is not Source:
-            below.append((f"{path}.{name}".lstrip("."), sections))
+            below.append((_place(f"{path}.{name}".lstrip("."), field.annotation), sections))
         yield f"| `{name}` | {_default(field)} | {field.description} |"
     for place, kinds in below:
         for kind in kinds:
@@ -70,6 +76,10 @@ def _kind(model: type[BaseModel]) -> str:
     """`method: lora`: the field that tells this kind of a section from the others comes first."""
     name, field = next(iter(model.model_fields.items()))
     return f"{name}: {get_args(field.annotation)[0]}"
+
+
+def _place(path: str, annotation: Any) -> str:
+    return f"{path}, each of the list" if get_origin(annotation) is tuple else path
 
 
 def _default(field: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 from launcher.errors import RequestError
 from launcher.job.schema import BASELINE, COLUMNS, Job, Source
@@ -284,8 +285,56 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 KNOWN_LOSSES = {"cross-entropy", "focal", "binary", "mean-squared", "huber"}
 RESERVED = (BASELINE, "before", "result", "constant")
 """Names of the arms that every verdict may have."""
-TASK_SETTINGS = ("packing", "mask_share", "augment")
+TASK_SETTINGS = ("packing", "mask_share", "max_seconds", "augment")
 """The fields of `train` that only some families use."""
+
+
+TRACKER_MODULES = {
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+}
+"""What the extra of each tracker brings."""
+
+
+def _trackers_are_installed(job: Job) -> Iterator[Found]:
+    for index, tracker in enumerate(job.track):
+        if not all(_is_installed(module) for module in TRACKER_MODULES[tracker.name]):
+            yield (
+                ("track", str(index)),
+                f"{tracker.name} is asked for and not installed",
+                f"pip install 'adaptrun[{tracker.name}]', or remove it",
+            )
+
+
+def _is_installed(module: str) -> bool:
+    """A folder of that name without code, such as wandb leaves where it ran, is no module."""
+    found = find_spec(module)
+    return found is not None and found.origin is not None
+
+
+def _trackers_are_named_once(job: Job) -> Iterator[Found]:
+    names = [tracker.name for tracker in job.track]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield ("track", str(index)), f"{name} is named twice", "remove one of the two"
+
+
+def _tracker_settings_are_used(job: Job) -> Iterator[Found]:
+    users = {
+        "project": ("wandb", "mlflow"),
+        "entity": ("wandb",),
+        "mode": ("wandb",),
+        "uri": ("mlflow",),
+        "folder": ("tensorboard", "wandb"),
+    }
+    for index, tracker in enumerate(job.track):
+        for name, by in users.items():
+            default = type(tracker).model_fields[name].default
+            if tracker.name not in by and getattr(tracker, name) != default:
+                message = f"is a setting of {' and '.join(by)}, not of {tracker.name}"
+                yield ("track", str(index), name), message, f"remove {name}"
+
 
 RULES: tuple[Rule, ...] = (
     _validation_is_needed,
@@ -305,6 +354,9 @@ RULES: tuple[Rule, ...] = (
     _optimizer_settings_are_used,
     _plateau_settings_are_used,
     _validation_is_not_training,
+    _trackers_are_installed,
+    _trackers_are_named_once,
+    _tracker_settings_are_used,
 )
 
 TASK_RULES: tuple[TaskRule, ...] = (

@@ -85,6 +85,7 @@ class Source(Section):
     )
     words: str = Field("words", description="token-classification: name of the column of lists of words.")
     image: str = Field("image", description="Name of the column of images: paths, relative to the file, or bytes.")
+    audio: str = Field("audio", description="Name of the column of wav files: paths, relative to the file, or bytes.")
     label: str = Field(
         "label",
         description="Name of the column that holds the label: text or integers; numbers for regression; lists "
@@ -115,7 +116,7 @@ class Source(Section):
 
 BASELINE = "baseline"
 """The name of `verdict.baseline` among the models that are compared."""
-COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "label")
+COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "audio", "label")
 """The fields of a source that name a column."""
 
 
@@ -243,6 +244,9 @@ class Train(Section):
     )
     mask_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.15, description="masked-lm: share of the tokens that are to be guessed."
+    )
+    max_seconds: PositiveFloat = Field(
+        10.0, description="audio-classification: length that every sound is cut or padded to."
     )
     augment: Augment = Field(default_factory=Augment, description="image-classification: changes of the images.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -431,6 +435,36 @@ class Launch(Section):
     )
 
 
+class Tracker(Section):
+    """A program that shows the figures of runs as they come."""
+
+    name: Literal["tensorboard", "wandb", "mlflow"] = Field(
+        description="TensorBoard, Weights & Biases, or MLflow. Each is an extra: `pip install 'adaptrun[wandb]'`. The "
+        "name alone is short for this section."
+    )
+    project: str = Field("adaptrun", description="wandb: the project; mlflow: the experiment.")
+    entity: str | None = Field(None, description="wandb: the team or user; absent: as wandb is set up.")
+    mode: Literal["online", "offline"] = Field(
+        "online", description="wandb: offline keeps all in files, which `wandb sync` sends later."
+    )
+    uri: str | None = Field(
+        None,
+        description="mlflow: the server, or `sqlite:///file.db`; absent: what `MLFLOW_TRACKING_URI` says, else "
+        "`mlflow.db` in the folder of the runs.",
+    )
+    folder: str | None = Field(
+        None,
+        description="tensorboard, wandb: folder in which each run's files get a folder of their own; absent: the run's "
+        "folder.",
+    )
+
+
+def _named_trackers(value: object) -> object:
+    """`track: wandb` and `track: [wandb]` are short for `track: [{name: wandb}]`."""
+    listed = value if isinstance(value, list | tuple) else [value]
+    return [{"name": each} if isinstance(each, str) else each for each in listed]
+
+
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
 
@@ -453,6 +487,9 @@ class Job(Section):
     adapt: Adapt = Field(default_factory=Finetune, description="How the model moves to the domain.")
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
     launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")
+    track: Annotated[tuple[Tracker, ...], BeforeValidator(_named_trackers)] = Field(
+        (), description="Where the figures go as well: one or several of `tensorboard`, `wandb` and `mlflow`."
+    )
 
     @property
     def deciding_set(self) -> str | None:

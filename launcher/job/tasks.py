@@ -24,6 +24,7 @@ FAMILIES = {
     "causal-lm": "causal_lm:CausalLM",
     "masked-lm": "masked_lm:MaskedLM",
     "image-classification": "image_classification:ImageClassification",
+    "audio-classification": "audio_classification:AudioClassification",
 }
 """Name to module and class in `launcher.models`; a new family is a file there and a line here."""
 

@@ -35,6 +35,7 @@ class AdapterSize:
     inputs, outputs: of all target matrices together; magnitudes: of DoRA, one an output
     head: parameters that learn whole, of which `new_head` are not in the model's files
     labels: rows of the head's last matrix; hidden: their length
+    drops: whether there is dropout before A
     unmatched: patterns that name no matrix
     """
 
@@ -46,6 +47,7 @@ class AdapterSize:
     new_head: int = 0
     labels: int = 0
     hidden: int = 0
+    drops: bool = False
     unmatched: tuple[str, ...] = ()
 
     @property
@@ -157,6 +159,7 @@ def _sized(
         new_head=new,
         labels=labels if hidden else 0,
         hidden=hidden,
+        drops=spec.dropout > 0,
         unmatched=unmatched,
     )
 

@@ -19,6 +19,8 @@ BYTES_IN_4_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of a parameter: half a byte, a scale of one byte for each 64, one of those scales for each 256 (QLoRA, section 3)."""
 KEPT_BYTES = {"fp32": 4.0, "bf16": 2.5, "fp16": 2.5}
 """Bytes of a kept element: under autocast some stay in fp32."""
+SCORE_BYTES = 12
+"""Of a word's score for one token: the score, its logarithm of a share, and the gradient."""
 ZERO_BUCKET = 500_000_000
 """Elements that DeepSpeed gathers and reduces at once, unless its file says otherwise."""
 
@@ -105,10 +107,22 @@ def _activations(size: ModelSize, sharing: Sharing, load: Load) -> int:
     layer = 10 * size.hidden + (4 if size.is_gated else 2) * size.intermediate
     kept = KEPT_BYTES[load.precision] * layer * load.tokens
     # autocast keeps a copy of each weight in its own format until the backward pass
+    kept_scores = SCORE_BYTES * size.vocabulary * load.tokens
     copies = 0 if load.precision == "fp32" else 2 * (size.block if _frees_copies(sharing, load) else size.parameters)
+    kept += _kept_by_adapters(size, load) / max(1, size.layers)
     if load.recomputes:  # one layer whole, and of each other its input
-        return int(kept + FLOAT32 * size.hidden * load.tokens * size.layers + copies)
-    return int(size.layers * kept + copies)
+        return int(kept + FLOAT32 * size.hidden * load.tokens * size.layers + copies + kept_scores)
+    return int(size.layers * kept + copies + kept_scores)
+
+
+def _kept_by_adapters(size: ModelSize, load: Load) -> float:
+    """Beside what every linear layer keeps: with DoRA two results, with dropout what is left of the input and where."""
+    if size.adapters is None:
+        return 0.0
+    kept, adapters = KEPT_BYTES[load.precision], size.adapters
+    by_dora = 2 * kept * adapters.outputs if adapters.magnitudes else 0.0
+    by_dropout = (kept + 1) * adapters.inputs if adapters.drops else 0.0
+    return load.tokens * (by_dora + by_dropout)
 
 
 def _frees_copies(sharing: Sharing, load: Load) -> bool:

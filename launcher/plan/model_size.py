@@ -14,7 +14,8 @@ from typing import Any
 
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config, safetensors_files
 from launcher.job.schema import Adapt, Job, Lora
-from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, linear_layers
+from launcher.job.tasks import find_family
+from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, in_blocks, linear_layers
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 DROPPED_HEADS = ("lm_head.",)
@@ -29,6 +30,8 @@ class ModelSize:
 
     parameters: all of them; frozen: those that do not learn; largest: of one tensor; block: of one repeated layer
     layers, hidden, intermediate, heads: as the config has them; 0 where it does not say
+    vocabulary: words that every token gets a score for; 0 for models that tell no words
+    patches: tokens of an image; 0 for texts, whose length the job says
     is_gated: whether a feed-forward layer has three matrices instead of two
     is_estimated: counted from the config, since the files are not here
     adapters: what learns beside frozen weights; already a part of the counts
@@ -47,6 +50,8 @@ class ModelSize:
     frozen: int = 0
     adapters: AdapterSize | None = None
     in_4_bits: int = 0
+    vocabulary: int = 0
+    patches: int = 0
 
     @property
     def learning(self) -> int:
@@ -63,50 +68,57 @@ class ModelSize:
 
 def size_of_job(job: Job) -> ModelSize | None:
     """How large the job's model is, with what its method adds; None where that is not known here."""
-    learns_head = "classification" in job.task or "regression" in job.task
     try:
-        return find_model_size(find_pretrained(job.model), job.model.frozen, job.adapt, learns_head=learns_head)
+        tells_words = (find_family(job.task).auto_class or "").endswith("LM")
+        return find_model_size(find_pretrained(job.model), job.model.frozen, job.adapt, tells_words=tells_words)
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # loading says what is wrong with the file
 
 
 def find_model_size(
-    pretrained: Pretrained, frozen: Sequence[str] = (), adapt: Adapt | None = None, *, learns_head: bool = True
+    pretrained: Pretrained, frozen: Sequence[str] = (), adapt: Adapt | None = None, *, tells_words: bool = False
 ) -> ModelSize | None:
     """From the files' headers, else from the config; None where neither says enough.
 
+    tells_words: whether the model is loaded as a language model, with its own head; a classifier's new one learns whole
     frozen: patterns of the names of parameters that do not learn; without the files they are counted as learning
-    learns_head: whether a head learns whole where there are adapters
     Raises OSError, ValueError or KeyError for a broken file.
     """
     config = read_config(pretrained) or {}
+    size = _size_of(pretrained, config, frozen, adapt if isinstance(adapt, Lora) else None, tells_words)
+    return replace(size, vocabulary=config.get("vocab_size", 0)) if size is not None and tells_words else size
+
+
+def _size_of(
+    pretrained: Pretrained, config: dict[str, Any], frozen: Sequence[str], lora: Lora | None, tells_words: bool
+) -> ModelSize | None:
     source = pretrained if pretrained.base is None else pretrained.base.pretrained
     shapes: dict[str, tuple[int, ...]] = {}
     for file in safetensors_files(source.kind, Path(source.location)):
-        shapes |= _shapes(file)
-    lora = adapt if isinstance(adapt, Lora) else None
+        shapes |= _shapes(file, () if tells_words else DROPPED_HEADS)
     if shapes:
         size = _sized(Counter({name: prod(shape) for name, shape in shapes.items()}), config, frozen)
         if lora is None:
             return size
-        return _adapted(size, lora, from_shapes(lora, shapes, config, size.hidden, learns_head), shapes)
-    return _estimated(config, lora, learns_head) if source.kind in ("folder", "hub") else None
+        return _adapted(size, lora, from_shapes(lora, shapes, config, size.hidden, not tells_words), shapes)
+    return _estimated(config, lora, not tells_words) if source.kind in ("folder", "hub") else None
 
 
 def _adapted(size: ModelSize, lora: Lora, adapters: AdapterSize, shapes: Shapes) -> ModelSize:
     """The same model with adapters, all else frozen."""
-    linear = sum(prod(shape) for shape in linear_layers(shapes).values())
+    layers = linear_layers(shapes)
+    in_4_bits = sum(prod(layers[name]) for name in in_blocks(layers)) if lora.quantised else 0
     return replace(
         size,
         parameters=size.parameters + adapters.added,
         block=size.block + adapters.added // max(1, size.layers),
         frozen=size.parameters - (adapters.learning - adapters.added),
         adapters=adapters,
-        in_4_bits=linear if lora.quantised else 0,
+        in_4_bits=in_4_bits,
     )
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(file: Path, left_out: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor. The header is JSON behind its own length, a little-endian 64-bit integer."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -116,7 +128,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(tensor["shape"])
         for name, tensor in header.items()
-        if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(DROPPED_HEADS)
+        if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(left_out)
     }
 
 
@@ -175,5 +187,11 @@ def _shape(config: dict[str, Any]) -> dict[str, Any]:
         "hidden": hidden,
         "intermediate": first("intermediate_size", "n_inner", "ffn_dim", "hidden_dim") or 4 * hidden,
         "heads": first("num_attention_heads", "n_head", "n_heads"),
+        "patches": _patches(inner),
         "is_gated": str(inner.get("hidden_act", "")).lower() in GATED,
     }
+
+
+def _patches(config: dict[str, Any]) -> int:
+    image, patch = config.get("image_size"), config.get("patch_size")
+    return (image // patch) ** 2 + 1 if isinstance(image, int) and isinstance(patch, int) else 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from launcher.run.events import Evaluated, Event, EventTail, Note, Phase, Progress, Saved, Started, Step
 from launcher.run.folder import RunFolder
+from launcher.run.notebook import NotebookLive
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -29,15 +30,20 @@ class Display:
 
     terminal: where to; standard output where None
     quietly: take events in and show nothing
+    start: where in the file of events; at what is new from now on where None
     """
 
-    def __init__(self, folder: RunFolder, terminal: TextIO | None = None, quietly: bool = False) -> None:
+    def __init__(
+        self, folder: RunFolder, terminal: TextIO | None = None, quietly: bool = False, start: int | None = None
+    ) -> None:
         from rich.console import Console
 
-        start = folder.events_file.stat().st_size if folder.events_file.exists() else 0
+        if start is None:
+            start = folder.events_file.stat().st_size if folder.events_file.exists() else 0
         self._tail = EventTail(folder.events_file, start)
         console = Console(file=terminal, quiet=quietly)
-        self._view = _LiveView(console) if console.is_terminal else _PlainView(console)
+        moves = not quietly and (console.is_terminal or console.is_jupyter)
+        self._view = _LiveView(console) if moves else _PlainView(console)
 
     def refresh(self) -> None:
         """Take in what is new."""
@@ -95,7 +101,7 @@ class _State:
             return f"step {last.step}  {line}"
         left = (started.total_steps - last.step) * seconds / len(self.recent)
         epoch = f"epoch {last.epoch + 1}/{started.epochs}  step {last.step}/{started.total_steps}"
-        return f"{epoch}  {line}  {_duration(left)} left"
+        return f"{epoch}  {line}  {duration(left)} left"
 
 
 class _PlainView:
@@ -138,8 +144,12 @@ class _LiveView:
         from rich.live import Live
 
         self._console, self._state = console, _State()
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._live.start()
+        self._live: Live | NotebookLive
+        if console.is_jupyter:
+            self._live = NotebookLive()
+        else:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
 
     def take(self, event: Event) -> None:
         self._state.take(event)
@@ -156,22 +166,28 @@ class _LiveView:
 
     def _render(self) -> RenderableType:
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
         state = self._state
-        parts: list[RenderableType] = [Text(f"{state.phase}  {_duration(time.time() - state.since)}", style="bold")]
+        parts: list[RenderableType] = [Text(f"{state.phase}  {duration(time.time() - state.since)}", style="bold")]
         if state.progress is not None:
             done = state.progress
-            parts.append(ProgressBar(total=done.total or None, completed=done.done, width=60))
+            parts.append(_bar(done.total or None, done.done))
             parts.append(Text(f"{done.done} of {done.total or '?'} {done.unit}"))
         elif state.recent and state.started is not None:
             step, started = state.recent[-1].step, state.started
             in_epoch = (step - 1) % started.steps_per_epoch + 1
-            parts.append(ProgressBar(total=started.total_steps, completed=step, width=60))
-            parts.append(ProgressBar(total=started.steps_per_epoch, completed=in_epoch, width=60))
+            parts += [_bar(started.total_steps, step), _bar(started.steps_per_epoch, in_epoch)]
             parts.append(Text(state.step_line()))
         return Group(*parts)
+
+
+def _bar(total: int | None, done: int) -> RenderableType:
+    """On a line of its own, which rich's bar does not end by itself."""
+    from rich.padding import Padding
+    from rich.progress_bar import ProgressBar
+
+    return Padding(ProgressBar(total=total, completed=done, width=60), 0, expand=False)
 
 
 def evaluation_line(event: Evaluated) -> str:
@@ -202,7 +218,7 @@ def print_outcome(folder: RunFolder, terminal: TextIO | None = None) -> None:
     if result.verdict is not None and len(result.verdict.comparisons) > 1:
         console.print(_comparison_table(result.verdict))
     console.print(
-        f"{result.steps} steps, {_duration(result.seconds)} of training; model: {result.model}",
+        f"{result.steps} steps, {duration(result.seconds)} of training; model: {result.model}",
         highlight=False,
         soft_wrap=True,
     )
@@ -260,7 +276,8 @@ def _comparison_table(verdict: Verdict) -> Table:
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -13,7 +13,7 @@ from launcher.plan.hardware import find_hardware
 from launcher.run.folder import RunFolder, write_whole
 
 PACKAGES = ("adaptrun", "torch", "transformers", "datasets", "safetensors", "numpy", "pyarrow", "pydantic", "deepspeed")
-_SECRET = re.compile(r"(?i)((?:token|password|secret|key)[\w.-]*=)\S+|\bhf_\w{8,}")
+_SECRET = re.compile(r"(?i)((?:token|password|secret|key)[\w.-]*=)\S+|\bhf_\w{8,}|(?<=://)[^\s/@]+(?=@)")
 
 
 def write_environment(folder: RunFolder) -> None:
@@ -34,7 +34,7 @@ def write_environment(folder: RunFolder) -> None:
 
 
 def redacted(text: str) -> str:
-    """The text with the values of tokens, passwords, secrets and keys struck out."""
+    """The text with the values of tokens, passwords, secrets and keys, and who logs in at an address, struck out."""
     return _SECRET.sub(lambda found: f"{found.group(1) or ''}[redacted]", text)
 
 

@@ -156,15 +156,16 @@ class EventLog:
 
     def __init__(self, path: Path | None, before: Callable[[], None] = lambda: None) -> None:
         self._before = before
-        self._file = None if path is None else path.open("a", encoding="utf-8", buffering=1)
+        # unbuffered, so that a line is one write, which others who append cannot cut in two
+        self._file = None if path is None else path.open("ab", buffering=0)
         if path is not None and self._file is not None and _ends_in_half_a_line(path):
-            self._file.write("\n")
+            self._file.write(b"\n")
 
     def write(self, event: Event) -> None:
         """Append one event."""
         if self._file is not None:
             self._before()
-            self._file.write(json.dumps({"kind": event.kind, **asdict(event)}) + "\n")
+            self._file.write(f"{json.dumps({'kind': event.kind, **asdict(event)})}\n".encode())
 
     def close(self) -> None:
         """Close the file."""
@@ -181,23 +182,26 @@ def _ends_in_half_a_line(path: Path) -> bool:
 
 
 class EventTail:
-    """Reads the events of a file that is still being written, each once."""
+    """Reads the events of a file that is still being written, each once.
+
+    position: bytes read so far, always whole lines
+    """
 
     def __init__(self, path: Path, start: int = 0) -> None:
-        self._path, self._position = path, start
+        self._path, self.position = path, start
 
-    def read(self) -> Iterator[Event]:
-        """The events that are new since the last call."""
+    def read(self, until: int | None = None) -> Iterator[Event]:
+        """The events that are new since the last call, or of these the ones that begin before byte `until`."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
             return
         with file:
-            file.seek(self._position)
+            file.seek(self.position)
             for line in file:
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") or (until is not None and self.position >= until):
                     return
-                self._position += len(line)
+                self.position += len(line)
                 event = parse(line)
                 if event is not None:
                     yield event

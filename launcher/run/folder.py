@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
+from launcher.errors import RequestError
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
 
@@ -47,6 +48,11 @@ class RunFolder:
     def job_file(self) -> Path:
         """The job as resolved; running it again repeats the run."""
         return self.path / "job.yaml"
+
+    def job_values(self) -> dict[str, Any]:
+        """The job as it was kept; nothing asks whether its data are still there."""
+        values: dict[str, Any] = yaml.safe_load(self.job_file.read_text(encoding="utf-8"))
+        return values
 
     @property
     def plan_file(self) -> Path:
@@ -161,6 +167,14 @@ class RunFolder:
             pass  # no lock was ever taken, or the file system has none
         return False
 
+    def tracker_state(self, name: str) -> Path:
+        """Under which id a tracker knows this run, and how far it has read the events."""
+        return self.path / f"{name}.json"
+
+    def tracker_log(self, name: str) -> Path:
+        """What a tracker's library says."""
+        return self.logs / f"{name}.log"
+
     def log(self, rank: int) -> Path:
         """Output of one rank."""
         return self.logs / f"rank-{rank}.log"
@@ -193,6 +207,14 @@ class RunFolder:
         except FileNotFoundError:
             return None
         return loaded
+
+
+def find_run(path: Path) -> RunFolder:
+    """The run of a folder that a user named. Raises RequestError."""
+    run = RunFolder(path.resolve())
+    if not run.job_file.is_file():
+        raise RequestError(f"{path} is no run's folder: name one of runs/, such as runs/<name>-<time>")
+    return run
 
 
 def _new_folder(job: Job) -> Path:

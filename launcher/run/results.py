@@ -16,6 +16,20 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What one data set says of one model.
+
+    samples: how many were counted, each once
+    intervals: for each metric, the ends of its 95 % bootstrap interval
+    """
+
+    samples: int
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class SetResult:
     """One validation set, measured on the model as it came and on the result.
 

@@ -19,10 +19,11 @@ CHANGEABLE = {
     "launch": True,
     "engine": True,
     "checkpoint": True,
-    "train": {"micro_batch_size", "activation_checkpointing"},
+    "train": {"micro_batch_size", "activation_checkpointing", "packing"},
     "data": {"cache"},
     "validation": {"batch_size"},
     "adapt": {"merge"},
+    "track": True,
     "verdict": True,
 }
 """What a run may change when it goes on: none of it decides a number."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from launcher.errors import RequestError
+from launcher.job.pretrained import ADAPTER_CONFIG
 from launcher.run.folder import temporary_folder
 from launcher.start.processes import run_ranks
 
@@ -40,5 +41,5 @@ def consolidate_checkpoint(
         tensors = json.loads(folder.result_file.read_text(encoding="utf-8"))["tensors"]
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     print(f"{output}: {tensors} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
-    if not (output / "config.json").is_file():
+    if not (output / "config.json").is_file() and not (output / ADAPTER_CONFIG).is_file():
         print("no config.json beside them: the checkpoint does not say what model it is of; --like FOLDER takes one")

@@ -22,7 +22,7 @@ ROWS_WORTH_A_PROCESS = 200
 
 def evaluate_model(model: str, source: Source, batch_size: int, processes: int | None, as_json: bool) -> None:
     """Print the metrics of a model folder on labelled data. Raises RequestError and RunFailed."""
-    result = _run(model, source, None, batch_size, processes)
+    result = evaluation_of(model, source, batch_size, processes)
     if as_json:
         print(json.dumps(result, indent=2))
         return
@@ -30,6 +30,11 @@ def evaluate_model(model: str, source: Source, batch_size: int, processes: int |
     for metric, value in result["metrics"].items():
         low, high = result["intervals"][metric]
         print(f"{metric:18} {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
+
+
+def evaluation_of(model: str, source: Source, batch_size: int, processes: int | None) -> dict[str, Any]:
+    """The metrics of a model folder on labelled data, as plain values. Raises RequestError and RunFailed."""
+    return _run(model, source, None, batch_size, processes)
 
 
 def predict_with_model(model: str, source: Source, output: Path, batch_size: int, processes: int | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +31,13 @@ class StopRequests:
 
     @contextmanager
     def listening(self) -> Iterator[StopRequests]:
-        """Inside, signals are counted; what they did before is put back at the end."""
+        """Inside, signals are counted; what they did before is put back at the end.
+
+        Python passes signals to the main thread alone, so that in another none are counted.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
 
         def count(number: int, frame: object) -> None:
             self._signals += 1
@@ -58,11 +66,14 @@ class StopRequests:
 
     def pass_on(self) -> None:
         """Tell each child of this process as often as this one was told."""
+        if self.count:
+            for child in psutil.Process().children():
+                self.pass_on_to(child.pid)
+
+    def pass_on_to(self, process: int) -> None:
+        """Tell one process, by its number, as often as this one was told."""
         count = self.count
-        if not count:
-            return
-        for child in psutil.Process().children():
-            if self._passed_on.get(child.pid, 0) < count:
-                self._passed_on[child.pid] = count
-                with suppress(psutil.NoSuchProcess):
-                    child.send_signal(signal.SIGTERM)
+        if self._passed_on.get(process, 0) < count:
+            self._passed_on[process] = count
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)

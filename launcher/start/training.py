@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.job.schema import Job
@@ -21,34 +22,69 @@ from launcher.start.processes import run_ranks
 from launcher.start.restarting import restart
 from launcher.start.stopping import StopRequests
 from launcher.start.watchdog import Watchdog
+from launcher.tracking.starting import tracked
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run whose ranks are about to be started, and why it is this run."""
+
+    folder: RunFolder
+    plan: Plan
+    start: Start
+    reason: str
+
+    def __str__(self) -> str:
+        plan = self.plan
+        return (
+            f"{self.folder.path}: {self.reason}\n"
+            f"{plan.processes} × {plan.threads} threads, {plan.spread} on {plan.device}, {plan.split}"
+        )
 
 
 def train_job(job: Job, job_file: Path, resume: str) -> None:
     """Run a job to its end. Raises RequestError, RunFailed, Stopped or NotAdopted."""
     with StopRequests().listening() as requests:
-        plan = make_plan(job, job_file)
-        decision = decide_run(job, resume)
-        folder = decision.folder
-        if decision.checkpoint is not None:
-            plan = with_remembered_limit(plan, job, job_file, decision.checkpoint)
-        folder.write_plan(plan)
-        write_environment(folder)
-        start = begin(folder, decision.cause, decision.checkpoint)
-        requests.watch(folder.stop_file)
-        print(f"{folder.path}: {decision.reason}", flush=True)
-        print(f"{plan.processes} × {plan.threads} threads, {plan.spread} on {plan.device}, {plan.split}", flush=True)
-        with shown(folder) as display:
-            if plan.processes > 1:
-                prepare_data(folder, plan, display, requests)
-            while True:
-                try:
-                    _run(folder, plan, start, job, display, requests)
-                    break
-                except RankFailed as failed:
-                    start = restart(folder, job, job_file, failed)
-                    plan = folder.plan()
-    print_outcome(folder)
-    insist_on_adoption(folder)
+        begun = begin_run(job, job_file, resume)
+        print(begun, flush=True)
+        with shown(begun.folder) as display:
+            run_to_the_end(begun, job, job_file, display, requests)
+    print_outcome(begun.folder)
+    insist_on_adoption(begun.folder)
+
+
+def begin_run(job: Job, job_file: Path, resume: str) -> Begun:
+    """Plan, find or make the run's folder, and count the start. Raises RequestError."""
+    plan = make_plan(job, job_file)
+    decision = decide_run(job, resume)
+    folder = decision.folder
+    if decision.checkpoint is not None:
+        plan = with_remembered_limit(plan, job, job_file, decision.checkpoint)
+    if not job_file.is_file():  # the job was built in Python
+        plan = replace(plan, commands=tuple(_with_file(command, job_file, folder) for command in plan.commands))
+    folder.write_plan(plan)
+    write_environment(folder)
+    return Begun(folder, plan, begin(folder, decision.cause, decision.checkpoint), decision.reason)
+
+
+def run_to_the_end(begun: Begun, job: Job, job_file: Path, display: Display, requests: StopRequests) -> None:
+    """Prepare the data and run the ranks, again after a failure that may pass. Raises RunFailed or Stopped."""
+    folder, plan, start = begun.folder, begun.plan, begun.start
+    requests.watch(folder.stop_file)
+    with tracked(folder, job):
+        if plan.processes > 1:
+            prepare_data(folder, plan, display, requests)
+        while True:
+            try:
+                _run(folder, plan, start, job, display, requests)
+                break
+            except RankFailed as failed:
+                start = restart(folder, job, job_file, failed)
+                plan = folder.plan()
+
+
+def _with_file(command: tuple[str, ...], job_file: Path, folder: RunFolder) -> tuple[str, ...]:
+    return tuple(str(folder.job_file) if word == str(job_file) else word for word in command)
 
 
 def with_remembered_limit(plan: Plan, job: Job, job_file: Path, checkpoint: Path) -> Plan:

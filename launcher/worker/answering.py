@@ -10,7 +10,7 @@ import torch
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import find_pretrained, longest_input, read_card
+from launcher.job.pretrained import find_pretrained, longest_input
 from launcher.job.schema import Train
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
@@ -54,7 +54,7 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     Raises ModelError where it has none.
     """
     pretrained = find_pretrained(request.model)
-    card = read_card(Path(pretrained.location))
+    card = loading.read_card(Path(pretrained.location))
     config = loading.load_config(pretrained, request.model)
     task_name = card.get("task", DEFAULT_TASK)
     longest = longest_input(config.to_dict()) if config is not None else None

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,29 +19,21 @@ from launcher.engines.single import AUTOCAST
 from launcher.measure.outcomes import Values, in_order
 from launcher.models.base import Tally, Task
 from launcher.models.batch import Losses
+from launcher.run.results import Evaluation
 from launcher.worker.world import World
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What one data set says of one model.
+class Measured(Evaluation):
+    """An evaluation, and on rank 0, where they were asked for, the outcomes [samples, task.outcome_columns] float64."""
 
-    samples: how many were counted, each once
-    intervals: for each metric, the ends of its 95 % bootstrap interval
-    outcomes: float64 [samples, task.outcome_columns], on rank 0 where they were asked for
-    """
-
-    samples: int
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    seconds: float
     outcomes: Values | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """All but the outcomes."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "outcomes"}
+        return asdict(Evaluation(self.samples, self.metrics, self.intervals, self.seconds))
 
 
 def evaluate(
@@ -54,7 +46,7 @@ def evaluate(
     precision: str = "fp32",
     before_batch: Callable[[], None] = lambda: None,
     keep_outcomes: bool = False,
-) -> Evaluation:
+) -> Measured:
     """Measure `module` on all of `data` with all ranks; every rank gets the result.
 
     batch_size: samples of full length at once; shorter ones go more at a time
@@ -85,7 +77,7 @@ def evaluate(
         raise RuntimeError(f"evaluation covered {totals[0]:.0f} of {len(data)} samples")
     # every sample's values are on one rank and zero on all others, so that their sum is what each of them was
     tally = Tally(totals, world.sum(values) if task.kept else values)
-    return Evaluation(
+    return Measured(
         samples=len(data),
         metrics=task.metrics(tally),
         intervals=task.intervals(tally),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from launcher.adapt import adapt_model
-from launcher.adapt.adapters import Adapters
+from launcher.adapt.adapters import Adapters, Setting
 from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.checkpoint.reading import read_progress, read_state
@@ -67,8 +67,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     engine = make_engine(session.plan.engine, _engine_settings(session))
     materials = open_materials(session)
     measure_others(session, materials)
-    loaded = load_model(session, materials, in_parts=engine.shards_weights)
-    adapters = adapt_model(session.job, loaded, materials.pretrained, materials.task.auto_class)
+    loaded = load_model(session, materials, in_parts=engine.shards_weights or _is_quantised(session))
+    adapters = adapt_model(session.job.adapt, loaded, _setting(session, materials))
     if session.world.is_first:
         _begin_model_folder(session, materials, loaded.model, adapters)
     engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
@@ -94,6 +94,23 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     session.world.wait()
 
 
+def _is_quantised(session: Session) -> bool:
+    adapt = session.job.adapt
+    return adapt.method == "lora" and bool(adapt.quantised)
+
+
+def _setting(session: Session, materials: Materials) -> Setting:
+    job = session.job
+    return Setting(
+        materials.pretrained,
+        job.model.revision,
+        materials.task.auto_class,
+        job.train.seed,
+        session.world.device,
+        session.plan.precision,
+    )
+
+
 def _begin_model_folder(
     session: Session, materials: Materials, model: PreTrainedModel, adapters: Adapters | None
 ) -> None:
@@ -109,7 +126,7 @@ def _publish(session: Session, engine: Engine) -> None:
     """Leave the result: the whole model or the adapters; or both, where they are to be merged."""
     job, folder = session.job, session.folder
     if job.adapt.method == "lora" and job.adapt.merge:
-        publish_model(folder.adapter, folder.skeleton, engine, job.checkpoint.dtype)
+        publish_model(folder.adapter, folder.skeleton, engine, "fp32")
         merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype)
     else:
         publish_model(folder.model, folder.skeleton, engine, job.checkpoint.dtype)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+REMEMBERED = {"loss": {"name", "delta"}, "mask_share": True, "max_seconds": True}
+"""The settings of `train` that also decide how a finished model is measured."""
+
+
 @dataclass(frozen=True)
 class Materials:
     """Everything loaded but the weights."""
@@ -47,13 +51,14 @@ class Materials:
         card = {
             "task": job.task,
             "max_length": job.train.max_length,
-            "train": job.train.model_dump(mode="json", include={"loss": {"name", "delta"}, "mask_share": True}),
+            "train": job.train.model_dump(mode="json", include=REMEMBERED),  # type: ignore[arg-type]
             "function": self.pretrained.location if self.pretrained.kind == "function" else None,
         }
         if adapters is None:
             return card
         base = job.model.model_dump(mode="json", include={"config", "tokenizer", "allow_missing", "allow_unexpected"})
-        return card | {"base": base | {"revision": job.model.revision, "identity": adapters.base}}
+        base |= {"revision": job.model.revision, "identity": adapters.base}
+        return card | {"base": base, "merge": job.adapt.method == "lora" and job.adapt.merge}
 
 
 def open_materials(session: Session) -> Materials:

@@ -66,6 +66,7 @@ class Preparer:
             "task": self.task_type.__name__,
             "processor": self.identity,
             "max_length": self.train.max_length,
+            "max_seconds": self.train.max_seconds,
             "labels": list(labels),
             "labelled": labelled,
         }

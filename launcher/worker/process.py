@@ -28,20 +28,26 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Place:
-    """Which rank this process is: in the whole world of `size`, and on this machine, which its cluster calls `node`."""
+    """Which rank this process is: in the whole world of `size`, and on this machine, which its cluster calls `node`.
+
+    leader: where the ranks of several machines meet; empty where all are on this one
+    """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
     node: str = field(default_factory=socket.gethostname)
+    leader: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
         """Read torchrun's or deepspeed's variables, else those of srun's tasks, else one process alone."""
         if "RANK" in environment:
             names = "RANK", "LOCAL_RANK", "WORLD_SIZE"
+            is_alone = environment.get("LOCAL_WORLD_SIZE") == environment.get("WORLD_SIZE")
         elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
             names = "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"
+            is_alone = environment.get("SLURM_STEP_NUM_NODES") == "1"
             if "MASTER_ADDR" not in environment:
                 raise RequestError(
                     "srun started several tasks, but none says where to meet; in the batch script set "
@@ -50,7 +56,8 @@ class Place:
         else:
             return cls()
         rank, local_rank, size = (int(environment.get(name, "0")) for name in names)
-        return cls(rank, local_rank, size, environment.get("SLURMD_NODENAME") or socket.gethostname())
+        node = environment.get("SLURMD_NODENAME") or socket.gethostname()
+        return cls(rank, local_rank, size, node, "" if is_alone else environment.get("MASTER_ADDR", ""))
 
 
 class RankProcess:

@@ -19,6 +19,7 @@ from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder
 from launcher.run.resuming import decide_run
 from launcher.run.starts import Fence, Start, begin
+from launcher.tracking.starting import tracked
 from launcher.worker.process import RankProcess
 from launcher.worker.world import World
 
@@ -74,6 +75,7 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
             terminal = process.keep_output()
             if world.is_first:
                 stack.enter_context(_shown(folder, terminal))
+                stack.enter_context(tracked(folder, job))
         if world.size != plan.world:
             raise RuntimeError(f"the plan is for {plan.world} processes, and {world.size} run")
         fence = Fence(folder, start.count)

@@ -17,6 +17,8 @@ MARGIN = 20.0
 """Seconds left over when all is saved before the scheduler's end."""
 FIRST_SAVE = 60.0
 """Seconds that a save is taken to last before one was measured."""
+MOST = 0.3
+"""Of the time that there was at the start: both together take no more of it, as long as no save was measured."""
 
 
 class StopAgreed(Exception):
@@ -30,7 +32,7 @@ class StopRequest:
         self._signalled = self._found = self._deferring = False
         self._file: Path | None = None
         self._ends: float | None = None
-        self._saving = 0.0
+        self._had = self._saving = 0.0
         self._looked = float("-inf")
 
     def listen(self) -> None:
@@ -41,6 +43,7 @@ class StopRequest:
     def watch(self, file: Path, ends: float | None) -> None:
         """Take a file, once it is there, as the request, and a scheduler's end (seconds since the epoch) when near."""
         self._file, self._ends = file, ends
+        self._had = 0.0 if ends is None else max(0.0, ends - time.time())
 
     def saving_took(self, seconds: float) -> None:
         """Leave as much time as the slowest save so far."""
@@ -65,7 +68,8 @@ class StopRequest:
 
     def _time_is_up(self) -> bool:
         """One save may be in flight when the last one begins."""
-        return self._ends is not None and time.time() + 2 * (self._saving or FIRST_SAVE) + MARGIN >= self._ends
+        needed = 2 * self._saving + MARGIN if self._saving else min(2 * FIRST_SAVE + MARGIN, MOST * self._had)
+        return self._ends is not None and time.time() + needed >= self._ends
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         at_once = self._signalled or not self._deferring

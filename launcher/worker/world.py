@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from launcher.run.heartbeats import Pulse
+from launcher.run.network import interface_towards
 from launcher.worker.process import Place
 
 
@@ -23,6 +25,7 @@ class World:
     rank, size: in the whole world
     local_rank: on this machine
     pulse: tells whoever started this rank when it waits for others
+    leader: where the ranks of several machines meet; empty where all are on this one
     """
 
     rank: int = 0
@@ -30,6 +33,7 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     pulse: Pulse = field(default_factory=Pulse)
+    leader: str = ""
 
     @classmethod
     def at(cls, place: Place, device: str, pulse: Pulse | None = None) -> World:
@@ -38,7 +42,7 @@ class World:
             here = torch.device("cuda", place.local_rank % torch.cuda.device_count())
         else:
             here = torch.device("cpu")
-        return cls(place.rank, place.local_rank, place.size, here, pulse or Pulse())
+        return cls(place.rank, place.local_rank, place.size, here, pulse or Pulse(), place.leader)
 
     @property
     def is_first(self) -> bool:
@@ -58,6 +62,9 @@ class World:
         dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
 
     def _join(self, timeout_minutes: float) -> None:
+        interface = interface_towards(self.leader) if self.leader else None
+        if interface is not None:  # gloo else looks up this machine's own name, which may be the loopback
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
             store=HashStore() if self.size == 1 else None,

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from launcher.errors import Stopped
 from launcher.job.reading import load_job
-from launcher.job.schema import Job
+from launcher.job.schema import Job, Lora
 from launcher.plan.hardware import find_hardware
 from launcher.plan.making import make_plan
 from launcher.run.events import EventLog, EventTail, Step
@@ -52,14 +52,15 @@ def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[s
             },
             "checkpoint": {"every_steps": STEPS // 2, "keep": 9},
             "engine": engine_section(engine),
-            "launch": {"processes": world, "device": "cpu", "runs": str(folder)},
+            "launch": {"processes": world, "runs": str(folder)},
         }
     )
     run = RunFolder(folder)
     run.logs.mkdir(parents=True, exist_ok=True)
     run.checkpoints.mkdir(exist_ok=True)
     run.write_job(job)
-    run.write_plan(make_plan(job, run.job_file, find_hardware(), processes=world))
+    planned = job if not adapt.get("quantised") else job.model_copy(update={"adapt": Lora(method="lora")})
+    run.write_plan(make_plan(planned, run.job_file, find_hardware(), processes=world))  # which is for GPUs alone
     return run
 
 

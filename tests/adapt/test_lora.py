@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from launcher.adapt.adapters import Setting
 from launcher.adapt.lora import add_lora
 from launcher.checkpoint.merging import merge_adapters
 from launcher.errors import ModelError
@@ -23,6 +24,7 @@ from launcher.worker.selfcheck import make_material
 from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, train
 from tests.worlds import Worlds
 
+pytestmark = pytest.mark.timeout(900)
 WORLDS = (1, 2, 3)
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -50,7 +52,7 @@ def runs(request: pytest.FixtureRequest, material: Path, worlds: Worlds, tmp_pat
             (world, engine): lay_out(folder / f"{engine}-{world}", material, engine, world, KINDS[request.param])
             for engine in engines_of(world)
         }
-        worlds.run(world, train, [(str(run.path), None) for run in ours.values()], timeout=240)
+        worlds.run(world, train, [(str(run.path), None) for run in ours.values()], timeout=400)
         found |= ours
     return found
 
@@ -185,7 +187,7 @@ def test_a_base_that_has_changed_is_refused(material: Path, worlds: Worlds, tmp_
         ours(run.model)
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_in_bf16_and_with_activations_computed_again_losses_stay_near(
     world: int, runs: Runs, material: Path, worlds: Worlds, tmp_path: Path
 ) -> None:
@@ -199,7 +201,7 @@ def test_in_bf16_and_with_activations_computed_again_losses_stay_near(
         for name, train in settings.items()
         for engine in engines_of(world)
     }
-    worlds.run(world, train, [(str(run.path), None) for run in made.values()])
+    worlds.run(world, train, [(str(run.path), None) for run in made.values()], timeout=400)
     for (name, engine), run in made.items():
         assert losses(run) == pytest.approx(reference, rel=1e-5 if name == "again" else 0.02), (name, engine)
 
@@ -213,7 +215,7 @@ def test_where_adapters_start_depends_on_the_seed_alone(material: Path) -> None:
         loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec), in_parts=in_parts)
         assert bool(loaded.stored) == in_parts
         lora = Lora(method="lora", dora=True)
-        add_lora(lora, loaded, place, None, CLASSIFIER, seed)
+        add_lora(lora, loaded, Setting(place, None, CLASSIFIER, seed))
         learning = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
         assert not any(parameter.is_meta for name, parameter in learning.items() if "lora_" in name)
         return {name: parameter.detach() for name, parameter in learning.items() if "lora_" in name}
@@ -237,4 +239,4 @@ def test_targets_that_are_not_there_are_named(targets: tuple[str, ...], message:
     place = find_pretrained(spec)
     loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec))
     with pytest.raises(ModelError, match=message):
-        add_lora(Lora(method="lora", targets=targets), loaded, place, None, CLASSIFIER, 0)
+        add_lora(Lora(method="lora", targets=targets), loaded, Setting(place, None, CLASSIFIER, 0))

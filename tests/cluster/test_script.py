@@ -17,7 +17,8 @@ from launcher.cluster.script import quoted, render_script
 from launcher.errors import JobError, RequestError
 from tests.cluster.golden import HERE, PROFILES, SCRIPTS, script
 
-HOSTILE = "a b'c\"d$(touch injected)`touch injected`;touch injected\\"
+IN_A_PATH = "a b'c\"d$(touch injected)`touch injected`;touch injected"
+HOSTILE = IN_A_PATH + "\\"
 STUB = (
     f"#!{sys.executable} -E\n"
     + """\
@@ -79,7 +80,7 @@ def spoken(rendered: str, folder: Path, *stubs: Path) -> list[tuple[str, list[st
 
 
 def test_hostile_values_arrive_as_they_are(tmp_path: Path) -> None:
-    run = tmp_path / HOSTILE / "run"
+    run = tmp_path / IN_A_PATH / "run"
     run.mkdir(parents=True)
     venv = tmp_path / f"venv {HOSTILE}"
     profile = Profile(nodes=2, modules=(HOSTILE,), venv=str(venv), environment={"MY_VALUE": HOSTILE})
@@ -98,7 +99,7 @@ def test_hostile_values_arrive_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
 def test_hostile_containers_arrive_as_they_are(runtime: str, tmp_path: Path) -> None:
-    run = tmp_path / "runs" / HOSTILE
+    run = tmp_path / "runs" / IN_A_PATH
     run.mkdir(parents=True)
     container = {"runtime": runtime, "image": HOSTILE, "mounts": (f"/{HOSTILE}:/x",), "python": HOSTILE}
     said = spoken(render_script("x", [run], Profile.model_validate({"container": container})), tmp_path)
@@ -110,7 +111,7 @@ def test_hostile_containers_arrive_as_they_are(runtime: str, tmp_path: Path) -> 
 
 
 def test_an_array_runs_the_run_of_its_own_number(tmp_path: Path) -> None:
-    runs = [tmp_path / name for name in ("first", HOSTILE)]
+    runs = [tmp_path / name for name in ("first", IN_A_PATH)]
     for run in runs:
         run.mkdir()
     venv = tmp_path / "venv"
@@ -146,9 +147,10 @@ def test_values_of_more_than_one_line_are_refused(field: str, end: str, tmp_path
         load_profile(tmp_path / "p.yaml")
 
 
-def test_a_run_folder_of_two_lines_is_refused() -> None:
+@pytest.mark.parametrize("path", ["/runs/a\nrm -rf b", "/runs/a\\b"])
+def test_a_run_folder_that_no_script_can_name_is_refused(path: str) -> None:
     with pytest.raises(RequestError, match="no batch script can"):
-        render_script("x", [Path("/runs/a\nrm -rf b")], Profile())
+        render_script("x", [Path(path)], Profile())
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "tagger" / "adaptrun.json").write_text('{"task": "token-classification"}')
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "job.yaml").write_text("name: x")
+    for name, base in (("adapted", str(tmp_path / "tiny")), ("alone", "/x/y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
     (tmp_path / "empty").mkdir()
     (tmp_path / "weights.pt").write_bytes(b"")
     (tmp_path / "build.py").write_text("def build(labels): ...\n")
@@ -101,6 +104,19 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "list for a section": (replaced("{name: adamw, lr: 2e-5}", "[1]"), ["train.optimizer: found [1]", "a section"]),
     "yes": (replaced("{pretrained: tiny}", "{pretrained: tiny, trust_remote_code: perhaps}"), ["true or false"]),
     "no such file": (replaced("train.csv", "trian.csv"), [":5:11: data.train.source", "did you mean train.csv?"]),
+    "unknown tracker": (
+        GOOD + "track: [tensorbord]\n",
+        [":13:9", "track.0", "'tensorbord'", "did you mean tensorboard"],
+    ),
+    "tracker twice": (GOOD + "track: [wandb, {name: wandb, mode: offline}]\n", [":13:16", "wandb is named twice"]),
+    "unused tracker setting": (
+        GOOD + "track:\n  - {name: wandb, uri: x}\n",
+        [":14:19", "track.0.uri", "is a setting of mlflow, not of wandb", "remove uri"],
+    ),
+    "tracker's unknown key": (
+        GOOD + "track: {name: wandb, projct: x}\n",
+        ["track.projct", "unknown key 'projct'", "did you mean project"],
+    ),
     "no such set": (replaced("dev.csv", "nowhere/dev.csv"), ["data.validation.dev.source", "relative to the job file"]),
     "no such model": (replaced("tiny}", "./tiny2}"), [":2:9: model.pretrained: there is no", "minilm"]),
     "misspelt alias": (replaced("tiny}", "minlm}"), ["did you mean minilm?"]),
@@ -178,15 +194,45 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "ddp of one": (GOOD + "engine: {name: ddp}\nlaunch: {processes: 1}\n", ["engine.name: ddp is for several"]),
     "an unknown engine": (GOOD + "engine: {name: horovod}\n", ["found 'horovod'", "ddp, fsdp or deepspeed"]),
-    "deepspeed in fp16": (
-        replaced("epochs: 2", "precision: fp16") + "engine: {name: deepspeed}\n",
-        ["engine.name: fsdp"],
-    ),
     "a stage of fsdp": (GOOD + "engine: {name: fsdp, deepspeed: zero3}\n", ["only deepspeed uses deepspeed"]),
     "an unknown template": (GOOD + "engine: {name: deepspeed, deepspeed: zero33}\n", ["did you mean zero3?"]),
     "no DeepSpeed file": (GOOD + "engine: {name: deepspeed, deepspeed: my.json}\n", ["no template and no file"]),
     "a block of ddp": (GOOD + "engine: {name: ddp, block: Layer}\n", ["engine.block: only fsdp uses block"]),
     "unused target": (replaced("data:\n", "data:\n  target: target.csv\n"), ["data.target: finetune does not use"]),
+    "unknown method": (GOOD + "adapt: {method: lorra}\n", [":13:9: adapt.method: found 'lorra'", "did you mean lora?"]),
+    "no method": (GOOD + "adapt: {rank: 8}\n", [":13:1: adapt.method: is missing and needed"]),
+    "unknown key of a method": (GOOD + "adapt: {method: lora, rnk: 8}\n", ["adapt.rnk", "did you mean rank?"]),
+    "key of another method": (
+        GOOD + "adapt: {method: finetune, rank: 8}\n",
+        ["adapt.rank", "the keys here are method"],
+    ),
+    "no rank": (GOOD + "adapt: {method: lora, rank: 0}\n", [":13:23: adapt.rank: found 0", "a number above 0"]),
+    "no targets": (GOOD + "adapt: {method: lora, targets: []}\n", ["found []; allowed is auto or a list that is not"]),
+    "in 8 bits": (GOOD + "adapt: {method: lora, quantised: 8bit}\n", ["allowed is false or 4bit"]),
+    "in 4 bits on a cpu": (
+        GOOD + "adapt: {method: lora, quantised: 4bit}\nlaunch: {device: cpu}\n",
+        ["adapt.quantised: bitsandbytes computes on GPUs", "quantised: false, or launch.device: auto"],
+    ),
+    "in 4 bits and sliced": (
+        GOOD + "adapt: {method: lora, quantised: 4bit}\nengine: {name: fsdp}\n",
+        ["adapt.quantised: weights in 4 bits are whole on each process, and fsdp slices them", "engine.name: ddp"],
+    ),
+    "in 4 bits and merged": (
+        GOOD + "adapt: {method: lora, quantised: 4bit, merge: true}\n",
+        ["adapt.merge: the adapters were fitted to weights in 4 bits"],
+    ),
+    "frozen beside adapters": (
+        replaced("{pretrained: tiny}", "{pretrained: tiny, frozen: [a]}") + "adapt: {method: lora}\n",
+        [":2:27: model.frozen: lora freezes all weights but the adapters"],
+    ),
+    "adapters of adapters": (
+        replaced("{pretrained: tiny}", "{pretrained: adapted}") + "adapt: {method: lora}\n",
+        ["model.pretrained: adapted holds adapters", "merge them first: adaptrun consolidate adapted -o FOLDER"],
+    ),
+    "adapters without a base": (
+        replaced("{pretrained: tiny}", "{pretrained: alone}"),
+        ["holds adapters of", "no /x/y"],
+    ),
     "endless warm-up": (replaced("epochs: 2", "max_steps: 5\n  schedule: {warmup: 5}"), ["warm-up leave nothing of 5"]),
     "floor above the peak": (replaced("epochs: 2", "schedule: {min_lr: 1}"), ["min_lr: 1 is above the peak"]),
     "momentum of adamw": (replaced("lr: 2e-5", "momentum: 0.9"), ["adamw does not use momentum", "remove momentum"]),
@@ -195,6 +241,58 @@ BAD: dict[str, tuple[str, list[str]]] = {
         replaced("max_length: 32", "max_length: 65"),
         ["train.max_length: 65 tokens are more than the 64", "train.max_length: 64"],
     ),
+    "a loss of another task": (
+        replaced("epochs: 2", "loss: {name: huber}"),
+        ["train.loss.name: text-classification has no loss 'huber'", "it has cross-entropy, focal, binary"],
+    ),
+    "a misspelt loss": (replaced("epochs: 2", "loss: {name: foccal}"), ["did you mean focal?"]),
+    "smoothing of the focal loss": (
+        replaced("epochs: 2", "loss: {name: focal, label_smoothing: 0.1}"),
+        ["train.loss.label_smoothing: only cross-entropy use"],
+    ),
+    "class weights of several labels": (
+        replaced("epochs: 2", "loss: {name: binary, class_weights: balanced}"),
+        ["train.loss.class_weights: only cross-entropy and focal"],
+    ),
+    "class weights without classes": (
+        replaced("task: text-classification", "task: causal-lm")
+        .replace("label: label", "limit: 5")
+        .replace("epochs: 2", "loss: {class_weights: balanced}"),
+        ["train.loss.class_weights: causal-lm has no classes"],
+    ),
+    "a metric of another task": (
+        GOOD + "validation: {metric: perplexity}\n",
+        ["validation.metric: text-classification has no metric 'perplexity'", "it has loss, accuracy"],
+    ),
+    "a metric of one label for several": (
+        replaced("epochs: 2", "loss: {name: binary}") + "validation: {metric: matthews}\n",
+        ["has no metric 'matthews'", "micro_f1"],
+    ),
+    "a column of another task": (
+        replaced("text: text, label: label", "messages: chat"),
+        ["data.train.messages: text-classification does not read messages", "it reads label, text, text_pair"],
+    ),
+    "a response without its prompt": (
+        replaced("task: text-classification", "task: causal-lm").replace("text: text, label: label", "response: a"),
+        ["data.train: prompt is missing", "name the column"],
+    ),
+    "chats and prompts": (
+        replaced("task: text-classification", "task: causal-lm").replace(
+            "text: text, label: label", "messages: m, prompt: p, response: a"
+        ),
+        ["data.train: messages and prompt", "keep one"],
+    ),
+    "images without their processor": (
+        replaced("task: text-classification", "task: image-classification").replace(
+            "text: text, label: label", "limit: 5"
+        ),
+        ["model.pretrained:", "holds no preprocessor_config.json, which image-classification needs", "model.tokenizer"],
+    ),
+    "packing a classifier": (replaced("epochs: 2", "packing: true"), ["text-classification does not use packing"]),
+    "masks of a classifier": (replaced("epochs: 2", "mask_share: 0.3"), ["does not use mask_share"]),
+    "augmented texts": (replaced("epochs: 2", "augment: {flip: true}"), ["does not use augment", "remove augment"]),
+    "a task without its class": (replaced("text-classification", "own.py"), ["say which class of own.py is the task"]),
+    "no such task file": (replaced("text-classification", "own.py:Mine"), ["task: there is no", "own.py"]),
     "validating on training": (replaced("dev.csv", "train.csv"), ["is also trained on"]),
 }
 
@@ -296,3 +394,19 @@ def test_no_damage_to_a_job_file_ends_in_a_traceback(folder: Path) -> None:
         (folder / "job.yaml").write_text(text)
         with suppress(JobError):
             load_job(folder / "job.yaml")
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_the_command_that_mends_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "job.yaml").write_text(GOOD + "track: [tensorboard, {name: wandb}]\n")
+    (folder / "own" / "wandb").mkdir(parents=True)  # what wandb leaves where it ran, which is no package
+    for module in ("tensorboard", "wandb"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "path", [str(folder / "own")])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    with pytest.raises(JobError) as wrong:
+        load_job(folder / "job.yaml")
+    assert [problem.path for problem in wrong.value.problems] == ["track.0", "track.1"]
+    assert "job.yaml:13:9: track.0: tensorboard is asked for and not installed" in str(wrong.value)
+    assert "pip install 'adaptrun[wandb]'" in str(wrong.value)

@@ -14,6 +14,7 @@ from launcher.job import reference
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.job.starter import STARTERS
+from launcher.job.tasks import FAMILIES, find_family
 
 EXAMPLES = sorted((reference.DOCS.parent / "examples").glob("*.yaml"))
 
@@ -38,7 +39,16 @@ def test_the_schema_takes_the_short_forms(train: object, validation: object) -> 
     Job.model_validate(job)
 
 
-@pytest.mark.parametrize("extra", [{"trian": 1}, {"train": {"epochs": 0}}, {"train": {"optimizer": {"name": "adam"}}}])
+@pytest.mark.parametrize("track", ["wandb", ["wandb", {"name": "mlflow"}], {"name": "wandb", "mode": "offline"}])
+def test_the_schema_takes_trackers_by_name(track: object) -> None:
+    job = {**JOB, "data": {"train": "a.csv"}, "track": track}
+    jsonschema.validate(job, json.loads(reference.schema()))
+    assert Job.model_validate(job).track[0].name == "wandb"
+
+
+@pytest.mark.parametrize(
+    "extra", [{"trian": 1}, {"track": ["board"]}, {"train": {"epochs": 0}}, {"train": {"optimizer": {"name": "adam"}}}]
+)
 def test_the_schema_refuses_what_is_refused(extra: dict[str, object]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**JOB, "data": {"train": "a.csv"}, **extra}, json.loads(reference.schema()))
@@ -54,8 +64,11 @@ def test_a_starter_job_is_good_as_soon_as_its_data_are_there(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("train.csv", "validation.csv"):
-        Path(name).write_text("text,label\na,b\n")
+    for name in ("train", "validation"):
+        for suffix in ("csv", "jsonl", "conll"):
+            Path(f"{name}.{suffix}").touch()
+        for kind in ("images", "sounds"):
+            Path(kind, name).mkdir(parents=True)
 
     def say(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["adaptrun", *words])
@@ -72,4 +85,14 @@ def test_a_starter_job_is_good_as_soon_as_its_data_are_there(
     assert say("init", "--task", task) == 2
     assert "job.yaml exists and is left as it is" in capsys.readouterr().err
     assert say("init", "--task", "poetry", "-o", "other.yaml") == 2
-    assert "there is no task 'poetry'; the tasks are text-classification" in capsys.readouterr().err
+    assert "there is no task 'poetry'; the tasks are text-classification, text-regression" in capsys.readouterr().err
+
+
+def test_every_task_has_a_starter_and_is_in_the_table_of_tasks() -> None:
+    assert set(STARTERS) == set(FAMILIES)
+    page = (reference.DOCS / "tasks.md").read_text()
+    for name in FAMILIES:
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` ")]
+        family = find_family(name)
+        said = [*(family.inputs or ()), *(family.targets or ()), *(family.losses or ()), *(family.judged_by or ())]
+        assert not [word for word in said if f"`{word}`" not in line], name

@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from launcher.adapt.adapters import Setting
+from launcher.adapt.lora import add_lora
 from launcher.job.pretrained import find_pretrained
-from launcher.job.schema import Model, Optimizer
+from launcher.job.schema import Lora, Model, Optimizer
 from launcher.models import loading
 from launcher.models.stored import Placeholders, StoredTensor
 from tests.engines.test_engines import engine_of
@@ -133,7 +135,9 @@ def large_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def peak_of_loading(rank: int, size: int, engine_name: str, folder: str) -> tuple[int, int]:
+def peak_of_loading(
+    rank: int, size: int, engine_name: str, folder: str, adapt: dict[str, Any] | None
+) -> tuple[int, int]:
     """Bytes that this process took at most while it loaded, files mapped into memory not counted; bytes it holds.
 
     Of DeepSpeed until its own start begins, which takes a few slices more for a moment.
@@ -151,6 +155,9 @@ def peak_of_loading(rank: int, size: int, engine_name: str, folder: str) -> tupl
     deepspeed.initialize = noted
     with peak() as reached:
         loaded = load(folder, in_parts=True)
+        if adapt is not None:
+            setting = Setting(find_pretrained(Model(pretrained=folder)), None, CLASSIFIER, seed=0)
+            add_lora(Lora.model_validate(adapt), loaded, setting)
         engine.prepare(loaded.model, Optimizer(name="sgd"), loaded.stored)
     deepspeed.initialize = start
     held = engine.state()["model"].values()
@@ -185,12 +192,16 @@ def anonymous_memory() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("adapt", [None, {"method": "lora"}, {"method": "lora", "dora": True}], ids=str)
 @pytest.mark.parametrize("engine", SHARDING)
-def test_no_rank_holds_a_large_model_while_it_is_loaded(engine: str, large_model: Path, worlds: Worlds) -> None:
+def test_no_rank_holds_a_large_model_while_it_is_loaded(
+    engine: str, adapt: dict[str, Any] | None, large_model: Path, worlds: Worlds
+) -> None:
     whole = sum(tensor.nbytes for tensor in load_file(large_model / "model.safetensors").values())
     assert whole > 2**30
     for size in (2, 4):
-        for taken, held in worlds.run(size, peak_of_loading, engine, str(large_model)):
+        for taken, held in worlds.run(size, peak_of_loading, engine, str(large_model), adapt, timeout=400):
             share = whole / size
             print(f"{engine} of {size}: share {share / 2**20:.0f} MiB, peak {taken / 2**20:.0f} MiB")
             assert held == pytest.approx(share, rel=0.02)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher.errors import JobError
-from launcher.job.pretrained import find_pretrained
+from launcher.job.pretrained import Pretrained, find_pretrained
 from launcher.job.reading import load_job
 from launcher.job.schema import Lora, Model, Optimizer
+from launcher.plan.adapter_size import from_shapes
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.making import make_plan
 from launcher.plan.memory import Load, Memory, memory_of
@@ -33,6 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("memory") / "model", hidden=96)
 
 
+LORA = {"method": "lora"}
 FROZEN = "bert.embeddings.*"
 
 
@@ -49,6 +52,7 @@ def measured(
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForSequenceClassification
 
+    from launcher.adapt.adapters import Setting
     from launcher.adapt.lora import add_lora
     from launcher.models.loading import Loaded, freeze
     from tests.worker.test_evaluating import tiny_task
@@ -58,7 +62,8 @@ def measured(
     freeze(module.model, frozen)
     if lora is not None:
         place = find_pretrained(Model(pretrained=folder))
-        add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), place, None, task.auto_class, seed=0)
+        setting = Setting(place, None, task.auto_class, seed=0)
+        add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), setting)
     engine: Any = engine_of(engine_name, None)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
@@ -211,9 +216,14 @@ def kept_for_backward(model: Any, samples: int, length: int, bf16: bool) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_activations_are_estimated_within_a_fifth(family: str, precision: str) -> None:
-    """Without dropout, whose masks and unfused attention only a CPU keeps."""
+@pytest.mark.parametrize("adapt", [None, {}, {"dropout": 0.1}, {"dora": True}], ids=str)
+def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, family: str, precision: str) -> None:
+    """Without the model's dropout, whose masks and unfused attention only a CPU keeps."""
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+
+    from launcher.adapt.adapters import Setting
+    from launcher.adapt.lora import add_lora
+    from launcher.models.loading import Loaded
 
     common: dict[str, Any] = {"num_hidden_layers": 6, "num_attention_heads": 8, "vocab_size": 500, "pad_token_id": 0}
     if family == "bert":
@@ -227,6 +237,12 @@ def test_activations_are_estimated_within_a_fifth(family: str, precision: str) -
     size = ModelSize(
         sum(counts.values()), max(counts.values()), 0, 6, 256, config.intermediate_size, 8, family == "llama"
     )
+    if adapt is not None:
+        lora = Lora.model_validate(LORA | adapt)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        size = replace(size, adapters=from_shapes(lora, shapes, {}, 256, learns_head=True))
+        setting = Setting(Pretrained("folder", "x", "x", "x"), None, "", seed=0)
+        add_lora(lora, Loaded(model, (), ()), setting)
     planned = memory_of(size, Optimizer(), "ddp", 2, Load(16 * 128, precision, recomputes=False)).activations
     assert planned == pytest.approx(kept_for_backward(model.train(), 16, 128, precision == "bf16"), rel=0.2)
 
@@ -306,9 +322,6 @@ def test_the_micro_batch_is_the_largest_that_fits(model: Path, tmp_path: Path) -
     assert "micro-batches of 16: 64 would not fit" in str(plan)
 
 
-LORA = {"method": "lora"}
-
-
 def test_adapters_of_a_large_model_are_counted_from_its_config(tmp_path: Path) -> None:
     file = large_job(tmp_path, global_batch_size=64, max_length=2048, activation_checkpointing=True)
 
@@ -361,9 +374,42 @@ def test_adapters_that_cannot_be_had_are_refused(
         make_plan(made, file, hardware)
 
 
+def test_weights_in_4_bits_are_whole_on_each_gpu(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    adapt = LORA | {"quantised": "4bit"}
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=adapt)
+    size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
+    assert size is not None
+    small = Gpu("small", int(1.3 * 4 * size.parameters), 9.0)
+    plan = make_plan(made, file, Hardware((small, small), 8, 2**33))
+    assert plan.engine == "ddp"
+    assert plan.memory is not None
+    assert plan.memory.weights < 0.8 * 4 * size.parameters
+
+
 def test_the_plan_says_how_much_learns(model: Path, tmp_path: Path) -> None:
     made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=LORA)
     plan = make_plan(made, file, Hardware((), 2, 2**33))
     size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
     assert size is not None
     assert f"adapters: {size.learning:,} of {size.parameters:,} parameters learn" in plan.reasons
+
+
+def test_a_language_model_counts_its_head_and_the_scores_of_its_words(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=500, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "llama")
+    tiny_model_folder(tmp_path / "tokenizer")
+    made = Model(pretrained=str(tmp_path / "llama"), tokenizer=str(tmp_path / "tokenizer"))
+    place = find_pretrained(made)
+    whole, without = find_model_size(place, tells_words=True), find_model_size(place)
+    assert whole is not None
+    assert without is not None
+    assert whole.parameters == sum(p.numel() for p in model.parameters()) == without.parameters + 500 * 32
+    load = Load(tokens=64, precision="fp32", recomputes=False)
+    one, other = (memory_of(size, Optimizer(), "single", 1, load).activations for size in (whole, without))
+    assert one - other == 12 * 500 * 64

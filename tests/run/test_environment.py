@@ -27,6 +27,8 @@ def test_versions_hardware_and_commit_are_kept(tmp_path: Path) -> None:
         ("HF_TOKEN=hf_abcdefghijk", "HF_TOKEN=[redacted]"),
         ("use hf_abcdefghijk now", "use [redacted] now"),
         ("PASSWORD=x secret_key=y", "PASSWORD=[redacted] secret_key=[redacted]"),
+        ("postgresql://me:word@host/runs", "postgresql://[redacted]@host/runs"),
+        ("see https://host/a@b", "see https://host/a@b"),
         ("keyboard tokens", "keyboard tokens"),
     ],
 )

@@ -108,6 +108,8 @@ class Cluster:
             (self.folder / name).chmod(0o700 if name == "munge" else 0o755)
         self._addresses = {name: f"{NETWORK}.{number}" for number, name in enumerate(NODES, 1)}
         self._configure()
+        (self.folder / "full").mkdir(exist_ok=True)
+        self._run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", self.folder / "full")
         self._make_networks()
         self._start_munge()
         self._run("slurmctld", "-f", self._conf)
@@ -155,10 +157,6 @@ class Cluster:
 
     def sicken(self, node: str) -> None:
         """Let the temporary folder of a node's tasks be on a file system without room."""
-        full = self.folder / "full"
-        if not full.exists():
-            full.mkdir()
-            self._run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", full)
         (self.folder / f"sick-{node}").touch()
 
     def heal(self, node: str) -> None:

@@ -257,7 +257,7 @@ def test_a_node_that_fails_its_check_is_named_and_left_out(cluster: Cluster, fol
 
 def test_names_and_values_arrive_as_they_are(cluster: Cluster, folder: Path) -> None:
     hostile = "a b'c\"d$(touch injected)`touch injected`;touch injected\\"
-    inside = folder / hostile
+    inside = folder / hostile.rstrip("\\")
     inside.mkdir()
     for name in ("job.yaml", "train.csv", "dev.csv", "own.py"):
         (inside / name).write_bytes((folder / name).read_bytes())
@@ -275,7 +275,12 @@ def test_names_and_values_arrive_as_they_are(cluster: Cluster, folder: Path) -> 
 
 def test_a_script_of_ones_own_saves_and_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    script = (REPOSITORY / "slurm" / "by-hand.sbatch").read_text().replace("per-node=2", "per-node=1")
+    script = (
+        (REPOSITORY / "slurm" / "by-hand.sbatch")
+        .read_text()
+        .replace("per-node=2", "per-node=1")
+        .replace("04:00:00", "10")
+    )
     (folder / "by-hand.sbatch").write_text(script)
     (folder / "pace").write_text("0.3")
     cluster.wait_until_idle()

@@ -9,39 +9,41 @@ import random
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from launcher.run.events import EventTail, Phase
 from tests.commands import adaptrun, assert_gone, start
 from tests.start.test_failures import mischievous
 
-SETS = {"train.epochs": 4, "checkpoint.every_steps": 3, "validation.every": 5, "checkpoint.result": "last"}
+SETS = {"train.epochs": 10, "checkpoint.every_steps": 3, "validation.every": 5, "checkpoint.result": "last"}
 COMMAND = ["train", "job.yaml", *(word for path, value in SETS.items() for word in ("--set", f"{path}={value}"))]
-
-
-def prepare(folder: Path, model: Path) -> None:
-    mischievous(folder, model, "time.sleep(0.03)")
+PHASES = ("starting", "preparing", "loading", "evaluating", "training", "saving", "publishing")
 
 
 def weights(folder: Path) -> bytes:
     return (folder / "runs" / "small" / "model" / "model.safetensors").read_bytes()
 
 
-def phase_of(folder: Path) -> str:
-    """What the run was last heard to be doing."""
-    lines = [line for file in (folder / "runs").glob("*/metrics.jsonl") for line in file.read_text().splitlines()]
-    phases = [line.split('"name": "')[1].split('"')[0] for line in lines if '"kind": "phase"' in line]
-    return phases[-1] if phases else "starting"
+def phases_since(folder: Path, begun: float) -> list[str]:
+    """What the run has entered since then."""
+    files = list((folder / "runs").glob("small-*/metrics.jsonl"))
+    events = [event for file in files for event in EventTail(file).read()]
+    return ["starting", *(event.name for event in events if isinstance(event, Phase) and event.time >= begun)]
 
 
-def stopped_after(folder: Path, seconds: float) -> tuple[int, str]:
-    """Start the run, ask it to stop after so long: its exit code, and what it was doing."""
+def stopped_in(folder: Path, phase: str, delay: float) -> tuple[int, str]:
+    """Start the run, and ask it to stop a moment after it entered a phase: its exit code, and what it was doing."""
+    begun = time.time()
     launcher = start(*COMMAND, cwd=folder)
-    time.sleep(seconds)
-    doing, everything = phase_of(folder), []
-    if launcher.poll() is None:
+    while launcher.poll() is None and phase not in phases_since(folder, begun):
+        time.sleep(0.01)
+    time.sleep(delay)
+    doing, everything = phases_since(folder, begun)[-1], []
+    with suppress(psutil.NoSuchProcess):
         everything = psutil.Process(launcher.pid).children(recursive=True)
         launcher.send_signal(signal.SIGTERM)
     code = launcher.wait(90)
@@ -52,17 +54,16 @@ def stopped_after(folder: Path, seconds: float) -> tuple[int, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_stopped_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path, tiny_model: Path, rounds: int) -> None:
-    whole = tmp_path / "whole"
+    whole, folder = tmp_path / "whole", tmp_path / "disturbed"
     whole.mkdir()
-    prepare(whole, tiny_model)
-    begun = time.monotonic()
+    mischievous(whole, tiny_model, "time.sleep(0.03)")
+    shutil.copytree(whole, folder)
     adaptrun(*COMMAND, cwd=whole)
-    seconds, draw = time.monotonic() - begun, random.Random()
-    folder = tmp_path / "disturbed"
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("runs", "cache"))
+    draw = random.Random()
     for number in range(rounds):
-        code, doing = stopped_after(folder, draw.uniform(0.0, seconds))
-        print(f"round {number + 1} of {rounds}: {code} while {doing}", flush=True)
+        phase, delay = PHASES[number % len(PHASES)], draw.choice([0.0, draw.uniform(0.0, 1.0)])
+        code, doing = stopped_in(folder, phase, delay)
+        print(f"round {number + 1} of {rounds}: {code} while {doing}, {delay:.2f} s after it was {phase}", flush=True)
         began = any((folder / "runs").glob("small-*"))
         assert code in ((0, 75) if began else (75, -signal.SIGTERM)), (folder / "stderr").read_text()
         if code == 0:

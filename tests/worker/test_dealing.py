@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from launcher.worker.dealing import deal
+from launcher.worker.dealing import deal, deal_packed
 
 GRID = list(itertools.product([1, 2, 3, 7, 16, 33], [1, 2, 3, 4], [1, 2, 5]))
 
@@ -76,3 +76,29 @@ def test_ranks_get_even_loads() -> None:
 def test_a_rank_may_be_left_without_samples() -> None:
     dealt = deal(np.arange(2), np.array([5, 5], dtype=np.int32), 4, 1)
     assert sorted(len(hand[0]) for hand in dealt) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("samples", "ranks", "rows"), list(itertools.product([1, 7, 33, 120], [1, 2, 3], [1, 2, 5])))
+def test_packed_samples_are_dealt_once_and_fill_no_more_rows_than_allowed(samples: int, ranks: int, rows: int) -> None:
+    lengths, ids = lengths_of(samples), np.arange(samples) * 3 + 1
+    dealt = deal_packed(ids, lengths, ranks, rows, 64)
+    assert len({len(hand) for hand in dealt}) == 1
+    assert sorted(np.concatenate([m for hand in dealt for m in hand])) == ids.tolist()
+    filled = [rows_filled([int(lengths[(i - 1) // 3]) for i in m], 64) for hand in dealt for m in hand]
+    assert max(filled) * 64 <= max(rows * 64, 64)
+    assert len(dealt[0]) <= len(deal(ids, lengths, ranks, -(-samples // (ranks * rows)))[0])
+
+
+def rows_filled(lengths: list[int], room: int) -> int:
+    """Rows that it takes to lay samples down in their order."""
+    rows, left = 0, 0
+    for length in lengths:
+        if length > left:
+            rows, left = rows + 1, room
+        left -= length
+    return rows
+
+
+def test_packing_takes_fewer_micro_batches() -> None:
+    lengths = lengths_of(64)
+    assert len(deal_packed(np.arange(64), lengths, 2, 4, 64)[0]) <= 4 < len(deal(np.arange(64), lengths, 2, 8)[0])

@@ -8,6 +8,7 @@ from launcher.errors import RequestError
 from launcher.worker.process import Place
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+HERE = {"LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "n1"}
 SRUN = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "3", "MASTER_ADDR": "node-1"}
 
 
@@ -16,12 +17,25 @@ SRUN = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "3", "MASTER_
     [
         ({}, Place(0, 0, 1)),
         (TORCHRUN, Place(3, 1, 4)),
-        (SRUN, Place(2, 0, 3)),
-        (SRUN | TORCHRUN, Place(3, 1, 4)),
+        (TORCHRUN | HERE, Place(3, 1, 4)),
+        (TORCHRUN | HERE | {"LOCAL_WORLD_SIZE": "2"}, Place(3, 1, 4, leader="n1")),
+        (SRUN, Place(2, 0, 3, leader="node-1")),
+        (SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURMD_NODENAME": "n7"}, Place(2, 0, 3, "n7")),
+        (SRUN | TORCHRUN, Place(3, 1, 4, leader="node-1")),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(0, 0, 1)),
         ({"SLURM_NTASKS": "4"}, Place(0, 0, 1)),
     ],
-    ids=["alone", "torchrun", "srun", "torchrun within srun", "one task", "a batch script"],
+    ids=[
+        "alone",
+        "torchrun",
+        "on one machine",
+        "on several",
+        "srun",
+        "srun on one machine",
+        "torchrun within srun",
+        "one task",
+        "a batch script",
+    ],
 )
 def test_the_place_is_read_from_what_is_there(environment: dict[str, str], place: Place) -> None:
     assert Place.from_environment(environment) == place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,26 @@ def test_after_the_loop_a_request_stops_at_once_again(stop: StopRequest) -> None
         pass
     with pytest.raises(Stopped):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("had", "saving", "passed", "expected"),
+    [
+        (10_000, 0.0, 9_855, False),
+        (10_000, 0.0, 9_865, True),
+        (100, 0.0, 60, False),
+        (100, 0.0, 75, True),
+        (100, 30.0, 15, False),
+        (100, 30.0, 25, True),
+    ],
+)
+def test_the_end_is_near_when_no_more_than_two_saves_fit(
+    had: float, saving: float, passed: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1e9
+    monkeypatch.setattr("launcher.worker.stopping.time.time", lambda: now)
+    request = StopRequest()
+    request.watch(Path("absent"), now + had)
+    request.saving_took(saving)
+    now += passed
+    assert request.asked is expected

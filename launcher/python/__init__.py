@@ -1,0 +1,1 @@
+"""The same from Python: what `from launcher import …` gives."""
