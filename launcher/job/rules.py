@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 
 from launcher.errors import RequestError
-from launcher.job.schema import BASELINE, COLUMNS, Job, Source
+from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
+from launcher.job.schema import COLUMNS, Job, Source
 from launcher.job.tasks import Family, find_family
 
 Found = tuple[tuple[str, ...], str, str]
@@ -53,26 +54,6 @@ def _deciding_set_exists(job: Job) -> Iterator[Found]:
             f"there is no validation set {wanted!r}",
             f"the sets of data.validation are {names}",
         )
-
-
-def _verdict_is_on_sets(job: Job) -> Iterator[Found]:
-    verdict, sets = job.verdict, job.data.validation
-    fix = f"the sets of data.validation are {', '.join(sets) or 'none'}"
-    if not sets:
-        for name in ("set", "baseline", "compare", "must_hold", "gate"):
-            if getattr(verdict, name):
-                yield ("verdict", name), "there is nothing to judge on", "add data.validation, labelled samples"
-        return
-    if verdict.set is not None and verdict.set not in sets:
-        yield ("verdict", "set"), f"there is no validation set {verdict.set!r}", fix
-    for name in verdict.must_hold:
-        if name not in sets:
-            yield ("verdict", "must_hold"), f"there is no validation set {name!r}", fix
-        elif name == job.verdict_set:
-            yield ("verdict", "must_hold"), f"{name} has to become better already", "remove it"
-    for name in verdict.compare:
-        if name in RESERVED:
-            yield ("verdict", "compare", name), f"{name!r} is the name of another arm", "choose another"
 
 
 def _fp16_needs_a_gpu(job: Job) -> Iterator[Found]:
@@ -122,26 +103,6 @@ def _target_is_used(job: Job) -> Iterator[Found]:
     if method not in METHODS_WITH_TARGET and target is not None and not job.selects_for_target:
         message = f"{method} does not use unlabelled target data"
         yield ("data", "target"), message, "remove data.target, or choose by it: validation.selector"
-
-
-def _selection_for_the_target(job: Job) -> Iterator[Found]:
-    if not job.selects_for_target:
-        return
-    field = ("validation", "selector")
-    if job.data.target is None:
-        yield (
-            field,
-            "importance-weighted chooses for unlabelled samples of a target",
-            "add data.target, or use labelled",
-        )
-    if not job.data.validation:
-        yield field, "importance-weighted weighs labelled samples of the source", "add data.validation"
-    is_one_label = job.task in ("text-classification", "image-classification") and job.train.loss.name != "binary"
-    if not is_one_label:
-        yield field, "importance-weighted is for classification with one label a sample", "use labelled"
-    elif job.validation.metric not in ("loss", "accuracy"):
-        message = f"{job.validation.metric} is no mean over samples, which can be weighted"
-        yield ("validation", "metric"), message, "loss or accuracy, or validation.selector: labelled"
 
 
 def _adapters_alone_learn(job: Job) -> Iterator[Found]:
@@ -329,8 +290,6 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 KNOWN_LOSSES = {"cross-entropy", "focal", "binary", "mean-squared", "huber"}
-RESERVED = (BASELINE, "before", "result", "constant")
-"""Names of the arms that every verdict may have."""
 TASK_SETTINGS = ("packing", "mask_share", "max_seconds", "augment")
 """The fields of `train` that only some families use."""
 
@@ -385,14 +344,14 @@ def _tracker_settings_are_used(job: Job) -> Iterator[Found]:
 RULES: tuple[Rule, ...] = (
     _validation_is_needed,
     _deciding_set_exists,
-    _verdict_is_on_sets,
+    verdict_is_on_sets,
     _fp16_needs_a_gpu,
     _batch_covers_the_processes,
     _micro_batch_fits_the_batch,
     _engine_fits_the_processes,
     _engine_settings_are_used,
     _target_is_used,
-    _selection_for_the_target,
+    selection_for_the_target,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
     _options_go_together,

@@ -110,6 +110,11 @@ class RunFolder:
         return self.path / "outcomes" / name / f"{arm}.parquet"
 
     @property
+    def selection_file(self) -> Path:
+        """How much each sample of the deciding set counts, where the checkpoint is chosen for another domain."""
+        return self.path / "selection.npy"
+
+    @property
     def skeleton(self) -> Path:
         """The model folder without its weights, there from the start; `adaptrun consolidate` adds weights to it."""
         return self.path / "skeleton"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from launcher.errors import NotAdopted
 from launcher.job.reading import load_job
-from launcher.measure.outcomes import Values
 from launcher.measure.verdict import Verdict
 from launcher.run.folder import RunFolder, write_whole
 
@@ -22,18 +21,12 @@ class Evaluation:
 
     samples: how many were counted, each once
     intervals: for each metric, the ends of its 95 % bootstrap interval
-    outcomes: float64 [samples, task.outcome_columns], on rank 0 where they were asked for
     """
 
     samples: int
     metrics: dict[str, float]
     intervals: dict[str, Interval]
     seconds: float
-    outcomes: Values | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """All but the outcomes."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "outcomes"}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,17 @@ from launcher.worker.world import World
 Indices = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Measured(Evaluation):
+    """An evaluation, and on rank 0, where they were asked for, the outcomes [samples, task.outcome_columns] float64."""
+
+    outcomes: Values | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the outcomes."""
+        return asdict(Evaluation(self.samples, self.metrics, self.intervals, self.seconds))
+
+
 def evaluate(
     module: nn.Module,
     task: Task,
@@ -33,7 +46,7 @@ def evaluate(
     precision: str = "fp32",
     before_batch: Callable[[], None] = lambda: None,
     keep_outcomes: bool = False,
-) -> Evaluation:
+) -> Measured:
     """Measure `module` on all of `data` with all ranks; every rank gets the result.
 
     batch_size: samples of full length at once; shorter ones go more at a time
@@ -64,7 +77,7 @@ def evaluate(
         raise RuntimeError(f"evaluation covered {totals[0]:.0f} of {len(data)} samples")
     # every sample's values are on one rank and zero on all others, so that their sum is what each of them was
     tally = Tally(totals, world.sum(values) if task.kept else values)
-    return Evaluation(
+    return Measured(
         samples=len(data),
         metrics=task.metrics(tally),
         intervals=task.intervals(tally),

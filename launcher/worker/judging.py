@@ -9,8 +9,7 @@ from torch import nn
 
 from launcher.measure.outcomes import Outcomes
 from launcher.run.events import Evaluated
-from launcher.run.results import Evaluation
-from launcher.worker.evaluating import evaluate
+from launcher.worker.evaluating import Measured, evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import Metrics
 from launcher.worker.selecting import TargetSelector
@@ -27,7 +26,7 @@ class Judge:
         self, session: Session, materials: Materials, module: nn.Module, selector: TargetSelector | None = None
     ) -> None:
         self._session, self._materials, self._module, self._selector = session, materials, module, selector
-        self._known: dict[tuple[int, str], Evaluation] = {}
+        self._known: dict[tuple[int, str], Measured] = {}
 
     def measure(self, step: int) -> Metrics:
         """Every set, with the weights after `step` optimizer steps."""
@@ -62,7 +61,7 @@ class Judge:
 
     def _evaluate(
         self, step: int, names: Iterable[str], before_batch: Callable[[], None] = lambda: None
-    ) -> dict[str, Evaluation]:
+    ) -> dict[str, Measured]:
         session = self._session
         new = [name for name in names if (step, name) not in self._known]
         for name in new:

@@ -39,7 +39,7 @@ class TargetSelector:
         assert materials.target is not None
         self._session, self._materials, self._module = session, materials, module
         self._target = materials.target
-        file = session.folder.path / "selection.npy"
+        file = session.folder.selection_file
         name = session.job.deciding_set
         assert name is not None
         self._name = name
@@ -47,7 +47,9 @@ class TargetSelector:
             weights = self._weights()
             if weights is not None:
                 session.fence.check()
-                np.save(file, weights)
+                beside = file.with_name(f".{file.stem}.partial.npy")
+                np.save(beside, weights)
+                beside.replace(file)
         self._kept: Values | None = np.load(file) if session.world.is_first else None
 
     def value(self, outcomes: Values | None) -> float:

@@ -17,26 +17,10 @@ from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.start.selfcheck import engine_section
 from tests.families import JOBS, job_values
+from tests.verdicts import fine_tune_in
 from tests.worlds import Worlds
 
 WAYS = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
-
-
-def fine_tune_in(rank: int, size: int, folder: str) -> None:
-    """One rank's part of a run that is laid out in `folder`."""
-    from launcher.job.reading import load_job
-    from launcher.run.events import EventLog
-    from launcher.run.starts import Start
-    from launcher.worker.main import fine_tune
-    from launcher.worker.session import Session
-    from launcher.worker.stopping import StopRequest
-    from launcher.worker.world import World
-
-    run = RunFolder(Path(folder))
-    log = EventLog(run.events_file if rank == 0 else None)
-    session = Session(load_job(run.job_file), run.plan(), run, World(rank, rank, size), log, Start())
-    fine_tune(session, StopRequest())
-    log.close()
 
 
 def train(worlds: Worlds, folder: Path, values: dict[str, Any], engine: str, size: int) -> RunFolder:
