@@ -219,7 +219,8 @@ def _choose_weights(session: Session, built: Built, progress: Progress) -> int:
     if step != progress.step:
         session.log.write(Note(text=f"the best model was that of step {step}; taking it"))
         checkpoint = session.folder.checkpoints / checkpoint_name(step)
-        built.engine.load(read_state(checkpoint, built.state(), optimizer=built.is_averaged(step)))
+        has_copies = built.is_averaged(step) or session.job.adapt.interpolate is not None
+        built.engine.load(read_state(checkpoint, built.state(), optimizer=has_copies))
     if built.is_averaged(step):
         built.engine.swap_average()
     return step
