@@ -47,13 +47,14 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = session.job.train.tf32
     materials = open_materials(session)
     progress, reached = _remembered(session, materials.train.folder.name), session.checkpoint
+    checkpoints = _checkpoints(session, stop)
     while True:
         built = build(session, materials, progress.step)
         _take_up(session, built, progress, reached)
         judge = Judge(session, materials, built.engine.module)
         if not progress.before:
             progress.before = judge.measure(progress.step)
-        reached = _train(session, materials, built, progress, judge, stop)
+        reached = _train(session, materials, built, progress, judge, checkpoints, stop)
         if reached is None:
             break
         del built, judge
@@ -118,24 +119,14 @@ def _take_up(session: Session, built: Built, progress: Progress, checkpoint: Pat
     built.engine.load(read_state(checkpoint, built.state()))
 
 
-def _train(
-    session: Session,
-    materials: Materials,
-    built: Built,
-    progress: Progress,
-    judge: Judge,
-    stop: StopRequest,
-) -> Path | None:
-    """Train, validating and adjusting as it goes.
-
-    Returns the checkpoint that the next stage of the run goes on from, None at the run's end.
-    """
+def _checkpoints(session: Session, stop: StopRequest) -> Checkpoints:
+    """The run's checkpoints, each of which is told."""
 
     def saved(step: int, path: Path, seconds: float) -> None:
         stop.saving_took(seconds)
         session.log.write(Saved(step=step, path=str(path), seconds=seconds))
 
-    checkpoints = Checkpoints(
+    return Checkpoints(
         session.folder.checkpoints,
         session.job.checkpoint.keep,
         in_background=session.job.checkpoint.in_background,
@@ -143,6 +134,21 @@ def _train(
         start=session.start.count,
         before_completing=session.fence.check,
     )
+
+
+def _train(
+    session: Session,
+    materials: Materials,
+    built: Built,
+    progress: Progress,
+    judge: Judge,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> Path | None:
+    """Train, validating and adjusting as it goes.
+
+    Returns the checkpoint that the next stage of the run goes on from, None at the run's end.
+    """
 
     def save() -> None:
         session.enter("saving", checkpoint_name(progress.step))
