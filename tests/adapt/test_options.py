@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
 from launcher.job.evaluation import EvaluationRequest
@@ -122,3 +123,15 @@ def test_a_run_goes_on_in_the_middle_under_another_engine(
         worlds.run(after, train, [(str(moved.path), MIDDLE)], timeout=240)
         assert losses(moved) == pytest.approx(losses(went_on)[MIDDLE:], rel=1e-4), (first, then)
         assert judged(moved)["loss"] == pytest.approx(judged(went_on)["loss"], rel=1e-3), (first, then)
+
+
+def test_a_start_that_has_changed_is_refused(material: Path, worlds: Worlds, tmp_path: Path) -> None:
+    shutil.copytree(material, tmp_path / "material")
+    run = run_of(tmp_path / "run", tmp_path / "material", "single", 1, "pulled")
+    worlds.run(1, train, [(str(run.path), None)])
+    file = tmp_path / "material" / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["bert.encoder.layer.1.output.dense.weight"] *= 1.5
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(AssertionError, match=r"no longer the model that the run of .*step-00000004 began with"):
+        worlds.run(1, train, [(str(run.path), MIDDLE)])
