@@ -22,7 +22,11 @@ class Ema(Section):
     """A moving average of the weights."""
 
     name: Literal["ema"] = Field(description="An average in which a step counts less the longer ago it is.")
-    decay: Fraction = Field(0.999, description="What is left of the average at each step; the rest is the new weights.")
+    decay: Fraction = Field(
+        0.999,
+        description="What is left of the average at each step; the rest is the new weights. At step t at most "
+        "(1 + t) / (10 + t), so that short runs do not end near their start.",
+    )
 
 
 class Swa(Section):
