@@ -11,10 +11,12 @@ from launcher.job.adapting import Ema, Swa
 def weight_after(spec: Ema | Swa, step: int, total_steps: int, steps_per_epoch: int) -> float:
     """The weight w in average ← (1 − w)·average + w·weights, after `step` optimizer steps (1 is the first).
 
-    The moving average begins with the weights before the first step. The mean (SWA) counts all its members alike.
+    The moving average begins with the weights before the first step, and forgets them quickly: its decay is at most
+    (1 + step) / (10 + step), without which a short run would end near its start. The mean (SWA) counts all its members
+    alike.
     """
     if isinstance(spec, Ema):
-        return 1 - spec.decay
+        return 1 - min(spec.decay, (1 + step) / (10 + step))
     every = steps_per_epoch if spec.every == "epoch" else spec.every
     taken, rest = divmod(step - first_step(spec, total_steps), every)
     return 1 / (taken + 1) if taken >= 0 and rest == 0 else 0.0

@@ -22,7 +22,11 @@ class Ema(Section):
     """A moving average of the weights."""
 
     name: Literal["ema"] = Field(description="An average in which a step counts less the longer ago it is.")
-    decay: Fraction = Field(0.999, description="What is left of the average at each step; the rest is the new weights.")
+    decay: Fraction = Field(
+        0.999,
+        description="What is left of the average at each step; the rest is the new weights. At step t at most "
+        "(1 + t) / (10 + t), so that short runs do not end near their start.",
+    )
 
 
 class Swa(Section):
@@ -91,18 +95,15 @@ class Adapting(Section):
         return self.probe if self.probe is None or isinstance(self.probe, Probe) else Probe(steps=self.probe)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether none of these options is used."""
-        return all(
-            getattr(self, name) == Adapting.model_fields[name].get_default(call_default_factory=True)
-            for name in Adapting.model_fields
-            if name != "method"
-        )
-
-    @property
     def needs_the_start(self) -> bool:
         """Whether a run that goes on must find the pretrained weights that it began with."""
         return self.l2_sp > 0 or self.interpolate is not None or self.distill is not None
+
+    @property
+    def kept_beside(self) -> str | None:
+        """The first option that keeps a copy of what learns, None where none does."""
+        names = [name for name in ("average", "l2_sp", "interpolate") if getattr(self, name) not in (None, 0.0)]
+        return names[0] if names else None
 
     @property
     def copies(self) -> int:

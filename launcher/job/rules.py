@@ -140,9 +140,10 @@ def _options_go_together(job: Job) -> Iterator[Found]:
         yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
     if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
         yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
-    if adapt.copies and job.engine.name == "deepspeed" and job.engine.deepspeed == "zero3_nvme":
-        name = "average" if adapt.average is not None else "l2_sp" if adapt.l2_sp else "interpolate"
-        yield ("adapt", name), "copies of weights on a disk are not kept up", "engine.deepspeed: zero3_offload"
+    kept = adapt.kept_beside
+    if kept is not None and job.engine.name == "deepspeed" and job.engine.deepspeed == "zero3_nvme":
+        message = f"{kept} keeps copies of weights, and zero3_nvme has the weights on a disk"
+        yield ("adapt", kept), message, "engine.deepspeed: zero3_offload"
 
 
 def _warmup_ends(job: Job) -> Iterator[Found]:

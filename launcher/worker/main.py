@@ -64,6 +64,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     materials = open_materials(session)
     measure_others(session, materials)
     progress, reached = _remembered(session, materials.train.folder.name), session.checkpoint
+    checkpoints = _checkpoints(session, stop)
     while True:
         built = build(session, materials, progress.step)
         _take_up(session, built, progress, reached)
@@ -71,7 +72,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
         if not progress.before:
             progress.before = judge.measure(progress.step)
             judge.keep_outcomes(progress.step, BEFORE)
-        reached = _train(session, materials, built, progress, judge, stop)
+        reached = _train(session, materials, built, progress, judge, checkpoints, stop)
         if reached is None:
             break
         del built, judge
@@ -147,24 +148,14 @@ def _take_up(session: Session, built: Built, progress: Progress, checkpoint: Pat
     built.engine.load(read_state(checkpoint, built.state()))
 
 
-def _train(
-    session: Session,
-    materials: Materials,
-    built: Built,
-    progress: Progress,
-    judge: Judge,
-    stop: StopRequest,
-) -> Path | None:
-    """Train, validating and adjusting as it goes.
-
-    Returns the checkpoint that the next stage of the run goes on from, None at the run's end.
-    """
+def _checkpoints(session: Session, stop: StopRequest) -> Checkpoints:
+    """The run's checkpoints, each of which is told."""
 
     def saved(step: int, path: Path, seconds: float) -> None:
         stop.saving_took(seconds)
         session.log.write(Saved(step=step, path=str(path), seconds=seconds))
 
-    checkpoints = Checkpoints(
+    return Checkpoints(
         session.folder.checkpoints,
         session.job.checkpoint.keep,
         in_background=session.job.checkpoint.in_background,
@@ -172,6 +163,21 @@ def _train(
         start=session.start.count,
         before_completing=session.fence.check,
     )
+
+
+def _train(
+    session: Session,
+    materials: Materials,
+    built: Built,
+    progress: Progress,
+    judge: Judge,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> Path | None:
+    """Train, validating and adjusting as it goes.
+
+    Returns the checkpoint that the next stage of the run goes on from, None at the run's end.
+    """
 
     def save() -> None:
         session.enter("saving", checkpoint_name(progress.step))
@@ -249,7 +255,8 @@ def _choose_weights(session: Session, built: Built, progress: Progress) -> int:
     if step != progress.step:
         session.log.write(Note(text=f"the best model was that of step {step}; taking it"))
         checkpoint = session.folder.checkpoints / checkpoint_name(step)
-        built.engine.load(read_state(checkpoint, built.state(), optimizer=built.is_averaged(step)))
+        has_copies = built.is_averaged(step) or session.job.adapt.interpolate is not None
+        built.engine.load(read_state(checkpoint, built.state(), optimizer=has_copies))
     if built.is_averaged(step):
         built.engine.swap_average()
     return step

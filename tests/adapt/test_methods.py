@@ -192,8 +192,12 @@ def test_swa_is_the_plain_mean_of_its_members(spec: Swa, taken: list[int]) -> No
     assert average == pytest.approx(float(weights[taken].mean()), rel=1e-12)
 
 
-def test_ema_weighs_all_steps_alike() -> None:
-    assert {weight_after(Ema(name="ema", decay=0.75), step, 20, 5) for step in range(1, 21)} == {0.25}
+def test_ema_forgets_its_start_quickly_and_then_weighs_steps_alike() -> None:
+    weights = [weight_after(Ema(name="ema", decay=0.75), step, 40, 5) for step in range(1, 41)]
+    assert weights[0] == pytest.approx(9 / 11)
+    assert weights == sorted(weights, reverse=True)
+    assert weights[25:] == [0.25] * 15
+    assert weights[24] > 0.25
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 4, 3)])

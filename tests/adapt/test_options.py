@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import BertModel
 
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.schema import Model, Source
@@ -30,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 TRAIN = {"free": {"optimizer": {"name": "schedule_free_adamw", "lr": 1e-2}, "schedule": {"name": "constant"}}}
 WAYS = [(1, "single"), (2, "ddp"), (2, "fsdp"), (2, "zero2"), (3, "zero3")]
+NEW_HEAD = ("staged", "averaged", "mixed", "adapters")
+"""Options that are tried from a model without a head."""
 MIDDLE = STEPS // 2
 """Where a run goes on: after a probe, within a mean, at a stage's end."""
 Runs = dict[tuple[int, str], RunFolder]
@@ -40,11 +44,14 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("options") / "material"
     make_material(folder)
     shutil.copy(folder / "train.csv", folder / "validation.csv")
+    shutil.copytree(folder, folder / "headless")
+    BertModel.from_pretrained(folder / "model").save_pretrained(folder / "headless" / "model")
     return folder
 
 
 def run_of(folder: Path, material: Path, engine: str, world: int, option: str) -> RunFolder:
     settings = {"optimizer": ADAMW, **TRAIN.get(option, {})}
+    material = material / "headless" if option in NEW_HEAD else material
     return lay_out(folder, material, engine, world, {"method": "finetune", **OPTIONS[option]}, **settings)
 
 
@@ -52,7 +59,9 @@ def ways_of(option: str) -> list[tuple[int, str]]:
     return [way for way in WAYS if option != "free" or not way[1].startswith("zero")]
 
 
-@pytest.fixture(scope="module", params=OPTIONS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name == "staged" else pytest.mark.slow) for name in OPTIONS]
+)
 def runs(request: pytest.FixtureRequest, material: Path, worlds: Worlds, tmp_path_factory: Any) -> Runs:
     """A run of several engines, in worlds of one to three."""
     folder, found = tmp_path_factory.mktemp(request.param), Runs()
@@ -114,3 +123,15 @@ def test_a_run_goes_on_in_the_middle_under_another_engine(
         worlds.run(after, train, [(str(moved.path), MIDDLE)], timeout=240)
         assert losses(moved) == pytest.approx(losses(went_on)[MIDDLE:], rel=1e-4), (first, then)
         assert judged(moved)["loss"] == pytest.approx(judged(went_on)["loss"], rel=1e-3), (first, then)
+
+
+def test_a_start_that_has_changed_is_refused(material: Path, worlds: Worlds, tmp_path: Path) -> None:
+    shutil.copytree(material, tmp_path / "material")
+    run = run_of(tmp_path / "run", tmp_path / "material", "single", 1, "pulled")
+    worlds.run(1, train, [(str(run.path), None)])
+    file = tmp_path / "material" / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["bert.encoder.layer.1.output.dense.weight"] *= 1.5
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(AssertionError, match=r"no longer the model that the run of .*step-00000004 began with"):
+        worlds.run(1, train, [(str(run.path), MIDDLE)])

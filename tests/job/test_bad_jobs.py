@@ -202,7 +202,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD
         + "engine: {name: deepspeed, deepspeed: zero3_nvme, nvme_path: .}\n"
         + "adapt: {method: finetune, average: {name: ema}}\n",
-        ["adapt.average: copies of weights on a disk", "zero3_offload"],
+        ["adapt.average: average keeps copies of weights, and zero3_nvme", "zero3_offload"],
     ),
     "unknown average": (
         GOOD + "adapt: {method: finetune, average: {name: emma}}\n",
