@@ -49,7 +49,7 @@ class SampleSet:
 
     @property
     def has_texts(self) -> bool:
-        """Whether the samples can be read at all, as images cannot."""
+        """Whether the samples can be read at all, as images and sounds cannot."""
         return any(self.parts)
 
     @property

@@ -88,7 +88,7 @@ def test_an_image_is_known_by_its_bytes_wherever_they_are(tmp_path: Path) -> Non
     assert of("a.png") == of(str(tmp_path / "a.png")) == of(b"pixels") == of({"bytes": b"pixels", "path": "b.png"})
     assert of({"bytes": None, "path": "a.png"}) == of(b"pixels") != of(b"others")
     assert of(np.arange(3)) == of(np.arange(3)) != of(np.arange(4))
-    with pytest.raises(DataError, match=r"row 1: .*b\.png cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"row 1: .*b\.png cannot be read: .*No such file"):
         of("b.png")
 
 
@@ -185,5 +185,5 @@ def test_samples_of_every_family_are_read(family: str, tmp_path: Path) -> None:
     job = Job.model_validate(values)
     train, held = read_sets(job, find_family(job.task, loss=job.train.loss.name))
     assert (len(train), len(held)) == (SAMPLES, 9)
-    assert train.has_texts == (made.task != "image-classification")
+    assert train.has_texts == (made.task not in ("image-classification", "audio-classification"))
     assert len(set(train.fingerprints.tolist())) >= SAMPLES - 2
