@@ -97,7 +97,7 @@ def test_the_model_folder_holds_what_was_judged(runs: Runs, material: Path, worl
 
 
 def evaluated_again(rank: int, size: int, model: str, data: str) -> float:
-    from launcher.worker.answering import open_model, prepared_data
+    from launcher.worker.answering import open_model, prepared_for
     from launcher.worker.evaluating import evaluate
     from launcher.worker.process import Place
     from launcher.worker.world import World
@@ -107,7 +107,7 @@ def evaluated_again(rank: int, size: int, model: str, data: str) -> float:
     )
     world = World.at(Place(rank, rank, size), "cpu")
     task, module, known_by = open_model(request)
-    prepared = prepared_data(request, task, known_by, world)
+    prepared = prepared_for(request, task, known_by, world)
     return evaluate(module, task, prepared, world, batch_size=32).metrics["loss"]
 
 
