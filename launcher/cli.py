@@ -127,15 +127,50 @@ def plan(
 
 
 @app.command()
-def train(job: JobFile, sets: Sets = None, resume: Resume = "auto", dry_run: DryRun = False) -> None:
-    """Fine-tune, validating as it goes; leave a run folder with a model in it."""
+def train(
+    job: JobFile,
+    sets: Sets = None,
+    resume: Resume = "auto",
+    gate: Annotated[bool, typer.Option("--gate", help="End with 1 unless the verdict is to adopt.")] = False,
+    dry_run: DryRun = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Try ever larger learning rates, suggest one, and keep no model.")
+    ] = False,
+) -> None:
+    """Fine-tune, validating as it goes; leave a run folder with a model in it, and a verdict on it."""
+    sets = [*(sets or ()), *(["verdict.gate=true"] if gate else ())]
     if dry_run:
         return plan(job, sets)
+    if find_lr:
+        from launcher.job.reading import load_job
+        from launcher.start.finding import find_learning_rate
+
+        return find_learning_rate(load_job(job, sets or ()), job)
     from launcher.job.reading import load_job
     from launcher.start.training import train_job
 
     train_job(load_job(job, sets or ()), job, resume)
     return None
+
+
+@app.command()
+def gap(
+    job: JobFile,
+    sets: Sets = None,
+    features: Annotated[
+        bool, typer.Option("--features/--no-features", help="Also what needs the model, or only what samples say.")
+    ] = True,
+    label_errors: Annotated[
+        bool | None,
+        typer.Option("--label-errors/--no-label-errors", help="Look for wrong labels; default: where cleanlab is."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a job's data are fit for fine-tuning, and how far the target is from the source."""
+    from launcher.job.reading import load_job
+    from launcher.start.gap import measure_gap
+
+    raise typer.Exit(measure_gap(load_job(job, sets or (), trains=False), features, label_errors, as_json))
 
 
 @app.command()
@@ -270,6 +305,20 @@ def consolidate(
     from launcher.start.consolidating import consolidate_checkpoint
 
     consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix)
+
+
+@app.command()
+def soup(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of one model, or model folders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
+    dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
+    processes: Processes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one model of several runs': the mean of those that make it no worse on the first run's validation set."""
+    from launcher.start.souping import soup_runs
+
+    soup_runs(runs, output, dtype.value, processes, as_json)
 
 
 @app.command()

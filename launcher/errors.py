@@ -4,12 +4,14 @@ AdaptrunError              exit code 1
 ├── RequestError           2   what was asked for is wrong; nothing was started
 │   ├── JobError               the job file or a --set, all problems at once
 │   ├── DataError              a data file, with file and row
+│   ├── LeakageError           validation samples that are also trained on
 │   └── ModelError             the pretrained model cannot be had as the job asks
 ├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
 │   ├── OutOfMemory            a step did not fit; smaller micro-batches may
 │   ├── NotFinite              step after step gave a loss or a gradient that is no number
 │   ├── Hung                   a rank made no progress for longer than its steps take
 │   └── Superseded             a later start of the same run has begun; this one may write nothing
+├── NotAdopted             1   the run went well, and its verdict is not to adopt the result
 ├── CheckpointError        1   a checkpoint cannot be read or written
 └── Stopped               75   stopped on request; the run can be resumed
 
@@ -98,6 +100,10 @@ class DataError(RequestError):
         return type(self), (self.file, self.message, self.row)
 
 
+class LeakageError(RequestError):
+    """Validation samples are also trained on, and the job does not allow it."""
+
+
 class ModelError(RequestError):
     """The pretrained model cannot be had as the job asks."""
 
@@ -120,6 +126,10 @@ class Hung(RunFailed):
 
 class Superseded(RunFailed):
     """A later start of the same run has begun, and this one may write nothing any more."""
+
+
+class NotAdopted(AdaptrunError):
+    """The run ended well, and what it says of the result is not `adopt`, which was asked for."""
 
 
 class CheckpointError(AdaptrunError):

@@ -8,6 +8,7 @@ The training loop and the engines know only these types, so a new family is one 
     collate   prepared samples to a padded batch
     build     the pretrained model with its loss        a `TaskModule`: the loss of each sample or token, and its weight
     statistics, metrics, intervals                      float64 sums, the same at any world size
+    outcomes, resampled                                 what is kept of each sample, and the metrics of a resample
     predictions
 
 A family whose metrics follow from a few numbers a sample derives from `SummedTask` (models/summed.py) and says only
@@ -21,6 +22,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from launcher.data.rows import Row
@@ -30,6 +34,7 @@ from launcher.models.batch import Batch, Losses
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+Array = NDArray[np.float64]
 Example = Mapping[str, Any]
 """One prepared sample: for each column a number or a numpy array of numbers."""
 
@@ -88,6 +93,8 @@ class Task(ABC):
     """Whether the training data's labels name the model's outputs."""
     kept: ClassVar[int] = 0
     """Columns of `values`."""
+    yes_or_no: ClassVar[str] = ""
+    """The metric that is the share of samples answered right; empty where there is none."""
     packs: bool = False
     """Whether a training batch lays several samples into each row."""
     variants: ClassVar[dict[str, str]] = {}
@@ -165,3 +172,28 @@ class Task(ABC):
     def values(self, batch: Batch, outputs: Tensor) -> Tensor:
         """[samples, kept] numbers that a metric needs of each sample, where sums do not do (ranks, say)."""
         return outputs.new_zeros((len(batch.ids), self.kept))
+
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """What `outcomes` gives of a sample, so that two models can be compared on the same ones; empty: no verdict."""
+        return ()
+
+    def outcomes(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """Float64 [samples, outcome_columns], from which `resampled` makes the metrics."""
+        return outputs.new_zeros((len(batch.ids), len(self.outcome_columns)), dtype=torch.float64)
+
+    def resampled(self, outcomes: Array, weights: Array) -> dict[str, Array]:
+        """Each metric [draws] of outcomes [samples, columns] that count as often as weights [draws, samples] say."""
+        return {}
+
+    def constant_outcomes(self, outcomes: Array) -> Array | None:
+        """The outcomes of always answering what is commonest in training; None where there is no such answer."""
+        return None
+
+    def scores(self, outcomes: Array) -> tuple[Array, NDArray[np.int64]] | None:
+        """Scores [samples, classes] before the softmax and labels [samples]; None for what is no classifier."""
+        return None
+
+    def right(self, outcomes: Array) -> NDArray[np.bool_]:
+        """[samples] whether each was answered right, as `yes_or_no` counts it."""
+        raise NotImplementedError

@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from launcher.data.rows import Row
 from launcher.data.values import label_of, labels_of
 from launcher.errors import DataError, RequestError
-from launcher.models.base import Example, Tally, Task, TaskModule
+from launcher.models.base import Array, Example, Tally, Task, TaskModule
 from launcher.models.batch import Batch, Losses
-from launcher.models.classification_metrics import METRICS, Counts, bootstrap_intervals
+from launcher.models.classification_metrics import METRICS, bootstrap_intervals, of_matrix, of_samples
 from launcher.models.summed import SummedTask, Sums, ratio
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+MOST_SCORES = 64
+"""Classes up to which the scores of every sample are kept."""
 
 
 class Classifier(TaskModule):
@@ -108,6 +113,7 @@ class Classes(Classification):
         "macro_f1": "higher",
         "matthews": "higher",
     }
+    yes_or_no: ClassVar[str] = "accuracy"
 
     def survey(self, rows: Iterable[Row]) -> tuple[str, ...]:
         """The labels that occur: integers in numeric order, names in the order of their characters."""
@@ -139,7 +145,7 @@ class Classes(Classification):
 
     def metrics(self, tally: Tally) -> dict[str, float]:
         """Loss, accuracy, balanced accuracy, macro F1 and Matthews correlation."""
-        counts = self._confusion(tally)
+        counts = of_matrix(self._confusion(tally))
         samples, total = tally.sums[0].item(), tally.sums[1].item()
         return {"loss": total / samples} | {name: float(metric(counts)) for name, metric in METRICS.items()}
 
@@ -151,8 +157,43 @@ class Classes(Classification):
         loss = (mean - 1.96 * spread, mean + 1.96 * spread)
         return {"loss": loss} | bootstrap_intervals(self._confusion(tally), self.train.seed)
 
-    def _confusion(self, tally: Tally) -> Counts:
-        matrix: Counts = tally.sums[3:].reshape(len(self.labels), len(self.labels)).cpu().numpy()
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """Loss, label and prediction; of not too many classes also their scores, for the calibration."""
+        scores = len(self.labels) if len(self.labels) <= MOST_SCORES else 0
+        return ("loss", "label", "predicted", *(f"score_{number}" for number in range(scores)))
+
+    def outcomes(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """The loss as in `statistics`; classes by their numbers."""
+        losses = F.cross_entropy(outputs, batch.targets, reduction="none")
+        head = torch.stack([losses.double(), batch.targets.double(), outputs.argmax(-1).double()], dim=1)
+        return torch.cat([head, outputs.double()], dim=1)[:, : len(self.outcome_columns)]
+
+    def resampled(self, outcomes: Array, weights: Array) -> dict[str, Array]:
+        """The mean loss, and what follows from the counts of each class."""
+        counts = of_samples(outcomes[:, 1], outcomes[:, 2], weights)
+        loss = weights @ outcomes[:, 0] / weights.sum(-1)
+        return {"loss": loss} | {name: metric(counts) for name, metric in METRICS.items()}
+
+    def right(self, outcomes: Array) -> NDArray[np.bool_]:
+        """[samples] whether the predicted class is the true one."""
+        return np.equal(outcomes[:, 1], outcomes[:, 2])
+
+    def constant_outcomes(self, outcomes: Array) -> Array | None:
+        """The commonest label of the training data, with the shares of the labels for probabilities."""
+        if not self.counts:
+            return None
+        shares = (np.asarray(self.counts) + 1) / (sum(self.counts) + len(self.counts))
+        labels = outcomes[:, 1]
+        commonest = np.full_like(labels, np.argmax(shares))
+        return np.stack([-np.log(shares[labels.astype(np.int64)]), labels, commonest], axis=1)
+
+    def scores(self, outcomes: Array) -> tuple[Array, NDArray[np.int64]] | None:
+        """What was kept of each sample; None where there were too many classes."""
+        return (outcomes[:, 3:], outcomes[:, 1].astype(np.int64)) if outcomes.shape[1] > 3 else None
+
+    def _confusion(self, tally: Tally) -> Array:
+        matrix: Array = tally.sums[3:].reshape(len(self.labels), len(self.labels)).cpu().numpy()
         return matrix
 
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
@@ -178,6 +219,7 @@ class LabelSets(Classification, SummedTask):
         "accuracy": "higher",
         "exact_match": "higher",
     }
+    yes_or_no: ClassVar[str] = "exact_match"
 
     def survey(self, rows: Iterable[Row]) -> tuple[str, ...]:
         """The labels that occur in any sample."""
@@ -222,6 +264,16 @@ class LabelSets(Classification, SummedTask):
             "accuracy": sums[..., 2] / samples,
             "exact_match": sums[..., 3] / samples,
         }
+
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """The measures by name."""
+        of_labels = (f"{kind}_{number}" for kind in ("hit", "predicted", "true") for number in range(len(self.labels)))
+        return ("loss", "right_share", "all_right", *of_labels)
+
+    def right(self, outcomes: Array) -> NDArray[np.bool_]:
+        """[samples] whether all labels are right."""
+        return outcomes[:, 2] > 0
 
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """The labels that are likelier than not, and the probability of each."""

@@ -60,6 +60,20 @@ class SummedTask(Task):
         ends = {name: np.quantile(values, [0.025, 0.975]) for name, values in figures.items()}
         return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """What is added up of each sample."""
+        return tuple(f"measure_{number}" for number in range(self.measured))
+
+    def outcomes(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """What is added up, in float64."""
+        return self.measures(batch, outputs).double()
+
+    def resampled(self, outcomes: Sums, weights: Sums) -> dict[str, Sums]:
+        """The metrics of weighted sums."""
+        counted = np.concatenate([np.ones((len(outcomes), 1)), outcomes], axis=1)
+        return self.figures(weights @ counted)
+
     def _resampled(self, tally: Tally) -> Sums:
         sums: Sums = tally.sums.cpu().numpy().reshape(1 + RESAMPLES, 1 + self.measured)
         return sums

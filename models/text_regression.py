@@ -12,7 +12,7 @@ from torch import Tensor
 
 from launcher.data.rows import Row
 from launcher.data.values import number_of
-from launcher.models.base import Example, Tally, TaskModule
+from launcher.models.base import Array, Example, Tally, TaskModule
 from launcher.models.batch import Batch, Losses
 from launcher.models.summed import SummedTask, Sums, ratio
 from launcher.models.text import TextTask
@@ -99,6 +99,17 @@ class TextRegression(SummedTask, TextTask):
             "r2": 1 - ratio(squared, spread),
         }
 
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """The measures by name."""
+        return ("loss", "squared", "absolute", "true", "predicted", "true_squared", "predicted_squared", "product")
+
+    def resampled(self, outcomes: Array, weights: Array) -> dict[str, Array]:
+        """Those of the sums, and Spearman's correlation."""
+        return super().resampled(outcomes, weights) | {
+            "spearman": weighted_spearman(outcomes[:, 3], outcomes[:, 4], weights)
+        }
+
     def values(self, batch: Batch, outputs: Tensor) -> Tensor:
         """Truth and prediction of each sample: ranks cannot be told from sums."""
         return torch.stack([batch.targets, outputs], dim=1)
@@ -131,3 +142,21 @@ def _ranks(values: Sums) -> Sums:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     means: Sums = np.cumsum(counts) - (counts - 1) / 2
     return means[places]
+
+
+def weighted_spearman(one: Array, other: Array, weights: Array) -> Array:
+    """[draws] Spearman's correlation of samples that count as often as weights [draws, samples] say."""
+    total = weights.sum(-1, keepdims=True)
+    ranks = [_weighted_ranks(values, weights) for values in (one, other)]
+    one, other = (rank - (weights * rank).sum(-1, keepdims=True) / total for rank in ranks)
+    spreads = (weights * one**2).sum(-1) * (weights * other**2).sum(-1)
+    return ratio((weights * one * other).sum(-1), np.sqrt(spreads))
+
+
+def _weighted_ranks(values: Array, weights: Array) -> Array:
+    """[draws, samples] ranks among copies of the samples; equal values share the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    order = np.argsort(places, kind="stable")
+    shares = np.add.reduceat(weights[:, order], np.cumsum(counts) - counts, axis=1)
+    means: Array = np.cumsum(shares, axis=1) - (shares - 1) / 2
+    return means[:, places]

@@ -99,6 +99,11 @@ class TokenClassification(Classification, SummedTask, TextTask):
         entities = torch.tensor(counts, dtype=torch.float64, device=outputs.device)
         return torch.cat([outputs[..., :3].double().sum(1), entities], dim=1)
 
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """The measures by name."""
+        return ("loss", "right", "words", "entities_hit", "entities_predicted", "entities_true")
+
     def _of_words(self, values: Tensor, targets: Tensor) -> list[list[int]]:
         return [row[asked != UNTOLD].tolist() for row, asked in zip(values, targets, strict=True)]
 

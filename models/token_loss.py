@@ -61,6 +61,11 @@ class LanguageTask(SummedTask, TextTask):
         """Loss, tokens told right, tokens."""
         return outputs[..., :3].double().sum(1)
 
+    @property
+    def outcome_columns(self) -> tuple[str, ...]:
+        """The measures by name."""
+        return ("loss", "right", "tokens")
+
     def figures(self, sums: Sums) -> dict[str, Sums]:
         """Means over tokens, each token once."""
         loss, right, tokens = np.moveaxis(sums[..., 1:], -1, 0)

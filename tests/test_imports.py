@@ -16,10 +16,11 @@ ALLOWED = {
     "errors": set(),
     "job": {"errors"},
     "data": {"errors", "job"},
+    "measure": {"errors", "job", "data"},
     "plan": {"errors", "job", "data"},
-    "run": {"errors", "job", "plan"},
+    "run": {"errors", "job", "plan", "measure"},
     "tracking": {"errors", "job", "run"},
-    "start": {"errors", "job", "data", "plan", "run", "tracking"},
+    "start": {"errors", "job", "data", "measure", "plan", "run", "tracking"},
     "cluster": {"errors", "job", "plan", "run", "start", "tracking"},
     "cli": {"errors", "job", "plan", "start", "cluster"},
     "python": {"errors", "job", "run", "start"},
@@ -27,11 +28,23 @@ ALLOWED = {
     "engines": {"errors", "job", "models"},
     "adapt": {"errors", "job", "models"},
     "checkpoint": {"errors", "job", "run", "engines", "models"},
-    "worker": {"errors", "job", "data", "plan", "run", "tracking", "engines", "checkpoint", "adapt", "models"},
+    "worker": {
+        "errors",
+        "job",
+        "data",
+        "measure",
+        "plan",
+        "run",
+        "tracking",
+        "engines",
+        "checkpoint",
+        "adapt",
+        "models",
+    },
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "plan", "run", "tracking", "start", "cluster", "python")
+WITHOUT_TORCH = ("errors", "cli", "job", "data", "measure", "plan", "run", "tracking", "start", "cluster", "python")
 HEAVY = ("torch", "transformers", "deepspeed", "peft")
 
 
@@ -107,7 +120,14 @@ def test_importing_what_runs_before_the_ranks_does_not_import_torch(part: str) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["check", "job.yaml"], ["plan", "job.yaml"], ["train", "job.yaml", "--dry-run"]]
+    "arguments",
+    [
+        ["--help"],
+        ["check", "job.yaml"],
+        ["gap", "job.yaml", "--no-features"],
+        ["plan", "job.yaml"],
+        ["train", "job.yaml", "--dry-run"],
+    ],
 )
 def test_commands_that_only_look_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,b\nc,d\n")

@@ -15,6 +15,8 @@ from launcher.checkpoint.weights import StoredWeight
 
 OURS = "model/model."
 """What stands before the model's own names in our checkpoints."""
+AVERAGE = "optimizer/average/model."
+"""What stands before the names of averages of the weights, where a run keeps them: they would be its result."""
 
 
 class _Reader(FileSystemReader):
@@ -38,8 +40,14 @@ def dcp_weights(folder: Path, prefix: str | None) -> list[StoredWeight]:
     tensors = {name: found for name, found in saved.items() if isinstance(found, TensorStorageMetadata)}
     if prefix is None:
         prefix = _usual_prefix(list(tensors))
+    averaged = {f"{OURS}{name.removeprefix(AVERAGE)}": name for name in tensors if name.startswith(AVERAGE)}
     return [
-        StoredWeight(name.removeprefix(prefix), tuple(found.size), found.properties.dtype, _Pieces(reader, name, found))
+        StoredWeight(
+            name.removeprefix(prefix),
+            tuple(found.size),
+            found.properties.dtype,
+            _Pieces(reader, averaged.get(name, name), found),
+        )
         for name, found in tensors.items()
         if name.startswith(prefix)
     ]

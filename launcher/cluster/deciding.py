@@ -18,6 +18,7 @@ from launcher.run.checkpoints import last_checkpoint, step_of
 from launcher.run.display import print_outcome
 from launcher.run.events import Began, EventTail
 from launcher.run.folder import RunFolder
+from launcher.run.results import insist_on_adoption
 from launcher.run.starts import Start
 from launcher.run.unfit import take_unfit
 from launcher.start.failure import RankFailed, report_failure
@@ -51,6 +52,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
     result = folder.result()
     if result is not None and result["status"] == "done":
         print_outcome(folder)
+        insist_on_adoption(folder)
         return int(ExitCode.DONE)
     why = _why_queued_again(folder)
     if why is not None and _is_cancelled(folder):

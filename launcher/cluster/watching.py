@@ -16,6 +16,7 @@ from launcher.errors import RequestError
 from launcher.run.events import EventTail, Phase, Started, Step
 from launcher.run.folder import RunFolder, find_run, write_whole
 from launcher.run.ledger import Ledger
+from launcher.run.results import Result
 from launcher.run.starts import Start
 
 RECENT = 20
@@ -31,6 +32,7 @@ class Status:
     seconds_left: at that speed, None where it is not known
     starts: how often its ranks were started
     seconds: where the time went, by the ledger
+    verdict: whether the result should take the old model's place, and why; None before the end
     """
 
     run: str
@@ -46,6 +48,7 @@ class Status:
     goodput: float | None
     seconds: dict[str, float]
     failure: str | None
+    verdict: str | None = None
 
     def __str__(self) -> str:
         lines = [("run", self.run), ("state", f"{self.state}, {self.phase}" if self.phase else self.state)]
@@ -61,6 +64,8 @@ class Status:
             lines.append(("goodput", str(Ledger(self.seconds))))
         if self.failure is not None:
             lines.append(("failure", self.failure))
+        if self.verdict is not None:
+            lines.append(("verdict", self.verdict))
         return "\n".join(f"{name:8} {text}" for name, text in lines)
 
 
@@ -76,6 +81,7 @@ def status_of(run: RunFolder) -> Status:
     ledger = Ledger.of(events)
     is_running = run.is_claimed() or (job is not None and job.state == "RUNNING")
     total = None if begun is None else begun.total_steps
+    result = Result.read(run.result_file) if run.result_file.exists() else None
     return Status(
         run=str(run.path),
         state=_state(run, job, is_running),
@@ -90,6 +96,7 @@ def status_of(run: RunFolder) -> Status:
         goodput=ledger.goodput,
         seconds=ledger.seconds,
         failure=run.failure_file.read_text(encoding="utf-8").splitlines()[0] if run.failure_file.exists() else None,
+        verdict=None if result is None or result.verdict is None else str(result.verdict),
     )
 
 

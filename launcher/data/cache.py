@@ -12,7 +12,7 @@ from launcher.data.sources import existing, is_local
 from launcher.job.pretrained import tokenizer_files
 from launcher.job.schema import Source
 
-FORMAT = 2
+FORMAT = 3
 
 
 def prepared_folder(cache: Path, source: Source, settings: Mapping[str, object]) -> Path:

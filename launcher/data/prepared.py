@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from launcher.data.fingerprints import Fingerprints
+
 ROWS_A_BATCH = 4096
 """Every record batch but the last holds so many rows, so row i is in batch i // 4096."""
 
-SAMPLES, FACTS = "samples.arrow", "facts.json"
+SAMPLES, FACTS, FINGERPRINTS = "samples.arrow", "facts.json", "fingerprints.npy"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class Prepared:
         """Tokens of each sample, int32 [samples]."""
         batches = [self._file.get_batch(n).column("length") for n in range(self._file.num_record_batches)]
         return np.concatenate([batch.to_numpy(zero_copy_only=False) for batch in batches]).astype(np.int32)
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """What each sample shows a model, as one number; empty where nobody noted it."""
+        found: Fingerprints = np.load(self.folder / FINGERPRINTS)
+        return found
 
     def _sample(self, index: int) -> dict[str, Any]:
         batch, row = divmod(index, ROWS_A_BATCH)
@@ -139,7 +147,7 @@ class PreparedWriter:
         while len(self._waiting["length"]) >= ROWS_A_BATCH:
             self._flush(ROWS_A_BATCH)
 
-    def finish(self, labels: Sequence[str], counts: Sequence[int]) -> None:
+    def finish(self, labels: Sequence[str], counts: Sequence[int], fingerprints: Sequence[int] = ()) -> None:
         """Write what waits and let the folder appear; where another process was first, its folder stays."""
         if self._waiting.get("length"):
             self._flush(ROWS_A_BATCH)
@@ -147,6 +155,7 @@ class PreparedWriter:
         self._writer = None
         facts = Facts(tuple(labels), tuple(counts), self._samples)
         (self._partial / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+        np.save(self._partial / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64))
         try:
             self._partial.rename(self._folder)
         except OSError:

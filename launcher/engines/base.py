@@ -6,7 +6,7 @@ boundary, so none of these is a call of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
@@ -28,7 +28,7 @@ class StateDict(TypedDict):
 
     model: parameters and buffers
     learning: of each parameter that this rank steps a part of, that part; its moments are laid out likewise
-    optimizer: for each of those, its moments; empty before the first step
+    optimizer: for each of those, its moments, which are empty before the first step, and copies kept beside it
     scaler: how much the loss is scaled; empty where it is not
     """
 
@@ -36,6 +36,24 @@ class StateDict(TypedDict):
     learning: dict[str, Held]
     optimizer: dict[str, dict[str, Held]]
     scaler: dict[str, Held]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What tells a parameter that learns from others.
+
+    factor: what its learning rate is multiplied by
+    since: the stage of the run in which it begins to learn
+    is_new: the pretrained model lacks it
+    """
+
+    factor: float = 1.0
+    since: int = 0
+    is_new: bool = False
+
+
+PLAIN: Mapping[str, Treatment] = {}
+"""All alike."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,9 @@ class EngineSettings:
     clip_norm: largest norm of the whole gradient, None for no clipping
     block: class of the modules that are sharded one at a time; None finds them
     deepspeed: the rendered DeepSpeed JSON; only its engine needs it
+    pull: share of the way back to where they came from that pretrained weights go in a step, for each unit of its rate
+    averages: an average of the weights is kept
+    keeps_start: what the weights came from is kept, for `mix`
     """
 
     device: torch.device
@@ -54,6 +75,9 @@ class EngineSettings:
     clip_norm: float | None
     block: str | None = None
     deepspeed: Path | None = None
+    pull: float = 0.0
+    averages: bool = False
+    keeps_start: bool = False
 
 
 class Engine(Protocol):
@@ -67,10 +91,13 @@ class Engine(Protocol):
     def shards_weights(self) -> bool:
         """Whether `prepare` takes a model whose weights are still in their files."""
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+    ) -> None:
         """Shard or wrap the model, read what is still in files, make the optimizer.
 
         stored: for each parameter on the meta device, where its values are
+        treatments: by the names of parameters; the others are treated plainly
         """
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
@@ -87,11 +114,20 @@ class Engine(Protocol):
         discard: zero only. So does a norm that is not finite, which is then what is returned
         """
 
+    def average(self, weight: float) -> None:
+        """Let the weights count so much in their average, where one is kept."""
+
+    def swap_average(self) -> None:
+        """Exchange the weights with their average; a second time puts both back, to the last bit."""
+
+    def mix(self, share: float) -> None:
+        """Go to (1 − share)·start + share·end; the end is where the weights were at the first call."""
+
     def state(self) -> StateDict:
         """The training state, sharing memory with the live tensors."""
 
     def load(self, state: StateDict) -> None:
-        """Take over a state that has the structure of `state()`, or of `without_frozen(state())`."""
+        """Take over a state that has the structure of `state()`, or of `without(state(), …)`."""
 
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers whole, one at a time, each tied one once. Every rank takes part.
@@ -100,8 +136,6 @@ class Engine(Protocol):
         """
 
 
-def without_frozen(state: StateDict, module: nn.Module) -> StateDict:
-    """The state but for the parameters of `module` that do not learn."""
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    model = {name: held for name, held in state["model"].items() if name not in frozen}
-    return {**state, "model": model}
+def without(state: StateDict, names: Collection[str]) -> StateDict:
+    """The state but for the parameters of some names, which never learn."""
+    return {**state, "model": {name: held for name, held in state["model"].items() if name not in names}}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from launcher.engines.base import PLAIN, Treatment
 from launcher.engines.single import SingleEngine
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
@@ -17,9 +19,11 @@ from launcher.models.stored import Stored
 class DDPEngine(SingleEngine):
     """`torch.nn.parallel.DistributedDataParallel` around the single engine's model."""
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+    ) -> None:
         """Move the model to the device, make it equal on all ranks, hook the gradients."""
-        super().prepare(model, optimizer, stored)
+        super().prepare(model, optimizer, stored, treatments)
         gpu = [self._settings.device.index] if self._settings.device.type == "cuda" else None
         self._parallel = DistributedDataParallel(
             self._model,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from launcher.engines.base import EngineSettings, Held, StateDict
+from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatment
+from launcher.engines.copies import Copies
 from launcher.engines.flat_slice import FlatSlice
 from launcher.engines.loss_scale import LossScale
-from launcher.engines.optimizing import make_optimizer, parameter_groups
+from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
 from launcher.engines.single import AUTOCAST, load_saved, saved_tensors
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
@@ -68,7 +69,9 @@ class DeepSpeedEngine:
         """In stage 3."""
         return self._sharded
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+    ) -> None:
         """Hand model and optimizer to DeepSpeed with the rendered configuration."""
         deepspeed = _import_deepspeed(self._settings.device)
         config = str(self._settings.deepspeed)
@@ -76,7 +79,7 @@ class DeepSpeedEngine:
         if precision in AUTOCAST:  # inside, since DeepSpeed ends any autocast that is around it
             autocast = torch.autocast(self._settings.device.type, AUTOCAST[precision])
             model.forward = autocast(model.forward)
-        groups = parameter_groups(model.parameters(), optimizer)  # slices have no rows
+        groups = parameter_groups(model.named_parameters(), optimizer, treatments)  # slices have no rows
         _read_slices(deepspeed, stored, config, self._settings.device)
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)  # DeepSpeed does so with parameters alone
@@ -88,6 +91,8 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         self._zero: Any = self._engine.optimizer
+        self._copies = Copies(self._stepped(), self._settings)
+        self._copies.hook(self._zero.optimizer)
         self._apply_scale()
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
@@ -99,7 +104,7 @@ class DeepSpeedEngine:
 
     def step(self, lr: float, discard: bool = False) -> float:
         """DeepSpeed clips, updates and zeroes, and only zeroes where the norm is not finite."""
-        self._zero.set_lr(lr)
+        set_rate(self._zero.optimizer, lr)
         with self._norm_not_finite() if discard else nullcontext():
             self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
@@ -107,6 +112,20 @@ class DeepSpeedEngine:
             self._scale.update(isfinite(norm))
             self._apply_scale()
         return norm
+
+    def average(self, weight: float) -> None:
+        """Let the weights count so much in their average, where one is kept."""
+        self._copies.take_in(weight)
+
+    def swap_average(self) -> None:
+        """Exchange the weights with their average; the module's copies follow."""
+        self._copies.swap()
+        self._copy_into_module()
+
+    def mix(self, share: float) -> None:
+        """Go to (1 − share)·start + share·end; the module's copies follow."""
+        self._copies.mix(share)
+        self._copy_into_module()
 
     def state(self) -> StateDict:
         """Whole weights in stages 1 and 2, this rank's slices in stage 3; always its slices of the moments."""
@@ -117,7 +136,7 @@ class DeepSpeedEngine:
         moments = {
             name: {slot: _part(value, place, shapes[name]) for slot, value in slots.items()}
             for name, place in places.items()
-            if (slots := self._zero.optimizer.state.get(place.flat))
+            if (slots := {**self._zero.optimizer.state.get(place.flat, {}), **self._copies.saved(place.flat)})
         }
         learning: dict[str, Held] = {n: place.of(place.flat.detach(), shapes[n]) for n, place in places.items()}
         scaler: dict[str, Held] = {} if self._scale is None else dict(self._scale.state())
@@ -126,11 +145,18 @@ class DeepSpeedEngine:
     def load(self, state: StateDict) -> None:
         """Take over a saved state, the fp32 copies that the optimizer steps included."""
         self._load_weights(state["model"])
+        self._copies.begin()
         places = self._places()
         for name, slots in state["optimizer"].items():
             place = places[name]
-            held = self._zero.optimizer.state[place.flat]
             for slot, value in slots.items():
+                copies = self._copies.of(slot)
+                if copies is not None:
+                    if copies:
+                        assert isinstance(value, FlatSlice)
+                        copies[place.flat].narrow(0, place.offset, place.count).copy_(value.local)
+                    continue
+                held = self._zero.optimizer.state[place.flat]
                 if isinstance(value, FlatSlice):
                     flat = held.setdefault(slot, torch.zeros_like(place.flat))
                     flat.narrow(0, place.offset, place.count).copy_(value.local)
@@ -189,6 +215,28 @@ class DeepSpeedEngine:
             if name in places:
                 place = places[name]
                 place.of(place.flat.data, parameter.ds_shape).local.copy_(saved.local)
+
+    def _stepped(self) -> list[tuple[Tensor, dict[str, Any]]]:
+        """Each flat slice that the optimizer steps, with its group; stage 3 cuts a group into several."""
+        groups = self._zero.optimizer.param_groups
+        if not self._sharded:
+            return list(zip(self._zero.single_partition_of_fp32_groups, groups, strict=True))
+        owners = self._zero.sub_group_to_group_id
+        return [(flat, groups[owners[number]]) for number, flat in enumerate(self._zero.fp32_partitioned_groups_flat)]
+
+    def _copy_into_module(self) -> None:
+        """Let the weights that the module computes with be those that the optimizer steps."""
+        if not self._sharded:
+            self._zero.update_lp_params()
+            return
+        parameters: dict[str, Any] = dict(self._model.named_parameters())
+        places = self._places()
+        for name, parameter in parameters.items():
+            if parameter.ds_persist:
+                parameter.partition()  # what is kept whole is gathered anew, by all ranks, when it is next used
+            if name in places:
+                place = places[name]
+                _slice(parameter).local.copy_(place.of(place.flat.data, parameter.ds_shape).local)
 
     def _shapes(self) -> dict[str, torch.Size]:
         return {name: getattr(p, "ds_shape", p.shape) for name, p in self._model.named_parameters()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
@@ -11,10 +11,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from launcher.engines.base import PLAIN, Treatment
 from launcher.engines.single import AUTOCAST, SingleEngine
 from launcher.errors import RequestError
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
+from launcher.models.blocks import repeated_blocks
 from launcher.models.stored import Readable, Stored
 
 
@@ -31,7 +33,9 @@ class FSDPEngine(SingleEngine):
         """Yes: no rank needs more than its slices."""
         return True
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+    ) -> None:
         """Shard the model over all ranks, read this rank's slices, make the optimizer over them.
 
         Raises RequestError for an unknown block.
@@ -49,7 +53,7 @@ class FSDPEngine(SingleEngine):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         _read_slices(model, kept_in_files, device)
-        super().prepare(model, optimizer, {})
+        super().prepare(model, optimizer, {}, treatments)
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward. FSDP divides the gradients' sum by the world's size, which is undone here."""
@@ -57,10 +61,26 @@ class FSDPEngine(SingleEngine):
         self._model.set_requires_gradient_sync(last)
         return self._forward_backward(self._model, batch, scale * dist.get_world_size())
 
+    def swap_average(self) -> None:
+        """Exchange the weights with their average."""
+        super().swap_average()
+        self._forget_whole_weights()
+
+    def mix(self, share: float) -> None:
+        """Go to (1 − share)·start + share·end."""
+        super().mix(share)
+        self._forget_whole_weights()
+
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved, gathered one at a time by all ranks."""
         for name, tensor in super().full_tensors(wanted):
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def _forget_whole_weights(self) -> None:
+        """What an evaluation has left whole is of other weights."""
+        for module in self._model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def _clip(self) -> float:
         norm = nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf"))
@@ -91,19 +111,11 @@ def _read_slices(model: nn.Module, kept_in_files: dict[str, Readable], device: t
 def blocks_of(model: nn.Module, name: str | None) -> list[nn.Module]:
     """What is sharded one at a time: modules of the class `name`, or else the members of the outermost lists."""
     if name is None:
-        return list(_members_of_lists(model))
+        return list(repeated_blocks(model))
     found = [module for module in model.modules() if type(module).__name__ == name]
     if not found:
-        classes = sorted({type(member).__name__ for member in _members_of_lists(model)})
+        classes = sorted({type(member).__name__ for member in repeated_blocks(model)})
         raise RequestError(
             f"engine.block: the model has no module {name!r}; its repeated blocks are {', '.join(classes)}"
         )
     return found
-
-
-def _members_of_lists(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, nn.ModuleList) and len(child) > 1:
-            yield from (member for member in child if any(True for _ in member.parameters()))
-        else:
-            yield from _members_of_lists(child)

@@ -8,8 +8,10 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from launcher.engines.base import EngineSettings, Held, StateDict
-from launcher.engines.optimizing import make_optimizer, parameter_groups
+from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatment
+from launcher.engines.copies import Copies
+from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
+from launcher.engines.schedule_free import Result, counters, is_schedule_free, take_counters
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
@@ -35,11 +37,18 @@ class SingleEngine:
         """No: the model comes whole."""
         return False
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer, stored: Stored) -> None:
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+    ) -> None:
         """Move the model to the device; make the optimizer."""
         self._model = model.to(self._settings.device).train()
         self._learning = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = make_optimizer(parameter_groups(self._learning, optimizer), optimizer)
+        self._optimizer = make_optimizer(parameter_groups(model.named_parameters(), optimizer, treatments), optimizer)
+        groups = self._optimizer.param_groups
+        self._copies = Copies(((p, group) for group in groups for p in group["params"]), self._settings)
+        self._copies.hook(self._optimizer)
+        self._group_of = {p: group for group in groups for p in group["params"]}
+        self._result = Result(self._optimizer) if is_schedule_free(self._optimizer) else self._copies
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward of one micro-batch."""
@@ -47,8 +56,7 @@ class SingleEngine:
 
     def step(self, lr: float, discard: bool = False) -> float:
         """Clip, update, zero; the norm before clipping."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self._optimizer, lr)
         self._scaler.unscale_(self._optimizer)
         norm = self._clip()
         if isfinite(norm) and not discard:
@@ -57,23 +65,48 @@ class SingleEngine:
         self._optimizer.zero_grad()
         return norm
 
+    def average(self, weight: float) -> None:
+        """Let the weights count so much in their average, where one is kept."""
+        self._copies.take_in(weight)
+
+    def swap_average(self) -> None:
+        """Exchange the weights with their average."""
+        self._result.swap()
+
+    def mix(self, share: float) -> None:
+        """Go to (1 − share)·start + share·end."""
+        self._copies.mix(share)
+
     def state(self) -> StateDict:
-        """Parameters, buffers and moments, sharing memory with the live tensors."""
-        state = self._optimizer.state
-        moments = {name: dict(state[p]) for name, p in self._model.named_parameters() if p in state}
+        """Parameters, buffers, moments and copies, sharing memory with the live tensors."""
+        # the weights first: FSDP then shards again what an evaluation has left whole
+        weights: dict[str, Held] = dict(saved_tensors(self._model))
+        moments: dict[str, dict[str, Held]] = {
+            name: dict(slots)
+            for name, p in self._model.named_parameters()
+            if p.requires_grad and (slots := {**self._moments(p), **self._copies.saved(p)})
+        }
         learning: dict[str, Held] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
         scaler: dict[str, Held] = {slot: torch.tensor(self._scaler.state_dict()[slot]) for slot in self._scaling}
-        return {"model": dict(saved_tensors(self._model)), "learning": learning, "optimizer": moments, "scaler": scaler}
+        return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
         """Take over a saved state."""
         load_saved(self._model, state["model"])
+        self._copies.begin()
         parameters = dict(self._model.named_parameters())
         for name, values in state["optimizer"].items():
-            moments = {slot: value for slot, value in values.items() if isinstance(value, Tensor)}
-            self._optimizer.state[parameters[name]] = {
-                slot: value.to(self._settings.device) for slot, value in moments.items()
-            }
+            parameter, moments = parameters[name], dict[str, Tensor]()
+            for slot, value in values.items():
+                assert isinstance(value, Tensor)
+                copies = self._copies.of(slot)
+                if copies is None:
+                    moments[slot] = value.to(self._settings.device)
+                elif copies:
+                    copies[parameter].copy_(value)
+            take_counters(self._group_of[parameter], moments)
+            if moments:
+                self._optimizer.state[parameter] = moments
         scaler = {slot: value.item() for slot, value in state["scaler"].items() if isinstance(value, Tensor)}
         if scaler:
             self._scaler.load_state_dict(self._scaler.state_dict() | scaler)
@@ -81,6 +114,10 @@ class SingleEngine:
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved."""
         return ((name, tensor) for name, tensor in saved_tensors(self._model) if wanted(name))
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        moments = self._optimizer.state.get(parameter, {})
+        return {**moments, **counters(self._group_of[parameter])} if moments else {}
 
     def _clip(self) -> float:
         return float(nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf")))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import ModelError, RequestError
-from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_config
-from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Source, Tracker
+from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_card, read_config
+from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Source, Tracker
 from launcher.job.tasks import FAMILIES, find_family
 
 Found = tuple[tuple[str, ...], str, str]
@@ -46,6 +46,13 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             found.append(too_long(job, longest))
     except ModelError as error:
         found.append((("model", "pretrained"), str(error), ""))
+    verdict = {
+        "baseline": _other(job, job.verdict.baseline, folder, ("verdict", "baseline"), found),
+        "compare": {
+            name: _other(job, place, folder, ("verdict", "compare", name), found)
+            for name, place in job.verdict.compare.items()
+        },
+    }
     launch = {"runs": str(_absolute(job.launch.runs, folder))}
     track = tuple(_tracker(tracker, folder) for tracker in job.track)
     resolved = job.model_copy(
@@ -54,11 +61,29 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             "engine": _engine(job, folder, found),
             "data": job.data.model_copy(update=data),
             "model": job.model.model_copy(update=model),
+            "verdict": job.verdict.model_copy(update=verdict),
             "launch": job.launch.model_copy(update=launch),
             "track": track,
         }
     )
     return resolved, found
+
+
+def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], found: list[Found]) -> str | None:
+    """The place of a model to compare with, absolute where it is on this machine. It must be of the same task."""
+    if place is None:
+        return None
+    try:
+        pretrained = find_pretrained(Model(pretrained=place), folder)
+        task = read_card(Path(pretrained.location)).get("task")
+    except ModelError as error:
+        message, _, fix = str(error).partition("; ")
+        found.append((path, message, fix))
+        return place
+    if task is not None and task in FAMILIES and task != job.task:
+        found.append((path, f"{place} was trained for {task}, and this job is for {job.task}", "name another run"))
+    full = _absolute(place, folder)
+    return str(full) if full.exists() else place
 
 
 def too_long(job: Job, longest: int) -> Found:

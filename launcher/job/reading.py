@@ -24,11 +24,14 @@ PYTHON = Path("Python")
 """Stands for the file of a job that has none."""
 
 
-def load_job(path: Path, sets: Sequence[str] = ()) -> Job:
-    """Read, override, check and resolve a job file. Raises JobError with all problems at once."""
+def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Job:
+    """Read, override, check and resolve a job file. Raises JobError with all problems at once.
+
+    trains: false where the job's data and model are only looked at
+    """
     document = read_document(path)
     origins = apply_overrides(document.values, sets)
-    return _checked(document, origins, path.resolve().parent)
+    return _checked(document, origins, path.resolve().parent, trains)
 
 
 def check_job(values: Mapping[str, Any], folder: Path) -> Job:
@@ -36,10 +39,10 @@ def check_job(values: Mapping[str, Any], folder: Path) -> Job:
     return _checked(_in_python(values), {}, folder)
 
 
-def _checked(document: Document, origins: Mapping[tuple[str, ...], str], folder: Path) -> Job:
+def _checked(document: Document, origins: Mapping[tuple[str, ...], str], folder: Path, trains: bool = True) -> Job:
     job = _validated(Job, document, origins)
     resolved, found = resolve_paths(job, folder)
-    found += broken_rules(resolved)
+    found += broken_rules(resolved, trains)
     if found:
         raise JobError([Problem(_where(p, document, origins), ".".join(p), message, fix) for p, message, fix in found])
     return resolved

@@ -6,7 +6,7 @@ python -m launcher.job.reference      writes docs/job-file.md and docs/job-schem
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -57,25 +57,42 @@ def schema() -> str:
     return json.dumps({**made, **head}, indent=2) + "\n"
 
 
-def _section(model: type[BaseModel], path: str) -> Iterator[str]:
+def _section(model: type[BaseModel], path: str, leave_out: Collection[str] = ()) -> Iterator[str]:
     below: list[tuple[str, list[type[BaseModel]]]] = []
     yield from ("", f"## {path or 'Top level'}", "", "| key | default | what it does |", "|---|---|---|")
     for name, field in model.model_fields.items():
+        if name in leave_out:
+            continue
         sections = _models_in(field.annotation)
         if sections and sections[0] is not Source:
             below.append((_place(f"{path}.{name}".lstrip("."), field.annotation), sections))
         yield f"| `{name}` | {_default(field)} | {field.description} |"
     for place, kinds in below:
+        shared = _shared(kinds)
         for kind in kinds:
-            yield from _section(kind, place if len(kinds) == 1 else f"{place} ({_kind(kind)})")
+            yield from _section(kind, place if len(kinds) == 1 else f"{place} ({_kind(kind)})", shared)
+        if shared:
+            yield from _section(kinds[0].__base__ or kinds[0], place, [_first(kinds[0])])
     if path == "data":
         yield from _section(Source, "data.train, data.target and each set of data.validation")
 
 
+def _shared(kinds: Sequence[type[BaseModel]]) -> set[str]:
+    """Fields that the kinds of a section have from one base; they are told once."""
+    base, *others = {kind.__base__ for kind in kinds}
+    if others or len(kinds) == 1 or base is None or not issubclass(base, BaseModel) or not base.model_fields:
+        return set()
+    return set(base.model_fields) - {_first(kinds[0])}
+
+
+def _first(model: type[BaseModel]) -> str:
+    return next(iter(model.model_fields))
+
+
 def _kind(model: type[BaseModel]) -> str:
     """`method: lora`: the field that tells this kind of a section from the others comes first."""
-    name, field = next(iter(model.model_fields.items()))
-    return f"{name}: {get_args(field.annotation)[0]}"
+    name = _first(model)
+    return f"{name}: {get_args(model.model_fields[name].annotation)[0]}"
 
 
 def _place(path: str, annotation: Any) -> str:

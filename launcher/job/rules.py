@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 
 from launcher.errors import RequestError
+from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
 from launcher.job.schema import COLUMNS, Job, Source
 from launcher.job.tasks import Family, find_family
 
@@ -18,9 +19,12 @@ METHODS_WITH_TARGET: frozenset[str] = frozenset()
 """The methods of `adapt` that learn from `data.target`; fine-tuning does not."""
 
 
-def broken_rules(job: Job) -> list[Found]:
-    """Everything that these rules have against a job whose paths are absolute."""
-    found = [found for rule in RULES for found in rule(job)]
+def broken_rules(job: Job, trains: bool = True) -> list[Found]:
+    """Everything that these rules have against a job whose paths are absolute.
+
+    trains: false for a job that is only looked at, which may name a target that its method does not use
+    """
+    found = [found for rule in RULES if trains or rule is not _target_is_used for found in rule(job)]
     try:
         family = find_family(job.task, loss=job.train.loss.name)
     except RequestError:
@@ -96,8 +100,9 @@ def _target_is_used(job: Job) -> Iterator[Found]:
     method, target = job.adapt.method, job.data.target
     if method in METHODS_WITH_TARGET and target is None:
         yield ("adapt", "method"), f"{method} learns from unlabelled target data", "add data.target"
-    if method not in METHODS_WITH_TARGET and target is not None:
-        yield ("data", "target"), f"{method} does not use unlabelled target data", "remove data.target"
+    if method not in METHODS_WITH_TARGET and target is not None and not job.selects_for_target:
+        message = f"{method} does not use unlabelled target data"
+        yield ("data", "target"), message, "remove data.target, or choose by it: validation.selector"
 
 
 def _adapters_alone_learn(job: Job) -> Iterator[Found]:
@@ -124,6 +129,23 @@ def _quantised_weights_stay_whole(job: Job) -> Iterator[Found]:
         yield ("adapt", "merge"), message, "merge: false, or quantised: false"
 
 
+def _options_go_together(job: Job) -> Iterator[Found]:
+    """Options of `adapt` that cannot be had with this method, engine or data."""
+    adapt = job.adapt
+    for name in ("l2_sp", "interpolate"):
+        if getattr(adapt, name) and adapt.method == "lora":
+            message = "what learns beside lora is new, so there is no start to go back to"
+            yield ("adapt", name), message, f"remove {name}, or method: finetune"
+    if adapt.interpolate == "auto" and not job.data.validation:
+        yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
+    if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
+        yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
+    kept = adapt.kept_beside
+    if kept is not None and job.engine.name == "deepspeed" and job.engine.deepspeed == "zero3_nvme":
+        message = f"{kept} keeps copies of weights, and zero3_nvme has the weights on a disk"
+        yield ("adapt", kept), message, "engine.deepspeed: zero3_offload"
+
+
 def _warmup_ends(job: Job) -> Iterator[Found]:
     warmup, steps = job.train.schedule.warmup, job.train.max_steps
     if steps is not None and warmup >= 1 and warmup >= steps:
@@ -142,13 +164,30 @@ def _floor_is_below_the_peak(job: Job) -> Iterator[Found]:
 
 def _optimizer_settings_are_used(job: Job) -> Iterator[Found]:
     optimizer = job.train.optimizer
-    unused = {"sgd": ("betas", "eps"), "adamw": ("momentum",)}[optimizer.name]
+    unused = ("betas", "eps") if optimizer.name == "sgd" else ("momentum",)
     for name in unused:
         if (
             name in optimizer.model_fields_set
             and getattr(optimizer, name) != type(optimizer).model_fields[name].default
         ):
             yield ("train", "optimizer", name), f"{optimizer.name} does not use {name}", f"remove {name}"
+
+
+def _schedule_free_stands_alone(job: Job) -> Iterator[Found]:
+    if job.train.optimizer.name != "schedule_free_adamw":
+        return
+    field = ("train", "optimizer", "name")
+    if job.engine.name == "deepspeed":
+        message = "DeepSpeed's slices do not follow schedule_free_adamw from its steps to its result"
+        yield field, message, "engine.name: fsdp, or optimizer.name: adamw"
+    if job.train.schedule.name != "constant":
+        message = f"schedule_free_adamw takes the place of a schedule, and this one is {job.train.schedule.name}"
+        yield ("train", "schedule", "name"), message, "schedule.name: constant, with warmup if you like"
+    if job.adapt.average is not None:
+        yield ("adapt", "average"), "schedule_free_adamw averages already", "remove it, or optimizer.name: adamw"
+    if job.adapt.l2_sp:
+        message = "schedule_free_adamw steps other weights than those that are to stay near the start"
+        yield ("adapt", "l2_sp"), message, "optimizer.name: adamw, or adapt.interpolate"
 
 
 def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
@@ -162,13 +201,15 @@ def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
 
 def _validation_is_not_training(job: Job) -> Iterator[Found]:
     train = job.data.train
+    if job.data.allow_leakage:
+        return
     for name, source in job.data.validation.items():
         shared = sorted(set(source.files) & set(train.files))
         if shared and source.split == train.split:
             yield (
                 ("data", "validation", name),
                 f"{shared[0]} is also trained on, so it says nothing of new samples",
-                "hold some rows out of data.train in a file of their own",
+                "hold some rows out of data.train in a file of their own, or data.allow_leakage: true",
             )
 
 
@@ -192,13 +233,21 @@ def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
         yield ("train", "loss", "class_weights"), f"{job.task} has no classes", "remove class_weights"
 
 
+def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
+    losses = family.losses
+    name = job.train.loss.name if job.train.loss.name != "auto" or not losses else losses[0]
+    if job.adapt.distill is not None and name not in ("cross-entropy", "focal", "binary"):
+        message = f"{job.task} with the loss {name} gives no probabilities to compare"
+        yield ("adapt", "distill"), message, "remove it; adapt.l2_sp holds weights near their start"
+
+
 def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
     if family.judged_by is None:
         return
     metrics = ("loss", *family.judged_by)
-    if job.validation.metric not in metrics:
-        message = f"{job.task} has no metric {job.validation.metric!r}"
-        yield ("validation", "metric"), message, _nearest(job.validation.metric, metrics)
+    for section, metric in (("validation", job.validation.metric), ("verdict", job.verdict.metric)):
+        if metric not in metrics and (section, metric) != ("verdict", "auto"):
+            yield (section, "metric"), f"{job.task} has no metric {metric!r}", _nearest(metric, metrics)
 
 
 def _columns_are_read(job: Job, family: Family) -> Iterator[Found]:
@@ -296,17 +345,21 @@ def _tracker_settings_are_used(job: Job) -> Iterator[Found]:
 RULES: tuple[Rule, ...] = (
     _validation_is_needed,
     _deciding_set_exists,
+    verdict_is_on_sets,
     _fp16_needs_a_gpu,
     _batch_covers_the_processes,
     _micro_batch_fits_the_batch,
     _engine_fits_the_processes,
     _engine_settings_are_used,
     _target_is_used,
+    selection_for_the_target,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
+    _options_go_together,
     _warmup_ends,
     _floor_is_below_the_peak,
     _optimizer_settings_are_used,
+    _schedule_free_stands_alone,
     _plateau_settings_are_used,
     _validation_is_not_training,
     _trackers_are_installed,
@@ -316,6 +369,7 @@ RULES: tuple[Rule, ...] = (
 
 TASK_RULES: tuple[TaskRule, ...] = (
     _loss_is_of_the_task,
+    _outputs_can_be_distilled,
     _metric_is_of_the_task,
     _columns_are_read,
     _columns_go_together,

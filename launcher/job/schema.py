@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,18 +18,13 @@ from pydantic import (
     PositiveInt,
 )
 
+from launcher.job.adapting import Adapting
+from launcher.job.section import Fraction
+from launcher.job.section import Section as Section
 from launcher.job.tasks import FAMILIES
 
 DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "zero3_nvme")
 """The files of `ds_configs`."""
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """A part of the job file: immutable, and a stranger to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -114,6 +107,8 @@ class Source(Section):
         return self.columns.get(role, role)
 
 
+BASELINE = "baseline"
+"""The name of `verdict.baseline` among the models that are compared."""
 COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "audio", "label")
 """The fields of a source that name a column."""
 
@@ -143,7 +138,14 @@ class Data(Section):
         "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
     )
     target: AnySource | None = Field(
-        None, description="Unlabelled samples of the target domain, for the methods that use them."
+        None,
+        description="Unlabelled samples of the target domain, for the methods that use them, `adaptrun gap`, and "
+        "`validation.selector: importance-weighted`.",
+    )
+    allow_leakage: bool = Field(
+        False,
+        description="Train although validation samples are also trained on (the same but for case, white space and "
+        "forms of characters); their figures then say less of new samples.",
     )
     cache: str = Field(
         "~/.cache/adaptrun",
@@ -154,7 +156,11 @@ class Data(Section):
 class Optimizer(Section):
     """How a gradient becomes a step. All values are explicit: libraries differ in their defaults."""
 
-    name: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or stochastic gradient descent.")
+    name: Literal["adamw", "sgd", "schedule_free_adamw"] = Field(
+        "adamw",
+        description="AdamW; stochastic gradient descent; or schedule-free AdamW (arXiv:2405.15682), which averages its "
+        "steps instead of lowering the rate and needs the extra `adaptrun[schedule-free]`.",
+    )
     lr: PositiveFloat = Field(2e-5, description="Peak learning rate.")
     weight_decay: NonNegativeFloat = Field(
         0.01, description="Decoupled (AdamW) or L2 (SGD) decay; biases and normalisation weights are exempt."
@@ -277,7 +283,47 @@ class Validation(Section):
         "(docs/tasks.md).",
     )
     set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
+    selector: Literal["labelled", "importance-weighted"] = Field(
+        "labelled",
+        description="What chooses the best checkpoint: the metric on the set; or, where `data.target` has no labels, "
+        "the metric (loss or accuracy) with each sample of the set weighted by how common its like is in the target.",
+    )
     batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
+
+
+class Verdict(Section):
+    """Whether the result should take the old model's place, and by what that is told (docs/verdict.md)."""
+
+    metric: str = Field(
+        "auto",
+        description="What has to be better. auto: `validation.metric`, or where that is the loss, the first metric of "
+        "the task.",
+    )
+    set: str | None = Field(
+        None,
+        description="The validation set on which it has to be better; absent: the one that decides. A set that does "
+        "not choose the checkpoint too is judged without favour.",
+    )
+    baseline: str | None = Field(
+        None,
+        description="The finished run or model folder whose place the result would take; absent: the model as it came.",
+    )
+    compare: dict[SetName, str] = Field(
+        default_factory=dict,
+        description="Further finished runs or model folders, with a name each (`{scratch: runs/a, oracle: runs/b}`): "
+        "measured on the same samples and shown, without a say.",
+    )
+    must_hold: tuple[str, ...] = Field(
+        (), description="Validation sets that may not fall by more than the margin: what must not be forgotten."
+    )
+    margin: NonNegativeFloat = Field(
+        0.01,
+        description="What counts as little: 0.01 is one point of a score that should be high, and 1 % of the "
+        "baseline's value of a metric that should be low.",
+    )
+    gate: bool = Field(
+        False, description="End with exit code 1 unless the verdict is to adopt; `adaptrun train --gate` sets it."
+    )
 
 
 class Checkpoint(Section):
@@ -298,13 +344,13 @@ class Checkpoint(Section):
     )
 
 
-class Finetune(Section):
+class Finetune(Adapting):
     """All weights learn, but for those of `model.frozen`."""
 
     method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
 
 
-class Lora(Section):
+class Lora(Adapting):
     """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
     method: Literal["lora"] = Field(
@@ -436,6 +482,9 @@ class Job(Section):
     data: Data = Field(description="What the model learns from and what it is judged on.")
     train: Train = Field(default_factory=Train, description="How the model is trained.")
     validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")
+    verdict: Verdict = Field(
+        default_factory=Verdict, description="Whether the result should take the old model's place."
+    )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the run saves what it needs to go on.")
     adapt: Adapt = Field(default_factory=Finetune, description="How the model moves to the domain.")
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
@@ -448,6 +497,22 @@ class Job(Section):
     def deciding_set(self) -> str | None:
         """The validation set whose metric decides; None without validation data."""
         return self.validation.set or next(iter(self.data.validation), None)
+
+    @property
+    def selects_for_target(self) -> bool:
+        """Whether the checkpoint is chosen for a target without labels."""
+        return self.validation.selector == "importance-weighted"
+
+    @property
+    def verdict_set(self) -> str | None:
+        """The validation set that the verdict is given on; None without validation data."""
+        return self.verdict.set or self.deciding_set
+
+    @property
+    def others(self) -> dict[str, str]:
+        """The models that the result is compared with, beside the one that it came from: name to place."""
+        baseline = {} if self.verdict.baseline is None else {BASELINE: self.verdict.baseline}
+        return baseline | self.verdict.compare
 
     @property
     def runs_folder(self) -> Path:

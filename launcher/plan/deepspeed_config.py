@@ -38,7 +38,7 @@ def render_deepspeed(job: Job, job_file: Path, split: Split) -> dict[str, Any]:
     """
     document = _read_json(template_file(job))
     wanted = list(_wanted(job, split))
-    problems = [*_disagreements(document, wanted, job_file), *_unusable(document)]
+    problems = [*_disagreements(document, wanted, job_file), *_unusable(document), *_out_of_reach(document, job)]
     if problems:
         raise JobError(problems)
     config = document.values
@@ -123,6 +123,14 @@ def _unusable(document: Document) -> Iterator[Problem]:
         where = document.where(("zero_optimization", "stage"))
         message = f"found {stage!r}; allowed is 1, 2 or 3"
         yield Problem(where, "zero_optimization.stage", message, "engine.name: ddp shards nothing")
+
+
+def _out_of_reach(document: Document, job: Job) -> Iterator[Problem]:
+    """Copies of weights are kept beside them, in memory."""
+    path = ("zero_optimization", "offload_optimizer", "device")
+    if job.adapt.kept_beside is not None and _at(document.values, path) == "nvme":
+        message = f"adapt.{job.adapt.kept_beside} keeps copies of weights, and this has the weights on a disk"
+        yield Problem(document.where(path), ".".join(path), message, '"device": "cpu"')
 
 
 def _fix(path: tuple[str, ...]) -> str:

@@ -42,7 +42,7 @@ def way_of(
     """What a job takes when it is shared so."""
     load = Load(micro_batch * (size.patches or job.train.max_length), precision, recomputes)
     one = "single" if devices.count == 1 and sharing == "ddp" else sharing
-    memory = memory_of(size, job.train.optimizer, one, devices.count, load)
+    memory = memory_of(size, job.train.optimizer, one, devices.count, load, job.adapt.copies)
     return Way(one, devices.count, micro_batch, recomputes, memory, memory.total <= ROOM * devices.memory)
 
 

@@ -42,6 +42,9 @@ def make_plan(
     precision = _precision(job, job_file, device, hardware, reasons)
     size = size_of_job(job)
     _check_adapters(job, job_file, device, size, reasons)
+    if job.train.optimizer.name == "schedule_free_adamw" and importlib.util.find_spec("schedulefree") is None:
+        message = "schedule_free_adamw needs the package schedulefree, which is not installed"
+        raise _refusal(job_file, "train.optimizer.name", message, 'pip install "adaptrun[schedule-free]"')
     devices = Devices(world, _memory_of_a_process(device, hardware, ranks))
     engine = _engine(job, size, devices, reasons)
     sharing = sharing_of(job, engine)

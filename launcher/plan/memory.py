@@ -67,15 +67,19 @@ class Load:
     recomputes: bool
 
 
-def memory_of(size: ModelSize, optimizer: Optimizer, sharing: Sharing, ranks: int, load: Load) -> Memory:
+def memory_of(
+    size: ModelSize, optimizer: Optimizer, sharing: Sharing, ranks: int, load: Load, copies: int = 0
+) -> Memory:
     """The memory of each process, everything in fp32; frozen parameters have neither gradients nor moments.
+
+    copies: of what learns, kept beside the moments (an average, the start)
 
     DeepSpeed's optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
     """
     whole = FLOAT32 * (size.parameters - size.in_4_bits) + int(BYTES_IN_4_BITS * size.in_4_bits)
     part = FLOAT32 * ceil(size.parameters / ranks)
     learning, stepped = FLOAT32 * size.learning, FLOAT32 * ceil(size.learning / ranks)
-    moments = 2 if optimizer.name == "adamw" else int(optimizer.momentum > 0)
+    moments = copies + (int(optimizer.momentum > 0) if optimizer.name == "sgd" else 2)
     activations, block = _activations(size, sharing, load), FLOAT32 * size.block
     if sharing in ("single", "ddp"):
         return Memory(whole, learning, moments * learning, activations)

@@ -70,9 +70,16 @@ def size_of_job(job: Job) -> ModelSize | None:
     """How large the job's model is, with what its method adds; None where that is not known here."""
     try:
         tells_words = (find_family(job.task).auto_class or "").endswith("LM")
-        return find_model_size(find_pretrained(job.model), job.model.frozen, job.adapt, tells_words=tells_words)
+        size = find_model_size(find_pretrained(job.model), job.model.frozen, job.adapt, tells_words=tells_words)
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # loading says what is wrong with the file
+    return size if size is None or job.adapt.distill is None else _with_teacher(size)
+
+
+def _with_teacher(size: ModelSize) -> ModelSize:
+    """With the model as it came beside it, frozen."""
+    teacher = size.parameters - (0 if size.adapters is None else size.adapters.added)
+    return replace(size, parameters=size.parameters + teacher, frozen=size.frozen + teacher)
 
 
 def find_model_size(

@@ -13,8 +13,14 @@ from launcher.run.notebook import NotebookLive
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from launcher.measure.verdict import Verdict
+    from launcher.run.results import SetResult
 
 SECONDS_BETWEEN_LINES = 5.0
+WIDE = 110
+"""Columns of a terminal that hold the interval of each change too."""
 QUIET = ("training", "saving")
 """Phases that other lines tell of."""
 
@@ -200,35 +206,74 @@ def with_interval(value: float, ends: tuple[float, float]) -> str:
 
 
 def print_outcome(folder: RunFolder, terminal: TextIO | None = None) -> None:
-    """The tables of before and after, where the model is, and where the time went."""
+    """The tables of before and after, where the model is, where the time went, and the verdict."""
     from rich.console import Console
-    from rich.table import Table
 
     from launcher.run.ledger import Ledger
     from launcher.run.results import Result
 
     result, console = Result.read(folder.result_file), Console(file=terminal)
     for name, found in result.sets.items():
-        title = f"{name}: {found.samples} samples, each counted once, with 95 % intervals"
-        table = Table(title=title, title_justify="left")
-        for heading in ("metric", "before", "after", "change"):
-            table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
-        for metric in found.after:
-            before, after = found.before[metric], found.after[metric]
-            table.add_row(
-                metric,
-                with_interval(before, found.before_interval[metric]),
-                with_interval(after, found.after_interval[metric]),
-                f"{after - before:+.3f}",
-            )
-        console.print(table)
+        console.print(_set_table(name, found, console.width))
+    if result.verdict is not None and len(result.verdict.comparisons) > 1:
+        console.print(_comparison_table(result.verdict))
     console.print(
         f"{result.steps} steps, {duration(result.seconds)} of training; model: {result.model}",
         highlight=False,
         soft_wrap=True,
     )
+    if result.selector is not None:
+        console.print(f"the result was chosen by {result.selector}", highlight=False, markup=False, soft_wrap=True)
     ledger = Ledger.of(EventTail(folder.events_file).read())
     console.print(str(ledger), highlight=False, soft_wrap=True)
+    if result.verdict is not None:
+        console.print(f"verdict: {result.verdict}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _set_table(name: str, found: SetResult, width: int) -> Table:
+    """One set before and after, and what other models make of it."""
+    from rich.table import Table
+
+    title = f"{name}: {found.samples} samples, each counted once, with 95 % intervals"
+    table = Table(title=title, title_justify="left")
+    for heading in ("metric", "before", "after", "change", *found.others):
+        table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
+    for metric in found.after:
+        before, after = found.before[metric], found.after[metric]
+        ends = found.change_interval.get(metric) if width >= WIDE else None
+        table.add_row(
+            metric,
+            with_interval(before, found.before_interval[metric]),
+            with_interval(after, found.after_interval[metric]),
+            f"{after - before:+.3f}" + (f" ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else ""),
+            *(f"{others[metric]:.3f}" if metric in others else "" for others in found.others.values()),
+        )
+    for row, key in (("calibration error", "error"), ("… scaled", "scaled_error")):
+        values = [found.calibration.get(when, {}).get(key) for when in ("before", "result")]
+        if values[0] is not None and values[1] is not None:
+            table.add_row(row, *(f"{value:.3f}" for value in values), f"{values[1] - values[0]:+.3f}")
+    return table
+
+
+def _comparison_table(verdict: Verdict) -> Table:
+    """The deciding metric on each set against each other model."""
+    from rich.table import Table
+
+    table = Table(title=f"{verdict.metric} of the result against other models", title_justify="left")
+    for heading in ("set", "against", "theirs", "its", "change, 95 %", "p, Holm", ""):
+        is_text = heading in ("set", "against", "")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+    for found in verdict.comparisons:
+        table.add_row(
+            found.set,
+            found.arm,
+            f"{found.old:.3f}",
+            f"{found.new:.3f}",
+            f"{found.low:+.3f} to {found.high:+.3f}",
+            f"{found.corrected_p:.3f}" if found.corrected_p >= 0.001 else "<0.001",
+            "" if found.role == "shown" else found.role,
+        )
+    return table
 
 
 def duration(seconds: float) -> str:

@@ -40,8 +40,8 @@ class Began(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Phase(Event):
-    """The run entered a phase: `loading`, `preparing`, `evaluating`, `training`, `saving` (waiting for it),
-    `publishing`, `done` or `stopped`."""
+    """The run entered a phase: `loading`, `preparing`, `evaluating`, `extracting features`, `training`, `saving`
+    (waiting for it), `publishing`, `comparing`, `done` or `stopped`."""
 
     kind = "phase"
     name: str

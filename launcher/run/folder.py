@@ -105,6 +105,15 @@ class RunFolder:
         """The adapters alone, where `model` is the whole model with them."""
         return self.path / "adapter"
 
+    def outcomes(self, name: str, arm: str) -> Path:
+        """What one model made of each sample of one validation set."""
+        return self.path / "outcomes" / name / f"{arm}.parquet"
+
+    @property
+    def selection_file(self) -> Path:
+        """How much each sample of the deciding set counts, where the checkpoint is chosen for another domain."""
+        return self.path / "selection.npy"
+
     @property
     def skeleton(self) -> Path:
         """The model folder without its weights, there from the start; `adaptrun consolidate` adds weights to it."""

@@ -12,6 +12,8 @@ KINDS = {
     "loading": "loading",
     "training": "training",
     "evaluating": "evaluating",
+    "extracting features": "evaluating",
+    "comparing": "evaluating",
     "saving": "saving",
     "publishing": "saving",
 }

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from launcher.run.folder import write_whole
+from launcher.errors import NotAdopted
+from launcher.job.reading import load_job
+from launcher.measure.verdict import Verdict
+from launcher.run.folder import RunFolder, write_whole
 
 Interval = tuple[float, float]
 
@@ -31,6 +34,9 @@ class SetResult:
     """One validation set, measured on the model as it came and on the result.
 
     intervals: ends of the 95 % interval of each metric
+    change_interval: of each metric's change, over the same samples
+    calibration: of `before` and `result` the calibration error, that after temperature scaling, and the temperature
+    others: the metrics of other models on the same samples
     """
 
     samples: int
@@ -38,6 +44,9 @@ class SetResult:
     after: dict[str, float]
     before_interval: dict[str, Interval]
     after_interval: dict[str, Interval]
+    change_interval: dict[str, Interval] = field(default_factory=dict)
+    calibration: dict[str, dict[str, float]] = field(default_factory=dict)
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class Result:
     seconds: spent training, over all starts
     model: the model folder, None where there is none yet
     best_step: the step whose validation was best, None without validation data
+    verdict: whether the result should take the old model's place, None without validation data
+    selector: what chose the step that became the result, None without validation data
     """
 
     status: Literal["done", "stopped"]
@@ -58,6 +69,8 @@ class Result:
     model: str | None = None
     best_step: int | None = None
     sets: dict[str, SetResult] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    selector: str | None = None
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -68,12 +81,21 @@ class Result:
         """Read back what `write` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values["sets"] = {name: _set_of(found) for name, found in values["sets"].items()}
+        if values.get("verdict") is not None:
+            values["verdict"] = Verdict.from_dict(values["verdict"])
         return cls(**values)
 
 
 def _set_of(values: dict[str, object]) -> SetResult:
-    for when in ("before_interval", "after_interval"):
-        intervals = values[when]
+    for when in ("before_interval", "after_interval", "change_interval"):
+        intervals = values.get(when, {})
         assert isinstance(intervals, dict)
         values[when] = {metric: tuple(ends) for metric, ends in intervals.items()}
     return SetResult(**values)  # type: ignore[arg-type]
+
+
+def insist_on_adoption(folder: RunFolder) -> None:
+    """Where the job asks for it, raise NotAdopted unless the verdict is to adopt."""
+    verdict = Result.read(folder.result_file).verdict
+    if load_job(folder.job_file).verdict.gate and (verdict is None or verdict.decision != "adopt"):
+        raise NotAdopted("inconclusive: there is no verdict" if verdict is None else str(verdict))

@@ -20,10 +20,11 @@ CHANGEABLE = {
     "engine": True,
     "checkpoint": True,
     "train": {"micro_batch_size", "activation_checkpointing", "packing"},
-    "data": {"cache"},
+    "data": {"cache", "allow_leakage"},
     "validation": {"batch_size"},
     "adapt": {"merge"},
     "track": True,
+    "verdict": True,
 }
 """What a run may change when it goes on: none of it decides a number."""
 

@@ -51,7 +51,7 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
     hardware = find_hardware()
     rows = count_rows(source)
     find_pretrained(Model(pretrained=model), Path.cwd())
-    ranks = processes or max(1, len(hardware.gpus) or _worthwhile(hardware.cores, rows))
+    ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, rows))
     request = EvaluationRequest(
         model=Model(pretrained=_place(model)),
         data=source.model_copy(update={"source": tuple(_place(place) for place in source.files)}),
@@ -74,7 +74,8 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
     return result
 
 
-def _worthwhile(cores: int, rows: int | None) -> int:
+def worthwhile(cores: int, rows: int | None) -> int:
+    """Processes without GPUs, so that none costs more to start than it saves."""
     return cores if rows is None else min(cores, 1 + rows // ROWS_WORTH_A_PROCESS)
 
 

@@ -14,6 +14,7 @@ from launcher.run.checkpoints import micro_batch_limit
 from launcher.run.display import Display, print_outcome
 from launcher.run.environment import write_environment
 from launcher.run.folder import RunFolder
+from launcher.run.results import insist_on_adoption
 from launcher.run.resuming import decide_run
 from launcher.run.starts import Start, begin
 from launcher.start.failure import RankFailed
@@ -42,13 +43,14 @@ class Begun:
 
 
 def train_job(job: Job, job_file: Path, resume: str) -> None:
-    """Run a job to its end. Raises RequestError, RunFailed or Stopped."""
+    """Run a job to its end. Raises RequestError, RunFailed, Stopped or NotAdopted."""
     with StopRequests().listening() as requests:
         begun = begin_run(job, job_file, resume)
         print(begun, flush=True)
         with shown(begun.folder) as display:
             run_to_the_end(begun, job, job_file, display, requests)
     print_outcome(begun.folder)
+    insist_on_adoption(begun.folder)
 
 
 def begin_run(job: Job, job_file: Path, resume: str) -> Begun:

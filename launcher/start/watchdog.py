@@ -25,7 +25,7 @@ MEASURED = 3
 SECONDS_FOR_STACKS = 1.0
 SECONDS_FOR_THE_CULPRIT = 10.0
 """Where all silent ranks wait for others, the one that hangs may soon be silent too, here or on another machine."""
-UNLIMITED = ("preparing",)
+UNLIMITED = ("preparing", "comparing")
 """Phases in which ranks wait for one that works through all of the data."""
 
 

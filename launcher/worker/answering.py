@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -33,11 +32,11 @@ def answer(place: Place, folder: RunFolder) -> None:
     torch.manual_seed(0)
     with World.at(place, request.device).joined(TIMEOUT) as world:
         task, module, known_by = open_model(request)
-        data = _prepared(request, task, known_by, world)
+        data = prepared_for(request, task, known_by, world)
         module.to(world.device)
         if request.output is None:
             evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
-            result: dict[str, object] = asdict(evaluation)
+            result: dict[str, object] = evaluation.as_dict()
         else:
             predict(module, task, data, world, folder.path, batch_size=request.batch_size, precision=request.precision)
             world.wait()
@@ -72,8 +71,8 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     return task, task.build(loaded), identity(task_name, pretrained, request.model)
 
 
-def _prepared(request: EvaluationRequest, task: Task, identity: str, world: World) -> Prepared:
-    """Rank 0 prepares; the others wait for its word."""
+def prepared_for(request: EvaluationRequest, task: Task, identity: str, world: World) -> Prepared:
+    """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word."""
     preparer = Preparer(
         task_type=type(task),
         processor=task.processor,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +16,24 @@ from torch import nn
 
 from launcher.data.prepared import Prepared
 from launcher.engines.single import AUTOCAST
+from launcher.measure.outcomes import Values, in_order
 from launcher.models.base import Tally, Task
 from launcher.models.batch import Losses
 from launcher.run.results import Evaluation
 from launcher.worker.world import World
 
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Measured(Evaluation):
+    """An evaluation, and on rank 0, where they were asked for, the outcomes [samples, task.outcome_columns] float64."""
+
+    outcomes: Values | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the outcomes."""
+        return asdict(Evaluation(self.samples, self.metrics, self.intervals, self.seconds))
 
 
 def evaluate(
@@ -31,16 +45,19 @@ def evaluate(
     batch_size: int,
     precision: str = "fp32",
     before_batch: Callable[[], None] = lambda: None,
-) -> Evaluation:
+    keep_outcomes: bool = False,
+) -> Measured:
     """Measure `module` on all of `data` with all ranks; every rank gets the result.
 
     batch_size: samples of full length at once; shorter ones go more at a time
     before_batch: called equally often on all ranks
+    keep_outcomes: gather on rank 0 what the model made of each sample
     Raises RuntimeError where the count of samples covered is not the count of samples.
     """
     begun = time.perf_counter()
     sums = torch.zeros(task.statistics_size(), dtype=torch.float64, device=world.device)
     values = torch.zeros((len(data), task.kept), dtype=torch.float64, device=world.device)
+    seen, outcomes = list[NDArray[np.int64]](), list[Values]()
     with evaluating(module):
         for ids in batches_of_rank(data.lengths, batch_size, world):
             world.pulse.beat()
@@ -52,17 +69,39 @@ def evaluate(
                 sums += task.statistics(batch, losses.outputs)
                 if task.kept:
                     values[batch.ids] = task.values(batch, losses.outputs).double()
+                if keep_outcomes and task.outcome_columns:
+                    seen.append(ids)
+                    outcomes.append(task.outcomes(batch, losses.outputs).cpu().numpy())
     totals = world.sum(sums)
     if totals[0] != len(data):
         raise RuntimeError(f"evaluation covered {totals[0]:.0f} of {len(data)} samples")
     # every sample's values are on one rank and zero on all others, so that their sum is what each of them was
     tally = Tally(totals, world.sum(values) if task.kept else values)
-    return Evaluation(
+    return Measured(
         samples=len(data),
         metrics=task.metrics(tally),
         intervals=task.intervals(tally),
         seconds=time.perf_counter() - begun,
+        outcomes=_gathered(seen, outcomes, task, len(data), world) if keep_outcomes else None,
     )
+
+
+def _gathered(
+    seen: Sequence[NDArray[np.int64]], outcomes: Sequence[Values], task: Task, samples: int, world: World
+) -> Values | None:
+    """Every sample's outcomes in the order of the samples, on rank 0; None for a task that has none."""
+    columns = len(task.outcome_columns)
+    if not columns:
+        return None
+    rows = np.empty((0, 1 + columns))
+    if seen:
+        ids = np.concatenate(seen)
+        rows = np.concatenate([ids[:, None], np.concatenate(outcomes)], axis=1)  # float64 holds whole numbers to 2⁵³
+    parts = world.on_first(torch.from_numpy(rows))
+    if parts is None:
+        return None
+    together = torch.cat(parts).numpy()
+    return in_order(together[:, 0].astype(np.int64), together[:, 1:], samples)
 
 
 def batches_of_rank(lengths: NDArray[np.int32], batch_size: int, world: World) -> Iterator[Indices]:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from launcher.adapt.averaging import weight_after
+from launcher.adapt.course import probe_steps
 from launcher.data.prepared import Prepared
 from launcher.engines.base import Engine
 from launcher.errors import NotFinite, OutOfMemory
@@ -64,6 +66,7 @@ NOTHING = Votes(0.0, stop=False, save=False)
 class Loop:
     """Trains from where `progress` stands to the end, or until a rank is asked to stop.
 
+    until: the step at which this engine's stage of the run ends; None for the run's own end
     discarded: the latest steps in a row that were not taken
     """
 
@@ -77,6 +80,7 @@ class Loop:
     progress: Progress
     hooks: Hooks
     stop: StopRequest
+    until: int | None = None
     discarded: list[Discarded] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
 
@@ -99,29 +103,43 @@ class Loop:
     @cached_property
     def learning_rate(self) -> LearningRate:
         """The schedule over those steps."""
-        return LearningRate(self.job.train.schedule, self.job.train.optimizer.lr, self.total_steps)
+        train, probe = self.job.train, self.job.adapt.probing
+        peak = train.optimizer.lr
+        return LearningRate(
+            train.schedule,
+            peak,
+            self.total_steps,
+            probe_steps(self.job.adapt, self.total_steps),
+            peak if probe is None or probe.lr is None else probe.lr,
+        )
 
     def train(self) -> bool:
-        """Take the steps that are left. Returns False when stopped on request before the end."""
-        while not self._is_over():
+        """Take the steps of the stage that are left. Returns False when stopped on request before the run's end."""
+        while not self._stage_is_over():
             already_saved = self.progress.awaits_judgement
             votes = NOTHING if already_saved else self.step()
             stop, save = votes.stop, votes.save or self._save_is_due()
             if self.progress.awaits_judgement and not stop:
                 stop, is_best = self._judge()
                 save |= is_best
-            if (save or stop or self._is_over()) and not already_saved:
+            if (save or stop or self._stage_is_over()) and not already_saved:
                 self.hooks.save()
                 self._saved_at = time.monotonic()
-            if stop and not self._is_over():
+            if stop and not self.is_over():
                 self.hooks.finish_saving()
                 return False
         self.hooks.finish_saving()
         return True
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether no step and no judgement of the whole run is left."""
         progress = self.progress
         return (progress.step >= self.total_steps or progress.finished) and not progress.awaits_judgement
+
+    def _stage_is_over(self) -> bool:
+        if self.until is None or self.progress.awaits_judgement:
+            return self.is_over()
+        return self.progress.step >= self.until or self.is_over()
 
     def _judge(self) -> tuple[bool, bool]:
         """Validate and adjust: whether the ranks agreed to stop meanwhile, and whether this is the best so far."""
@@ -148,6 +166,7 @@ class Loop:
         lr = self.learning_rate.at(step, self.progress.plateau)
         with _out_of_memory_named(self.split.micro_batch, step):
             norm = self.engine.step(lr, discard=not isfinite(loss))
+            self._average(step + 1)
         self.world.pulse.beat()
         seconds = time.perf_counter() - begun
         self.progress.step += 1
@@ -172,6 +191,12 @@ class Loop:
             )
         )
         return votes
+
+    def _average(self, step: int) -> None:
+        """Let the weights after `step` steps count in their average."""
+        spec = self.job.adapt.average
+        if spec is not None and (weight := weight_after(spec, step, self.total_steps, self.order.steps_per_epoch)):
+            self.engine.average(weight)
 
     def _deal(self, samples: NDArray[np.int64], lengths: NDArray[np.int32]) -> Deal:
         if self.task.packs:

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
-from launcher.adapt import adapt_model
-from launcher.adapt.adapters import Adapters, Setting
 from launcher.checkpoint.merging import merge_adapters
-from launcher.checkpoint.model_folder import publish_model, write_skeleton
+from launcher.checkpoint.model_folder import publish_model
 from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
-from launcher.engines import make_engine
-from launcher.engines.base import Engine, EngineSettings, StateDict, without_frozen
-from launcher.errors import NotFinite, RequestError, Stopped
+from launcher.engines.base import Engine
+from launcher.errors import NotAdopted, NotFinite, RequestError, Stopped
+from launcher.measure.verdict import Verdict
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Note, Saved, Started
-from launcher.run.folder import write_whole
-from launcher.run.results import Result, SetResult
-from launcher.worker.judging import Judge
+from launcher.run.folder import RunFolder, write_whole
+from launcher.run.results import Result, SetResult, insist_on_adoption
+from launcher.worker.baselines import measure_others
+from launcher.worker.building import Built, build
+from launcher.worker.comparing import SetFindings, judge_result
+from launcher.worker.interpolating import interpolate
+from launcher.worker.judging import BEFORE, RESULT, Judge
 from launcher.worker.links import try_links
 from launcher.worker.loop import Hooks, Loop
-from launcher.worker.materials import Materials, load_model, open_materials
+from launcher.worker.materials import Materials, open_materials
 from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
+from launcher.worker.selecting import TargetSelector, selector_of
 from launcher.worker.session import Session, joined_session
 from launcher.worker.stopping import StopAgreed, StopRequest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> None:
@@ -43,61 +45,61 @@ def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str
         if session.plan.nodes > 1:
             try_links(session, process.place.node)
         fine_tune(session, process.stop)
+        folder = session.folder
+    if target.is_file():  # started by hand, and nobody else tells how it ended
+        _leave_unless_adopted(folder)
+
+
+def _leave_unless_adopted(folder: RunFolder) -> None:
+    """End this rank with 1 where the job asks for an adoption that is not advised: no failure, so no word is left."""
+    try:
+        insist_on_adoption(folder)
+    except NotAdopted as verdict:
+        sys.exit(int(verdict.exit_code))
 
 
 def fine_tune(session: Session, stop: StopRequest) -> None:
     """One rank's part of the whole run. Raises Stopped when asked to stop before the end."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = session.job.train.tf32
-    engine = make_engine(session.plan.engine, _engine_settings(session))
     materials = open_materials(session)
-    loaded = load_model(session, materials, in_parts=engine.shards_weights or _is_quantised(session))
-    adapters = adapt_model(session.job.adapt, loaded, _setting(session, materials))
-    if session.world.is_first:
-        _begin_model_folder(session, materials, loaded.model, adapters)
-    engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
-    progress = _take_up(session, engine, materials.train.folder.name, adapters)
-    progress.micro_batch_limit = session.plan.micro_batch_limit
-    judge = Judge(session, materials, engine.module)
-    if not progress.before:
-        progress.before = judge.measure(progress.step)
-    _train(session, materials, engine, progress, judge, stop)
-    step = _choose_weights(session, engine, progress)
+    measure_others(session, materials)
+    progress, reached = _remembered(session, materials.train.folder.name), session.checkpoint
+    checkpoints = _checkpoints(session, stop)
+    while True:
+        built = build(session, materials, progress.step)
+        _take_up(session, built, progress, reached)
+        judge = _judge(session, materials, built.engine)
+        if not progress.before:
+            progress.before = judge.measure(progress.step)
+            judge.keep_outcomes(progress.step, BEFORE)
+        reached = _train(session, materials, built, progress, judge, checkpoints, stop)
+        if reached is None:
+            break
+        del built, judge
+        gc.collect()  # the engine of the next stage needs the room
+    step = _choose_weights(session, built, progress)
+    if session.job.adapt.interpolate is not None:
+        interpolate(session, materials, built.engine)
+        judge = _judge(session, materials, built.engine)
     after = judge.measure(step)
+    judge.keep_outcomes(step, RESULT)
+    after = judge.measure(step)
+    judge.keep_outcomes(step, RESULT)
     session.enter("publishing", str(session.folder.model))
     session.fence.check()
-    _publish(session, engine)
+    _publish(session, built.engine)
+    session.enter("comparing")
     if session.world.is_first:
-        _conclude(session, progress, "done", after)
+        verdict, findings = judge_result(session, materials, new_head=built.has_new_head)
+        _conclude(session, progress, "done", after, findings, verdict)
         session.folder.become_latest(session.job)
     session.world.wait()
 
 
-def _is_quantised(session: Session) -> bool:
-    adapt = session.job.adapt
-    return adapt.method == "lora" and bool(adapt.quantised)
-
-
-def _setting(session: Session, materials: Materials) -> Setting:
-    job = session.job
-    return Setting(
-        materials.pretrained,
-        job.model.revision,
-        materials.task.auto_class,
-        job.train.seed,
-        session.world.device,
-        session.plan.precision,
-    )
-
-
-def _begin_model_folder(
-    session: Session, materials: Materials, model: PreTrainedModel, adapters: Adapters | None
-) -> None:
-    """Write what is known of the result before it has any weights."""
-    if adapters is not None:
-        session.log.write(Note(text=str(adapters)))
-    config = None if adapters is None else adapters.config
-    card = materials.card(session.job, adapters)
-    write_skeleton(session.folder.skeleton, model, materials.task.processor, card, config)
+def _judge(session: Session, materials: Materials, engine: Engine) -> Judge:
+    """Measures the model in an engine; for a target without labels, in the way that the job selects by."""
+    selector = TargetSelector(session, materials, engine.module) if session.job.selects_for_target else None
+    return Judge(session, materials, engine.module, selector)
 
 
 def _publish(session: Session, engine: Engine) -> None:
@@ -110,31 +112,10 @@ def _publish(session: Session, engine: Engine) -> None:
         publish_model(folder.model, folder.skeleton, engine, job.checkpoint.dtype)
 
 
-def _state(session: Session, engine: Engine) -> StateDict:
-    """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
-    state = engine.state()
-    return state if session.job.adapt.method == "finetune" else without_frozen(state, engine.module)
-
-
-def _engine_settings(session: Session) -> EngineSettings:
-    job = session.job
-    return EngineSettings(
-        session.world.device,
-        session.plan.precision,
-        job.train.clip_norm,
-        job.engine.block,
-        session.folder.deepspeed_file if session.plan.deepspeed is not None else None,
-    )
-
-
-def _take_up(session: Session, engine: Engine, data: str, adapters: Adapters | None) -> Progress:
-    """Start afresh, or stand where the checkpoint stood.
-
-    Raises RequestError where the data, or the weights that adapters are added to, are no longer the same.
-    """
-    base = "" if adapters is None else adapters.base
+def _remembered(session: Session, data: str) -> Progress:
+    """Where the run stands. Raises RequestError where the data are no longer the same."""
     if session.checkpoint is None:
-        return Progress(data=data, base=base)
+        return Progress(data=data)
     session.enter("loading", str(session.checkpoint))
     progress = Progress.from_dict(read_progress(session.checkpoint))
     if progress.data != data:
@@ -142,30 +123,39 @@ def _take_up(session: Session, engine: Engine, data: str, adapters: Adapters | N
             f"the training data (or the tokenizer) have changed since {session.checkpoint} was saved; put back what "
             "was there, or start afresh with --resume never"
         )
-    if progress.base != base:
-        raise RequestError(
-            f"{session.job.model.pretrained} is no longer the model that the adapters in {session.checkpoint} were "
-            "trained beside; put that one back, or start afresh with --resume never"
-        )
-    engine.load(read_state(session.checkpoint, _state(session, engine)))
     return progress
 
 
-def _train(
-    session: Session,
-    materials: Materials,
-    engine: Engine,
-    progress: Progress,
-    judge: Judge,
-    stop: StopRequest,
-) -> None:
-    """Train, validating and adjusting as it goes."""
+def _take_up(session: Session, built: Built, progress: Progress, checkpoint: Path | None) -> None:
+    """Begin, or stand where the checkpoint stood.
+
+    Raises RequestError where the weights that the checkpoint leaves out are no longer the same.
+    """
+    progress.micro_batch_limit = session.plan.micro_batch_limit
+    if checkpoint is None:
+        progress.base = built.base
+        return
+    if progress.base != built.base:
+        tie = (
+            "the adapters in {} were trained beside"
+            if session.job.adapt.method == "lora"
+            else "the run of {} began with"
+        )
+        raise RequestError(
+            f"{session.job.model.pretrained} is no longer the model that {tie.format(checkpoint)}; put that one back, "
+            "or start afresh with --resume never"
+        )
+    built.engine.load(read_state(checkpoint, built.state()))
+
+
+def _checkpoints(session: Session, stop: StopRequest) -> Checkpoints:
+    """The run's checkpoints, each of which is told."""
 
     def saved(step: int, path: Path, seconds: float) -> None:
         stop.saving_took(seconds)
         session.log.write(Saved(step=step, path=str(path), seconds=seconds))
 
-    checkpoints = Checkpoints(
+    return Checkpoints(
         session.folder.checkpoints,
         session.job.checkpoint.keep,
         in_background=session.job.checkpoint.in_background,
@@ -174,9 +164,24 @@ def _train(
         before_completing=session.fence.check,
     )
 
+
+def _train(
+    session: Session,
+    materials: Materials,
+    built: Built,
+    progress: Progress,
+    judge: Judge,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> Path | None:
+    """Train, validating and adjusting as it goes.
+
+    Returns the checkpoint that the next stage of the run goes on from, None at the run's end.
+    """
+
     def save() -> None:
         session.enter("saving", checkpoint_name(progress.step))
-        checkpoints.save(progress.step, _state(session, engine), progress.as_dict(), progress.best_step)
+        checkpoints.save(progress.step, built.state(), progress.as_dict(), progress.best_step)
         session.enter("training")
 
     def finish_saving() -> None:
@@ -188,7 +193,9 @@ def _train(
             if session.world.sum([stop.asked]).item() > 0:
                 raise StopAgreed
 
-        value = judge.deciding_value(progress.step, vote)
+        with built.result_weights(progress.step):
+            judge.forget_outcomes(progress.best_step)
+            value = judge.deciding_value(progress.step, vote)
         session.enter("training")
         return value
 
@@ -197,12 +204,13 @@ def _train(
         session.plan.split,
         session.plan.precision,
         session.world,
-        engine,
+        built.engine,
         materials.task,
         materials.train,
         progress,
         Hooks(session.log.write, evaluate, save, checkpoints.has_failed, finish_saving),
         stop,
+        until=built.stage.end,
     )
     session.enter("training")
     session.log.write(
@@ -216,7 +224,7 @@ def _train(
     )
     with stop.deferred(), _discarded_kept(session, loop):
         if loop.train():
-            return
+            return None if loop.is_over() else checkpoints.at(progress.step)
         if session.world.is_first:
             _conclude(session, progress, "stopped", after={})
         session.world.wait()
@@ -239,18 +247,29 @@ def _discarded_kept(session: Session, loop: Loop) -> Iterator[None]:
         raise
 
 
-def _choose_weights(session: Session, engine: Engine, progress: Progress) -> int:
+def _choose_weights(session: Session, built: Built, progress: Progress) -> int:
     """Leave the weights that become the result in the engine; returns the step they are of."""
-    best = progress.best_step
-    if session.job.checkpoint.result == "last" or best is None or best == progress.step:
-        return progress.step
-    session.log.write(Note(text=f"the best model was that of step {best}; taking it"))
-    checkpoint = session.folder.checkpoints / checkpoint_name(best)
-    engine.load(read_state(checkpoint, _state(session, engine), optimizer=False))
-    return best
+    step = progress.step if progress.best_step is None else progress.best_step
+    if session.job.checkpoint.result == "last":
+        step = progress.step
+    if step != progress.step:
+        session.log.write(Note(text=f"the best model was that of step {step}; taking it"))
+        checkpoint = session.folder.checkpoints / checkpoint_name(step)
+        has_copies = built.is_averaged(step) or session.job.adapt.interpolate is not None
+        built.engine.load(read_state(checkpoint, built.state(), optimizer=has_copies))
+    if built.is_averaged(step):
+        built.engine.swap_average()
+    return step
 
 
-def _conclude(session: Session, progress: Progress, status: Literal["done", "stopped"], after: Metrics) -> None:
+def _conclude(
+    session: Session,
+    progress: Progress,
+    status: Literal["done", "stopped"],
+    after: Metrics,
+    findings: Mapping[str, SetFindings] | None = None,
+    verdict: Verdict | None = None,
+) -> None:
     """Write what this start came to."""
     Result(
         status=status,
@@ -259,16 +278,24 @@ def _conclude(session: Session, progress: Progress, status: Literal["done", "sto
         seconds=progress.seconds,
         model=str(session.folder.model) if status == "done" else None,
         best_step=progress.best_step,
-        sets={name: _set_result(progress.before[name], after[name]) for name in after},
+        sets={
+            name: _set_result(progress.before[name], after[name], (findings or {}).get(name, SetFindings()))
+            for name in after
+        },
+        verdict=verdict,
+        selector=None if progress.best_step is None else selector_of(session.job),
     ).write(session.folder.result_file)
     session.enter(status)
 
 
-def _set_result(before: dict[str, Any], after: dict[str, Any]) -> SetResult:
+def _set_result(before: dict[str, Any], after: dict[str, Any], found: SetFindings) -> SetResult:
     return SetResult(
         samples=after["samples"],
         before=before["metrics"],
         after=after["metrics"],
         before_interval=before["intervals"],
         after_interval=after["intervals"],
+        change_interval=found.change_interval,
+        calibration=found.calibration,
+        others=found.others,
     )

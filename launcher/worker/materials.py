@@ -24,6 +24,7 @@ from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.run.events import EventLog, Note, Phase, Progress
 from launcher.run.folder import RunFolder, write_whole
+from launcher.worker.leakage import check_leakage
 from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
 
@@ -44,6 +45,7 @@ class Materials:
     task: Task
     train: Prepared
     validation: dict[str, Prepared]
+    target: Prepared | None = None
 
     def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
         """What the model folder says beside the standard files."""
@@ -78,11 +80,24 @@ def open_materials(session: Session) -> Materials:
         task=task_type(processor, train.facts.labels, job.train, train.facts.counts),
         train=train,
         validation={name: Prepared(Path(place)) for name, place in prepared["validation"].items()},
+        target=Prepared(Path(prepared["target"])) if prepared.get("target") else None,
     )
 
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
-    """Prepare every set of the job and write where each lies. Raises DataError and ModelError."""
+    """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
+    preparer, train, validation = prepare_sets(job, log)
+    check_leakage(job, train, validation, log)
+    sets = {name: str(data.folder) for name, data in validation.items()}
+    places: dict[str, object] = {"train": str(train.folder), "validation": sets}
+    if job.selects_for_target and job.data.target is not None:
+        log.write(Phase(name="preparing", detail="target"))
+        places["target"] = str(preparer.prepare(job.data.target, train.facts.labels, labelled=False).folder)
+    write_whole(folder.prepared_file, json.dumps(places))
+
+
+def prepare_sets(job: Job, log: EventLog) -> tuple[Preparer, Prepared, dict[str, Prepared]]:
+    """The training and validation sets, and what prepared them. Raises DataError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     known = loading.known_labels(loading.load_config(pretrained, job.model))
@@ -100,8 +115,8 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     validation = {}
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
-        validation[name] = str(preparer.prepare(source, train.facts.labels).folder)
-    write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
+        validation[name] = preparer.prepare(source, train.facts.labels)
+    return preparer, train, validation
 
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:

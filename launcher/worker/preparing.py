@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from launcher.data.cache import prepared_folder
+from launcher.data.fingerprints import fingerprint
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
@@ -77,14 +79,17 @@ class Preparer:
         rows = read_rows(source, self.task_type.columns(source, labelled=labelled))
         done, total = 0, count_rows(source) or 0
         counted: Counter[int] = Counter()
+        fingerprints = array("Q")
         with PreparedWriter(folder) as writer:
             for chunk in _chunks(rows):
                 columns = task.prepare(chunk, labelled=labelled)
                 writer.write(columns)
                 counted.update(index for label in columns.get("label", ()) for index in np.ravel(label).tolist())
+                fingerprints.extend(fingerprint(row, self.task_type.targets) for row in chunk)
                 done += len(chunk)
                 self.progress(done, total)
-            writer.finish(labels, [counted[index] for index in range(len(labels))] if labelled else [])
+            counts = [counted[index] for index in range(len(labels))] if labelled else []
+            writer.finish(labels, counts, fingerprints)
 
     def _task(self, labels: Sequence[str]) -> Task:
         return self.task_type(self.processor, labels, self.train)

@@ -34,7 +34,7 @@ class Progress:
     """Where a run is.
 
     data: name of the prepared training data, which follows from their content
-    base: identity of the frozen weights, which adapters' checkpoints leave out; empty where all weights are saved
+    base: identity of the pretrained weights, where checkpoints leave out some that are needed; else empty
     step: optimizer steps done
     seconds: spent training, over all starts
     before: every validation set, measured on the model as it came
@@ -64,9 +64,7 @@ class Progress:
 
     def judge(self, job: Job, value: float) -> bool:
         """Adjust to one value of the deciding metric. Returns whether it is the best so far."""
-        family = find_family(job.task, loss=job.train.loss.name)
-        goodness = -value if family.is_lower_better(job.validation.metric) else value
-        goodness = -inf if isnan(goodness) else goodness  # no number is worse than any
+        goodness = goodness_of(job, value)
         schedule, stopping = job.train.schedule, job.train.early_stopping
         if schedule.name == "plateau" and self.plateau_stall.observe(goodness, schedule.min_delta) >= schedule.patience:
             self.plateau *= schedule.factor
@@ -87,3 +85,10 @@ class Progress:
         """Read back what `as_dict` gave."""
         stalls = {name: Stall(**values[name]) for name in ("plateau_stall", "stopping_stall")}
         return cls(**{**values, **stalls})
+
+
+def goodness_of(job: Job, value: float) -> float:
+    """A value of the deciding metric such that larger is better; no number is worse than any."""
+    family = find_family(job.task, loss=job.train.loss.name)
+    goodness = -value if family.is_lower_better(job.validation.metric) else value
+    return -inf if isnan(goodness) else goodness

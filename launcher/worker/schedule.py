@@ -14,24 +14,30 @@ class LearningRate:
 
     peak: the optimizer's `lr`
     total_steps: optimizer steps of the whole run
+    probe_steps, probe_lr: steps before the schedule begins, and their constant rate
     """
 
     schedule: Schedule
     peak: float
     total_steps: int
+    probe_steps: int = 0
+    probe_lr: float = 0.0
 
     @property
     def warmup_steps(self) -> int:
-        """A fraction of all steps below 1, a number of steps from 1 on."""
+        """A fraction of all steps that are scheduled below 1, a number of steps from 1 on."""
         warmup = self.schedule.warmup
-        return round(warmup * self.total_steps) if warmup < 1 else round(warmup)
+        return round(warmup * (self.total_steps - self.probe_steps)) if warmup < 1 else round(warmup)
 
     def at(self, step: int, plateau: float = 1.0) -> float:
         """The rate of step `step` (from 0); `plateau` is what stalled validation has multiplied it by."""
         warm, floor = self.warmup_steps, self.schedule.min_lr
+        if step < self.probe_steps:
+            return self.probe_lr
+        step, steps = step - self.probe_steps, self.total_steps - self.probe_steps
         if step < warm:
             return self.peak * (step + 1) / warm
-        done = (step - warm) / max(1, self.total_steps - warm)
+        done = (step - warm) / max(1, steps - warm)
         match self.schedule.name:
             case "constant":
                 share = 1.0

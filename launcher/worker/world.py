@@ -81,6 +81,18 @@ class World:
                 dist.all_reduce(total)
         return total
 
+    def on_first(self, rows: Tensor) -> list[Tensor] | None:
+        """Every rank's float64 rows [own, columns], on rank 0; None on the others."""
+        if self.size == 1:
+            return [rows]
+        counts = self.sum(torch.eye(self.size, dtype=torch.float64)[self.rank] * len(rows)).long().tolist()
+        filled = torch.zeros((max(counts), rows.shape[1]), dtype=torch.float64)
+        filled[: len(rows)] = rows
+        parts = [torch.empty_like(filled) for _ in counts] if self.is_first else None
+        with self.pulse.waiting("rows of all ranks"):
+            dist.gather(filled, parts)
+        return parts and [part[:count] for part, count in zip(parts, counts, strict=True)]
+
     def from_first(self, value: str | None) -> str | None:
         """What rank 0 holds, on every rank."""
         held = [value]

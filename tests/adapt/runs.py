@@ -30,14 +30,24 @@ def engines_of(world: int) -> tuple[str, ...]:
 
 
 def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[str, Any], **train: Any) -> RunFolder:
-    """The run folder of a job with adapters, planned for an engine and world."""
+    """The run folder of a job with adapters, or another method, planned for an engine and world.
+
+    It validates each four steps where the material has texts to validate on.
+    """
+    kept = material / "validation.csv"
+    validation = {"validation": str(kept)} if kept.is_file() else {}
     job = Job.model_validate(
         {
             "name": "adapters",
             "model": {"pretrained": str(material / "model"), "dropout": 0.0},
             "task": "text-classification",
-            "data": {"train": str(material / "train.csv"), "cache": str(material / "cache")},
-            "adapt": {"method": "lora", "rank": 4, **adapt},
+            "data": {
+                "train": str(material / "train.csv"),
+                "cache": str(material / "cache"),
+                "validation": validation,
+                "allow_leakage": True,  # figures are compared with each other alone
+            },
+            "adapt": adapt if adapt.get("method") == "finetune" else {"method": "lora", "rank": 4, **adapt},
             "train": {
                 "epochs": 9,
                 "max_steps": STEPS,
@@ -50,6 +60,7 @@ def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[s
                 "schedule": {"name": "constant"},
                 **train,
             },
+            "validation": {"every": STEPS // 2, "metric": "accuracy"},
             "checkpoint": {"every_steps": STEPS // 2, "keep": 9},
             "engine": engine_section(engine),
             "launch": {"processes": world, "runs": str(folder)},

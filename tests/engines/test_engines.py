@@ -71,9 +71,9 @@ DEALS: dict[int, list[list[list[int]]]] = {
 """deal[world][rank][micro-batch]: uneven on purpose, with ranks and micro-batches that hold nothing."""
 
 
-def engine_of(name: str, clip: float | None = CLIP, precision: Any = "fp32") -> Engine:
-    """An engine by its name, or a ZeRO stage by the name of its template."""
-    settings = EngineSettings(torch.device("cpu"), precision=precision, clip_norm=clip)
+def engine_of(name: str, clip: float | None = CLIP, precision: Any = "fp32", **kept: Any) -> Engine:
+    """An engine by its name, or a ZeRO stage by the name of its template; kept: what it keeps beside the moments."""
+    settings = EngineSettings(torch.device("cpu"), precision=precision, clip_norm=clip, **kept)
     if not name.startswith("zero"):
         return make_engine(name, settings)
     config = json.loads((TEMPLATES / f"{name}.json").read_text())

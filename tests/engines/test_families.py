@@ -6,35 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from launcher.job.schema import Job
+from launcher.measure.outcomes import Outcomes
 from launcher.plan.making import make_plan
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.start.selfcheck import engine_section
 from tests.families import JOBS, job_values
+from tests.verdicts import fine_tune_in
 from tests.worlds import Worlds
 
 WAYS = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
-
-
-def fine_tune_in(rank: int, size: int, folder: str) -> None:
-    """One rank's part of a run that is laid out in `folder`."""
-    from launcher.job.reading import load_job
-    from launcher.run.events import EventLog
-    from launcher.run.starts import Start
-    from launcher.worker.main import fine_tune
-    from launcher.worker.session import Session
-    from launcher.worker.stopping import StopRequest
-    from launcher.worker.world import World
-
-    run = RunFolder(Path(folder))
-    log = EventLog(run.events_file if rank == 0 else None)
-    session = Session(load_job(run.job_file), run.plan(), run, World(rank, rank, size), log, Start())
-    fine_tune(session, StopRequest())
-    log.close()
 
 
 def train(worlds: Worlds, folder: Path, values: dict[str, Any], engine: str, size: int) -> RunFolder:
@@ -67,6 +53,13 @@ def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: W
         found = Result.read(run.result_file).sets["held"]
         for measured, wanted in ((found.before, expected.before), (found.after, expected.after)):
             assert measured == pytest.approx(wanted, rel=1e-4, abs=2e-4)
+        for arm, bound in (("before", 1e-5), ("result", 2e-3)):
+            one, other = (Outcomes.read(some.outcomes("held", arm)) for some in (runs[0], run))
+            assert one is not None
+            assert other is not None
+            assert (one.data, one.columns) == (other.data, other.columns)
+            np.testing.assert_allclose(other.values, one.values, rtol=bound, atol=bound)
+        assert found.change_interval.keys() == found.after.keys()
         auto = getattr(transformers, JOBS[name].auto_class)
         _, loaded = auto.from_pretrained(run.model, output_loading_info=True)
         assert not any(loaded[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))

@@ -40,6 +40,10 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "mute" / "config.json").write_text("{}")
     (tmp_path / "finished" / "model").mkdir(parents=True)
     (tmp_path / "finished" / "model" / "config.json").write_text("{}")
+    (tmp_path / "tagger").mkdir()
+    (tmp_path / "tagger" / "config.json").write_text("{}")
+    (tmp_path / "tagger" / "tokenizer.json").write_text("{}")
+    (tmp_path / "tagger" / "adaptrun.json").write_text('{"task": "token-classification"}')
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "job.yaml").write_text("name: x")
     for name, base in (("adapted", str(tmp_path / "tiny")), ("alone", "/x/y")):
@@ -95,7 +99,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "half an epoch": (replaced("epochs: 2", "epochs: 1.5"), ["train.epochs: found 1.5", "a whole number"]),
     "negative rate": (replaced("lr: 2e-5", "lr: -1"), ["train.optimizer.lr: found -1", "a number above 0"]),
     "infinite rate": (replaced("lr: 2e-5", "lr: .inf"), ["train.optimizer.lr: found inf", "a number"]),
-    "unknown optimizer": (replaced("adamw", "adam"), [":12:15: train.optimizer.name: found 'adam'", "adamw or sgd"]),
+    "unknown optimizer": (
+        replaced("adamw", "adam"),
+        [":12:15: train.optimizer.name: found 'adam'", "adamw, sgd or schedule_free_adamw"],
+    ),
     "union": (replaced("epochs: 2", "micro_batch_size: many"), ["micro_batch_size: found 'many'", "auto or a whole"]),
     "list for a section": (replaced("{name: adamw, lr: 2e-5}", "[1]"), ["train.optimizer: found [1]", "a section"]),
     "yes": (replaced("{pretrained: tiny}", "{pretrained: tiny, trust_remote_code: perhaps}"), ["true or false"]),
@@ -136,9 +143,84 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD + "validation: {set: test}\n",
         [":13:14: validation.set", "sets of data.validation are dev"],
     ),
+    "a verdict on no such set": (
+        GOOD + "verdict: {set: test}\n",
+        [":13:11: verdict.set: there is no validation set 'test'", "sets of data.validation are dev"],
+    ),
+    "holding no such set": (GOOD + "verdict: {must_hold: [test]}\n", ["verdict.must_hold", "validation set 'test'"]),
+    "holding what should improve": (GOOD + "verdict: {must_hold: [dev]}\n", ["verdict.must_hold: dev has to become"]),
+    "a gate without validation": (
+        replaced("  validation:\n    dev: {source: dev.csv}\n", "") + "verdict: {gate: true}\n",
+        ["verdict.gate: there is nothing to judge on", "add data.validation"],
+    ),
+    "no such metric for a verdict": (
+        GOOD + "verdict: {metric: acuracy}\n",
+        ["verdict.metric", "did you mean accuracy?"],
+    ),
+    "no such baseline": (GOOD + "verdict: {baseline: ./runs/none}\n", [":13:11: verdict.baseline: there is no"]),
+    "an unfinished baseline": (
+        GOOD + "verdict: {baseline: unfinished}\n",
+        ["verdict.baseline", "without a finished model"],
+    ),
+    "a baseline for another task": (
+        GOOD + "verdict: {compare: {other: tagger}}\n",
+        ["verdict.compare.other: tagger was trained for token-classification, and this job is for text-classification"],
+    ),
+    "a taken name of an arm": (GOOD + "verdict: {compare: {before: tiny}}\n", ["'before' is the name of another arm"]),
+    "a margin below zero": (GOOD + "verdict: {margin: -1}\n", ["verdict.margin: found -1"]),
+    "selection without a target": (
+        GOOD + "validation: {selector: importance-weighted}\n",
+        ["validation.selector", "add data.target"],
+    ),
+    "selection by what cannot be weighted": (
+        replaced("data:\n", "data:\n  target: target.csv\n")
+        + "validation: {selector: importance-weighted, metric: macro_f1}\n",
+        ["validation.metric: macro_f1 is no mean over samples"],
+    ),
+    "selection for another task": (
+        replaced("data:\n", "data:\n  target: target.csv\n").replace("text-classification", "text-regression")
+        + "validation: {selector: importance-weighted}\n",
+        ["validation.selector: importance-weighted is for classification"],
+    ),
     "fp16 on a cpu": (
         replaced("epochs: 2", "precision: fp16") + "launch: {device: cpu}\n",
         ["train.precision", "fp32"],
+    ),
+    "start of adapters": (
+        GOOD + "adapt: {method: lora, l2_sp: 0.1}\n",
+        [":13:23: adapt.l2_sp: what learns beside lora is new", "method: finetune"],
+    ),
+    "chosen without validation": (
+        replaced("  validation:\n    dev: {source: dev.csv}\n", "") + "adapt: {method: finetune, interpolate: auto}\n",
+        ["adapt.interpolate: auto needs validation data", "write 0.5"],
+    ),
+    "a teacher of numbers": (
+        replaced("text-classification", "text-regression") + "adapt: {method: finetune, distill: {}}\n",
+        ["adapt.distill: text-regression with the loss mean-squared gives no probabilities", "adapt.l2_sp"],
+    ),
+    "averages on a disk": (
+        GOOD
+        + "engine: {name: deepspeed, deepspeed: zero3_nvme, nvme_path: .}\n"
+        + "adapt: {method: finetune, average: {name: ema}}\n",
+        ["adapt.average: average keeps copies of weights, and zero3_nvme", "zero3_offload"],
+    ),
+    "unknown average": (
+        GOOD + "adapt: {method: finetune, average: {name: emma}}\n",
+        ["adapt.average.name: found 'emma'", "did you mean ema?"],
+    ),
+    "more than all": (GOOD + "adapt: {method: finetune, interpolate: 1.5}\n", ["adapt.interpolate: found 1.5"]),
+    "schedule-free under ZeRO": (
+        replaced("adamw", "schedule_free_adamw") + "engine: {name: deepspeed}\n",
+        ["train.optimizer.name: DeepSpeed's slices do not follow", "engine.name: fsdp"],
+    ),
+    "schedule-free with a schedule": (
+        replaced("adamw", "schedule_free_adamw"),
+        ["train.schedule.name: schedule_free_adamw takes the place of a schedule, and this one is cosine", "constant"],
+    ),
+    "two averages": (
+        replaced("{name: adamw, lr: 2e-5}", "{name: schedule_free_adamw}\n  schedule: {name: constant}")
+        + "adapt: {method: finetune, average: {name: ema}, l2_sp: 0.1}\n",
+        ["adapt.average: schedule_free_adamw averages already", "adapt.l2_sp: schedule_free_adamw steps other weights"],
     ),
     "batch below the world": (
         GOOD + "launch: {processes: 9}\n",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from launcher.models.classification_metrics import METRICS, bootstrap_intervals
+from launcher.models.classification_metrics import METRICS, bootstrap_intervals, of_matrix
 
 REFERENCES = {
     "accuracy": sk.accuracy_score,
@@ -32,7 +32,7 @@ def test_metrics_equal_scikit_learn(name: str, case: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes that are predicted and never true
         expected = REFERENCES[name](true, predicted)
-    assert METRICS[name](confusion(true, predicted, classes)) == pytest.approx(expected, abs=1e-12)
+    assert METRICS[name](of_matrix(confusion(true, predicted, classes))) == pytest.approx(expected, abs=1e-12)
 
 
 def test_intervals_equal_a_bootstrap_over_the_samples() -> None:
@@ -42,7 +42,7 @@ def test_intervals_equal_a_bootstrap_over_the_samples() -> None:
     found = bootstrap_intervals(confusion(true, predicted, 3), seed=0, resamples=4000)
     for name, metric in METRICS.items():
         drawn = [draw.integers(0, 300, 300) for _ in range(4000)]
-        values = [float(metric(confusion(true[rows], predicted[rows], 3))) for rows in drawn]
+        values = [float(metric(of_matrix(confusion(true[rows], predicted[rows], 3)))) for rows in drawn]
         assert found[name] == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=0.01)
 
 

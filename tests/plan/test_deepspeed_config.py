@@ -109,6 +109,15 @@ def test_what_cannot_work_is_refused(content: dict[str, Any], message: str, tmp_
         rendered(tmp_path, own(tmp_path, content))
 
 
+def test_copies_of_weights_do_not_go_to_a_disk(tmp_path: Path) -> None:
+    offload = {"device": "nvme", "nvme_path": "/local"}
+    own(tmp_path, {"zero_optimization": {"stage": 3, "offload_optimizer": offload}})
+    engine = {"name": "deepspeed", "deepspeed": "own.json"}
+    made, file = job(tmp_path, engine=engine, adapt={"method": "finetune", "average": {"name": "ema"}})
+    with pytest.raises(JobError, match=r"offload_optimizer.device: adapt.average keeps copies of weights"):
+        render_deepspeed(made, file, SPLIT)
+
+
 def test_nvme_needs_a_path(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"nvme_path: auto is not known here\n    fix: engine.nvme_path: a folder"):
         rendered(tmp_path, {"deepspeed": "zero3_nvme"})

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobError
+from launcher.job.adapting import Ema
 from launcher.job.pretrained import Pretrained, find_pretrained
 from launcher.job.reading import load_job
-from launcher.job.schema import Lora, Model, Optimizer
+from launcher.job.schema import Finetune, Lora, Model, Optimizer
 from launcher.plan.adapter_size import from_shapes
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.making import make_plan
@@ -47,6 +48,7 @@ def measured(
     optimizer: dict[str, Any],
     frozen: tuple[str, ...],
     lora: dict[str, Any] | None = None,
+    averages: bool = False,
 ) -> tuple[int, int, int]:
     """Bytes that this rank holds of weights, gradients and optimizer."""
     from torch.distributed.tensor import DTensor
@@ -64,7 +66,7 @@ def measured(
         place = find_pretrained(Model(pretrained=folder))
         setting = Setting(place, None, task.auto_class, seed=0)
         add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), setting)
-    engine: Any = engine_of(engine_name, None)
+    engine: Any = engine_of(engine_name, None, averages=averages)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
     engine.accumulate(batch, 1.0, last=False)
@@ -115,6 +117,18 @@ def test_the_plan_is_within_a_hundredth_of_what_is_held(
     for weights, gradients, moments in worlds.run(size, measured, str(model), engine, optimizer, frozen):
         assert planned.weights == pytest.approx(weights, rel=0.01)
         assert planned.gradients == pytest.approx(gradients, rel=0.01)
+        assert planned.optimizer == pytest.approx(moments, rel=0.01)
+
+
+@pytest.mark.parametrize(("engine", "size"), [("single", 1), ("fsdp", 2), ("zero2", 3), ("zero3", 2)])
+def test_so_it_is_with_an_average_beside(engine: Any, size: int, model: Path, worlds: Worlds) -> None:
+    model_size = find_model_size(find_pretrained(Model(pretrained=str(model))))
+    assert model_size is not None
+    load, optimizer = Load(tokens=0, precision="fp32", recomputes=False), OPTIMIZERS[0]
+    copies = Finetune(average=Ema(name="ema")).copies
+    planned = memory_of(model_size, Optimizer.model_validate(optimizer), engine, size, load, copies)
+    for weights, _, moments in worlds.run(size, measured, str(model), engine, optimizer, (), None, True):
+        assert planned.weights == pytest.approx(weights, rel=0.01)
         assert planned.optimizer == pytest.approx(moments, rel=0.01)
 
 

@@ -33,7 +33,7 @@ def write_job(folder: Path, model: Path) -> Path:
     """A job file with its data."""
     write_texts(folder / "train.csv", 60)
     write_texts(folder / "near.csv", 25, seed=1)
-    write_texts(folder / "far.csv", 13, seed=2, longest=5)
+    write_texts(folder / "far.csv", 13, seed=3, longest=5)
     (folder / "job.yaml").write_text(JOB.format(model=model))
     return folder / "job.yaml"
 

@@ -54,7 +54,7 @@ def folder(tmp_path: Path, tiny_model: Path) -> Path:
     (tmp_path / "job.yaml").write_text(
         "{name: small, task: text-classification, "
         f"model: {{pretrained: 'own.py:build', tokenizer: '{tiny_model}'}}, "
-        "data: {train: train.csv, validation: dev.csv, cache: cache}, "
+        "data: {train: train.csv, validation: dev.csv, allow_leakage: true, cache: cache}, "
         f"train: {{epochs: {EPOCHS}, global_batch_size: {BATCH}, max_length: 32, optimizer: {{lr: 1e-3}}, "
         "micro_batch_size: 2, early_stopping: {patience: 100}}, "
         "validation: {every: 7}, checkpoint: {every_steps: 3, result: last}, "

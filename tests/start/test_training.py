@@ -32,6 +32,7 @@ def test_the_folder_holds_what_the_design_says(trained: Trained) -> None:
         "logs",
         "checkpoints",
         "model",
+        "outcomes",
         "skeleton",
     }
     assert {path.name for path in (trained.run / "logs").iterdir()} == {"rank-0.log", "rank-1.log"}

@@ -1,0 +1,111 @@
+"""What may be added to every method of adapting: options of `adapt` that go together unless a rule says otherwise."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from launcher.job.section import Fraction, Section
+
+
+class Probe(Section):
+    """The head alone, before anything else learns (Kumar et al. 2022, arXiv:2202.10054)."""
+
+    steps: PositiveFloat = Field(description="A fraction of all steps below 1, a number of steps from 1 on.")
+    lr: PositiveFloat | None = Field(
+        None, description="The constant learning rate meanwhile; absent: `train.optimizer.lr`."
+    )
+
+
+class Ema(Section):
+    """A moving average of the weights."""
+
+    name: Literal["ema"] = Field(description="An average in which a step counts less the longer ago it is.")
+    decay: Fraction = Field(
+        0.999,
+        description="What is left of the average at each step; the rest is the new weights. At step t at most "
+        "(1 + t) / (10 + t), so that short runs do not end near their start.",
+    )
+
+
+class Swa(Section):
+    """The mean of the weights at several steps (Izmailov et al. 2018, arXiv:1803.05407)."""
+
+    name: Literal["swa"] = Field(description="The plain mean of the weights at several steps towards the end.")
+    start: Fraction = Field(0.75, description="The share of all steps after which the first is taken.")
+    every: Literal["epoch"] | PositiveInt = Field("epoch", description="One each epoch, or each so many steps.")
+
+
+class Distill(Section):
+    """Outputs that stay near those of the model as it came (Li & Hoiem 2017, arXiv:1606.09282)."""
+
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.5, description="Share of this loss; the loss on the labels has the rest."
+    )
+    temperature: PositiveFloat = Field(
+        2.0, description="What both outputs are divided by before their softmax; the loss counts its square times."
+    )
+
+
+class Adapting(Section):
+    """The options that every method has."""
+
+    method: str = Field(description="How the model moves to the domain.")
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0,
+        description="The learning rate of each repeated layer, times that of the layer above it: the head has the "
+        "whole rate, the embeddings the least.",
+    )
+    lr_factors: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="Patterns of parameters' names (`classifier.*: 10`) and what their learning rate is multiplied by; "
+        "the first that matches counts.",
+    )
+    probe: PositiveFloat | Probe | None = Field(
+        None,
+        description="So many steps (below 1: that share of all steps) in which the head alone learns, at a constant "
+        "rate; then the schedule begins. `{steps: 0.2, lr: 1.0e-3}` says the rate too.",
+    )
+    unfreeze: Literal["gradual"] | PositiveFloat | None = Field(
+        None,
+        description="The head learns first, then one more layer from the top each so many steps (below 1: that share "
+        "of all steps). `gradual`: all layers learn from the middle of the run on.",
+    )
+    l2_sp: NonNegativeFloat = Field(
+        0.0,
+        description="Pulls weights back to where they came from: w −= lr·l2_sp·(w − w₀) before each step (L2-SP, "
+        "arXiv:1802.01483, decoupled as AdamW's decay is). New weights are not pulled.",
+    )
+    average: Annotated[Ema | Swa, Field(discriminator="name")] | None = Field(
+        None, description="An average of the weights over steps is evaluated, and becomes the result."
+    )
+    interpolate: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
+        None,
+        description="The result is (1 − a)·start + a·end (WiSE-FT, arXiv:2109.01903). `auto`: the a of 0, 0.1, … 1 "
+        "that is best on the deciding validation set. Needs a head that was there before, or `probe`.",
+    )
+    distill: Distill | None = Field(
+        None, description="A second loss keeps the outputs near those of the model as it came."
+    )
+
+    @property
+    def probing(self) -> Probe | None:
+        """The probe in its long form."""
+        return self.probe if self.probe is None or isinstance(self.probe, Probe) else Probe(steps=self.probe)
+
+    @property
+    def needs_the_start(self) -> bool:
+        """Whether a run that goes on must find the pretrained weights that it began with."""
+        return self.l2_sp > 0 or self.interpolate is not None or self.distill is not None
+
+    @property
+    def kept_beside(self) -> str | None:
+        """The first option that keeps a copy of what learns, None where none does."""
+        names = [name for name in ("average", "l2_sp", "interpolate") if getattr(self, name) not in (None, 0.0)]
+        return names[0] if names else None
+
+    @property
+    def copies(self) -> int:
+        """How many copies of what learns are kept beside it."""
+        return int(self.average is not None) + int(self.l2_sp > 0 or self.interpolate is not None)

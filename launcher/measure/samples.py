@@ -1,0 +1,121 @@
+"""The samples of a job as they lie in their files, bad ones included: reading must not stop where a look is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import isnan
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launcher.data.fingerprints import Fingerprints, fingerprint
+from launcher.data.rows import Row
+from launcher.data.sources import read_rows
+from launcher.job.schema import Job, Source
+from launcher.job.tasks import Family
+
+Kind = Literal["train", "validation", "target"]
+Label = str | tuple[str, ...]
+"""One name; or several, of a sample or of its words."""
+TEXTS = ("text", "text_pair", "prompt", "response", "messages", "words")
+"""Roles that are read as texts."""
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """One data set of a job.
+
+    parts: the texts of each sample by role, a chat's turns and a sentence's words in one; empty where there are none
+    labels: one a sample, None where it has none; None as a whole where the family has no labels
+    fingerprints: of what each sample shows a model
+    """
+
+    name: str
+    kind: Kind
+    parts: tuple[Mapping[str, str], ...]
+    labels: tuple[Label | None, ...] | None
+    fingerprints: Fingerprints
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """All that can be read of each sample, in one."""
+        return tuple(" ".join(part.values()) for part in self.parts)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the samples can be read at all, as images and sounds cannot."""
+        return any(self.parts)
+
+    @property
+    def says_something(self) -> NDArray[np.bool_]:
+        """[samples] whether there is more than white space; true of samples that are no texts."""
+        return np.array([bool(text.strip()) for text in self.texts]) | (not self.has_texts)
+
+
+def read_sets(job: Job, family: Family) -> list[SampleSet]:
+    """Train, validation, target, in this order. Raises DataError for files that cannot be read."""
+    sets = [_read("train", "train", job.data.train, family)]
+    sets += [_read(name, "validation", source, family) for name, source in job.data.validation.items()]
+    if job.data.target is not None:
+        sets.append(_read("target", "target", job.data.target, family))
+    return sets
+
+
+def columns_of(source: Source, family: Family, kind: Kind) -> dict[str, str]:
+    """Role to column of what is read; of the target no label."""
+    inputs, targets = family.inputs or ("text",), family.targets or ()
+    roles = [role for role in (*inputs, *targets) if not (role == "label" and kind == "target")]
+    found = {role: name for role in roles if (name := source.column(role)) is not None}
+    if "prompt" in found or "messages" in found:  # `text` has a default, and these stand in its place
+        found.pop("text", None)
+    return found
+
+
+def _read(name: str, kind: Kind, source: Source, family: Family) -> SampleSet:
+    parts: list[Mapping[str, str]] = []
+    labels: list[Label | None] = []
+    fingerprints: list[int] = []
+    targets = family.targets or ()
+    for row in read_rows(source, columns_of(source, family, kind)):
+        parts.append({role: _text(row.values[role]) for role in TEXTS if role in row.values})
+        labels.append(_label(row, family))
+        fingerprints.append(fingerprint(row, targets))
+    labelled = kind != "target" and "label" in targets
+    return SampleSet(
+        name, kind, tuple(parts), tuple(labels) if labelled else None, np.array(fingerprints, dtype=np.uint64)
+    )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return " ".join(_turns(value))
+    return "" if value is None else str(value)
+
+
+def _turns(values: list[object]) -> Iterator[str]:
+    """The words of a sentence, or what is said in a chat."""
+    for value in values:
+        yield str(value.get("content", "")) if isinstance(value, dict) else str(value)
+
+
+def _label(row: Row, family: Family) -> Label | None:
+    """As training would read it; None where it would refuse."""
+    value = row.values.get("label")
+    if isinstance(value, list):
+        return tuple(str(part) for part in value)
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    name = str(value).strip()
+    if family.losses is not None and family.losses[0] == "binary":  # several labels in one text
+        return tuple(part for piece in name.split(row.separator) if (part := piece.strip()))
+    return name or None

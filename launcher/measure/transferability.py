@@ -1,0 +1,104 @@
+"""How much the model's features say of the labels before anything is trained: advice on which model to start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+MOST = 10_000
+"""Samples, at most: the scores are decompositions of all of them at once."""
+ROUNDS = 100
+ENOUGH = 1e-5
+
+
+@dataclass(frozen=True)
+class Transferability:
+    """Two scores, of which a higher one of two models on the same data is the better sign.
+
+    h_score: from 0 to the number of classes less one; None where labels are numbers
+    logme: logarithm of the evidence a sample; of no meaning by itself
+    """
+
+    h_score: float | None
+    most: int | None
+    logme: float
+
+
+def transferability(features: NDArray[Any], labels: NDArray[Any], seed: int = 0) -> Transferability:
+    """Of labels 0 … classes − 1, or of numbers."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MOST])
+    numbers, labels = features[chosen].astype(np.float64), labels[chosen]
+    if np.issubdtype(labels.dtype, np.integer):
+        classes = int(labels.max()) + 1
+        return Transferability(h_score(numbers, labels), classes - 1, logme(numbers, np.eye(classes)[labels]))
+    return Transferability(None, None, logme(numbers, labels.astype(np.float64)[:, None]))
+
+
+def h_score(features: Numbers, labels: NDArray[Any]) -> float:
+    """tr(C_α⁻¹ · (1 − α)·cov(E[f | y])) with the covariance C_α of the features shrunk (Ibrahim et al. 2021, "Newer is
+    not always better: rethinking transferability metrics, their peculiarities, stability and performance").
+
+    α is that of Ledoit and Wolf (2004). Without shrinkage, features of many dimensions and few samples look perfect.
+    """
+    centred = features - features.mean(axis=0)
+    alpha = ledoit_wolf(centred)
+    samples, size = centred.shape
+    covariance = centred.T @ centred / samples
+    shrunk = (1 - alpha) * covariance + alpha * np.trace(covariance) / size * np.eye(size)
+    counts = np.bincount(labels)
+    sums = np.zeros((len(counts), size))
+    np.add.at(sums, labels, centred)
+    means = sums / np.maximum(counts, 1)[:, None]
+    between = (means * counts[:, None]).T @ means / samples
+    return float((1 - alpha) * np.trace(np.linalg.pinv(shrunk, hermitian=True) @ between))
+
+
+def ledoit_wolf(centred: Numbers) -> float:
+    """How far to shrink the covariance of centred samples to a multiple of one (Ledoit and Wolf 2004, "A
+    well-conditioned estimator for large-dimensional covariance matrices").
+    """
+    samples, size = centred.shape
+    covariance = centred.T @ centred / samples
+    squares = float((covariance**2).sum())
+    spread = squares - float(np.trace(covariance)) ** 2 / size
+    noise = (float(((centred**2).sum(axis=1) ** 2).sum()) / samples - squares) / samples
+    return 0.0 if spread <= 0 else float(np.clip(noise / spread, 0.0, 1.0))
+
+
+def logme(features: Numbers, targets: Numbers) -> float:
+    """The mean over targets of the log evidence a sample of Bayesian linear regression, its two precisions chosen to
+    make it largest (You et al. 2021, "LogME: practical assessment of pre-trained models for transfer learning").
+
+    targets: [samples, targets]; of classes a column of 0 and 1 each
+    """
+    left, singular, _ = np.linalg.svd(features, full_matrices=False)
+    return float(np.mean([_evidence(left, singular**2, features.shape, target) for target in targets.T]))
+
+
+def _evidence(left: Numbers, squares: Numbers, shape: tuple[int, ...], target: Numbers) -> float:
+    """The fixed point of α (precision of the weights) and β (of the noise), and the log evidence there over samples."""
+    samples, size = shape
+    along = (left.T @ target) ** 2
+    across = max(float(target @ target - along.sum()), 0.0)
+    alpha = beta = 1.0
+    for _ in range(ROUNDS):
+        weight, error = _fit(squares, along, across, alpha, beta)
+        gamma = float((beta * squares / (alpha + beta * squares)).sum())
+        before = alpha / beta
+        alpha, beta = gamma / max(weight, 1e-300), (samples - gamma) / max(error, 1e-300)
+        if abs(alpha / beta - before) <= ENOUGH * before:
+            break
+    weight, error = _fit(squares, along, across, alpha, beta)
+    log_determinant = float(np.log(alpha + beta * squares).sum()) + (size - len(squares)) * float(np.log(alpha))
+    log_evidence = samples * np.log(beta / (2 * np.pi)) + size * np.log(alpha) - log_determinant
+    return float((log_evidence - beta * error - alpha * weight) / (2 * samples))
+
+
+def _fit(squares: Numbers, along: Numbers, across: float, alpha: float, beta: float) -> tuple[float, float]:
+    """Of the likeliest weights |m|², and |F·m − y|²."""
+    both = alpha + beta * squares
+    return float((beta**2 * squares * along / both**2).sum()), float((alpha**2 * along / both**2).sum()) + across

@@ -1,0 +1,216 @@
+"""Whether the result should take the old model's place: one decision, and the reason in plain words.
+
+One question decides: is the result better than the baseline, by one metric on one set? It is asked once, so its
+interval needs no correction; the p-values that are shown beside it, over all sets and arms, are Holm's. The sets that
+must hold are all asked whether they did, and each alone can forbid, so nothing is gained by asking several (Berger
+1982, "Multiparameter Hypothesis Testing and Acceptance Sampling", Technometrics 24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, isfinite, log10
+from typing import Any, Literal
+
+Decision = Literal["adopt", "keep the old model", "inconclusive"]
+Role = Literal["decides", "must hold", "shown"]
+Test = Literal["exact McNemar", "bootstrap"]
+
+AS_IT_CAME = "as it came"
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result against one other model on one set, by the metric that decides.
+
+    arm: the other model
+    role: what the comparison is for
+    old, new: the metric of the other model and of the result
+    low, high: ends of the 95 % interval of `new - old`
+    p: that there is no difference, by `test`; corrected_p: by Holm, over all comparisons
+    """
+
+    set: str
+    arm: str
+    role: Role
+    samples: int
+    old: float
+    new: float
+    low: float
+    high: float
+    p: float
+    test: Test
+    corrected_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The metric that decides, and what counts as little of it.
+
+    margin: for a metric that should be high, in its own units; for one that should be low, a share of the baseline's
+    """
+
+    metric: str
+    lower_is_better: bool
+    margin: float
+
+    def margin_of(self, comparison: Comparison) -> float:
+        """The margin in the metric's units."""
+        return self.margin * abs(comparison.old) if self.lower_is_better else self.margin
+
+    def gain(self, comparison: Comparison) -> tuple[float, float, float]:
+        """How much better the result is: the estimate and the ends of its interval; below 0 it is worse."""
+        change = comparison.new - comparison.old
+        if self.lower_is_better:
+            return -change, -comparison.high, -comparison.low
+        return change, comparison.low, comparison.high
+
+    def amount(self, value: float, *, signed: bool = False) -> str:
+        """A difference as people say it: points for a score, else a number."""
+        sign = "+" if signed else ""
+        if self.lower_is_better:
+            return f"{value:{sign}.4g}"
+        points = f"{100 * value:{sign}.1f}"
+        return "1 point" if points == "1.0" else f"{points} points"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided, by what, and why."""
+
+    decision: Decision
+    reason: str
+    metric: str
+    lower_is_better: bool
+    margin: float
+    set: str
+    baseline: str
+    comparisons: tuple[Comparison, ...]
+
+    def __str__(self) -> str:
+        return f"{self.decision}: {self.reason}"
+
+    @property
+    def scale(self) -> Scale:
+        """The metric as a scale."""
+        return Scale(self.metric, self.lower_is_better, self.margin)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Verdict:
+        """Read back what `dataclasses.asdict` gave."""
+        comparisons = tuple(Comparison(**found) for found in values["comparisons"])
+        return cls(**{**values, "comparisons": comparisons})
+
+
+def decide(
+    comparisons: Sequence[Comparison], scale: Scale, caveats: Iterable[str] = (), chose: str | None = None
+) -> Verdict:
+    """Decide by the one comparison that decides and by those that must hold; the others are only told of.
+
+    caveats: sentences on what the comparison is worth, added to the reason
+    chose: the set that chose the checkpoint too, and so flatters it
+    """
+    deciding = next(found for found in comparisons if found.role == "decides")
+    decision, why = _improved(deciding, scale)
+    sentences = [why]
+    for found in comparisons:
+        if found.role == "must hold":
+            held, said = _held(found, scale)
+            sentences.append(said)
+            if held is False:
+                decision = "keep the old model"
+            elif held is None and decision == "adopt":
+                decision = "inconclusive"
+        elif found.arm == deciding.arm and found.set != deciding.set and _fell(found, scale):
+            sentences.append(f"{_said(found, scale)}, beyond the margin; verdict.must_hold would forbid that")
+    if decision == "adopt" and deciding.set == chose and scale.gain(deciding)[1] < scale.margin_of(deciding):
+        sentences.append(f"the set {chose} chose the checkpoint too, which flatters it; verdict.set can name another")
+    return Verdict(
+        decision=decision,
+        reason=". ".join(_capital(sentence) for sentence in [*sentences, *caveats]) + ".",
+        metric=scale.metric,
+        lower_is_better=scale.lower_is_better,
+        margin=scale.margin,
+        set=deciding.set,
+        baseline=deciding.arm,
+        comparisons=tuple(comparisons),
+    )
+
+
+def undecided(reason: str, scale: Scale, name: str, baseline: str) -> Verdict:
+    """The verdict where nothing can be compared."""
+    return Verdict(
+        "inconclusive", f"{reason}.", scale.metric, scale.lower_is_better, scale.margin, name, baseline, comparisons=()
+    )
+
+
+def corrected(comparisons: Sequence[Comparison], p_values: Sequence[float]) -> list[Comparison]:
+    """The comparisons with their corrected p-values."""
+    return [replace(found, corrected_p=p) for found, p in zip(comparisons, p_values, strict=True)]
+
+
+def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
+    """The question that decides: better, not better by a margin, or not to be told."""
+    if not isfinite(found.new):
+        return "keep the old model", f"{scale.metric} of the result on {found.set} is no number"
+    if not isfinite(found.old) or not isfinite(found.low):
+        return "inconclusive", f"{scale.metric} of {found.arm} on {found.set} is no number"
+    gain, low, high = scale.gain(found)
+    margin = scale.margin_of(found)
+    said = _said(found, scale)
+    if low > 0 and found.p < LEVEL:
+        return "adopt", said
+    if high < 0:
+        return "keep the old model", said
+    if high < margin:
+        return "keep the old model", f"{said}; a gain of {scale.amount(margin)} is ruled out"
+    return "inconclusive", f"{said}, which may be chance{_samples_needed(found, scale, gain)}"
+
+
+def _held(found: Comparison, scale: Scale) -> tuple[bool | None, str]:
+    """Whether a set that must hold did: within the margin, fell, or not to be told."""
+    if not isfinite(found.new):
+        return False, f"{scale.metric} of the result on {found.set}, which must hold, is no number"
+    gain, low, _ = scale.gain(found)
+    margin = scale.margin_of(found)
+    said = f"{_said(found, scale)}, and it must hold within {scale.amount(margin)}"
+    if low >= -margin:
+        return True, f"{said}, which it does"
+    if _fell(found, scale):
+        return False, f"{said}, which it does not"
+    return None, f"{said}, which so few samples cannot tell{_samples_needed(found, scale, margin + gain)}"
+
+
+def _fell(found: Comparison, scale: Scale) -> bool:
+    """Whether a set fell for certain, and by more than the margin as far as can be told."""
+    gain, _, high = scale.gain(found)
+    return high < 0 and gain < -scale.margin_of(found)
+
+
+def _said(found: Comparison, scale: Scale) -> str:
+    """`accuracy on tweets rose by 9.1 points (95 %: +5.0 to +13.2), from 0.700 (the model as it came) to 0.791`."""
+    change = found.new - found.old
+    verb = "rose" if change > 0 else "fell" if change < 0 else "stayed"
+    moved = f"{verb} by {scale.amount(abs(change))}" if change else verb
+    low, high = (scale.amount(end, signed=True).removesuffix(" points") for end in (found.low, found.high))
+    theirs = "the model as it came" if found.arm == AS_IT_CAME else found.arm
+    ends = f"from {found.old:.3f} ({theirs}) to {found.new:.3f}"
+    return f"{scale.metric} on {found.set} {moved} (95 %: {low} to {high}), {ends}"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _samples_needed(found: Comparison, scale: Scale, distance: float) -> str:
+    """How many samples would tell, if the estimate is right: an interval shrinks with the root of their number."""
+    half = (found.high - found.low) / 2
+    if not (half > 0 and distance >= half / 20):
+        return ""
+    needed = found.samples * (half / distance) ** 2
+    if needed <= found.samples:
+        return ""
+    digits = 10 ** max(0, int(log10(needed)) - 1)
+    return f" (about {ceil(needed / digits) * digits:,} samples would tell, not {found.samples:,})"

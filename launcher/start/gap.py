@@ -1,0 +1,95 @@
+"""`adaptrun gap`: are these data fit for fine-tuning, and how far is the target from the source?"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from launcher.errors import ExitCode, RequestError
+from launcher.job.pretrained import find_pretrained
+from launcher.job.schema import Job
+from launcher.job.tasks import Family, find_family
+from launcher.measure.advice import findings
+from launcher.measure.label_errors import NEEDS, is_installed
+from launcher.measure.lengths import TokenCounter, lengths_of
+from launcher.measure.on_features import Features, measure_features
+from launcher.measure.report import LeftOut, Report, look_at
+from launcher.measure.samples import SampleSet, read_sets
+from launcher.measure.showing import as_json, print_report
+from launcher.plan.hardware import find_hardware
+from launcher.run.display import Display
+from launcher.run.folder import temporary_folder
+from launcher.start.evaluating import worthwhile
+from launcher.start.processes import run_ranks
+
+
+def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_plain: bool) -> ExitCode:
+    """Measure, print, and say by the exit code whether something must be mended.
+
+    label_errors: None looks for them where the packages are there
+    Raises RequestError for data that cannot be read, and where label errors are asked for and cannot be found.
+    """
+    if label_errors and not is_installed("cleanlab"):
+        raise RequestError(f"finding label errors needs the package cleanlab, which is not installed: {NEEDS}")
+    if label_errors and not with_features:
+        raise RequestError("finding label errors needs the model's features; leave out --no-features")
+    family = find_family(job.task, loss=job.train.loss.name)
+    sets = read_sets(job, family)
+    report = look_at(sets, family.has_classes, job.data.allow_leakage)
+    _count_tokens(job, family, sets, report)
+    if with_features:
+        _measure_with_model(job, family, sets, report, label_errors is not False, quietly=as_plain)
+    else:
+        report.left_out.append(LeftOut("distances, transferability, label errors", "--no-features"))
+    lines = findings(report)
+    fit = not any(line.level == "mend" for line in lines)
+    if as_plain:
+        print(as_json(report, lines, fit))
+    else:
+        print_report(report, lines, fit)
+    return ExitCode.DONE if fit else ExitCode.FAILED
+
+
+def _count_tokens(job: Job, family: Family, sets: list[SampleSet], report: Report) -> None:
+    if not (family.needs_tokenizer and report.has_texts):
+        return
+    counter = TokenCounter.of(find_pretrained(job.model).tokenizer)
+    if counter is None:
+        report.left_out.append(LeftOut("lengths", "there is no tokenizer.json in the model's folder here"))
+        return
+    report.lengths = [lengths_of(data, counter.count(data), job.train.max_length) for data in sets]
+
+
+def _measure_with_model(
+    job: Job, family: Family, sets: list[SampleSet], report: Report, errors: bool, quietly: bool
+) -> None:
+    """Data that training would refuse have no features; what is wrong with them is in the table."""
+    try:
+        features = _extract(job, sum(len(data) for data in sets), quietly)
+    except RequestError as error:
+        report.left_out.append(LeftOut("distances, transferability, label errors", str(error)))
+        return
+    measure_features(report, sets, features, family, job.train.seed, errors)
+
+
+def _extract(job: Job, samples: int, quietly: bool) -> Features:
+    """[samples, size] of each set, by as many ranks as are worth starting, or from the cache. Raises RequestError."""
+    hardware = find_hardware()
+    gpus = len(hardware.gpus) if job.launch.device != "cpu" else 0
+    wanted = job.launch.processes if job.launch.processes != "auto" else gpus or hardware.cores
+    ranks = wanted if gpus else min(wanted, worthwhile(hardware.cores, samples))
+    with temporary_folder() as folder:
+        folder.write_job(job)
+        display = Display(folder, quietly=quietly)
+        run_ranks(
+            "launcher.worker.extract",
+            [str(folder.path), "cuda" if gpus else "cpu"],
+            processes=ranks,
+            threads=max(1, hardware.cores // ranks),
+            folder=folder,
+            watch=display.refresh,
+        )
+        display.close()
+        files = json.loads(folder.result_file.read_text(encoding="utf-8"))["features"]
+    return {name: np.load(file, mmap_mode="r") for name, file in files.items()}

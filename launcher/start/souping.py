@@ -1,0 +1,82 @@
+"""`adaptrun soup`: the mean of several runs' models, those left out that make it worse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import RequestError
+from launcher.job.evaluation import EvaluationRequest
+from launcher.job.pretrained import find_pretrained, read_config
+from launcher.job.reading import load_job
+from launcher.job.schema import Job, Model
+from launcher.plan.hardware import find_hardware
+from launcher.run.folder import RunFolder, temporary_folder
+from launcher.start.processes import run_ranks
+
+
+def soup_runs(runs: Sequence[Path], output: Path, dtype: str, processes: int | None, as_json: bool) -> None:
+    """Mix, judge by the first run's job, write the model folder, say what became of each run.
+
+    Raises RequestError where the runs do not go together, ModelError and RunFailed.
+    """
+    if output.exists():
+        raise RequestError(f"{output} is there already; name a folder that is not, or remove it")
+    job, models = _checked(runs)
+    hardware = find_hardware()
+    ranks = processes or max(1, len(hardware.gpus) or hardware.cores)
+    request = EvaluationRequest(
+        model=Model(pretrained=str(models[0])),
+        data=job.data.validation[job.deciding_set or ""],
+        batch_size=job.validation.batch_size,
+        device="cuda" if hardware.gpus and job.launch.device != "cpu" else "cpu",
+        cache=job.data.cache,
+    )
+    asked = {
+        "job": job.as_dict(),
+        "request": request.model_dump(mode="json"),
+        "models": [str(model) for model in models],
+        "output": str(output.resolve()),
+        "dtype": dtype,
+    }
+    with temporary_folder() as folder:
+        (folder.path / "soup.json").write_text(json.dumps(asked), encoding="utf-8")
+        threads = max(1, hardware.cores // ranks)
+        arguments = [str(folder.path)]
+        run_ranks(
+            "launcher.worker.soup", arguments, processes=ranks, threads=threads, folder=folder, watch=lambda: None
+        )
+        found: list[dict[str, Any]] = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps({"metric": job.validation.metric, "set": job.deciding_set, "runs": found}, indent=2))
+        return
+    print(f"{job.validation.metric} on {job.deciding_set}: alone, and in the mean with those kept before")
+    for one in found:
+        print(
+            f"{one['alone']:10.4f} {one['together']:10.4f}  {'kept' if one['kept'] else 'left out':8}  {one['folder']}"
+        )
+    print(f"{output}: the mean of {sum(one['kept'] for one in found)} models, read back and compared")
+
+
+def _checked(runs: Sequence[Path]) -> tuple[Job, list[Path]]:
+    """The first run's job, and the model folders."""
+    if len(runs) < 2:
+        raise RequestError("a soup is made of two runs or more")
+    if not RunFolder(runs[0]).job_file.is_file():
+        raise RequestError(f"{runs[0]} is no run's folder; the first says by its job what the soup is judged by")
+    job = load_job(RunFolder(runs[0].resolve()).job_file)
+    if job.deciding_set is None:
+        raise RequestError(f"the job of {runs[0]} has no validation set to judge a soup by; add data.validation to it")
+    models, labels = list[Path](), list[object]()
+    for run in runs:
+        pretrained = find_pretrained(Model(pretrained=str(run.resolve())))
+        if pretrained.kind != "folder":
+            raise RequestError(f"{run} holds adapters, whose mean is no model; train it with adapt.merge: true")
+        config = read_config(pretrained) or {}
+        models.append(Path(pretrained.location))
+        labels.append(config.get("id2label"))
+        if labels[-1] != labels[0]:
+            raise RequestError(f"{run} tells other labels apart than {runs[0]}, so their heads do not mix")
+    return job, models

@@ -1,0 +1,178 @@
+"""The engine of one stage of the run, with the model in it as the job adapts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from launcher.adapt import adapt_model
+from launcher.adapt.adapters import Adapters, Setting
+from launcher.adapt.averaging import first_step
+from launcher.adapt.course import Course, Stage, plan_course, probe_steps
+from launcher.adapt.depth import learning_rate_factors
+from launcher.adapt.distilling import TEACHER, add_teacher
+from launcher.checkpoint.model_folder import MODEL, write_skeleton
+from launcher.engines import make_engine
+from launcher.engines.base import Engine, EngineSettings, StateDict, Treatment, without
+from launcher.errors import ModelError
+from launcher.job.schema import Job
+from launcher.models.loading import Loaded
+from launcher.plan.plan import total_steps
+from launcher.run.events import Note
+from launcher.worker.materials import Materials, load_model
+from launcher.worker.session import Session
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model in an engine, ready to go on from a checkpoint or to begin.
+
+    base: identity of the pretrained weights, where the run needs them when it goes on; else empty
+    never_saved: names of parameters that checkpoints leave out, since they never learn
+    has_new_head: whether weights of the model as it came started at random
+    """
+
+    job: Job
+    engine: Engine
+    stage: Stage
+    base: str
+    never_saved: frozenset[str]
+    total_steps: int
+    has_new_head: bool
+
+    def state(self) -> StateDict:
+        """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
+        return without(self.engine.state(), self.never_saved)
+
+    @contextmanager
+    def result_weights(self, step: int) -> Iterator[None]:
+        """Inside, the module holds the weights that would be the result after `step` steps: perhaps an average."""
+        if not self.is_averaged(step):
+            yield
+            return
+        self.engine.swap_average()
+        try:
+            yield
+        finally:
+            self.engine.swap_average()
+
+    def is_averaged(self, step: int) -> bool:
+        """Whether the average stands for the weights after `step` steps."""
+        average = self.job.adapt.average
+        if self.job.train.optimizer.name == "schedule_free_adamw":
+            return True
+        return average is not None and step >= first_step(average, self.total_steps)
+
+
+def build(session: Session, materials: Materials, step: int) -> Built:
+    """Load the model, adapt it, and spread it as the stage of the run needs it that goes on after `step` steps."""
+    job, split = session.job, session.plan.split
+    steps = total_steps(len(materials.train), split.global_batch, job.train.epochs, job.train.max_steps)
+    engine = make_engine(session.plan.engine, _settings(session, is_probe=step < probe_steps(job.adapt, steps)))
+    loaded = load_model(session, materials, in_parts=engine.shards_weights or _is_quantised(job))
+    _check_the_start(job, loaded)
+    base, has_new_head = loaded.identity if job.adapt.needs_the_start else "", bool(loaded.new)
+    adapters = adapt_model(job.adapt, loaded, _setting(session, materials))
+    course = plan_course(job.adapt, loaded, steps)
+    stage = course.at(step)
+    _begin(session, materials, loaded, adapters, stage, course)
+    treatments = _treatments(job, loaded, course)
+    never = [name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad]
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(name in stage.learning)
+    module, stored = materials.task.build(loaded.model), loaded.stored
+    never_saved = set() if adapters is None else {f"{MODEL}{name}" for name in never}
+    if job.adapt.distill is not None:
+        teacher = load_model(session, materials, in_parts=engine.shards_weights)
+        add_teacher(module, teacher.model, job.adapt.distill)
+        stored |= teacher.stored
+        never_saved |= {name for name, _ in module.named_parameters() if name.startswith(f"{TEACHER}.")}
+    engine.prepare(module, job.train.optimizer, stored, treatments)
+    base = base if adapters is None else adapters.base
+    return Built(job, engine, stage, base, frozenset(never_saved), steps, has_new_head)
+
+
+def _is_quantised(job: Job) -> bool:
+    return job.adapt.method == "lora" and bool(job.adapt.quantised)
+
+
+def _setting(session: Session, materials: Materials) -> Setting:
+    job = session.job
+    return Setting(
+        materials.pretrained,
+        job.model.revision,
+        materials.task.auto_class,
+        job.train.seed,
+        session.world.device,
+        session.plan.precision,
+    )
+
+
+def _settings(session: Session, *, is_probe: bool) -> EngineSettings:
+    """What a probe ends with is the start of a new head, so nothing is kept of the start until then."""
+    job = session.job
+    return EngineSettings(
+        session.world.device,
+        session.plan.precision,
+        job.train.clip_norm,
+        job.engine.block,
+        session.folder.deepspeed_file if session.plan.deepspeed is not None else None,
+        pull=job.adapt.l2_sp,
+        averages=job.adapt.average is not None,
+        keeps_start=job.adapt.interpolate is not None and not is_probe,
+    )
+
+
+def _begin(
+    session: Session,
+    materials: Materials,
+    loaded: Loaded,
+    adapters: Adapters | None,
+    stage: Stage,
+    course: Course,
+) -> None:
+    """Write what is known of the result before it has any weights, and say which stage begins."""
+    if not session.world.is_first:
+        return
+    if len(course.stages) > 1:
+        learning = sum(p.numel() for name, p in loaded.model.named_parameters() if name in stage.learning)
+        place = f"stage {stage.number + 1} of {len(course.stages)}, to step {stage.end}"
+        session.log.write(Note(text=f"{place}: {learning:,} parameters learn"))
+    if stage.number and session.folder.skeleton.is_dir():
+        return
+    if adapters is not None:
+        session.log.write(Note(text=str(adapters)))
+    config = None if adapters is None else adapters.config
+    card = materials.card(session.job, adapters)
+    write_skeleton(session.folder.skeleton, loaded.model, materials.task.processor, card, config)
+
+
+def _treatments(job: Job, loaded: Loaded, course: Course) -> dict[str, Treatment]:
+    """By the names that parameters have in the task's module."""
+    factors, new = learning_rate_factors(job.adapt, loaded.model), set(loaded.new)
+    return {f"{MODEL}{name}": Treatment(factor, course.since(name), name in new) for name, factor in factors.items()}
+
+
+def _check_the_start(job: Job, loaded: Loaded) -> None:
+    """Raises ModelError where the model as it came cannot be what the job takes it for."""
+    adapt, new = job.adapt, ", ".join(loaded.new)
+    if adapt.interpolate is not None and loaded.new and adapt.probe is None:
+        raise ModelError(
+            f"adapt.interpolate: {new} start at random, so between start and end lies no sensible model; add "
+            "adapt.probe: 0.2, after which the head has a start, or begin with a finished model"
+        )
+    if adapt.distill is not None and loaded.new:
+        raise ModelError(
+            f"adapt.distill: {new} start at random, so the model as it came has no outputs to stay near; begin with a "
+            "finished model"
+        )
+    is_normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in loaded.model.modules())
+    if (adapt.interpolate is not None or adapt.average is not None) and is_normed:
+        name = "average" if adapt.interpolate is None else "interpolate"
+        raise ModelError(
+            f"adapt.{name}: {type(loaded.model).__name__} gathers statistics of batches as it trains, which would be "
+            "those of other weights; remove it"
+        )

@@ -1,0 +1,27 @@
+"""A rank that extracts features: `python -m launcher.worker.extract FOLDER DEVICE`, with job.yaml in the folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from launcher.run.folder import RunFolder
+from launcher.worker.process import Place, RankProcess
+
+
+def main() -> None:
+    """Keep this rank's output before anything heavy is imported, then do its work."""
+    folder, device = RunFolder(Path(sys.argv[1])), sys.argv[2]
+    process = RankProcess(Place.from_environment(), folder)
+    process.keep_output()
+
+    def work() -> None:
+        from launcher.worker.features import extract_features
+
+        extract_features(process.place, folder, device)
+
+    process.run(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Which checkpoint is best for a target without labels: an importance-weighted metric, and a check of collapse.
+
+The weights come from features of the model as it came, once, so that all checkpoints are judged by the same; they are
+kept with the run, since a run that goes on no longer has that model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import nan
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from launcher.data.prepared import Prepared
+from launcher.engines.single import AUTOCAST
+from launcher.errors import ModelError
+from launcher.job.schema import Job
+from launcher.measure.outcomes import Values, in_order
+from launcher.measure.selection import importance_weights, lost_classes, weighted_mean
+from launcher.models.base import TaskModule
+from launcher.models.batch import Batch, Losses
+from launcher.run.events import Note
+from launcher.worker.evaluating import batches_of_rank, evaluating
+from launcher.worker.materials import Materials
+from launcher.worker.session import Session
+
+MOST = 1000
+"""Samples of each domain that tell the domains apart, and target samples that are answered at each check."""
+
+
+class TargetSelector:
+    """Turns what was made of labelled source samples into an estimate for the target. All ranks call it alike."""
+
+    def __init__(self, session: Session, materials: Materials, module: nn.Module) -> None:
+        assert materials.target is not None
+        self._session, self._materials, self._module = session, materials, module
+        self._target = materials.target
+        file = session.folder.selection_file
+        name = session.job.deciding_set
+        assert name is not None
+        self._name = name
+        if session.world.from_first(str(file.exists())) == "False":
+            weights = self._weights()
+            if weights is not None:
+                session.fence.check()
+                beside = file.with_name(f".{file.stem}.partial.npy")
+                np.save(beside, weights)
+                beside.replace(file)
+        self._kept: Values | None = np.load(file) if session.world.is_first else None
+
+    def value(self, outcomes: Values | None) -> float:
+        """The deciding metric as if on the target, on every rank; no number where the model has collapsed there.
+
+        outcomes: of the deciding set, on rank 0
+        """
+        task, metric = self._materials.task, self._session.job.validation.metric
+        answered = self._answers()
+        lost = lost_classes(answered, np.asarray(task.counts, dtype=np.float64))
+        value = 0.0
+        if self._session.world.is_first:
+            assert outcomes is not None
+            assert self._kept is not None
+            of_each = outcomes[:, 0] if metric == "loss" else task.right(outcomes).astype(np.float64)
+            found = weighted_mean(of_each, self._kept)
+            value = found.value
+            self._session.log.write(
+                Note(
+                    text=f"{metric} of {self._name}, weighted as if on the target: {value:.4f} ± {found.error:.4f} "
+                    f"(worth {found.worth:.0f} of {len(of_each)} samples)"
+                )
+            )
+        if lost:
+            names = ", ".join(task.labels[number] for number in lost)
+            self._session.log.write(Note(text=f"collapsed on the target, where it hardly answers {names}: not chosen"))
+            return nan
+        return self._session.world.sum([value]).item()
+
+    def _weights(self) -> Values | None:
+        """Of each sample of the deciding set, on rank 0."""
+        self._session.enter("extracting features")
+        materials, seed = self._materials, self._session.job.train.seed
+        held = materials.validation[self._name]
+        source, target = (self._features(data, _some(data, seed)) for data in (materials.train, self._target))
+        features = self._features(held, np.arange(len(held)))
+        if source is None or target is None or features is None:
+            return None
+        return importance_weights(source, target, features, seed)
+
+    def _features(self, data: Prepared, chosen: NDArray[np.int64]) -> Values | None:
+        """[chosen, size] mean-pooled last hidden states, on rank 0."""
+        found, places = list[Tensor](), list[Tensor]()
+        with evaluating(self._module), _hidden_states(self._module) as states:
+            for batch in self._batches(data, chosen):
+                self._answer(batch)
+                if batch.samples:
+                    found.append(_pooled(states.pop(), batch))
+                    places.append(batch.ids.double().cpu())
+                states.clear()
+        rows = torch.cat([torch.cat(places).unsqueeze(1), torch.cat(found)], dim=1) if found else torch.empty((0, 0))
+        widths, ranks = self._session.world.sum([rows.shape[1], len(found) > 0]).tolist()
+        width = int(widths / ranks)  # a rank without samples does not know it
+        parts = self._session.world.on_first(rows if len(rows) else torch.empty((0, width), dtype=torch.float64))
+        if parts is None:
+            return None
+        together = torch.cat(parts).numpy()
+        place_of = {int(sample): place for place, sample in enumerate(chosen)}
+        places_of = np.array([place_of[int(sample)] for sample in together[:, 0]])
+        return in_order(places_of, together[:, 1:], len(chosen))
+
+    def _answers(self) -> Values:
+        """[classes] how often each class is answered in the target, on every rank."""
+        counts = torch.zeros(len(self._materials.task.labels), dtype=torch.float64)
+        with evaluating(self._module):
+            for batch in self._batches(self._target, _some(self._target, self._session.job.train.seed)):
+                outputs = self._answer(batch).outputs
+                if batch.samples:
+                    counts += torch.bincount(outputs.argmax(-1).cpu(), minlength=len(counts))
+        answers: Values = self._session.world.sum(counts).numpy()
+        return answers
+
+    def _answer(self, batch: Batch) -> Losses:
+        """A forward as evaluation has it."""
+        precision, device = self._session.plan.precision, self._session.world.device.type
+        with torch.autocast(device, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            losses: Losses = self._module(batch)
+        return losses
+
+    def _batches(self, data: Prepared, chosen: NDArray[np.int64]) -> Iterator[Batch]:
+        world, task = self._session.world, self._materials.task
+        for places in batches_of_rank(data.lengths[chosen], self._session.plan.evaluation_batch, world):
+            world.pulse.beat()
+            ids = chosen[places]
+            yield task.collate(data[ids], ids.tolist()).to(world.device)
+
+
+def selector_of(job: Job) -> str:
+    """What chose the checkpoint, in words."""
+    if job.checkpoint.result == "last":
+        return "being the last"
+    metric, name = job.validation.metric, job.deciding_set
+    if job.selects_for_target:
+        return f"importance-weighted {metric} of {name}, as if on the target, which has no labels"
+    return f"{metric} on {name}"
+
+
+def _some(data: Prepared, seed: int) -> NDArray[np.int64]:
+    """Positions of at most `MOST` samples, the same ones on every rank."""
+    return np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST])
+
+
+@contextmanager
+def _hidden_states(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What the model under the head puts out at each forward, whatever engine it runs in.
+
+    Raises ModelError for a model that has no such output.
+    """
+    inner = next(part for part in module.modules() if isinstance(part, TaskModule)).model
+    body = inner.base_model
+    states: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: object) -> None:
+        last = getattr(output, "last_hidden_state", None)
+        if not isinstance(last, Tensor):
+            raise ModelError(
+                f"{type(body).__name__} gives no last hidden state to tell domains apart by; use validation.selector: "
+                "labelled"
+            )
+        states.append(last.detach())
+
+    handle = body.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def _pooled(states: Tensor, batch: Batch) -> Tensor:
+    """[samples, size] float64 means over the tokens that are no padding, or over all places of an image."""
+    states = states.double().flatten(2).mT if states.dim() == 4 else states.double()
+    mask = batch.inputs.get("attention_mask")
+    if mask is None:
+        return states.mean(1).cpu()
+    weights = mask.double().unsqueeze(-1)
+    return ((states * weights).sum(1) / weights.sum(1)).cpu()

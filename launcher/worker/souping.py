@@ -1,0 +1,81 @@
+"""The greedy soup of Wortsman et al. 2022 (arXiv:2203.05482): a mean of models in which each has to earn its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from launcher.checkpoint.means import pour, publish_mean
+from launcher.job.evaluation import EvaluationRequest
+from launcher.job.schema import Job
+from launcher.run.folder import RunFolder, write_whole
+from launcher.worker.answering import TIMEOUT, open_model, prepared_for
+from launcher.worker.evaluating import evaluate
+from launcher.worker.process import Place
+from launcher.worker.progress import goodness_of
+from launcher.worker.world import World
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One of the models offered.
+
+    alone, together: its own value, and that of the mean with it
+    kept: whether it stayed in the mean
+    """
+
+    folder: str
+    alone: float
+    together: float
+    kept: bool
+
+
+def make_soup(place: Place, folder: RunFolder) -> None:
+    """Evaluate, mix, and write the model folder; rank 0 leaves what became of each model.
+
+    Raises ModelError where the folders are not of one model.
+    """
+    asked = json.loads((folder.path / "soup.json").read_text(encoding="utf-8"))
+    job, request = Job.model_validate(asked["job"]), EvaluationRequest.model_validate(asked["request"])
+    models = [Path(model) for model in asked["models"]]
+    torch.manual_seed(0)
+    with World.at(place, request.device).joined(TIMEOUT) as world:
+        task, module, known_by = open_model(request)
+        data = prepared_for(request, task, known_by, world)
+        module.to(world.device)
+
+        def value_of(members: Sequence[Path]) -> float:
+            pour(members, module.model)
+            metrics = evaluate(module, task, data, world, batch_size=request.batch_size).metrics
+            return metrics[job.validation.metric]
+
+        found = greedy(models, value_of, lambda value: goodness_of(job, value))
+        kept = [Path(one.folder) for one in found if one.kept]
+        publish_mean(kept, Path(asked["output"]), asked["dtype"])
+        if world.is_first:
+            write_whole(folder.result_file, json.dumps([asdict(one) for one in found]))
+        world.wait()
+
+
+def greedy(
+    models: Sequence[Path], value_of: Callable[[Sequence[Path]], float], goodness: Callable[[float], float]
+) -> list[Ingredient]:
+    """Offer the models from the best to the worst; one stays where the mean with it is no worse than without.
+
+    value_of: of the mean of some models; goodness: of a value, larger is better
+    """
+    alone = {model: value_of([model]) for model in models}
+    first, *others = sorted(models, key=lambda model: goodness(alone[model]), reverse=True)
+    members, value = [first], alone[first]
+    found = [Ingredient(str(first), value, value, kept=True)]
+    for model in others:
+        together = value_of([*members, model])
+        is_kept = goodness(together) >= goodness(value)
+        if is_kept:
+            members, value = [*members, model], together
+        found.append(Ingredient(str(model), alone[model], together, is_kept))
+    return found

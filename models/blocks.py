@@ -1,0 +1,16 @@
+"""The repeated blocks of a model: the layers of a transformer, the stages of a convolutional network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+
+def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost module lists that have several, in the model's own order."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and len(child) > 1:
+            yield from (member for member in child if any(True for _ in member.parameters()))
+        else:
+            yield from repeated_blocks(child)
