@@ -2,21 +2,77 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
 from launcher.adapt.adapters import Adapters
+from launcher.adapt.method import Method
+from launcher.errors import ModelError, RequestError
+from launcher.job.methods import Own
 from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Job
+from launcher.models.base import Task, TaskModule
 from launcher.models.loading import Loaded
+from launcher.models.own_code import own_object
+
+METHODS = {
+    "dann": "dann:DomainAdversarial",
+    "cdan": "cdan:ConditionalAdversarial",
+    "coral": "coral:CovarianceAlignment",
+    "mmd": "mmd:DiscrepancyAlignment",
+    "mcc": "mcc:ClassConfusion",
+    "group-dro": "group_dro:GroupRobust",
+}
+"""Name to module and class here; a new method is a file, a line of this table, and a section in `job/methods.py`."""
 
 
 def adapt_model(job: Job, loaded: Loaded, pretrained: Pretrained, auto_class: str) -> Adapters | None:
-    """Change a loaded model, before any engine has it, as the job's method says; None where nothing was added.
-
-    The one place that branches on a method's name; only the chosen file is imported.
-    """
-    if job.adapt.method == "finetune":
+    """Put adapters into a loaded model, before any engine has it, where the job's method does so."""
+    if job.adapt.method != "lora":
         return None
-    if job.adapt.method == "lora":
-        from launcher.adapt.lora import add_lora
+    from launcher.adapt.lora import add_lora
 
-        return add_lora(job.adapt, loaded, pretrained, job.model.revision, auto_class, job.train.seed)
-    raise ValueError(f"unknown method {job.adapt.method!r}")
+    return add_lora(job.adapt, loaded, pretrained, job.model.revision, auto_class, job.train.seed)
+
+
+def make_method(job: Job, task: Task, sets: Sequence[str]) -> Method | None:
+    """The job's method, only whose file is imported; None where a step minimises the task's loss and nothing else.
+
+    Raises RequestError for an own class that is no method.
+    """
+    if job.adapt.method in ("finetune", "lora"):
+        return None
+    if isinstance(job.adapt, Own):
+        found = own_object(job.adapt.code)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise RequestError(
+                f"{job.adapt.code} is no method; derive it from launcher.adapt.method.Method (docs/own-method.md)"
+            )
+    else:
+        module, _, name = METHODS[job.adapt.method].partition(":")
+        found = getattr(importlib.import_module(f"launcher.adapt.{module}"), name)
+    made: Method = found(job.adapt, task, sets)
+    return made
+
+
+def joined_module(inner: TaskModule, method: Method | None, loaded: Loaded, job: Job) -> TaskModule:
+    """The task's module with what the method adds; where new parts start depends on the seed alone.
+
+    Raises ModelError for a model that the method cannot be used with.
+    """
+    if method is None:
+        return inner
+    from launcher.adapt.module import AdaptingModule, surroundings
+
+    model, outputs = loaded.model, loaded.model.config.num_labels
+    if method.observes and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} normalises over micro-batches, so no loss over the global batch is exact with it; "
+            "use adapt.method: finetune, or a model with LayerNorm"
+        )
+    around = surroundings(model, outputs)
+    torch.manual_seed(job.train.seed)
+    return AdaptingModule(inner, method, method.parts(around), outputs)

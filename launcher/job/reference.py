@@ -43,10 +43,10 @@ def schema() -> str:
     short = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     data = made["$defs"]["Data"]["properties"]
     one = {"$ref": "#/$defs/Source"}
-    for name in ("train", "target"):
-        data[name] = {"anyOf": [one, *short["anyOf"]], "description": data[name].get("description", "")}
+    data["target"] = {"anyOf": [one, *short["anyOf"]], "description": data["target"]["description"]}
     named = {"type": "object", "additionalProperties": {"anyOf": [one, *short["anyOf"]]}}
-    data["validation"] = {"anyOf": [one, *short["anyOf"], named], "description": data["validation"]["description"]}
+    for name in ("train", "validation"):
+        data[name] = {"anyOf": [one, *short["anyOf"], named], "description": data[name]["description"]}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "adaptrun job file"}
     return json.dumps({**made, **head}, indent=2) + "\n"
 
@@ -63,7 +63,7 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
         for kind in kinds:
             yield from _section(kind, place if len(kinds) == 1 else f"{place} ({_kind(kind)})")
     if path == "data":
-        yield from _section(Source, "data.train, data.target and each set of data.validation")
+        yield from _section(Source, "data.target and each set of data.train and data.validation")
 
 
 def _kind(model: type[BaseModel]) -> str:

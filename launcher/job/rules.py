@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 
 from launcher.errors import RequestError
+from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES
 from launcher.job.schema import COLUMNS, Job, Source
 from launcher.job.tasks import Family, find_family
 
 Found = tuple[tuple[str, ...], str, str]
 Rule = Callable[[Job], Iterator[Found]]
 TaskRule = Callable[[Job, Family], Iterator[Found]]
-
-METHODS_WITH_TARGET: frozenset[str] = frozenset()
-"""The methods of `adapt` that learn from `data.target`; fine-tuning does not."""
 
 
 def broken_rules(job: Job) -> list[Found]:
@@ -91,14 +89,6 @@ def _engine_settings_are_used(job: Job) -> Iterator[Found]:
             yield ("engine", name), f"only {engine} uses {name}, not {job.engine.name}", f"remove {name}"
 
 
-def _target_is_used(job: Job) -> Iterator[Found]:
-    method, target = job.adapt.method, job.data.target
-    if method in METHODS_WITH_TARGET and target is None:
-        yield ("adapt", "method"), f"{method} learns from unlabelled target data", "add data.target"
-    if method not in METHODS_WITH_TARGET and target is not None:
-        yield ("data", "target"), f"{method} does not use unlabelled target data", "remove data.target"
-
-
 def _adapters_alone_learn(job: Job) -> Iterator[Found]:
     if job.adapt.method == "lora" and job.model.frozen:
         message = "lora freezes all weights but the adapters and the head already"
@@ -160,10 +150,11 @@ def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
 
 
 def _validation_is_not_training(job: Job) -> Iterator[Found]:
-    train = job.data.train
     for name, source in job.data.validation.items():
-        shared = sorted(set(source.files) & set(train.files))
-        if shared and source.split == train.split:
+        for train in job.labelled_sets.values():
+            shared = sorted(set(source.files) & set(train.files))
+            if not shared or source.split != train.split:
+                continue
             yield (
                 ("data", "validation", name),
                 f"{shared[0]} is also trained on, so it says nothing of new samples",
@@ -230,7 +221,8 @@ def _settings_are_used(job: Job, family: Family) -> Iterator[Found]:
 
 
 def _sources(job: Job) -> Iterator[tuple[tuple[str, ...], Source]]:
-    yield ("data", "train"), job.data.train
+    for name, source in job.data.train.items():
+        yield job.data.place_in_train(name), source
     for name, source in job.data.validation.items():
         yield ("data", "validation", name), source
 
@@ -245,6 +237,7 @@ TASK_SETTINGS = ("packing", "mask_share", "augment")
 """The fields of `train` that only some families use."""
 
 RULES: tuple[Rule, ...] = (
+    *DOMAIN_RULES,
     _validation_is_needed,
     _deciding_set_exists,
     _fp16_needs_a_gpu,
@@ -252,7 +245,6 @@ RULES: tuple[Rule, ...] = (
     _micro_batch_fits_the_batch,
     _engine_fits_the_processes,
     _engine_settings_are_used,
-    _target_is_used,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
     _warmup_ends,
@@ -263,6 +255,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 TASK_RULES: tuple[TaskRule, ...] = (
+    *DOMAIN_TASK_RULES,
     _loss_is_of_the_task,
     _metric_is_of_the_task,
     _columns_are_read,

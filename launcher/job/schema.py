@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,18 +18,12 @@ from pydantic import (
     PositiveInt,
 )
 
+from launcher.job.methods import DomainMethod
+from launcher.job.section import Fraction, Section
 from launcher.job.tasks import FAMILIES
 
 DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "zero3_nvme")
 """The files of `ds_configs`."""
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """A part of the job file: immutable, and a stranger to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -122,21 +114,41 @@ def _plain_source(value: object) -> object:
     return {"source": value} if isinstance(value, str | list | tuple) else value
 
 
-def _named_sources(value: object) -> object:
+def _named_sources(name: str) -> BeforeValidator:
     """`validation: file.csv` and `validation: {source: file.csv}` are one set of the name `validation`."""
-    value = _plain_source(value)
-    return {"validation": value} if isinstance(value, dict) and "source" in value else value
+
+    def named(value: object) -> object:
+        value = _plain_source(value)
+        return {name: value} if isinstance(value, dict) and "source" in value else value
+
+    return BeforeValidator(named)
 
 
 AnySource = Annotated[Source, BeforeValidator(_plain_source)]
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 
 
+class Mixing(Section):
+    """How often each set of `data.train` is drawn from, where there are several. An epoch draws as many as all hold."""
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        1.0, description="A set of n samples has a share ∝ n^alpha: 1 as large as it is, 0 all alike."
+    )
+    weights: dict[SetName, PositiveFloat] | None = Field(
+        None, description="The shares themselves, up to a common factor, for each set by name."
+    )
+
+
 class Data(Section):
     """What the model learns from and what it is judged on."""
 
-    train: AnySource = Field(description="Labelled samples to train on.")
-    validation: Annotated[dict[SetName, AnySource], BeforeValidator(_named_sources)] = Field(
+    train: Annotated[dict[SetName, AnySource], _named_sources("train")] = Field(
+        default_factory=dict,
+        description="Labelled samples to train on: one source, or several domains with a name each "
+        "(`{films: {…}, shops: {…}}`).",
+    )
+    mixing: Mixing = Field(default_factory=Mixing, description="How often each of several training sets is drawn from.")
+    validation: Annotated[dict[SetName, AnySource], _named_sources("validation")] = Field(
         default_factory=dict,
         description="Labelled samples to judge by: one source, or several with a name each "
         "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
@@ -148,6 +160,10 @@ class Data(Section):
         "~/.cache/adaptrun",
         description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see.",
     )
+
+    def place_in_train(self, name: str) -> tuple[str, ...]:
+        """Where the file has a training set: a single one may bear no name there."""
+        return ("data", "train") if list(self.train) == ["train"] else ("data", "train", name)
 
 
 class Optimizer(Section):
@@ -294,10 +310,22 @@ class Checkpoint(Section):
     )
 
 
+class Rehearsal(Section):
+    """Labelled samples of an earlier domain, trained on beside the new ones so that it is not forgotten."""
+
+    source: AnySource = Field(description="Those samples, with the labels of the new domain.")
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.2, description="Of the samples that are drawn.")
+
+
+REHEARSAL = "rehearsal"
+"""Name of its samples beside the training sets."""
+
+
 class Finetune(Section):
     """All weights learn, but for those of `model.frozen`."""
 
     method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
+    rehearsal: Rehearsal | None = Field(None, description="Labelled samples of an earlier domain, against forgetting.")
 
 
 class Lora(Section):
@@ -340,7 +368,7 @@ class Lora(Section):
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
-Adapt = Annotated[Finetune | Lora, Field(discriminator="method")]
+Adapt = Annotated[Finetune | Lora | DomainMethod, Field(discriminator="method")]
 """How the model moves to the domain: a section a method."""
 
 
@@ -406,6 +434,12 @@ class Job(Section):
     adapt: Adapt = Field(default_factory=Finetune, description="How the model moves to the domain.")
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
     launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")
+
+    @property
+    def labelled_sets(self) -> dict[str, Source]:
+        """All that is learned with labels: the training sets, and what is rehearsed."""
+        rehearsal = self.adapt.rehearsal if isinstance(self.adapt, Finetune) else None
+        return dict(self.data.train) if rehearsal is None else {**self.data.train, REHEARSAL: rehearsal.source}
 
     @property
     def deciding_set(self) -> str | None:

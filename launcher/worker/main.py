@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from launcher.adapt import adapt_model
+from launcher.adapt import adapt_model, joined_module, make_method
 from launcher.adapt.adapters import Adapters
 from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import publish_model, write_skeleton
@@ -24,7 +24,9 @@ from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Note, Saved, Started
 from launcher.run.folder import write_whole
 from launcher.run.results import Result, SetResult
+from launcher.worker.feeding import Feed
 from launcher.worker.judging import Judge
+from launcher.worker.learning import Learner, MethodLearner, TaskLearner
 from launcher.worker.links import try_links
 from launcher.worker.loop import Hooks, Loop
 from launcher.worker.materials import Materials, load_model, open_materials
@@ -54,13 +56,16 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     adapters = adapt_model(session.job, loaded, materials.pretrained, materials.task.auto_class)
     if session.world.is_first:
         _begin_model_folder(session, materials, loaded.model, adapters)
-    engine.prepare(materials.task.build(loaded.model), session.job.train.optimizer, loaded.stored)
-    progress = _take_up(session, engine, materials.train.folder.name, adapters)
+    method = make_method(session.job, materials.task, tuple(materials.train.sets))
+    feed = Feed(session.job, materials.task, materials.train, materials.target, method)
+    module = joined_module(materials.task.build(loaded.model), method, loaded, session.job)
+    engine.prepare(module, session.job.train.optimizer, loaded.stored)
+    progress = _take_up(session, engine, feed.pool.name, adapters)
     progress.micro_batch_limit = session.plan.micro_batch_limit
     judge = Judge(session, materials, engine.module)
     if not progress.before:
         progress.before = judge.measure(progress.step)
-    _train(session, materials, engine, progress, judge, stop)
+    _train(session, feed, engine, progress, judge, stop)
     step = _choose_weights(session, engine, progress)
     after = judge.measure(step)
     session.enter("publishing", str(session.folder.model))
@@ -96,7 +101,14 @@ def _publish(session: Session, engine: Engine) -> None:
 def _state(session: Session, engine: Engine) -> StateDict:
     """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
     state = engine.state()
-    return state if session.job.adapt.method == "finetune" else without_frozen(state, engine.module)
+    return without_frozen(state, engine.module) if session.job.adapt.method == "lora" else state
+
+
+def _learner(session: Session, feed: Feed, engine: Engine) -> Learner:
+    """What makes gradients of batches."""
+    if feed.method is None:
+        return TaskLearner(engine)
+    return MethodLearner(feed.method, engine, session.world, session.plan.precision, session.job.train.seed)
 
 
 def _engine_settings(session: Session) -> EngineSettings:
@@ -136,7 +148,7 @@ def _take_up(session: Session, engine: Engine, data: str, adapters: Adapters | N
 
 def _train(
     session: Session,
-    materials: Materials,
+    feed: Feed,
     engine: Engine,
     progress: Progress,
     judge: Judge,
@@ -181,8 +193,8 @@ def _train(
         session.plan.precision,
         session.world,
         engine,
-        materials.task,
-        materials.train,
+        feed,
+        _learner(session, feed, engine),
         progress,
         Hooks(session.log.write, evaluate, save, checkpoints.has_failed, finish_saving),
         stop,
@@ -192,7 +204,7 @@ def _train(
         Started(
             step=progress.step,
             total_steps=loop.total_steps,
-            steps_per_epoch=loop.order.steps_per_epoch,
+            steps_per_epoch=feed.steps_per_epoch,
             epochs=session.job.train.epochs,
             processes=session.world.size,
         )

@@ -14,6 +14,7 @@ import torch
 
 from launcher.adapt.adapters import Adapters
 from launcher.data.cache import tokenizer_identity
+from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.paths import too_long
@@ -33,13 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Materials:
-    """Everything loaded but the weights."""
+    """Everything loaded but the weights.
+
+    train: the labelled sets; none where a method needs no labels
+    target: unlabelled samples, for the methods that use them
+    """
 
     pretrained: Pretrained
     config: PretrainedConfig | None
     task: Task
-    train: Prepared
+    train: Pool
     validation: dict[str, Prepared]
+    target: Prepared | None = None
 
     def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
         """What the model folder says beside the standard files."""
@@ -66,13 +72,19 @@ def open_materials(session: Session) -> Materials:
     task_type = task_class(job.task, job.train.loss.name)
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
     prepared = json.loads(folder.prepared_file.read_text(encoding="utf-8"))
-    train = Prepared(Path(prepared["train"]))
+    train, validation = (
+        {name: Prepared(Path(place)) for name, place in prepared[kind].items()} for kind in ("train", "validation")
+    )
+    target = None if prepared["target"] is None else Prepared(Path(prepared["target"]))
+    pool = Pool(train)
+    labels = pool.labels if train or target is None else target.facts.labels
     return Materials(
         pretrained=pretrained,
         config=loading.load_config(pretrained, job.model),
-        task=task_type(processor, train.facts.labels, job.train, train.facts.counts),
-        train=train,
-        validation={name: Prepared(Path(place)) for name, place in prepared["validation"].items()},
+        task=task_type(processor, labels, job.train, pool.counts),
+        train=pool,
+        validation=validation,
+        target=target,
     )
 
 
@@ -91,12 +103,23 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
         progress=lambda done, total: log.write(Progress(done=done, total=total, unit="samples")),
     )
     log.write(Phase(name="preparing", detail="train"))
-    train = preparer.prepare_training(job.data.train, known)
+    train = preparer.prepare_training(job.labelled_sets, known)
+    if not train and task_type.has_classes and not known:
+        raise ModelError(
+            f"{pretrained.location} has no trained head with named labels, and {job.adapt.method} adapts a trained "
+            "model; name a finished run in model.pretrained"
+        )
+    labels = next((prepared.facts.labels for prepared in train.values()), known)
     validation = {}
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
-        validation[name] = str(preparer.prepare(source, train.facts.labels).folder)
-    write_whole(folder.prepared_file, json.dumps({"train": str(train.folder), "validation": validation}))
+        validation[name] = str(preparer.prepare(source, labels).folder)
+    target = None
+    if job.data.target is not None:
+        log.write(Phase(name="preparing", detail="target"))
+        target = str(preparer.prepare(job.data.target, labels, labelled=False).folder)
+    places = {"train": {name: str(found.folder) for name, found in train.items()}, "validation": validation}
+    write_whole(folder.prepared_file, json.dumps({**places, "target": target}))
 
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:
