@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from launcher.adapt.adapters import Adapters
-from launcher.adapt.method import Method
+from launcher.adapt.method import Method, Surroundings
 from launcher.errors import ModelError, RequestError
 from launcher.job.methods import Own
 from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Job
+from launcher.models import loading
 from launcher.models.base import Task, TaskModule
 from launcher.models.loading import Loaded
 from launcher.models.own_code import own_object
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 METHODS = {
+    "dapt": "dapt:ContinuedPretraining",
+    "udalm": "udalm:MixedLanguage",
     "dann": "dann:DomainAdversarial",
     "cdan": "cdan:ConditionalAdversarial",
     "coral": "coral:CovarianceAlignment",
     "mmd": "mmd:DiscrepancyAlignment",
     "mcc": "mcc:ClassConfusion",
+    "self-training": "self_training:SelfTrained",
+    "shot": "shot:SourceFree",
+    "tent": "tent:SureNormalisation",
     "group-dro": "group_dro:GroupRobust",
 }
 """Name to module and class here; a new method is a file, a line of this table, and a section in `job/methods.py`."""
@@ -38,7 +48,7 @@ def adapt_model(job: Job, loaded: Loaded, pretrained: Pretrained, auto_class: st
     return add_lora(job.adapt, loaded, pretrained, job.model.revision, auto_class, job.train.seed)
 
 
-def make_method(job: Job, task: Task, sets: Sequence[str]) -> Method | None:
+def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> Method | None:
     """The job's method, only whose file is imported; None where a step minimises the task's loss and nothing else.
 
     Raises RequestError for an own class that is no method.
@@ -54,18 +64,20 @@ def make_method(job: Job, task: Task, sets: Sequence[str]) -> Method | None:
     else:
         module, _, name = METHODS[job.adapt.method].partition(":")
         found = getattr(importlib.import_module(f"launcher.adapt.{module}"), name)
-    made: Method = found(job.adapt, task, sets)
+    made: Method = found(job.adapt, task, sets, target)
     return made
 
 
-def joined_module(inner: TaskModule, method: Method | None, loaded: Loaded, job: Job) -> TaskModule:
+def joined_module(
+    inner: TaskModule, method: Method | None, loaded: Loaded, job: Job, pretrained: Pretrained
+) -> TaskModule:
     """The task's module with what the method adds; where new parts start depends on the seed alone.
 
-    Raises ModelError for a model that the method cannot be used with.
+    What the method does not let learn is frozen. Raises ModelError for a model that the method cannot be used with.
     """
     if method is None:
         return inner
-    from launcher.adapt.module import AdaptingModule, surroundings
+    from launcher.adapt.module import AdaptingModule, freeze_for, head_of
 
     model, outputs = loaded.model, loaded.model.config.num_labels
     if method.observes and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
@@ -73,6 +85,21 @@ def joined_module(inner: TaskModule, method: Method | None, loaded: Loaded, job:
             f"{type(model).__name__} normalises over micro-batches, so no loss over the global batch is exact with it; "
             "use adapt.method: finetune, or a model with LayerNorm"
         )
-    around = surroundings(model, outputs)
+    freeze_for(method, model, outputs)
     torch.manual_seed(job.train.seed)
+    around = Surroundings(
+        head_of(model, outputs).in_features,
+        outputs,
+        lambda auto_class: _language_head(auto_class, model, job, pretrained),
+    )
     return AdaptingModule(inner, method, method.parts(around), outputs)
+
+
+def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained: Pretrained) -> nn.Module:
+    from launcher.adapt.language import LanguageHead
+
+    config = loading.load_config(pretrained, job.model)
+    if config is None:
+        raise ModelError(f"{pretrained.location} builds a model for the task alone; name a folder or a hub id")
+    found = loading.load_model(pretrained, job.model, auto_class, (), config)
+    return LanguageHead(found.model, body)

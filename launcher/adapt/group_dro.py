@@ -29,7 +29,8 @@ class GroupRobust(Method):
         weights = found.weights @ members
         losses = (found.values["losses"] @ members) / weights.clamp(min=1e-30)
         raised = held * torch.exp(self.spec.step_size * losses)
-        held = raised / raised.sum()
-        self.state["q"] = held.tolist()
+        if torch.isfinite(raised).all():  # a step whose loss is no number is discarded
+            held = raised / raised.sum()
+            self.state["q"] = held.tolist()
         factors = torch.where(weights > 0, held / weights.clamp(min=1e-30), 0.0)
         return {"task": members @ factors}

@@ -18,7 +18,7 @@ collective inside autograd, and the memory of one micro-batch. Dropout is drawn 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -59,7 +59,8 @@ class StepBatch(Batch):
     sets: [samples] number of the training set of each, or TARGET, or FILLER
     places: [samples] position of each in the global batch, -1 for filler
     extra: what `Method.collate` adds, each [samples, …]
-    scales: what weight × loss of each sample is multiplied by in each term, [samples] each; empty in the first pass
+    wanted: what is to be observed, in a pass without gradients that looks at nothing else
+    scales: what weight × loss of each sample is multiplied by in each term, [samples] each
     gradients: of the loss over everything with respect to what was observed, [samples, …] each
     """
 
@@ -67,6 +68,7 @@ class StepBatch(Batch):
     places: Tensor
     moment: Moment
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    wanted: tuple[str, ...] = ()
     scales: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -169,12 +171,12 @@ class TargetView:
     """The model as it is, on all target samples; each is looked at by one of those who look.
 
     samples: how many there are
-    look: the samples of each batch, with features and logits [samples, …], without gradient; anew at each call
+    look: the samples of each batch, with features and logits [samples, …], on the CPU; anew at each call
     add_up: a tensor's sum over all who look
     """
 
     samples: int
-    look: Callable[[], Any]
+    look: Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]]
     add_up: Callable[[Tensor], Tensor]
 
 
@@ -183,7 +185,8 @@ class Method:
 
     spec: the job's `adapt` section
     task: the task family, with labels and processor
-    sets: names of the training sets
+    sets: how many samples each training set has, by its name
+    target: how many the target has
     state: what must be remembered from step to step, as plain values; it is saved with each checkpoint
     """
 
@@ -192,8 +195,8 @@ class Method:
     observes: ClassVar[tuple[str, ...]] = ()
     """What `over_all` and `reweighted` are given: any of `features`, `logits`, `losses`."""
 
-    def __init__(self, spec: Any, task: Task, sets: Sequence[str]) -> None:
-        self.spec, self.task, self.sets = spec, task, tuple(sets)
+    def __init__(self, spec: Any, task: Task, sets: Mapping[str, int], target: int) -> None:
+        self.spec, self.task, self.sets, self.target = spec, task, dict(sets), target
         self.state: dict[str, Any] = {}
 
     def parts(self, around: Surroundings) -> nn.Module | None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from launcher.adapt.method import Method, Observed, Seen, StepBatch, Surroundings
+from launcher.adapt.method import Method, Observed, Seen, StepBatch
 from launcher.errors import ModelError
 from launcher.models.base import TaskModule
 from launcher.models.batch import Batch, Losses
@@ -37,22 +37,16 @@ class AdaptingModule(TaskModule):
             self._tapped.clear()
             return losses
         seen = self._seen(losses, batch)
-        observed = {name: getattr(seen, name) for name in self.method.observes}
-        if not batch.scales:
+        if batch.wanted:
+            observed = {name: getattr(seen, name) for name in batch.wanted}
             return Observed(torch.zeros_like(losses.weighted), losses.outputs, observed)
         weighted = torch.zeros_like(losses.weighted)
         for name, loss in self.method.terms(seen, self.parts, batch).items():
             weighted = weighted + loss * batch.scales[name]
         for name, gradient in batch.gradients.items():
-            value = observed[name]  # adds nothing to the loss, and this gradient to the model's
+            value = getattr(seen, name)  # adds nothing to the loss, and this gradient to the model's
             weighted = weighted + ((value - value.detach()) * gradient).flatten(1).sum(1)
         return Losses(weighted, losses.outputs)
-
-    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features and logits of a plain batch."""
-        losses: Losses = self.inner(batch)
-        seen = self._seen(losses, batch)
-        return seen.features, seen.logits
 
     def _seen(self, losses: Losses, batch: Batch) -> Seen:
         rows = len(losses.weighted)
@@ -85,6 +79,14 @@ def head_of(model: Any, outputs: int) -> nn.Linear:
     return found[-1]
 
 
-def surroundings(model: Any, outputs: int) -> Surroundings:
-    """What a method's parts are made for."""
-    return Surroundings(head_of(model, outputs).in_features, outputs, lambda auto_class: nn.Identity())
+def freeze_for(method: Method, model: Any, outputs: int) -> None:
+    """Freeze what the method does not let learn. Raises ModelError where nothing is left."""
+    head = head_of(model, outputs)
+    learning = 0
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not method.learns(f"{prefix}.{name}", module, module is head):
+                parameter.requires_grad_(False)
+            learning += parameter.requires_grad
+    if not learning:
+        raise ModelError(f"{type(model).__name__} has nothing that {method.spec.method} lets learn")

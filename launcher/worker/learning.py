@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from launcher.adapt.method import Found, Method, Moment, Observed, StepBatch
+from launcher.adapt.method import Found, Method, Moment, Observed, StepBatch, TargetView
 from launcher.engines.base import Engine
 from launcher.engines.single import AUTOCAST
 from launcher.models.batch import Batch
@@ -34,6 +34,12 @@ class Step:
 class Learner(Protocol):
     """How the gradient of a step is made."""
 
+    def begin(self, moment: Moment) -> None:
+        """What is to be done before a step, by all ranks alike."""
+
+    def must_end(self) -> str | None:
+        """Why training ends after this step, on all ranks alike; None where it goes on."""
+
     def weights(self, batches: Sequence[Batch]) -> list[float]:
         """This rank's sums of weights, which are then added up over the ranks: what losses are divided by."""
 
@@ -46,6 +52,13 @@ class TaskLearner:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def begin(self, moment: Moment) -> None:
+        """Nothing."""
+
+    def must_end(self) -> str | None:
+        """Never."""
+        return None
 
     def weights(self, batches: Sequence[Batch]) -> list[float]:
         """The sum of all samples' weights."""
@@ -65,9 +78,23 @@ class TaskLearner:
 class MethodLearner:
     """Minimises what a method says; in two passes where it observes, as `launcher.adapt.method` explains."""
 
-    def __init__(self, method: Method, engine: Engine, world: World, precision: str, seed: int) -> None:
+    def __init__(
+        self, method: Method, engine: Engine, world: World, precision: str, seed: int, target: TargetView | None
+    ) -> None:
         self._method, self._engine, self._world = method, engine, world
-        self._precision, self._seed = precision, seed
+        self._precision, self._seed, self._target = precision, seed, target
+
+    def begin(self, moment: Moment) -> None:
+        """Let the method look at the target before an epoch; not again where a run goes on in the middle of one."""
+        state, looks = self._method.state, type(self._method).begin_epoch is not Method.begin_epoch
+        if self._target is None or not looks or state.get("epoch") == moment.epoch:
+            return
+        self._method.begin_epoch(moment.epoch, self._target)
+        state["epoch"] = moment.epoch
+
+    def must_end(self) -> str | None:
+        """Where the method says so."""
+        return self._method.has_collapsed()
 
     def weights(self, batches: Sequence[Batch]) -> list[float]:
         """The sum of the weights of each term."""
@@ -118,8 +145,9 @@ class MethodLearner:
         for number, batch in enumerate(batches):
             self._draw_alike(step.moment.step, number)
             autocast = torch.autocast(device.type, AUTOCAST.get(self._precision), enabled=self._precision in AUTOCAST)
+            look = replace(batch, wanted=self._method.observes)
             with torch.no_grad(), autocast:
-                seen = cast(Observed, self._engine.module(batch.to(device)))
+                seen = cast(Observed, self._engine.module(look.to(device)))
             step.beat()
             rows = batch.places >= 0
             weights[batch.places[rows]] = batch.sample_weights[rows].double()

@@ -147,6 +147,7 @@ class Loop:
         step, seed = self.progress.step, self.job.train.seed
         torch.manual_seed(dropout_seed(seed, step, self.world.rank))
         samples, moment = self.feed.samples(step), self.feed.moment(step)
+        self.learner.begin(moment)
         lengths = self.feed.pool.lengths[samples]
         hand = self._deal(lengths)[self.world.rank]
         batches = [self.feed.batch(samples, mine, moment) for mine in hand]
@@ -161,6 +162,10 @@ class Loop:
         seconds = time.perf_counter() - begun
         self.progress.step += 1
         self.progress.seconds += seconds
+        ended = self.learner.must_end()
+        if ended is not None:
+            self.progress.finished = True
+            self.hooks.write(Note(text=ended))
         self.progress.awaits_judgement = self._evaluation_is_due()
         if not isfinite(loss) or (not isfinite(norm) and not self.scales_the_loss):
             self._discard(loss, norm, samples.tolist(), culprit)

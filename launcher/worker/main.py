@@ -28,6 +28,7 @@ from launcher.worker.feeding import Feed
 from launcher.worker.judging import Judge
 from launcher.worker.learning import Learner, MethodLearner, TaskLearner
 from launcher.worker.links import try_links
+from launcher.worker.looking import target_view
 from launcher.worker.loop import Hooks, Loop
 from launcher.worker.materials import Materials, load_model, open_materials
 from launcher.worker.process import RankProcess
@@ -56,11 +57,15 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     adapters = adapt_model(session.job, loaded, materials.pretrained, materials.task.auto_class)
     if session.world.is_first:
         _begin_model_folder(session, materials, loaded.model, adapters)
-    method = make_method(session.job, materials.task, tuple(materials.train.sets))
+    sizes = dict(zip(materials.train.sets, materials.train.sizes, strict=True))
+    target = 0 if materials.target is None else len(materials.target)
+    method = make_method(session.job, materials.task, sizes, target)
     feed = Feed(session.job, materials.task, materials.train, materials.target, method)
-    module = joined_module(materials.task.build(loaded.model), method, loaded, session.job)
+    module = joined_module(materials.task.build(loaded.model), method, loaded, session.job, materials.pretrained)
     engine.prepare(module, session.job.train.optimizer, loaded.stored)
     progress = _take_up(session, engine, feed.pool.name, adapters)
+    if method is not None:
+        method.state = progress.method
     progress.micro_batch_limit = session.plan.micro_batch_limit
     judge = Judge(session, materials, engine.module)
     if not progress.before:
@@ -108,7 +113,11 @@ def _learner(session: Session, feed: Feed, engine: Engine) -> Learner:
     """What makes gradients of batches."""
     if feed.method is None:
         return TaskLearner(engine)
-    return MethodLearner(feed.method, engine, session.world, session.plan.precision, session.job.train.seed)
+    plan, world = session.plan, session.world
+    view = None
+    if feed.target is not None:
+        view = target_view(engine.module, feed.task, feed.target, world, plan.evaluation_batch, plan.precision)
+    return MethodLearner(feed.method, engine, world, plan.precision, session.job.train.seed, view)
 
 
 def _engine_settings(session: Session) -> EngineSettings:

@@ -23,7 +23,13 @@ SAMPLES = {"films": 44, "shops": 26, "target": 37}
 
 def make_material(folder: Path) -> Path:
     """A tiny model, three domains with words of their own, and a validation set of the target."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
     tiny_model_folder(folder / "model", dropout=0.0)
+    tiny_model_folder(folder / "trained", dropout=0.0)
+    names = dict(enumerate("abc"))
+    config = AutoConfig.from_pretrained(folder / "trained", id2label=names, label2id={v: k for k, v in names.items()})
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "trained")
     for number, (domain, samples) in enumerate(SAMPLES.items()):
         write_domain(folder / f"{domain}.csv", number, samples, seed=number)
     write_domain(folder / "validation.csv", 2, 30, seed=9)
