@@ -7,22 +7,15 @@ carry over. A checkpoint of either phase goes on where it stood, since the step 
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-
 from launcher.adapt.language import LanguageMethod
-from launcher.adapt.method import Seen, StepBatch
 from launcher.job.methods import Dapt
 
 
 class ContinuedPretraining(LanguageMethod):
-    """The target's words first, then the task."""
+    """The target's words first, then the task: which of them a step's batch holds is decided where it is drawn.
+
+    In each phase the other head has gradients of zero. It is computed all the same, on as little as can be, since
+    engines treat a parameter that has no gradient differently.
+    """
 
     spec: Dapt
-
-    def terms(self, seen: Seen, parts: Any, batch: StepBatch) -> dict[str, Tensor]:
-        """Both in the first phase, in which the task has no labels and gives gradients of zero; then the task alone."""
-        if batch.moment.step >= batch.moment.pretraining:
-            return {"task": seen.losses}
-        return super().terms(seen, parts, batch)

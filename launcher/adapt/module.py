@@ -27,8 +27,9 @@ class AdaptingModule(TaskModule):
         self.parts = parts
         self.method = method
         self._tapped: dict[str, Tensor] = {}
-        head_of(self.model, outputs).register_forward_hook(self._tap_head)
+        head_of(self.model, outputs).register_forward_pre_hook(self._tap_head)
         self.model.base_model.register_forward_hook(self._tap_body)
+        self.model.register_forward_hook(self._tap_model)  # what the head gives, with all that an engine puts around it
 
     def forward(self, batch: Batch) -> Losses:
         """The task's losses of a plain batch; of a step's batch the method's, or what it observes."""
@@ -53,11 +54,14 @@ class AdaptingModule(TaskModule):
         features, logits, hidden = (self._tapped.pop(name) for name in ("features", "logits", "hidden"))
         if features.ndim == 3:  # a decoder's head sees each token; the model answers with the last
             last = batch.inputs["attention_mask"].cumsum(1).argmax(1)
-            features, logits = (tensor[torch.arange(rows, device=last.device), last] for tensor in (features, logits))
+            features = features[torch.arange(rows, device=last.device), last]
         return Seen(losses.weighted, logits.float(), features.flatten(1).float(), hidden)
 
-    def _tap_head(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._tapped["features"], self._tapped["logits"] = inputs[0], output
+    def _tap_head(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._tapped["features"] = inputs[0]
+
+    def _tap_model(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._tapped["logits"] = output.logits
 
     def _tap_body(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._tapped["hidden"] = output[0]
