@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.numpy import load_file
 
 from launcher.job.schema import Job
@@ -16,20 +17,27 @@ from launcher.run.folder import RunFolder
 from launcher.start.selfcheck import engine_section
 from tests.tiny import WORDS, tiny_model_folder
 
-STEPS = 6
-SAMPLES = {"films": 44, "shops": 26, "target": 37}
+STEPS, SAVED = 8, 3
+SAMPLES = {"films": 70, "shops": 41, "target": 75}
 """None a multiple of the batch, so that epochs end in short batches and the target's wrap within a step."""
 
 
 def make_material(folder: Path) -> Path:
     """A tiny model, three domains with words of their own, and a validation set of the target."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     tiny_model_folder(folder / "model", dropout=0.0)
     tiny_model_folder(folder / "trained", dropout=0.0)
+    model = AutoModel.from_pretrained(folder / "model")
+    with torch.no_grad():
+        for matrix in (parameter for parameter in model.parameters() if parameter.ndim == 2):
+            matrix *= 8.0  # as it starts, a BERT has nearly the same features for all texts
+    model.save_pretrained(folder / "model")
     names = dict(enumerate("abc"))
     config = AutoConfig.from_pretrained(folder / "trained", id2label=names, label2id={v: k for k, v in names.items()})
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "trained")
+    classifier = AutoModelForSequenceClassification.from_config(config)
+    classifier.bert.load_state_dict(model.state_dict())
+    classifier.save_pretrained(folder / "trained")
     for number, (domain, samples) in enumerate(SAMPLES.items()):
         write_domain(folder / f"{domain}.csv", number, samples, seed=number)
     write_domain(folder / "validation.csv", 2, 30, seed=9)
@@ -74,7 +82,7 @@ def lay_out(
             "optimizer": {"name": "sgd", "lr": 0.2, "momentum": 0.9},
             "schedule": {"name": "constant"},
         },
-        "checkpoint": {"every_steps": STEPS // 2, "keep": 9},
+        "checkpoint": {"every_steps": SAVED, "keep": 9},
         "engine": engine_section(engine),
         "launch": {"processes": world, "device": "cpu", "runs": str(folder)},
     }
@@ -88,6 +96,16 @@ def lay_out(
     run.write_job(job)
     run.write_plan(make_plan(job, run.job_file, find_hardware(), processes=world))
     return run
+
+
+def data_of(method: str, material: Path) -> dict[str, Any]:
+    """The changes of a job that a method needs: sources that it mixes, or a trained model and no source."""
+    if method in ("shot", "tent"):
+        return {"data": {"train": None}, "model": {"pretrained": str(material / "trained")}}
+    if method == "group-dro":
+        sets = {name: str(material / f"{name}.csv") for name in ("films", "shops")}
+        return {"data": {"train": sets, "target": None}}
+    return {}
 
 
 def weights(run: RunFolder) -> dict[str, Any]:
