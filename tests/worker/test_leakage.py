@@ -69,4 +69,4 @@ def test_the_command_says_which_and_how_to_go_on(tmp_path: Path, tiny_model: Pat
     said = adaptrun("train", "job.yaml", "--set", "data.allow_leakage=true", cwd=tmp_path).stdout
     assert "1 of the 2 samples" in said
     places = json.loads(next((tmp_path / "runs").glob("x-*/prepared.json")).read_text())
-    assert len(Prepared(Path(places["train"])).fingerprints) == 8
+    assert len(Prepared(Path(places["train"]["train"])).fingerprints) == 8
