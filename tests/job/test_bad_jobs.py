@@ -139,7 +139,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "a method there is not": (GOOD + "adapt: {method: adabn}\n", ["adapt.method: found 'adabn'", "dann or cdan"]),
     "a source for a source-free method": (
         replaced("data:\n", "adapt: {method: shot}\ndata:\n  target: target.csv\n"),
-        [":6:3: data.train: shot learns without labelled data", "remove data.train"],
+        [":7:3: data.train: shot learns without labelled data", "remove data.train"],
     ),
     "one group alone": (GOOD + "adapt: {method: group-dro}\n", ["weighs training sets", "name several"]),
     "mixing of one set": (replaced("data:\n", "data:\n  mixing: {alpha: 0.5}\n"), ["data.mixing: there is one", "two"]),
@@ -166,7 +166,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
         ["data.validation.dev", "is also data.target"],
     ),
     "no such rehearsal": (
-        GOOD + "adapt: {rehearsal: {source: trian.csv}}\n",
+        GOOD + "adapt: {method: finetune, rehearsal: {source: trian.csv}}\n",
         ["adapt.rehearsal.source.source: there is no", "train.csv?"],
     ),
     "a method and a probe": (

@@ -14,7 +14,7 @@ from tests.commands import adaptrun
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-method.md"
 SMALL = ["--set", "train.global_batch_size=8", "--set", "train.max_length=32", "--set", "train.optimizer.lr=2e-3"]
-SMALL += ["--set", "launch.device=cpu", "--set", "data.cache=cache", "--set", "model.dropout=0"]
+SMALL += ["--set", "launch.device=cpu", "--set", "model.dropout=0"]
 
 
 @pytest.fixture
@@ -35,6 +35,11 @@ def test_the_page_is_short(folder: Path) -> None:
     assert len([line for line in (folder / "means.py").read_text().splitlines() if line.strip()]) <= 40
 
 
+def told(*sets: str) -> list[str]:
+    """The options of a command that override the job."""
+    return [word for one in sets for word in ("--set", one)]
+
+
 def losses(folder: Path, name: str) -> list[float]:
     events = EventTail(folder / "runs" / name / "metrics.jsonl").read()
     return [event.loss for event in events if isinstance(event, Step)]
@@ -45,14 +50,7 @@ def test_it_trains_alike_on_one_process_and_on_two(folder: Path) -> None:
     assert "samples of the target beside them" in adaptrun("plan", "job.yaml", cwd=folder).stdout
     found = []
     for processes, engine in ((1, "single"), (2, "fsdp")):
-        ways = [
-            "--set",
-            f"launch.processes={processes}",
-            "--set",
-            f"engine.name={engine}",
-            "--set",
-            f"name=w{processes}",
-        ]
+        ways = told(f"launch.processes={processes}", f"engine.name={engine}", f"name=w{processes}")
         adaptrun("train", "job.yaml", *SMALL, *ways, cwd=folder)
         found.append(losses(folder, f"w{processes}"))
     assert len(found[0]) == 12
@@ -66,18 +64,9 @@ def test_what_is_no_method_is_refused(folder: Path) -> None:
 
 
 def test_each_domain_is_left_out_once_and_judged_unseen(folder: Path) -> None:
-    sets = ["--set", "adapt={method: finetune}", "--set", "data={train: {reviews: reviews.csv, shops: shops.csv}}"]
-    once = [
-        *SMALL,
-        *sets,
-        "--set",
-        "train.epochs=1",
-        "--set",
-        "launch.processes=1",
-        "--set",
-        "validation.metric=accuracy",
-    ]
-    said = adaptrun("leave-one-out", "job.yaml", *once, cwd=folder).stdout
+    once = told("adapt={method: finetune}", "data={train: {reviews: reviews.csv, shops: shops.csv}}", "train.epochs=1")
+    once += told("launch.processes=1", "validation.metric=accuracy")
+    said = adaptrun("leave-one-out", "job.yaml", *once, *SMALL, cwd=folder).stdout
     assert re.search(r"reviews +│ +30 ", said)
     assert re.search(r"shops +│ +30 ", said)
     for left, kept in (("reviews", "shops"), ("shops", "reviews")):
