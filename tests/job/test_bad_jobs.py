@@ -502,3 +502,26 @@ def test_a_tracker_that_is_not_installed_is_told_with_the_command_that_mends_it(
     assert [problem.path for problem in wrong.value.problems] == ["track.0", "track.1"]
     assert "job.yaml:13:9: track.0: tensorboard is asked for and not installed" in str(wrong.value)
     assert "pip install 'adaptrun[wandb]'" in str(wrong.value)
+
+
+def test_a_job_without_training_data_can_be_trained_but_not_compared(folder: Path) -> None:
+    lines = replaced("  train: {source: train.csv, text: text, label: label}\n", "  target: target.csv\n")
+    (folder / "job.yaml").write_text(lines + "adapt: {method: tent}\n")
+    assert load_job(folder / "job.yaml").data.train == {}
+    with pytest.raises(JobError, match=r"data\.train: is missing and needed"):
+        load_job(folder / "job.yaml", trains=False)
+
+
+def test_the_target_may_judge_where_that_is_allowed_or_nothing_is_learned_from_it(folder: Path) -> None:
+    lines = replaced("data:\n", "data:\n  target: dev.csv\n  allow_leakage: true\n")
+    (folder / "job.yaml").write_text(lines + "adapt: {method: dann}\n")
+    assert load_job(folder / "job.yaml").data.target is not None
+    chosen = lines.replace("  allow_leakage: true\n", "") + "validation: {selector: importance-weighted}\n"
+    (folder / "job.yaml").write_text(chosen)
+    assert load_job(folder / "job.yaml").selects_for_target
+
+
+def test_a_set_may_be_called_source(folder: Path) -> None:
+    lines = replaced("    dev: {source: dev.csv}\n", "    source: {source: dev.csv}\n    target: target.csv\n")
+    (folder / "job.yaml").write_text(lines)
+    assert list(load_job(folder / "job.yaml").data.validation) == ["source", "target"]
