@@ -173,7 +173,7 @@ def _begin(
         learning = sum(p.numel() for name, p in loaded.model.named_parameters() if name in stage.learning)
         place = f"stage {stage.number + 1} of {len(course.stages)}, to step {stage.end}"
         session.log.write(Note(text=f"{place}: {learning:,} parameters learn"))
-    if stage.number:
+    if stage.number and session.folder.skeleton.exists():
         return
     if adapters is not None:
         session.log.write(Note(text=str(adapters)))

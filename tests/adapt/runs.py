@@ -41,7 +41,12 @@ def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[s
             "name": "adapters",
             "model": {"pretrained": str(material / "model"), "dropout": 0.0},
             "task": "text-classification",
-            "data": {"train": str(material / "train.csv"), "cache": str(material / "cache"), "validation": validation},
+            "data": {
+                "train": str(material / "train.csv"),
+                "cache": str(material / "cache"),
+                "validation": validation,
+                "allow_leakage": True,  # the texts to validate on are those of training
+            },
             "adapt": adapt if adapt.get("method") == "finetune" else {"method": "lora", "rank": 4, **adapt},
             "train": {
                 "epochs": 9,

@@ -46,8 +46,8 @@ def losses(folder: Path, name: str) -> list[float]:
 
 
 def test_it_trains_alike_on_one_process_and_on_two(folder: Path) -> None:
-    assert "no problem found" in adaptrun("check", "job.yaml", cwd=folder).stdout
-    assert "samples of the target beside them" in adaptrun("plan", "job.yaml", cwd=folder).stdout
+    assert "no problem found" in adaptrun("check", "job.yaml", *SMALL, cwd=folder).stdout
+    assert "samples of the target beside them" in adaptrun("plan", "job.yaml", *SMALL, cwd=folder).stdout
     found = []
     for processes, engine in ((1, "single"), (2, "fsdp")):
         ways = told(f"launch.processes={processes}", f"engine.name={engine}", f"name=w{processes}")
@@ -77,5 +77,5 @@ def test_each_domain_is_left_out_once_and_judged_unseen(folder: Path) -> None:
 
 
 def test_one_domain_cannot_be_left_out(folder: Path) -> None:
-    sets = ["--set", "adapt={method: finetune}", "--set", "data={train: reviews.csv}"]
+    sets = [*SMALL, "--set", "adapt={method: finetune}", "--set", "data={train: reviews.csv}"]
     assert "needs several training sets" in adaptrun("leave-one-out", "job.yaml", *sets, cwd=folder, code=2).stderr
