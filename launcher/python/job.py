@@ -25,6 +25,7 @@ class Sections(TypedDict, total=False):
     data: Required[Section]
     train: Section
     validation: Section
+    verdict: Section
     checkpoint: Section
     adapt: Section
     engine: Section
