@@ -46,6 +46,8 @@ def anonymous_memory() -> int:
 
 def adaptrun() -> Callable[[Path, Path], object]:
     """Writes safetensors, reads them back and compares."""
+    import deepspeed  # noqa: F401 (its pickles import it late, and it whatever trackers are installed)
+
     from launcher.checkpoint.consolidating import consolidate
 
     return lambda source, target: consolidate(source, target, "fp32", skeleton=None, prefix=None)
