@@ -45,9 +45,10 @@ class SureNormalisation(Method):
         """The mean entropy of the global batch; what it predicts is added to the running mean."""
         logits = found.target("logits")
         mean = logits.detach().softmax(-1).mean(0)
-        held = torch.tensor(self.state.get("classes") or [0.0] * len(mean), dtype=torch.float64)
-        self.state["classes"] = (KEPT * held + (1 - KEPT) * mean).tolist()
-        self.state["steps"] = self.state.get("steps", 0) + 1
+        if torch.isfinite(mean).all():  # a step whose loss is no number is discarded
+            held = torch.tensor(self.state.get("classes") or [0.0] * len(mean), dtype=torch.float64)
+            self.state["classes"] = (KEPT * held + (1 - KEPT) * mean).tolist()
+            self.state["steps"] = self.state.get("steps", 0) + 1
         return entropy(logits).mean()
 
     def has_collapsed(self) -> str | None:
