@@ -281,4 +281,4 @@ def _out_of_memory_named(micro_batch: int, step: int) -> Iterator[None]:
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:
     """A generator's state that depends on the step alone, so that a resumed run draws what the other drew."""
-    return (seed * 1_000_003 + step) * 65_536 + rank
+    return ((seed * 1_000_003 + step) * 65_536 + rank) % 2**63  # what torch takes
