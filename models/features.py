@@ -36,17 +36,20 @@ def features_of(model: PreTrainedModel, inputs: Mapping[str, Tensor], samples: i
     if found is None or found.dim() < 2 or len(found) != samples:
         shape = "nothing" if found is None else f"{tuple(found.shape)}"
         raise ModelError(f"{type(body).__name__} gives {shape} for {samples} samples, which is not one vector each")
-    return _pooled(found.float(), inputs.get("attention_mask"))
+    return pooled(found.float(), inputs.get("attention_mask"))
 
 
-def _pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """[samples, size] of [samples, size], [samples, tokens, size] or [samples, channels, height, width]."""
+def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """[samples, size] of [samples, size], [samples, tokens, size] or [samples, channels, height, width].
+
+    mask: [samples, tokens], zero where a token is padding; a mask of another shape says nothing of these places
+    """
     if hidden.dim() == 2:
         return hidden
     if hidden.dim() == 3:
         if mask is None or mask.shape != hidden.shape[:2]:
             return hidden.mean(1)
-        weights = mask.float().unsqueeze(-1)
+        weights = mask.to(hidden.dtype).unsqueeze(-1)
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0)
     return hidden.flatten(2).mean(-1)
 

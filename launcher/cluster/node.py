@@ -23,7 +23,6 @@ from launcher.job.reading import load_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.folder import RunFolder
-from launcher.run.network import interface_of
 from launcher.run.starts import Cause, Start, adopt, begin
 from launcher.run.unfit import report_unfit
 from launcher.start.processes import Rendezvous, run_agent
@@ -73,9 +72,6 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
         else:
             start = _wait_for_start(folder, place, requests)
         presence.start = start.count
-        interface = interface_of(place.address)
-        if interface is not None:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         watchdog = watchdog_of(folder, start, job)
         command = [sys.executable, "-P", "-m", "launcher.worker", str(folder.path)]
         look = [display.refresh, requests.pass_on, watchdog.look, presence.tell]

@@ -16,14 +16,12 @@ class NodePlace:
 
     nodes: names of all nodes, the first of which leads
     token: of this start, the same on every node and in no other start
-    requeues: how often the scheduler has started the job again
     step: how many job steps came before in this allocation; 0 for the first
     """
 
     index: int
     nodes: tuple[str, ...]
     token: str
-    requeues: int
     step: int
 
     @classmethod
@@ -35,7 +33,6 @@ class NodePlace:
             int(environment.get("SLURM_NODEID", "0")),
             tuple(nodes),
             f"{job}-{requeues}-{step}",
-            int(requeues),
             int(step),
         )
 

@@ -27,8 +27,6 @@ class JobState:
     state: str
     reason: str = ""
     nodes: str = ""
-    restarts: int = 0
-    exit_code: str = ""
     ends: str = ""
 
     @property
@@ -74,8 +72,6 @@ def job_state(job: str) -> JobState | None:
         _field(line, "JobState"),
         _field(line, "Reason"),
         _field(line, "NodeList"),
-        int(_field(line, "Restarts") or 0),
-        _field(line, "ExitCode"),
         _field(line, "EndTime"),
     )
 
@@ -83,11 +79,6 @@ def job_state(job: str) -> JobState | None:
 def cancel(job: str) -> None:
     """End a job at once."""
     _call("scancel", job)
-
-
-def signal_batch(job: str, name: str) -> None:
-    """Send a signal to a job's batch script."""
-    _call("scancel", "--batch", f"--signal={name}", job)
 
 
 def is_installed() -> bool:

@@ -22,7 +22,7 @@ from launcher.engines.copies import Copies
 from launcher.engines.flat_slice import FlatSlice
 from launcher.engines.loss_scale import LossScale
 from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
-from launcher.engines.single import AUTOCAST, load_saved, saved_tensors
+from launcher.engines.single import AUTOCAST, autocast, load_saved, saved_tensors
 from launcher.job.schema import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
@@ -77,8 +77,7 @@ class DeepSpeedEngine:
         config = str(self._settings.deepspeed)
         precision = self._settings.precision
         if precision in AUTOCAST:  # inside, since DeepSpeed ends any autocast that is around it
-            autocast = torch.autocast(self._settings.device.type, AUTOCAST[precision])
-            model.forward = autocast(model.forward)
+            model.forward = autocast(self._settings.device, precision)(model.forward)
         groups = parameter_groups(model.named_parameters(), optimizer, treatments)  # slices have no rows
         _read_slices(deepspeed, stored, config, self._settings.device)
         for buffer in model.buffers():

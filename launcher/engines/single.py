@@ -19,6 +19,11 @@ from launcher.models.stored import Stored
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Inside, forward passes compute in a precision of the job; fp32 is as they are."""
+    return torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+
+
 class SingleEngine:
     """The model and the optimizer, whole, on one device."""
 
@@ -124,7 +129,7 @@ class SingleEngine:
 
     def _forward_backward(self, module: nn.Module, batch: Batch, scale: float) -> Losses:
         device, precision = self._settings.device, self._settings.precision
-        with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        with autocast(device, precision):
             losses: Losses = module(batch.to(device))
         self._scaler.scale(losses.weighted.sum() * scale).backward()
         return losses

@@ -26,7 +26,7 @@ from launcher.run.folder import RunFolder
 DUMP_STACKS = signal.SIGUSR2
 """On this signal a rank writes the stacks of all its threads to its log."""
 
-_LAYOUT = struct.Struct("<qqqddd32s32s")
+_LAYOUT = struct.Struct("<qqqdd32s32s")
 _NAME = 32
 
 
@@ -36,7 +36,7 @@ class Beat:
 
     beats: in this phase, whenever it was entered
     step: the optimizer step that is being made, 0 before the first
-    at: when, by this machine's monotonic clock; began: when the phase did
+    at: when, by this machine's monotonic clock
     longest: seconds between two beats of this phase, at most, whenever it was entered
     phase: as in the events
     collective: what it waits for together with the others, empty outside of any
@@ -46,7 +46,6 @@ class Beat:
     beats: int
     step: int
     at: float
-    began: float
     longest: float
     phase: str
     collective: str
@@ -68,7 +67,7 @@ class Pulse:
         self._phase, self._step, self._collective = "", 0, ""
         self._beats: Counter[str] = Counter()
         self._longest: defaultdict[str, float] = defaultdict(float)
-        self._at = self._began = time.monotonic()
+        self._at = time.monotonic()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("w+b") as opened:
@@ -79,7 +78,7 @@ class Pulse:
     def enter(self, phase: str) -> None:
         """A phase begins, or goes on, with a measure of its own."""
         self._phase = phase
-        self._at = self._began = time.monotonic()
+        self._at = time.monotonic()
         self._write()
 
     def beat(self, step: int | None = None) -> None:
@@ -103,13 +102,13 @@ class Pulse:
     def now(self) -> Beat:
         """The last beat."""
         beats, longest = self._beats[self._phase], self._longest[self._phase]
-        return Beat(os.getpid(), beats, self._step, self._at, self._began, longest, self._phase, self._collective)
+        return Beat(os.getpid(), beats, self._step, self._at, longest, self._phase, self._collective)
 
     def _write(self) -> None:
         if self._memory is not None:
             now = self.now()
             names = (now.phase.encode()[:_NAME], now.collective.encode()[:_NAME])
-            numbers = (now.pid, now.beats, now.step, now.at, now.began, now.longest)
+            numbers = (now.pid, now.beats, now.step, now.at, now.longest)
             self._memory[:] = _LAYOUT.pack(*numbers, *names)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from launcher.data.prepared import Prepared
-from launcher.engines.single import AUTOCAST
+from launcher.engines.single import autocast
 from launcher.measure.outcomes import Values, in_order
 from launcher.models.base import Tally, Task
 from launcher.models.batch import Losses
@@ -63,7 +63,7 @@ def evaluate(
             world.pulse.beat()
             before_batch()
             batch = task.collate(data[ids], ids.tolist()).to(world.device)
-            with torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            with autocast(world.device, precision):
                 losses: Losses = module(batch)
             if len(ids):
                 sums += task.statistics(batch, losses.outputs)

@@ -83,8 +83,6 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
         judge = _judge(session, materials, built.engine)
     after = judge.measure(step)
     judge.keep_outcomes(step, RESULT)
-    after = judge.measure(step)
-    judge.keep_outcomes(step, RESULT)
     session.enter("publishing", str(session.folder.model))
     session.fence.check()
     _publish(session, built.engine)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from launcher.data.prepared import Prepared
-from launcher.engines.single import AUTOCAST
+from launcher.engines.single import autocast
 from launcher.models.base import Task, TaskModule
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.world import World
@@ -31,7 +29,7 @@ def predict(
     with evaluating(module):
         for ids in batches_of_rank(data.lengths, batch_size, world):
             batch = task.collate(data[ids], ids.tolist()).to(world.device)
-            with torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            with autocast(world.device, precision):
                 answers = task.answer(module, batch) if len(ids) else []
             if not answers:
                 continue

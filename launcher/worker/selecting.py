@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from launcher.data.prepared import Prepared
-from launcher.engines.single import AUTOCAST
+from launcher.engines.single import autocast
 from launcher.errors import ModelError
 from launcher.job.schema import Job
 from launcher.measure.outcomes import Values, in_order
 from launcher.measure.selection import importance_weights, lost_classes, weighted_mean
 from launcher.models.base import TaskModule
 from launcher.models.batch import Batch, Losses
+from launcher.models.features import pooled
 from launcher.run.events import Note
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.materials import Materials
@@ -97,7 +98,7 @@ class TargetSelector:
             for batch in self._batches(data, chosen):
                 self._answer(batch)
                 if batch.samples:
-                    found.append(_pooled(states.pop(), batch))
+                    found.append(pooled(states.pop().double(), batch.inputs.get("attention_mask")).cpu())
                     places.append(batch.ids.double().cpu())
                 states.clear()
         rows = torch.cat([torch.cat(places).unsqueeze(1), torch.cat(found)], dim=1) if found else torch.empty((0, 0))
@@ -124,8 +125,7 @@ class TargetSelector:
 
     def _answer(self, batch: Batch) -> Losses:
         """A forward as evaluation has it."""
-        precision, device = self._session.plan.precision, self._session.world.device.type
-        with torch.autocast(device, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        with autocast(self._session.world.device, self._session.plan.precision):
             losses: Losses = self._module(batch)
         return losses
 
@@ -176,13 +176,3 @@ def _hidden_states(module: nn.Module) -> Iterator[list[Tensor]]:
         yield states
     finally:
         handle.remove()
-
-
-def _pooled(states: Tensor, batch: Batch) -> Tensor:
-    """[samples, size] float64 means over the tokens that are no padding, or over all places of an image."""
-    states = states.double().flatten(2).mT if states.dim() == 4 else states.double()
-    mask = batch.inputs.get("attention_mask")
-    if mask is None:
-        return states.mean(1).cpu()
-    weights = mask.double().unsqueeze(-1)
-    return ((states * weights).sum(1) / weights.sum(1)).cpu()

@@ -46,7 +46,7 @@ WAITS, WORKS = Stack((Frame("torch/distributed/x.py", 1, "f"),)), Stack((Frame("
 
 
 def beat(step: int = 5, collective: str = "", at: float = 0.0) -> Beat:
-    return Beat(os.getpid(), 10, step, at, 0.0, 1.0, "training", collective)
+    return Beat(os.getpid(), 10, step, at, 1.0, "training", collective)
 
 
 @pytest.fixture
