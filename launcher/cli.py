@@ -149,7 +149,7 @@ def train(
     from launcher.job.reading import load_job
     from launcher.start.training import train_job
 
-    train_job(load_job(job, sets or ()), job, resume)
+    train_job(load_job(job, sets or ()), job, resume, last=True)
     return None
 
 

@@ -55,7 +55,7 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
     job, plan = load_job(folder.job_file), folder.plan()
     presence = Presence(folder, place.nodes[place.index])
     with ExitStack() as stack:
-        requests = stack.enter_context(StopRequests().listening())
+        requests = stack.enter_context(StopRequests().listening(last=True))
         display = stack.enter_context(shown(folder, quietly=not place.leads))
         requests.watch(folder.stop_file)
         faults = faults_of_this_node(plan)

@@ -35,7 +35,7 @@ def main() -> None:
 def train(folder: Path, asked: dict[str, Any]) -> None:
     """The command without its display, which the caller has."""
     job, job_file = Job.model_validate(asked["job"]), Path(asked["job_file"])
-    with StopRequests().listening() as requests:
+    with StopRequests().listening(last=True) as requests:
         begun = begin_run(job, job_file, asked["resume"])
         run = begun.folder
         said = {"path": str(run.path), "text": str(begun), "position": run.events_file.stat().st_size}

@@ -30,9 +30,10 @@ class StopRequests:
         self._passed_on: dict[int, int] = {}
 
     @contextmanager
-    def listening(self) -> Iterator[StopRequests]:
+    def listening(self, *, last: bool = False) -> Iterator[StopRequests]:
         """Inside, signals are counted; what they did before is put back at the end.
 
+        last: whether the process only has to end then; a signal comes too late to change how, and is ignored
         Python passes signals to the main thread alone, so that in another none are counted.
         """
         if threading.current_thread() is not threading.main_thread():
@@ -47,7 +48,7 @@ class StopRequests:
             yield self
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if last else handler)
 
     def watch(self, file: Path) -> None:
         """Take this file, once it is there, as a first request."""

@@ -42,14 +42,17 @@ class Begun:
         )
 
 
-def train_job(job: Job, job_file: Path, resume: str) -> None:
-    """Run a job to its end. Raises RequestError, RunFailed, Stopped or NotAdopted."""
-    with StopRequests().listening() as requests:
+def train_job(job: Job, job_file: Path, resume: str, *, last: bool = False) -> None:
+    """Run a job to its end. Raises RequestError, RunFailed, Stopped or NotAdopted.
+
+    last: whether this process ends after it
+    """
+    with StopRequests().listening(last=last) as requests:
         begun = begin_run(job, job_file, resume)
         print(begun, flush=True)
         with shown(begun.folder) as display:
             run_to_the_end(begun, job, job_file, display, requests)
-    print_outcome(begun.folder)
+        print_outcome(begun.folder)
     insist_on_adoption(begun.folder)
 
 
