@@ -174,6 +174,15 @@ def gap(
 
 
 @app.command()
+def leave_one_out(job: JobFile, sets: Sets = None, resume: Resume = "auto", as_json: AsJson = False) -> None:
+    """Train once for each of several training sets, on the others; tell how well each is understood unseen."""
+    from launcher.job.reading import load_job
+    from launcher.start.leaving_out import leave_one_out as run_all
+
+    run_all(load_job(job, sets or ()), job, resume, as_json)
+
+
+@app.command()
 def submit(
     job: JobFile,
     profile: Annotated[Path, typer.Option(help="The cluster's profile (YAML), such as slurm/example.yaml.")],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -60,19 +60,8 @@ class MaskedLM(LanguageTask):
 
     def _hidden(self, ids: Any, sample: int, epoch: int | None) -> tuple[Tokens, Tokens]:
         """The tokens as shown, and what is to be told of each."""
-        draw = np.random.default_rng([self.train.seed, 0 if epoch is None else epoch + 1, sample])
-        tokens: Tokens = np.array(ids, dtype=np.int64)
-        targets = np.full_like(tokens, UNTOLD)
-        candidates = np.flatnonzero(~np.isin(tokens, list(self._special)))
-        count = max(1, round(self.train.mask_share * len(candidates)))
-        chosen = draw.permutation(candidates)[:count]
-        targets[chosen] = tokens[chosen]
-        fate = draw.random(count)
-        others = draw.integers(len(self.processor), size=count)
-        tokens[chosen] = np.where(
-            fate < 0.8, self.processor.mask_token_id, np.where(fate < 0.9, others, tokens[chosen])
-        )
-        return tokens, targets
+        draw = (self.train.seed, 0 if epoch is None else epoch + 1, sample)
+        return hidden_words(self.processor, self._special, ids, self.train.mask_share, draw)
 
     def build(self, model: PreTrainedModel) -> TaskModule:
         """The model with its loss."""
@@ -84,3 +73,24 @@ class MaskedLM(LanguageTask):
         inputs = batch.inputs["input_ids"]
         filled = inputs.where(batch.targets == UNTOLD, told)
         return [{"text": text} for text in self.processor.batch_decode(filled, skip_special_tokens=True)]
+
+
+def hidden_words(
+    processor: Any, special: Collection[int], ids: Any, share: float, draw: Sequence[int]
+) -> tuple[Tokens, Tokens]:
+    """A text's tokens with a share of them hidden, at least one, and what is to be told of each token.
+
+    special: tokens that are never hidden
+    draw: what the choice follows from, whole numbers
+    """
+    chance = np.random.default_rng(list(draw))
+    tokens: Tokens = np.array(ids, dtype=np.int64)
+    targets = np.full_like(tokens, UNTOLD)
+    candidates = np.flatnonzero(~np.isin(tokens, list(special)))
+    count = min(len(candidates), max(1, round(share * len(candidates))))
+    chosen = chance.permutation(candidates)[:count]
+    targets[chosen] = tokens[chosen]
+    fate = chance.random(count)
+    others = chance.integers(len(processor), size=count)
+    tokens[chosen] = np.where(fate < 0.8, processor.mask_token_id, np.where(fate < 0.9, others, tokens[chosen]))
+    return tokens, targets

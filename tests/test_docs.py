@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)\)")
 CODE_PATH = re.compile(r"`((?:launcher|models|tests|benchmarks|docs|examples|slurm|ds_configs)/[\w./-]+)`")
-COMMAND = re.compile(r"\badaptrun ([a-z]+)\b")
+COMMAND = re.compile(r"\badaptrun ([a-z]+(?:-[a-z]+)*)\b")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))

@@ -2,20 +2,110 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
 from launcher.adapt.adapters import Adapters, Setting
-from launcher.job.schema import Adapt
+from launcher.adapt.method import Method, Surroundings
+from launcher.errors import ModelError, RequestError
+from launcher.job.methods import Own
+from launcher.job.pretrained import Pretrained
+from launcher.job.schema import Adapt, Job
+from launcher.models import loading
+from launcher.models.base import Task, TaskModule
 from launcher.models.loading import Loaded
+from launcher.models.own_code import own_object
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+METHODS = {
+    "dapt": "dapt:ContinuedPretraining",
+    "udalm": "udalm:MixedLanguage",
+    "dann": "dann:DomainAdversarial",
+    "cdan": "cdan:ConditionalAdversarial",
+    "coral": "coral:CovarianceAlignment",
+    "mmd": "mmd:DiscrepancyAlignment",
+    "mcc": "mcc:ClassConfusion",
+    "self-training": "self_training:SelfTrained",
+    "shot": "shot:SourceFree",
+    "tent": "tent:SureNormalisation",
+    "group-dro": "group_dro:GroupRobust",
+}
+"""Name to module and class here; a new method is a file, a line of this table, and a section in `job/methods.py`."""
 
 
 def adapt_model(method: Adapt, loaded: Loaded, setting: Setting) -> Adapters | None:
-    """Change a loaded model, before any engine has it, as its method says; None where nothing was added.
-
-    The one place that branches on a method's name; only the chosen file is imported.
-    """
-    if method.method == "finetune":
+    """Put adapters into a loaded model, before any engine has it, where the method does so; else None."""
+    if method.method != "lora":
         return None
-    if method.method == "lora":
-        from launcher.adapt.lora import add_lora
+    from launcher.adapt.lora import add_lora
 
-        return add_lora(method, loaded, setting)
-    raise ValueError(f"unknown method {method!r}")
+    return add_lora(method, loaded, setting)
+
+
+def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> Method | None:
+    """The job's method, only whose file is imported; None where a step minimises the task's loss and nothing else.
+
+    Raises RequestError for an own class that is no method.
+    """
+    if job.adapt.method in ("finetune", "lora"):
+        return None
+    if isinstance(job.adapt, Own):
+        found = own_object(job.adapt.code)
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise RequestError(
+                f"{job.adapt.code} is no method; derive it from launcher.adapt.method.Method (docs/own-method.md)"
+            )
+    else:
+        module, _, name = METHODS[job.adapt.method].partition(":")
+        found = getattr(importlib.import_module(f"launcher.adapt.{module}"), name)
+    made: Method = found(job.adapt, task, sets, target)
+    return made
+
+
+def freeze_for_method(method: Method | None, loaded: Loaded) -> None:
+    """Freeze what the method does not let learn. Raises ModelError for a model that it cannot be used with."""
+    if method is None:
+        return
+    from launcher.adapt.module import freeze_for
+
+    model = loaded.model
+    if method.observes and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} normalises over micro-batches, so no loss over the global batch is exact with it; "
+            "use adapt.method: finetune, or a model with LayerNorm"
+        )
+    freeze_for(method, model, model.config.num_labels)
+
+
+def joined_module(
+    inner: TaskModule, method: Method | None, loaded: Loaded, job: Job, pretrained: Pretrained
+) -> TaskModule:
+    """The task's module with what the method adds; where new parts start depends on the seed alone."""
+    if method is None:
+        return inner
+    from launcher.adapt.module import AdaptingModule, head_of
+
+    model, outputs = loaded.model, loaded.model.config.num_labels
+    torch.manual_seed(job.train.seed)
+    around = Surroundings(
+        head_of(model, outputs).in_features,
+        outputs,
+        lambda auto_class: _language_head(auto_class, model, job, pretrained),
+    )
+    return AdaptingModule(inner, method, method.parts(around), outputs)
+
+
+def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained: Pretrained) -> nn.Module:
+    from launcher.adapt.language import LanguageHead
+
+    config = loading.load_config(pretrained, job.model)
+    if config is None:
+        raise ModelError(f"{pretrained.location} builds a model for the task alone; name a folder or a hub id")
+    found = loading.load_model(pretrained, job.model, auto_class, (), config)
+    return LanguageHead(found.model, body)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, Posit
 
 from launcher.errors import RequestError
 from launcher.job.reading import load_section
-from launcher.job.schema import Section
+from launcher.job.section import Section
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.table import parse_size
 

@@ -111,7 +111,7 @@ def _read_slices(model: nn.Module, kept_in_files: dict[str, Readable], device: t
 def blocks_of(model: nn.Module, name: str | None) -> list[nn.Module]:
     """What is sharded one at a time: modules of the class `name`, or else the members of the outermost lists."""
     if name is None:
-        return list(repeated_blocks(model))
+        return list(dict.fromkeys(repeated_blocks(model)))  # a module may be a part of two
     found = [module for module in model.modules() if type(module).__name__ == name]
     if not found:
         classes = sorted({type(member).__name__ for member in repeated_blocks(model)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.job.paths import Found
+from launcher.job.rule import Found
 from launcher.job.schema import BASELINE, Job
 
 RESERVED = (BASELINE, "before", "result", "constant")

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import ModelError, RequestError
+from launcher.job.methods import Own
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_card, read_config
-from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Source, Tracker
+from launcher.job.rule import Found
+from launcher.job.schema import DEEPSPEED_TEMPLATES, Adapt, Engine, Finetune, Job, Model, Source, Tracker
 from launcher.job.tasks import FAMILIES, find_family
-
-Found = tuple[tuple[str, ...], str, str]
-"""Path of the field, what is wrong, and the fix."""
 
 SQLITE = "sqlite:///"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
@@ -21,7 +20,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
 def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     """The job with absolute paths, and which of them lead nowhere."""
     found: list[Found] = []
-    data: dict[str, Any] = {"train": _source(job.data.train, folder, ("data", "train"), found)}
+    data: dict[str, Any] = {}
+    data["train"] = {
+        name: _source(source, folder, job.data.place_in_train(name), found) for name, source in job.data.train.items()
+    }
     data["validation"] = {
         name: _source(source, folder, ("data", "validation", name), found)
         for name, source in job.data.validation.items()
@@ -58,6 +60,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     resolved = job.model_copy(
         update={
             "task": _task(job, folder, found),
+            "adapt": _adapt(job, folder, found),
             "engine": _engine(job, folder, found),
             "data": job.data.model_copy(update=data),
             "model": job.model.model_copy(update=model),
@@ -125,6 +128,22 @@ def _adapters_twice(job: Job) -> Found:
         f"{job.model.pretrained} holds adapters, and nobody else reads adapters of adapters",
         f"merge them first: adaptrun consolidate {job.model.pretrained} -o FOLDER, then model.pretrained: FOLDER",
     )
+
+
+def _adapt(job: Job, folder: Path, found: list[Found]) -> Adapt:
+    """The method, with the absolute paths of what is rehearsed and of own code."""
+    adapt = job.adapt
+    if isinstance(adapt, Finetune) and adapt.rehearsal is not None:
+        source = _source(adapt.rehearsal.source, folder, ("adapt", "rehearsal", "source"), found)
+        return adapt.model_copy(update={"rehearsal": adapt.rehearsal.model_copy(update={"source": source})})
+    if isinstance(adapt, Own):
+        file, _, name = adapt.code.rpartition(":")
+        path = _absolute(file, folder)
+        if not file or not path.is_file():
+            message = f"there is no {path}" if file else f"say which class of {name} is the method: {name}:MyMethod"
+            found.append((("adapt", "code"), message, "paths are relative to the job file"))
+        return adapt.model_copy(update={"code": f"{path}:{name}"})
+    return adapt
 
 
 def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:

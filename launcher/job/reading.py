@@ -16,7 +16,8 @@ from launcher.job.overrides import apply_overrides
 from launcher.job.paths import resolve_paths
 from launcher.job.positions import Document, read_document
 from launcher.job.rules import broken_rules
-from launcher.job.schema import Job, Section
+from launcher.job.schema import Job
+from launcher.job.section import Section
 
 AnySection = TypeVar("AnySection", bound=Section)
 

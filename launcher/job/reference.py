@@ -43,10 +43,10 @@ def schema() -> str:
     short = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
     data = made["$defs"]["Data"]["properties"]
     one = {"$ref": "#/$defs/Source"}
-    for name in ("train", "target"):
-        data[name] = {"anyOf": [one, *short["anyOf"]], "description": data[name].get("description", "")}
+    data["target"] = {"anyOf": [one, *short["anyOf"]], "description": data["target"]["description"]}
     named = {"type": "object", "additionalProperties": {"anyOf": [one, *short["anyOf"]]}}
-    data["validation"] = {"anyOf": [one, *short["anyOf"], named], "description": data["validation"]["description"]}
+    for name in ("train", "validation"):
+        data[name] = {"anyOf": [one, *short["anyOf"], named], "description": data[name]["description"]}
     one, names = {"$ref": "#/$defs/Tracker"}, made["$defs"]["Tracker"]["properties"]["name"]["enum"]
     tracker, track = {"anyOf": [one, {"enum": names}]}, made["properties"]["track"]
     made["properties"]["track"] = {
@@ -74,7 +74,7 @@ def _section(model: type[BaseModel], path: str, leave_out: Collection[str] = ())
         if shared:
             yield from _section(kinds[0].__base__ or kinds[0], place, [_first(kinds[0])])
     if path == "data":
-        yield from _section(Source, "data.train, data.target and each set of data.validation")
+        yield from _section(Source, "data.target and each set of data.train and data.validation")
 
 
 def _shared(kinds: Sequence[type[BaseModel]]) -> set[str]:

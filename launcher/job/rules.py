@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 
 from launcher.errors import RequestError
+from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
 from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
-from launcher.job.schema import COLUMNS, Job, Source
+from launcher.job.rule import Found, Rule, TaskRule
+from launcher.job.schema import COLUMNS, Finetune, Job, Source
 from launcher.job.tasks import Family, find_family
-
-Found = tuple[tuple[str, ...], str, str]
-Rule = Callable[[Job], Iterator[Found]]
-TaskRule = Callable[[Job, Family], Iterator[Found]]
-
-METHODS_WITH_TARGET: frozenset[str] = frozenset()
-"""The methods of `adapt` that learn from `data.target`; fine-tuning does not."""
 
 
 def broken_rules(job: Job, trains: bool = True) -> list[Found]:
@@ -24,7 +19,7 @@ def broken_rules(job: Job, trains: bool = True) -> list[Found]:
 
     trains: false for a job that is only looked at, which may name a target that its method does not use
     """
-    found = [found for rule in RULES if trains or rule is not _target_is_used for found in rule(job)]
+    found = [found for rule in (TRAINING_RULES if trains else LOOKING_RULES) + RULES for found in rule(job)]
     try:
         family = find_family(job.task, loss=job.train.loss.name)
     except RequestError:
@@ -94,15 +89,6 @@ def _engine_settings_are_used(job: Job) -> Iterator[Found]:
         default = type(job.engine).model_fields[name].default
         if job.engine.name != engine and getattr(job.engine, name) != default:
             yield ("engine", name), f"only {engine} uses {name}, not {job.engine.name}", f"remove {name}"
-
-
-def _target_is_used(job: Job) -> Iterator[Found]:
-    method, target = job.adapt.method, job.data.target
-    if method in METHODS_WITH_TARGET and target is None:
-        yield ("adapt", "method"), f"{method} learns from unlabelled target data", "add data.target"
-    if method not in METHODS_WITH_TARGET and target is not None and not job.selects_for_target:
-        message = f"{method} does not use unlabelled target data"
-        yield ("data", "target"), message, "remove data.target, or choose by it: validation.selector"
 
 
 def _adapters_alone_learn(job: Job) -> Iterator[Found]:
@@ -200,12 +186,13 @@ def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
 
 
 def _validation_is_not_training(job: Job) -> Iterator[Found]:
-    train = job.data.train
     if job.data.allow_leakage:
         return
     for name, source in job.data.validation.items():
-        shared = sorted(set(source.files) & set(train.files))
-        if shared and source.split == train.split:
+        for train in job.labelled_sets.values():
+            shared = sorted(set(source.files) & set(train.files))
+            if not shared or source.split != train.split:
+                continue
             yield (
                 ("data", "validation", name),
                 f"{shared[0]} is also trained on, so it says nothing of new samples",
@@ -280,7 +267,10 @@ def _settings_are_used(job: Job, family: Family) -> Iterator[Found]:
 
 
 def _sources(job: Job) -> Iterator[tuple[tuple[str, ...], Source]]:
-    yield ("data", "train"), job.data.train
+    for name, source in job.data.train.items():
+        yield job.data.place_in_train(name), source
+    if isinstance(job.adapt, Finetune) and job.adapt.rehearsal is not None:
+        yield ("adapt", "rehearsal", "source"), job.adapt.rehearsal.source
     for name, source in job.data.validation.items():
         yield ("data", "validation", name), source
 
@@ -343,6 +333,7 @@ def _tracker_settings_are_used(job: Job) -> Iterator[Found]:
 
 
 RULES: tuple[Rule, ...] = (
+    *DOMAIN_RULES,
     _validation_is_needed,
     _deciding_set_exists,
     verdict_is_on_sets,
@@ -351,7 +342,6 @@ RULES: tuple[Rule, ...] = (
     _micro_batch_fits_the_batch,
     _engine_fits_the_processes,
     _engine_settings_are_used,
-    _target_is_used,
     selection_for_the_target,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
@@ -368,6 +358,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 TASK_RULES: tuple[TaskRule, ...] = (
+    *DOMAIN_TASK_RULES,
     _loss_is_of_the_task,
     _outputs_can_be_distilled,
     _metric_is_of_the_task,

@@ -19,8 +19,8 @@ from pydantic import (
 )
 
 from launcher.job.adapting import Adapting
-from launcher.job.section import Fraction
-from launcher.job.section import Section as Section
+from launcher.job.methods import DomainMethod
+from launcher.job.section import Fraction, Section
 from launcher.job.tasks import FAMILIES
 
 DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "zero3_nvme")
@@ -118,21 +118,45 @@ def _plain_source(value: object) -> object:
     return {"source": value} if isinstance(value, str | list | tuple) else value
 
 
-def _named_sources(value: object) -> object:
-    """`validation: file.csv` and `validation: {source: file.csv}` are one set of the name `validation`."""
-    value = _plain_source(value)
-    return {"validation": value} if isinstance(value, dict) and "source" in value else value
+def _named_sources(name: str) -> BeforeValidator:
+    """`validation: file.csv` and `validation: {source: file.csv}` are one set of the name `validation`.
+
+    `validation: {source: {source: file.csv}}` names one, which is called source.
+    """
+
+    def named(value: object) -> object:
+        value = _plain_source(value)
+        is_one = isinstance(value, dict) and "source" in value and not isinstance(value["source"], dict | Source)
+        return {name: value} if is_one else value
+
+    return BeforeValidator(named)
 
 
 AnySource = Annotated[Source, BeforeValidator(_plain_source)]
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
 
 
+class Mixing(Section):
+    """How often each set of `data.train` is drawn from, where there are several. An epoch draws as many as all hold."""
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        1.0, description="A set of n samples has a share ∝ n^alpha: 1 as large as it is, 0 all alike."
+    )
+    weights: dict[SetName, PositiveFloat] | None = Field(
+        None, description="The shares themselves, up to a common factor, for each set by name."
+    )
+
+
 class Data(Section):
     """What the model learns from and what it is judged on."""
 
-    train: AnySource = Field(description="Labelled samples to train on.")
-    validation: Annotated[dict[SetName, AnySource], BeforeValidator(_named_sources)] = Field(
+    train: Annotated[dict[SetName, AnySource], _named_sources("train")] = Field(
+        default_factory=dict,
+        description="Labelled samples to train on: one source, or several domains with a name each "
+        "(`{films: {…}, shops: {…}}`).",
+    )
+    mixing: Mixing = Field(default_factory=Mixing, description="How often each of several training sets is drawn from.")
+    validation: Annotated[dict[SetName, AnySource], _named_sources("validation")] = Field(
         default_factory=dict,
         description="Labelled samples to judge by: one source, or several with a name each "
         "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
@@ -151,6 +175,10 @@ class Data(Section):
         "~/.cache/adaptrun",
         description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see.",
     )
+
+    def place_in_train(self, name: str) -> tuple[str, ...]:
+        """Where the file has a training set: a single one may bear no name there."""
+        return ("data", "train") if list(self.train) == ["train"] else ("data", "train", name)
 
 
 class Optimizer(Section):
@@ -344,10 +372,22 @@ class Checkpoint(Section):
     )
 
 
+class Rehearsal(Section):
+    """Labelled samples of an earlier domain, trained on beside the new ones so that it is not forgotten."""
+
+    source: AnySource = Field(description="Those samples, with the labels of the new domain.")
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.2, description="Of the samples that are drawn.")
+
+
+REHEARSAL = "rehearsal"
+"""Name of its samples beside the training sets."""
+
+
 class Finetune(Adapting):
     """All weights learn, but for those of `model.frozen`."""
 
     method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
+    rehearsal: Rehearsal | None = Field(None, description="Labelled samples of an earlier domain, against forgetting.")
 
 
 class Lora(Adapting):
@@ -390,7 +430,7 @@ class Lora(Adapting):
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
-Adapt = Annotated[Finetune | Lora, Field(discriminator="method")]
+Adapt = Annotated[Finetune | Lora | DomainMethod, Field(discriminator="method")]
 """How the model moves to the domain: a section a method."""
 
 
@@ -492,6 +532,12 @@ class Job(Section):
     track: Annotated[tuple[Tracker, ...], BeforeValidator(_named_trackers)] = Field(
         (), description="Where the figures go as well: one or several of `tensorboard`, `wandb` and `mlflow`."
     )
+
+    @property
+    def labelled_sets(self) -> dict[str, Source]:
+        """All that is learned with labels: the training sets, and what is rehearsed."""
+        rehearsal = self.adapt.rehearsal if isinstance(self.adapt, Finetune) else None
+        return dict(self.data.train) if rehearsal is None else {**self.data.train, REHEARSAL: rehearsal.source}
 
     @property
     def deciding_set(self) -> str | None:

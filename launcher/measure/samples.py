@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
@@ -59,11 +59,11 @@ class SampleSet:
 
 
 def read_sets(job: Job, family: Family) -> list[SampleSet]:
-    """Train, validation, target, in this order. Raises DataError for files that cannot be read."""
-    sets = [_read("train", "train", job.data.train, family)]
-    sets += [_read(name, "validation", source, family) for name, source in job.data.validation.items()]
+    """All that is trained on as one, validation, target. Raises DataError for files that cannot be read."""
+    sets = [_read("train", "train", list(job.labelled_sets.values()), family)]
+    sets += [_read(name, "validation", [source], family) for name, source in job.data.validation.items()]
     if job.data.target is not None:
-        sets.append(_read("target", "target", job.data.target, family))
+        sets.append(_read("target", "target", [job.data.target], family))
     return sets
 
 
@@ -77,12 +77,12 @@ def columns_of(source: Source, family: Family, kind: Kind) -> dict[str, str]:
     return found
 
 
-def _read(name: str, kind: Kind, source: Source, family: Family) -> SampleSet:
+def _read(name: str, kind: Kind, sources: Sequence[Source], family: Family) -> SampleSet:
     parts: list[Mapping[str, str]] = []
     labels: list[Label | None] = []
     fingerprints: list[int] = []
     targets = family.targets or ()
-    for row in read_rows(source, columns_of(source, family, kind)):
+    for row in (row for source in sources for row in read_rows(source, columns_of(source, family, kind))):
         parts.append({role: _text(row.values[role]) for role in TEXTS if role in row.values})
         labels.append(_label(row, family))
         fingerprints.append(fingerprint(row, targets))

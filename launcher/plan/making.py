@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
+from launcher.job.methods import Dapt
 from launcher.job.positions import read_document
 from launcher.job.schema import Job
 from launcher.plan.deepspeed_config import render_deepspeed, template_file
+from launcher.plan.drawing import draws_an_epoch, pretraining_steps, target_batch
 from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
 from launcher.plan.memory import Sharing, mebibytes
@@ -34,8 +37,8 @@ def make_plan(
     Raises JobError where this machine cannot do what the job asks, DataError for unreadable training data.
     """
     hardware = hardware or find_hardware()
-    samples = count_rows(job.data.train)
-    reasons: list[str] = []
+    samples = _draws_an_epoch(job)
+    reasons: list[str] = list(_more_of_a_step(job))
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
@@ -89,6 +92,26 @@ def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int)
         deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split),
         reasons=(*plan.reasons, f"micro-batches of {split.micro_batch}: larger ones ran out of memory"),
     )
+
+
+def _draws_an_epoch(job: Job) -> int | None:
+    """Samples that an epoch draws of the labelled sets, or of the target where a method needs no labels."""
+    target = [] if job.data.target is None else [job.data.target]
+    counts = [count_rows(source) for source in list(job.data.train.values()) or target]
+    if any(count is None for count in counts):
+        return None
+    return draws_an_epoch(job, sum(count for count in counts if count is not None))
+
+
+def _more_of_a_step(job: Job) -> Iterator[str]:
+    """What a method does beside the steps over the labelled samples."""
+    adapt = job.adapt
+    if target_batch(job):
+        yield f"{target_batch(job)} samples of the target beside them in each step: {adapt.method}"
+    if isinstance(adapt, Dapt) and job.data.target is not None:
+        samples = count_rows(job.data.target)
+        steps = "steps" if samples is None else f"{pretraining_steps(job, samples)} steps"
+        yield f"{steps} of continued pre-training on the target come before those on the labelled samples"
 
 
 def _device(job: Job, job_file: Path, hardware: Hardware) -> Literal["cpu", "cuda"]:

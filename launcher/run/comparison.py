@@ -163,7 +163,9 @@ def _job_of(run: RunFolder) -> Mapping[str, Any]:
 def _data_of(run: RunFolder, plan: Mapping[str, Any]) -> dict[str, Value]:
     """Of each set its samples, and what the prepared data are known by, which content, tokenizer and length decide."""
     prepared = _json(run.prepared_file)
-    places = {"train": prepared.get("train"), **_named(prepared.get("validation", {}))}
+    train = prepared.get("train")
+    places = {**_named("train", train if isinstance(train, dict) else {"train": train})}
+    places |= _named("validation", prepared.get("validation", {})) | {"target": prepared.get("target")}
     found: dict[str, Value] = {}
     for name, place in places.items():
         if isinstance(place, str):
@@ -175,8 +177,9 @@ def _data_of(run: RunFolder, plan: Mapping[str, Any]) -> dict[str, Value]:
     return found
 
 
-def _named(validation: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"validation.{name}": place for name, place in validation.items()}
+def _named(kind: str, places: Mapping[str, Any]) -> dict[str, Any]:
+    """A single training set may have no name of its own."""
+    return {kind if name == kind == "train" else f"{kind}.{name}": place for name, place in places.items()}
 
 
 def _final(result: Result) -> dict[str, dict[str, Measured]]:

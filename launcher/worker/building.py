@@ -8,28 +8,37 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from launcher.adapt import adapt_model
+from launcher.adapt import adapt_model, freeze_for_method, joined_module, make_method
 from launcher.adapt.adapters import Adapters, Setting
 from launcher.adapt.averaging import first_step
 from launcher.adapt.course import Course, Stage, plan_course, probe_steps
 from launcher.adapt.depth import learning_rate_factors
 from launcher.adapt.distilling import TEACHER, add_teacher
+from launcher.adapt.method import Method
+from launcher.adapt.module import PARTS
 from launcher.checkpoint.model_folder import MODEL, write_skeleton
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings, StateDict, Treatment, without
 from launcher.errors import ModelError
 from launcher.job.schema import Job
 from launcher.models.loading import Loaded
-from launcher.plan.plan import total_steps
 from launcher.run.events import Note
+from launcher.worker.feeding import Feed
+from launcher.worker.learning import Learner, MethodLearner, TaskLearner
+from launcher.worker.looking import target_view
 from launcher.worker.materials import Materials, load_model
 from launcher.worker.session import Session
+
+NEW = Treatment(is_new=True)
+"""Of what a method adds: nothing pulls it back to where it started."""
 
 
 @dataclass(frozen=True)
 class Built:
     """A model in an engine, ready to go on from a checkpoint or to begin.
 
+    feed: what its steps see
+    learner: what makes gradients of that
     base: identity of the pretrained weights, where the run needs them when it goes on; else empty
     never_saved: names of parameters that checkpoints leave out, since they never learn
     has_new_head: whether weights of the model as it came started at random
@@ -37,10 +46,11 @@ class Built:
 
     job: Job
     engine: Engine
+    feed: Feed
+    learner: Learner
     stage: Stage
     base: str
     never_saved: frozenset[str]
-    total_steps: int
     has_new_head: bool
 
     def state(self) -> StateDict:
@@ -64,18 +74,21 @@ class Built:
         average = self.job.adapt.average
         if self.job.train.optimizer.name == "schedule_free_adamw":
             return True
-        return average is not None and step >= first_step(average, self.total_steps)
+        return average is not None and step >= first_step(average, self.feed.total_steps)
 
 
 def build(session: Session, materials: Materials, step: int) -> Built:
     """Load the model, adapt it, and spread it as the stage of the run needs it that goes on after `step` steps."""
-    job, split = session.job, session.plan.split
-    steps = total_steps(len(materials.train), split.global_batch, job.train.epochs, job.train.max_steps)
+    job = session.job
+    method = _method(job, materials)
+    feed = Feed.of(job, materials, method)
+    steps = feed.total_steps
     engine = make_engine(session.plan.engine, _settings(session, is_probe=step < probe_steps(job.adapt, steps)))
     loaded = load_model(session, materials, in_parts=engine.shards_weights or _is_quantised(job))
     _check_the_start(job, loaded)
     base, has_new_head = loaded.identity if job.adapt.needs_the_start else "", bool(loaded.new)
     adapters = adapt_model(job.adapt, loaded, _setting(session, materials))
+    freeze_for_method(method, loaded)
     course = plan_course(job.adapt, loaded, steps)
     stage = course.at(step)
     _begin(session, materials, loaded, adapters, stage, course)
@@ -90,9 +103,28 @@ def build(session: Session, materials: Materials, step: int) -> Built:
         add_teacher(module, teacher.model, job.adapt.distill)
         stored |= teacher.stored
         never_saved |= {name for name, _ in module.named_parameters() if name.startswith(f"{TEACHER}.")}
+    module = joined_module(module, method, loaded, job, materials.pretrained)
+    treatments |= {name: NEW for name, _ in module.named_parameters() if name.startswith(f"{PARTS}.")}
     engine.prepare(module, job.train.optimizer, stored, treatments)
     base = base if adapters is None else adapters.base
-    return Built(job, engine, stage, base, frozenset(never_saved), steps, has_new_head)
+    learner = _learner(session, feed, engine)
+    return Built(job, engine, feed, learner, stage, base, frozenset(never_saved), has_new_head)
+
+
+def _method(job: Job, materials: Materials) -> Method | None:
+    sizes = dict(zip(materials.train.sets, materials.train.sizes, strict=True))
+    return make_method(job, materials.task, sizes, 0 if materials.target is None else len(materials.target))
+
+
+def _learner(session: Session, feed: Feed, engine: Engine) -> Learner:
+    """What makes gradients of batches."""
+    if feed.method is None:
+        return TaskLearner(engine)
+    plan, world = session.plan, session.world
+    view = None
+    if feed.target is not None:
+        view = target_view(engine.module, feed.task, feed.target, world, plan.evaluation_batch, plan.precision)
+    return MethodLearner(feed.method, engine, world, plan.precision, session.job.train.seed, view)
 
 
 def _is_quantised(job: Job) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.job.pretrained import find_pretrained
 from launcher.job.reading import load_job
@@ -63,40 +64,41 @@ def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str
     return files
 
 
-def _prepared(job: Job, world: World, log: EventLog) -> dict[str, Prepared]:
-    """The sets in the order train, validation, target; rank 0 prepares, the others wait for its word."""
+def _prepared(job: Job, world: World, log: EventLog) -> dict[str, Pool]:
+    """The training sets as one, validation, target, in this order; rank 0 prepares, the others wait for its word."""
     said = None
     if world.is_first:
-        preparer, train, validation = prepare_sets(job, log)
-        sets = {"train": train, **validation}
+        found = prepare_sets(job, log)
+        sets = [found.train.sets, *({name: data} for name, data in found.validation.items())]
         if job.data.target is not None:  # samples without a label; but those of a language model are all there is
-            labelled = "label" not in preparer.task_type.targets
-            sets["target"] = preparer.prepare(job.data.target, train.facts.labels, labelled=labelled)
-        said = json.dumps([str(data.folder) for data in sets.values()])
+            labelled = "label" not in found.preparer.task_type.targets
+            sets.append({"target": found.preparer.prepare(job.data.target, found.labels, labelled=labelled)})
+        said = json.dumps([{name: str(data.folder) for name, data in parts.items()} for parts in sets])
     places = json.loads(world.from_first(said) or "")
     names = ["train", *job.data.validation, *(() if job.data.target is None else ("target",))]
-    return {name: Prepared(Path(place)) for name, place in zip(names, places, strict=True)}
+    pools = [Pool({part: Prepared(Path(place)) for part, place in parts.items()}) for parts in places]
+    return dict(zip(names, pools, strict=True))
 
 
-def _open(job: Job, train: Prepared) -> tuple[Task, TaskModule, str]:
+def _open(job: Job, train: Pool) -> tuple[Task, TaskModule, str]:
     """The task, the model as it came, and what tells its weights from others."""
     pretrained = find_pretrained(job.model)
     config = loading.load_config(pretrained, job.model)
     task_type = task_class(job.task, job.train.loss.name)
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
-    task = task_type(processor, train.facts.labels, job.train, train.facts.counts)
+    task = task_type(processor, train.labels, job.train, train.counts)
     if config is not None:
         task.configure(config)
     loaded = loading.load_model(pretrained, job.model, task_type.auto_class, task.labels, config)
     return task, task.build(loaded.model), loaded.identity
 
 
-def _file(cache: Path, data: Prepared, identity: str) -> Path:
-    key = json.dumps([FORMAT, data.folder.name, identity])
+def _file(cache: Path, data: Pool, identity: str) -> Path:
+    key = json.dumps([FORMAT, data.name, identity])
     return cache.expanduser() / "features" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
-def _extract(module: TaskModule, task: Task, data: Prepared, world: World, place: Path, batch_size: int) -> None:
+def _extract(module: TaskModule, task: Task, data: Pool, world: World, place: Path, batch_size: int) -> None:
     """Write this rank's features, and which samples they are of."""
     found: list[NDArray[np.float32]] = []
     mine: list[NDArray[np.int64]] = []

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher.data.fingerprints import repeated
+from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import LeakageError
-from launcher.job.schema import Job
+from launcher.job.schema import REHEARSAL, Job
 from launcher.run.events import EventLog, Note
 
 
-def check_leakage(job: Job, train: Prepared, validation: Mapping[str, Prepared], log: EventLog) -> None:
+def check_leakage(job: Job, train: Pool, validation: Mapping[str, Prepared], log: EventLog) -> None:
     """Raises LeakageError where sets share samples; where the job allows it, the run notes how many."""
     found = []
     for name, held in validation.items():
-        leaks = repeated(train.fingerprints, held.fingerprints)
-        if len(leaks):
+        for known, learned in train.sets.items():
+            leaks = repeated(learned.fingerprints, held.fingerprints)
+            if not len(leaks):
+                continue
             here, there = leaks[0] + 1
-            text = f"{len(leaks)} of the {len(held)} samples of data.validation.{name} are also in data.train"
-            found.append(f"{text} (sample {here} of {name} is sample {there} of train)")
+            where = "adapt.rehearsal.source" if known == REHEARSAL else ".".join(job.data.place_in_train(known))
+            text = f"{len(leaks)} of the {len(held)} samples of data.validation.{name} are also in {where}"
+            found.append(f"{text} (sample {here} of {name} is sample {there} of {known})")
     if not found:
         return
     if job.data.allow_leakage:

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from launcher.adapt.averaging import weight_after
 from launcher.adapt.course import probe_steps
-from launcher.data.prepared import Prepared
 from launcher.engines.base import Engine
 from launcher.errors import NotFinite, OutOfMemory
+from launcher.job.methods import Dapt
 from launcher.job.schema import Job
-from launcher.models.base import Task
 from launcher.models.batch import Batch
-from launcher.plan.plan import total_steps
 from launcher.plan.split import Split
 from launcher.run.events import Discarded, Event, Note, Step
+from launcher.worker import learning
 from launcher.worker.dealing import Deal, deal, deal_packed
+from launcher.worker.feeding import Feed
+from launcher.worker.learning import Learner
 from launcher.worker.memory import memory_in_use
-from launcher.worker.order import SampleOrder
 from launcher.worker.progress import Progress
 from launcher.worker.schedule import LearningRate
 from launcher.worker.stopping import StopAgreed, StopRequest
@@ -54,12 +54,12 @@ class Hooks:
 class Votes:
     """What the ranks agreed on while they summed the weights of a step."""
 
-    weight: float
+    weights: tuple[float, ...]
     stop: bool
     save: bool
 
 
-NOTHING = Votes(0.0, stop=False, save=False)
+NOTHING = Votes((), stop=False, save=False)
 
 
 @dataclass
@@ -75,8 +75,8 @@ class Loop:
     precision: str
     world: World
     engine: Engine
-    task: Task
-    data: Prepared
+    feed: Feed
+    learner: Learner
     progress: Progress
     hooks: Hooks
     stop: StopRequest
@@ -84,16 +84,10 @@ class Loop:
     discarded: list[Discarded] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
 
-    @cached_property
-    def order(self) -> SampleOrder:
-        """Which samples each step trains on."""
-        return SampleOrder(len(self.data), self.split.global_batch, self.job.train.seed)
-
-    @cached_property
+    @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run unless it stops early."""
-        train = self.job.train
-        return total_steps(len(self.data), self.split.global_batch, train.epochs, train.max_steps)
+        return self.feed.total_steps
 
     @property
     def scales_the_loss(self) -> bool:
@@ -102,15 +96,29 @@ class Loop:
 
     @cached_property
     def learning_rate(self) -> LearningRate:
-        """The schedule over those steps."""
+        """The schedule over the steps of the task."""
         train, probe = self.job.train, self.job.adapt.probing
         peak = train.optimizer.lr
         return LearningRate(
             train.schedule,
             peak,
-            self.total_steps,
+            self.total_steps - self.feed.pretraining,
             probe_steps(self.job.adapt, self.total_steps),
             peak if probe is None or probe.lr is None else probe.lr,
+        )
+
+    @cached_property
+    def pretraining_rate(self) -> LearningRate:
+        """The schedule over the steps before those; there is nothing there that a plateau could follow."""
+        asked = self.job.adapt.lr if isinstance(self.job.adapt, Dapt) else None
+        return LearningRate(self.job.train.schedule, asked or self.job.train.optimizer.lr, self.feed.pretraining)
+
+    def _rate(self, step: int) -> float:
+        first = self.feed.pretraining
+        return (
+            self.pretraining_rate.at(step, 1.0)
+            if step < first
+            else self.learning_rate.at(step - first, self.progress.plateau)
         )
 
     def train(self) -> bool:
@@ -155,15 +163,16 @@ class Loop:
         begun = time.perf_counter()
         step, seed = self.progress.step, self.job.train.seed
         torch.manual_seed(dropout_seed(seed, step, self.world.rank))
-        samples = self.order.batch(step)
-        lengths = self.data.lengths[samples]
-        hand = self._deal(samples, lengths)[self.world.rank]
-        epoch = step // self.order.steps_per_epoch
-        batches = [self.task.collate(self.data[mine], mine.tolist(), epoch) for mine in hand]
+        samples, moment = self.feed.samples(step), self.feed.moment(step)
+        self.learner.begin(moment)
+        lengths = self.feed.pool.lengths[samples]
+        hand = self._deal(lengths)[self.world.rank]
+        batches = [self.feed.batch(samples, mine, moment) for mine in hand]
         votes = self._vote(batches)
+        known = learning.Step(moment, self.feed.sets(samples), lambda: self.world.pulse.beat(step + 1))
         with _out_of_memory_named(self.split.micro_batch, step):
-            loss, memory, culprit = self._accumulate(batches, votes.weight)
-        lr = self.learning_rate.at(step, self.progress.plateau)
+            loss, memory, culprit = self._accumulate(batches, votes.weights, known)
+        lr = self._rate(step)
         with _out_of_memory_named(self.split.micro_batch, step):
             norm = self.engine.step(lr, discard=not isfinite(loss))
             self._average(step + 1)
@@ -171,6 +180,10 @@ class Loop:
         seconds = time.perf_counter() - begun
         self.progress.step += 1
         self.progress.seconds += seconds
+        ended = self.learner.must_end()
+        if ended is not None:
+            self.progress.finished = True
+            self.hooks.write(Note(text=ended))
         self.progress.awaits_judgement = self._evaluation_is_due()
         if not isfinite(loss) or (not isfinite(norm) and not self.scales_the_loss):
             self._discard(loss, norm, samples.tolist(), culprit)
@@ -180,7 +193,7 @@ class Loop:
         self.hooks.write(
             Step(
                 step=step + 1,
-                epoch=epoch,
+                epoch=moment.epoch,
                 loss=loss,
                 lr=lr,
                 gradient_norm=norm,
@@ -195,13 +208,16 @@ class Loop:
     def _average(self, step: int) -> None:
         """Let the weights after `step` steps count in their average."""
         spec = self.job.adapt.average
-        if spec is not None and (weight := weight_after(spec, step, self.total_steps, self.order.steps_per_epoch)):
+        if spec is not None and (weight := weight_after(spec, step, self.total_steps, self.feed.steps_per_epoch)):
             self.engine.average(weight)
 
-    def _deal(self, samples: NDArray[np.int64], lengths: NDArray[np.int32]) -> Deal:
-        if self.task.packs:
-            return deal_packed(samples, lengths, self.split.ranks, self.split.micro_batch, self.job.train.max_length)
-        return deal(samples, lengths, self.split.ranks, self.split.accumulation)
+    def _deal(self, lengths: NDArray[np.int32]) -> Deal:
+        """Deal the positions of the global batch. One with target samples beside takes more micro-batches."""
+        split, positions = self.split, np.arange(len(lengths))
+        if self.feed.task.packs:
+            return deal_packed(positions, lengths, split.ranks, split.micro_batch, self.job.train.max_length)
+        turns = max(split.accumulation, -(-len(positions) // (split.ranks * split.micro_batch)))
+        return deal(positions, lengths, split.ranks, turns)
 
     def _discard(self, loss: float, norm: float, samples: list[int], culprit: int | None) -> None:
         """Count a step that was not taken. Raises NotFinite where there are too many in a row."""
@@ -223,35 +239,33 @@ class Loop:
         self.hooks.write(Note(text=f"step {step} was discarded: its loss is {loss}, its gradient's norm {norm}"))
 
     def _vote(self, batches: Sequence[Batch]) -> Votes:
-        """The one collective before the backward pass: the loss's denominator, and what ranks ask for."""
-        weight = sum(batch.weight for batch in batches)
+        """The one collective before the backward pass: the losses' denominators, and what ranks ask for."""
         failed = self.hooks.save_has_failed()
-        asked = [weight, self.stop.asked, self._minutes_have_passed(), failed]
-        weight, stop, save, failed = self.world.sum(asked).tolist()
+        asked = [self.stop.asked, self._minutes_have_passed(), failed]
+        stop, save, failed, *weights = self.world.sum([*asked, *self.learner.weights(batches)]).tolist()
         if failed:
             self.hooks.finish_saving()
-        return Votes(weight, stop > 0, save > 0)
+        return Votes(tuple(weights), stop > 0, save > 0)
 
-    def _accumulate(self, batches: Sequence[Batch], weight: float) -> tuple[float, int, int | None]:
+    def _accumulate(
+        self, batches: Sequence[Batch], weights: Sequence[float], step: learning.Step
+    ) -> tuple[float, int, int | None]:
         """Forward and backward of each micro-batch.
 
         Gives the global batch's loss, the largest memory of the ranks, and the first rank whose loss is not finite.
         """
-        total = 0.0
-        weight = weight or 1.0  # a global batch in which nothing is to be learned has the loss 0
-        for number, batch in enumerate(batches):
-            losses = self.engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)
-            self.world.pulse.beat(self.progress.step + 1)
-            total += float(losses.weighted.detach().sum(dtype=torch.float64))
+        total = self.learner.accumulate(batches, weights, step)
         own = torch.zeros(2, self.world.size, dtype=torch.float64)
         own[:, self.world.rank] = torch.tensor([memory_in_use(self.world.device), not isfinite(total)])
         total, *all_ranks = self.world.sum([total, *own.flatten().tolist()]).tolist()
         memory, is_bad = all_ranks[: self.world.size], all_ranks[self.world.size :]
-        return total / weight, int(max(memory)), is_bad.index(1.0) if any(is_bad) else None
+        return total, int(max(memory)), is_bad.index(1.0) if any(is_bad) else None
 
     def _evaluation_is_due(self) -> bool:
         if self.job.deciding_set is None:
             return False
+        if self.progress.step <= self.feed.pretraining:
+            return False  # the head knows nothing yet
         every = self.job.validation.every
         return self._is_due(None if every == "epoch" else every) or self.progress.step == self.total_steps
 
@@ -260,7 +274,9 @@ class Loop:
 
     def _is_due(self, every: int | None) -> bool:
         """Whether the steps done are a multiple of `every`, or of an epoch where that is None."""
-        return self.progress.step % (every or self.order.steps_per_epoch) == 0
+        if every is None:
+            return (self.progress.step - self.feed.pretraining) % self.feed.steps_per_epoch == 0
+        return self.progress.step % every == 0
 
     def _minutes_have_passed(self) -> bool:
         """Only rank 0's clock counts, and its vote carries the others."""

@@ -27,6 +27,7 @@ from launcher.run.results import Result, SetResult, insist_on_adoption
 from launcher.worker.baselines import measure_others
 from launcher.worker.building import Built, build
 from launcher.worker.comparing import SetFindings, judge_result
+from launcher.worker.feeding import Feed
 from launcher.worker.interpolating import interpolate
 from launcher.worker.judging import BEFORE, RESULT, Judge
 from launcher.worker.links import try_links
@@ -63,7 +64,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = session.job.train.tf32
     materials = open_materials(session)
     measure_others(session, materials)
-    progress, reached = _remembered(session, materials.train.folder.name), session.checkpoint
+    trained_on = Feed.of(session.job, materials, None).pool.name
+    progress, reached = _remembered(session, trained_on), session.checkpoint
     checkpoints = _checkpoints(session, stop)
     while True:
         built = build(session, materials, progress.step)
@@ -72,7 +74,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
         if not progress.before:
             progress.before = judge.measure(progress.step)
             judge.keep_outcomes(progress.step, BEFORE)
-        reached = _train(session, materials, built, progress, judge, checkpoints, stop)
+        reached = _train(session, built, progress, judge, checkpoints, stop)
         if reached is None:
             break
         del built, judge
@@ -130,6 +132,8 @@ def _take_up(session: Session, built: Built, progress: Progress, checkpoint: Pat
     Raises RequestError where the weights that the checkpoint leaves out are no longer the same.
     """
     progress.micro_batch_limit = session.plan.micro_batch_limit
+    if built.feed.method is not None:
+        built.feed.method.state = progress.method
     if checkpoint is None:
         progress.base = built.base
         return
@@ -165,7 +169,6 @@ def _checkpoints(session: Session, stop: StopRequest) -> Checkpoints:
 
 def _train(
     session: Session,
-    materials: Materials,
     built: Built,
     progress: Progress,
     judge: Judge,
@@ -203,8 +206,8 @@ def _train(
         session.plan.precision,
         session.world,
         built.engine,
-        materials.task,
-        materials.train,
+        built.feed,
+        built.learner,
         progress,
         Hooks(session.log.write, evaluate, save, checkpoints.has_failed, finish_saving),
         stop,
@@ -215,7 +218,7 @@ def _train(
         Started(
             step=progress.step,
             total_steps=loop.total_steps,
-            steps_per_epoch=loop.order.steps_per_epoch,
+            steps_per_epoch=built.feed.steps_per_epoch,
             epochs=session.job.train.epochs,
             processes=session.world.size,
         )

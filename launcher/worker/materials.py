@@ -14,6 +14,7 @@ import torch
 
 from launcher.adapt.adapters import Adapters
 from launcher.data.cache import tokenizer_identity
+from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.paths import too_long
@@ -38,12 +39,16 @@ REMEMBERED = {"loss": {"name", "delta"}, "mask_share": True, "max_seconds": True
 
 @dataclass(frozen=True)
 class Materials:
-    """Everything loaded but the weights."""
+    """Everything loaded but the weights.
+
+    train: the labelled sets; none where a method needs no labels
+    target: unlabelled samples, for the methods that learn from them or to choose a checkpoint by
+    """
 
     pretrained: Pretrained
     config: PretrainedConfig | None
     task: Task
-    train: Prepared
+    train: Pool
     validation: dict[str, Prepared]
     target: Prepared | None = None
 
@@ -73,31 +78,51 @@ def open_materials(session: Session) -> Materials:
     task_type = task_class(job.task, job.train.loss.name)
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
     prepared = json.loads(folder.prepared_file.read_text(encoding="utf-8"))
-    train = Prepared(Path(prepared["train"]))
+    train, validation = (
+        {name: Prepared(Path(place)) for name, place in prepared[kind].items()} for kind in ("train", "validation")
+    )
+    target = None if prepared["target"] is None else Prepared(Path(prepared["target"]))
+    pool = Pool(train)
+    labels = pool.labels if train or target is None else target.facts.labels
     return Materials(
         pretrained=pretrained,
         config=loading.load_config(pretrained, job.model),
-        task=task_type(processor, train.facts.labels, job.train, train.facts.counts),
-        train=train,
-        validation={name: Prepared(Path(place)) for name, place in prepared["validation"].items()},
-        target=Prepared(Path(prepared["target"])) if prepared.get("target") else None,
+        task=task_type(processor, labels, job.train, pool.counts),
+        train=pool,
+        validation=validation,
+        target=target,
     )
 
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
-    preparer, train, validation = prepare_sets(job, log)
-    check_leakage(job, train, validation, log)
-    sets = {name: str(data.folder) for name, data in validation.items()}
-    places: dict[str, object] = {"train": str(train.folder), "validation": sets}
-    if job.selects_for_target and job.data.target is not None:
+    found = prepare_sets(job, log)
+    check_leakage(job, found.train, found.validation, log)
+    target = None
+    if job.data.target is not None:
         log.write(Phase(name="preparing", detail="target"))
-        places["target"] = str(preparer.prepare(job.data.target, train.facts.labels, labelled=False).folder)
-    write_whole(folder.prepared_file, json.dumps(places))
+        target = str(found.preparer.prepare(job.data.target, found.labels, labelled=False).folder)
+    sets = {"train": found.train.sets, "validation": found.validation}
+    places = {kind: {name: str(data.folder) for name, data in named.items()} for kind, named in sets.items()}
+    write_whole(folder.prepared_file, json.dumps({**places, "target": target}))
 
 
-def prepare_sets(job: Job, log: EventLog) -> tuple[Preparer, Prepared, dict[str, Prepared]]:
-    """The training and validation sets, and what prepared them. Raises DataError and ModelError."""
+@dataclass(frozen=True)
+class Found:
+    """The labelled sets of a job, and what prepared them.
+
+    train: all that is learned with labels; perhaps nothing
+    labels: the label set that all share
+    """
+
+    preparer: Preparer
+    train: Pool
+    labels: tuple[str, ...]
+    validation: dict[str, Prepared]
+
+
+def prepare_sets(job: Job, log: EventLog) -> Found:
+    """The training and validation sets, made now or before. Raises DataError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     known = loading.known_labels(loading.load_config(pretrained, job.model))
@@ -111,12 +136,18 @@ def prepare_sets(job: Job, log: EventLog) -> tuple[Preparer, Prepared, dict[str,
         progress=lambda done, total: log.write(Progress(done=done, total=total, unit="samples")),
     )
     log.write(Phase(name="preparing", detail="train"))
-    train = preparer.prepare_training(job.data.train, known)
+    train = preparer.prepare_training(job.labelled_sets, known)
+    if not train and task_type.has_classes and not known:
+        raise ModelError(
+            f"{pretrained.location} has no trained head with named labels, and {job.adapt.method} adapts a trained "
+            "model; name a finished run in model.pretrained"
+        )
+    labels = next((prepared.facts.labels for prepared in train.values()), known)
     validation = {}
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
-        validation[name] = preparer.prepare(source, train.facts.labels)
-    return preparer, train, validation
+        validation[name] = preparer.prepare(source, labels)
+    return Found(preparer, Pool(train), tuple(labels), validation)
 
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:

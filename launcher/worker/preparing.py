@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
 from launcher.job.schema import Source, Train
 from launcher.models.base import Task
+from launcher.models.classes import ordered
 from launcher.run.folder import write_whole
 
 ROWS_AT_ONCE = 1000
@@ -48,20 +49,28 @@ class Preparer:
             self._make(folder, source, labels, labelled)
         return Prepared(folder)
 
-    def prepare_training(self, source: Source, known: Sequence[str]) -> Prepared:
-        """The same for training samples, which decide the label set.
+    def prepare_training(self, sources: Mapping[str, Source], known: Sequence[str]) -> dict[str, Prepared]:
+        """The same for training sets, which decide the label set: all labels that occur in any of them.
 
         known: labels that the pretrained model already tells apart; kept where they hold all that occur
         """
         if not self.task_type.has_classes:
-            return self.prepare(source, ())
-        surveyed = self._folder(source, ["surveyed", *known], True).with_suffix(".labels.json")
-        if not surveyed.is_file():
+            return {name: self.prepare(source, ()) for name, source in sources.items()}
+        surveyed = [self._surveyed(source) for source in sources.values()]
+        occurring = {label for labels in surveyed for label in labels}
+        labels = surveyed[0] if len(surveyed) == 1 else ordered(occurring)
+        if occurring <= set(known):
+            labels = tuple(known)
+        return {name: self.prepare(source, labels) for name, source in sources.items()}
+
+    def _surveyed(self, source: Source) -> tuple[str, ...]:
+        """The labels that occur in a source, from the cache or found now."""
+        file = self._folder(source, ["surveyed"], True).with_suffix(".labels.json")
+        if not file.is_file():
             occurring = self._task(()).survey(read_rows(source, self.task_type.columns(source)))
-            labels = tuple(known) if set(occurring) <= set(known) else occurring
-            surveyed.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(surveyed, json.dumps(labels))
-        return self.prepare(source, json.loads(surveyed.read_text(encoding="utf-8")))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(occurring))
+        return tuple(json.loads(file.read_text(encoding="utf-8")))
 
     def _folder(self, source: Source, labels: Sequence[str], labelled: bool) -> Path:
         settings = {

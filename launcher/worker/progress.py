@@ -43,7 +43,8 @@ class Progress:
     micro_batch_limit: what running out of memory has left of micro-batches
     awaits_judgement: an evaluation is due at this step and was not finished
     discarded: steps that were not taken, since their loss or gradient was not finite; in a row: the last of them
-    finished: training ended early because validation no longer improved
+    finished: training ended early because validation no longer improved, or the model collapsed
+    method: what the method of `adapt` remembers
     """
 
     data: str = ""
@@ -61,6 +62,7 @@ class Progress:
     discarded: int = 0
     discarded_in_a_row: int = 0
     finished: bool = False
+    method: dict[str, Any] = field(default_factory=dict)
 
     def judge(self, job: Job, value: float) -> bool:
         """Adjust to one value of the deciding metric. Returns whether it is the best so far."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.engines.single import autocast
 from launcher.errors import ModelError
@@ -91,7 +92,7 @@ class TargetSelector:
             return None
         return importance_weights(source, target, features, seed)
 
-    def _features(self, data: Prepared, chosen: NDArray[np.int64]) -> Values | None:
+    def _features(self, data: Prepared | Pool, chosen: NDArray[np.int64]) -> Values | None:
         """[chosen, size] mean-pooled last hidden states, on rank 0."""
         found, places = list[Tensor](), list[Tensor]()
         with evaluating(self._module), _hidden_states(self._module) as states:
@@ -129,7 +130,7 @@ class TargetSelector:
             losses: Losses = self._module(batch)
         return losses
 
-    def _batches(self, data: Prepared, chosen: NDArray[np.int64]) -> Iterator[Batch]:
+    def _batches(self, data: Prepared | Pool, chosen: NDArray[np.int64]) -> Iterator[Batch]:
         world, task = self._session.world, self._materials.task
         for places in batches_of_rank(data.lengths[chosen], self._session.plan.evaluation_batch, world):
             world.pulse.beat()
@@ -147,7 +148,7 @@ def selector_of(job: Job) -> str:
     return f"{metric} on {name}"
 
 
-def _some(data: Prepared, seed: int) -> NDArray[np.int64]:
+def _some(data: Prepared | Pool, seed: int) -> NDArray[np.int64]:
     """Positions of at most `MOST` samples, the same ones on every rank."""
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST])
 

@@ -1,6 +1,6 @@
 """The learning-rate range test (Smith 2017, arXiv:1506.01186): a step each at rates that grow by one factor.
 
-The steps are those of training: the same global batches on the same engine, whose loss all ranks share.
+The steps are those of training on the task: the same global batches on the same engine, whose loss all ranks share.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class SweepLoop(Loop):
 
 def sweep(session: Session) -> None:
     """Take the steps; rank 0 writes the points and the suggestion."""
-    materials = open_materials(session)
-    built = build(session, materials, 0)
+    built = build(session, open_materials(session), 0)
     taken: list[Step] = []
 
     def note(event: Event) -> None:
@@ -74,9 +73,9 @@ def sweep(session: Session) -> None:
         session.plan.precision,
         session.world,
         built.engine,
-        materials.task,
-        materials.train,
-        Progress(),
+        built.feed,
+        built.learner,
+        Progress(step=built.feed.pretraining),
         nothing,
         StopRequest(),
     )

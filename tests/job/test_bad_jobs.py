@@ -131,6 +131,60 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "no function": (replaced("tiny}", "build.py}"), ["say which function", "build.py:build"]),
     "unknown function": (replaced("tiny}", '"build.py:bild"}'), ["defines no function 'bild'", "it has build"]),
     "function without tokenizer": (replaced("tiny}", '"build.py:build"}'), ["add model.tokenizer"]),
+    "a method without its target": (GOOD + "adapt: {method: dann}\n", ["adapt.method: dann learns", "add data.target"]),
+    "a target for nothing": (
+        replaced("data:\n", "data:\n  target: target.csv\n"),
+        ["data.target: finetune does not use", "remove"],
+    ),
+    "a method there is not": (GOOD + "adapt: {method: adabn}\n", ["adapt.method: found 'adabn'", "dann or cdan"]),
+    "a source for a source-free method": (
+        replaced("data:\n", "adapt: {method: shot}\ndata:\n  target: target.csv\n"),
+        [":7:3: data.train: shot learns without labelled data", "remove data.train"],
+    ),
+    "one group alone": (GOOD + "adapt: {method: group-dro}\n", ["weighs training sets", "name several"]),
+    "mixing of one set": (replaced("data:\n", "data:\n  mixing: {alpha: 0.5}\n"), ["data.mixing: there is one", "two"]),
+    "weights of other sets": (
+        replaced("{source: train.csv, text: text, label: label}", "{a: train.csv, b: target.csv}").replace(
+            "  validation:\n", "  mixing: {weights: {a: 1, c: 2}}\n  validation:\n"
+        ),
+        ["data.mixing.weights: weights are of a, c, and the training sets are a, b"],
+    ),
+    "classes of a number": (
+        replaced("task: text-classification", "task: text-regression\nadapt: {method: mcc}").replace(
+            "data:\n", "data:\n  target: target.csv\n"
+        ),
+        ["adapt.method: mcc looks at one class a sample", "text-classification and image-classification"],
+    ),
+    "features of each word": (
+        replaced("task: text-classification", "task: token-classification\nadapt: {method: coral}")
+        .replace("data:\n", "data:\n  target: target.csv\n")
+        .replace(", text: text", ""),
+        ["adapt.method: coral looks at one vector of features a sample"],
+    ),
+    "a target that judges": (
+        replaced("data:\n", "adapt: {method: dann}\ndata:\n  target: dev.csv\n"),
+        ["data.validation.dev", "is also data.target"],
+    ),
+    "no such rehearsal": (
+        GOOD + "adapt: {method: finetune, rehearsal: {source: trian.csv}}\n",
+        ["adapt.rehearsal.source.source: there is no", "train.csv?"],
+    ),
+    "a method and a probe": (
+        replaced("data:\n", "adapt: {method: dann, probe: 0.2}\ndata:\n  target: target.csv\n"),
+        ["adapt.probe: dann moves the features from the first step on", "remove probe, or method: finetune"],
+    ),
+    "a method and a teacher": (
+        replaced("data:\n", "adapt: {method: dann, distill: {weight: 0.5}}\ndata:\n  target: target.csv\n"),
+        ["adapt.distill: what dann minimises has no loss of a teacher"],
+    ),
+    "choosing by a source that is not there": (
+        replaced(
+            "data:\n",
+            "adapt: {method: shot}\nvalidation: {selector: importance-weighted}\ndata:\n  target: target.csv\n",
+        ),
+        ["validation.selector: importance-weighted learns from data.train what the source is like", "shot has none"],
+    ),
+    "no such method file": (GOOD + "adapt: {method: own, code: 'my.py:Mine'}\n", ["adapt.code: there is no"]),
     "plateau without validation": (
         replaced("  validation:\n    dev: {source: dev.csv}\n", "").replace("epochs: 2", "schedule: {name: plateau}"),
         ["train.schedule.name: plateau needs validation data", "add data.validation"],
@@ -237,7 +291,6 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "an unknown template": (GOOD + "engine: {name: deepspeed, deepspeed: zero33}\n", ["did you mean zero3?"]),
     "no DeepSpeed file": (GOOD + "engine: {name: deepspeed, deepspeed: my.json}\n", ["no template and no file"]),
     "a block of ddp": (GOOD + "engine: {name: ddp, block: Layer}\n", ["engine.block: only fsdp uses block"]),
-    "unused target": (replaced("data:\n", "data:\n  target: target.csv\n"), ["data.target: finetune does not use"]),
     "unknown method": (GOOD + "adapt: {method: lorra}\n", [":13:9: adapt.method: found 'lorra'", "did you mean lora?"]),
     "no method": (GOOD + "adapt: {rank: 8}\n", [":13:1: adapt.method: is missing and needed"]),
     "unknown key of a method": (GOOD + "adapt: {method: lora, rnk: 8}\n", ["adapt.rnk", "did you mean rank?"]),
@@ -449,3 +502,26 @@ def test_a_tracker_that_is_not_installed_is_told_with_the_command_that_mends_it(
     assert [problem.path for problem in wrong.value.problems] == ["track.0", "track.1"]
     assert "job.yaml:13:9: track.0: tensorboard is asked for and not installed" in str(wrong.value)
     assert "pip install 'adaptrun[wandb]'" in str(wrong.value)
+
+
+def test_a_job_without_training_data_can_be_trained_but_not_compared(folder: Path) -> None:
+    lines = replaced("  train: {source: train.csv, text: text, label: label}\n", "  target: target.csv\n")
+    (folder / "job.yaml").write_text(lines + "adapt: {method: tent}\n")
+    assert load_job(folder / "job.yaml").data.train == {}
+    with pytest.raises(JobError, match=r"data\.train: is missing and needed"):
+        load_job(folder / "job.yaml", trains=False)
+
+
+def test_the_target_may_judge_where_that_is_allowed_or_nothing_is_learned_from_it(folder: Path) -> None:
+    lines = replaced("data:\n", "data:\n  target: dev.csv\n  allow_leakage: true\n")
+    (folder / "job.yaml").write_text(lines + "adapt: {method: dann}\n")
+    assert load_job(folder / "job.yaml").data.target is not None
+    chosen = lines.replace("  allow_leakage: true\n", "") + "validation: {selector: importance-weighted}\n"
+    (folder / "job.yaml").write_text(chosen)
+    assert load_job(folder / "job.yaml").selects_for_target
+
+
+def test_a_set_may_be_called_source(folder: Path) -> None:
+    lines = replaced("    dev: {source: dev.csv}\n", "    source: {source: dev.csv}\n    target: target.csv\n")
+    (folder / "job.yaml").write_text(lines)
+    assert list(load_job(folder / "job.yaml").data.validation) == ["source", "target"]

@@ -32,7 +32,7 @@ def test_job_data_plan_and_result_stand_side_by_side(trained: Trained, other: Pa
         "launch.processes",
         "launch.runs",
         "data.cache",
-        "data.train.source",
+        "data.train.train.source",
         "data.validation.near.source",
         "data.validation.far.source",
     }

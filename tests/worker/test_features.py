@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from launcher.job.schema import Job
+from launcher.job.tasks import find_family
+from launcher.measure.samples import read_sets
 from launcher.run.folder import RunFolder
 from tests.families import JOBS, SAMPLES, job_values
 from tests.worlds import Worlds
@@ -50,6 +52,20 @@ def test_every_family_gives_one_vector_a_sample_at_any_world_size(name: str, wor
         assert found.shape[1] == 32
         assert len(np.unique(found, axis=0)) > len(found) / 2
         np.testing.assert_allclose(found, together[set_name], atol=2e-6)
+
+
+def test_several_training_sets_are_one_in_the_order_in_which_they_are_read(worlds: Worlds, tmp_path: Path) -> None:
+    values = job_values("focal", tmp_path)
+    train, held = values["data"]["train"], values["data"]["validation"]["held"]
+    values["data"]["train"] = {"films": train, "shops": held}
+    values["data"]["target"] = JOBS["focal"].data(tmp_path, 3, 5)
+    found = extracted(worlds, 2, tmp_path / "run", values)
+    assert [len(found[name]) for name in ("train", "held", "target")] == [SAMPLES + 9, 9, 5]
+    np.testing.assert_allclose(found["train"][SAMPLES:], found["held"], atol=2e-6)
+    job = Job.model_validate(values)
+    read, other, _ = read_sets(job, find_family(job.task, loss=job.train.loss.name))
+    assert len(read) == SAMPLES + 9
+    np.testing.assert_array_equal(read.fingerprints[SAMPLES:], other.fingerprints)
 
 
 def test_they_are_the_mean_of_the_last_hidden_state_without_padding(worlds: Worlds, tmp_path: Path) -> None:

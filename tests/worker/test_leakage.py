@@ -50,6 +50,20 @@ def test_leaks_stop_every_family(name: str, tmp_path: Path) -> None:
     assert prepared(values)[0].startswith("22 of the 24 samples")
 
 
+def test_each_training_set_is_looked_at_and_what_is_rehearsed(tmp_path: Path) -> None:
+    values = leaking("focal", tmp_path)
+    train, held = values["data"]["train"], values["data"]["validation"]["held"]
+    other = {**train, "source": held["source"][1], "limit": 3}
+    values["data"]["train"] = {"films": train, "shops": other}
+    with pytest.raises(LeakageError, match=r"also in data\.train\.films .*; 2 of .* also in data\.train\.shops"):
+        prepared(values)
+    values["data"]["train"], values["adapt"] = {"films": train}, {"method": "finetune", "rehearsal": {"source": other}}
+    with pytest.raises(
+        LeakageError, match=r"2 of the 24 samples of data\.validation\.held are also in adapt\.rehearsal"
+    ):
+        prepared(values)
+
+
 def test_the_command_says_which_and_how_to_go_on(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"babe bade {n},{n % 2}\n" for n in range(8)))
     (tmp_path / "held.csv").write_text("text,label\nbider,0\nBabe  bade 5 ,1\n")
@@ -69,4 +83,4 @@ def test_the_command_says_which_and_how_to_go_on(tmp_path: Path, tiny_model: Pat
     said = adaptrun("train", "job.yaml", "--set", "data.allow_leakage=true", cwd=tmp_path).stdout
     assert "1 of the 2 samples" in said
     places = json.loads(next((tmp_path / "runs").glob("x-*/prepared.json")).read_text())
-    assert len(Prepared(Path(places["train"])).fingerprints) == 8
+    assert len(Prepared(Path(places["train"]["train"])).fingerprints) == 8

@@ -43,7 +43,7 @@ def outcomes_of(rank: int, size: int, folder: str) -> Found | None:
     run = RunFolder(Path(folder))
     job, places = load_job(run.job_file), json.loads(run.prepared_file.read_text())
     kind, pretrained = task_class(job.task, job.train.loss.name), find_pretrained(job.model)
-    facts = Prepared(Path(places["train"])).facts
+    facts = Prepared(Path(places["train"]["train"])).facts
     config = loading.load_config(pretrained, job.model)
     processor = loading.load_processor(pretrained, job.model, kind.processor_class)
     task = kind(processor, facts.labels, job.train, facts.counts)

@@ -18,7 +18,8 @@ from launcher.run.events import EventLog, EventTail, Step
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Start
 from launcher.start.selfcheck import engine_section
-from launcher.worker import loop, main
+from launcher.worker import main
+from launcher.worker.order import SampleOrder
 from launcher.worker.process import Place
 from launcher.worker.selfcheck import make_material
 from launcher.worker.session import Session
@@ -79,13 +80,13 @@ def train(rank: int, size: int, runs: list[tuple[str, int | None]]) -> list[list
     """Train each run, from a checkpoint or the beginning, perhaps to a stop; gives the sample ids of each step."""
     seen: list[list[list[int]]] = []
     for path, start in runs:
-        folder, order, steps = RunFolder(Path(path)), loop.SampleOrder.batch, list[list[int]]()
+        folder, order, steps = RunFolder(Path(path)), SampleOrder.batch, list[list[int]]()
 
         def noted(self: Any, step: int, order: Any = order, steps: Any = steps) -> Any:
             steps.append(order(self, step).tolist())
             return order(self, step)
 
-        loop.SampleOrder.batch = noted  # type: ignore[method-assign]
+        SampleOrder.batch = noted  # type: ignore[method-assign]
         world = World.at(Place(rank, rank, size), "cpu")
         log = EventLog(folder.events_file if rank == 0 else None)
         checkpoint = None if start is None else str(folder.checkpoints / f"step-{start:08d}")
@@ -95,7 +96,7 @@ def train(rank: int, size: int, runs: list[tuple[str, int | None]]) -> list[list
         except Stopped:
             pass
         finally:
-            loop.SampleOrder.batch = order  # type: ignore[method-assign]
+            SampleOrder.batch = order  # type: ignore[method-assign]
         log.close()
         seen.append(steps)
     return seen

@@ -1,0 +1,160 @@
+"""Rules of the methods that learn from several sets: which data each needs, and which tasks it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from launcher.job.adapting import Adapting
+from launcher.job.methods import BESIDE, SOURCE_FREE, WITH_EVERY_METHOD, WITH_TARGET, Own
+from launcher.job.rule import Found, Rule, TaskRule
+from launcher.job.schema import REHEARSAL, Finetune, Job
+from launcher.job.tasks import Family
+
+OF_CLASSES = frozenset({"cdan", "mcc", "self-training", "shot", "tent"})
+"""Methods that look at the probabilities of the classes."""
+OF_FEATURES = frozenset({"dann", "cdan", "coral", "mmd", "shot"})
+"""Methods that look at the features which a sample's head sees."""
+OF_LANGUAGE = frozenset({"dapt", "udalm"})
+"""Methods that learn to guess words."""
+ONE_ANSWER = ("text-classification", "text-regression", "image-classification")
+"""Tasks with one answer a sample, and so features of a sample."""
+
+
+def _target_is_used(job: Job) -> Iterator[Found]:
+    method, target = job.adapt.method, job.data.target
+    if method in WITH_TARGET and target is None:
+        yield ("adapt", "method"), f"{method} learns from unlabelled target data", "add data.target"
+    if target is not None and not learns_from_target(job) and not job.selects_for_target:
+        message = f"{method} does not use unlabelled target data"
+        yield ("data", "target"), message, "remove data.target, or choose by it: validation.selector"
+
+
+def _training_data_are_used(job: Job) -> Iterator[Found]:
+    method = job.adapt.method
+    if method in SOURCE_FREE and job.data.train:
+        yield ("data", "train"), f"{method} learns without labelled data", "remove data.train, or use another method"
+    if method not in SOURCE_FREE:
+        yield from _training_data_are_named(job)
+
+
+def _training_data_are_named(job: Job) -> Iterator[Found]:
+    if not job.data.train:
+        yield ("data", "train"), "is missing and needed", ""
+
+
+def _selection_knows_the_source(job: Job) -> Iterator[Found]:
+    method = job.adapt.method
+    if job.selects_for_target and method in SOURCE_FREE:
+        message = f"importance-weighted learns from data.train what the source is like, and {method} has none"
+        yield ("validation", "selector"), message, "labelled"
+
+
+def _options_are_for_the_method(job: Job) -> Iterator[Found]:
+    method = job.adapt.method
+    if method in ("finetune", "lora"):
+        return
+    reasons = {
+        "probe": f"{method} moves the features from the first step on",
+        "unfreeze": f"{method} moves the features from the first step on",
+        "distill": f"what {method} minimises has no loss of a teacher beside it",
+    }
+    for name, field in Adapting.model_fields.items():
+        is_default = getattr(job.adapt, name) == field.get_default(call_default_factory=True)
+        if name != "method" and name not in WITH_EVERY_METHOD and not is_default:
+            yield ("adapt", name), reasons[name], f"remove {name}, or method: finetune"
+
+
+def _mixing_is_used(job: Job) -> Iterator[Found]:
+    mixing, names = job.data.mixing, list(job.data.train)
+    if mixing == type(mixing)():
+        return
+    if len(names) < 2:
+        yield ("data", "mixing"), "there is one training set, and nothing to mix", "remove mixing, or name two sets"
+    elif mixing.weights is not None and mixing.alpha != 1.0:
+        yield ("data", "mixing", "alpha"), "weights say the shares already", "keep one of the two"
+    elif mixing.weights is not None and set(mixing.weights) != set(names):
+        message = f"weights are of {', '.join(mixing.weights)}, and the training sets are {', '.join(names)}"
+        yield ("data", "mixing", "weights"), message, "give one weight for each set"
+
+
+def _groups_are_several(job: Job) -> Iterator[Found]:
+    if job.adapt.method == "group-dro" and len(job.data.train) < 2:
+        message = "group-dro weighs training sets against each other, and there is one"
+        yield ("adapt", "method"), message, "name several: data.train: {films: films.csv, shops: shops.csv}"
+
+
+def _rehearsal_has_a_name_of_its_own(job: Job) -> Iterator[Found]:
+    if isinstance(job.adapt, Finetune) and job.adapt.rehearsal is not None and REHEARSAL in job.data.train:
+        yield ("data", "train", REHEARSAL), "adapt.rehearsal goes by this name", "give the training set another"
+
+
+def _target_is_of_no_other_set(job: Job) -> Iterator[Found]:
+    """A model judged on samples that it has seen unlabelled looks better than it is on new ones."""
+    target = job.data.target
+    if target is None or job.data.allow_leakage or not learns_from_target(job):
+        return
+    for name, source in job.data.validation.items():
+        shared = sorted(set(source.files) & set(target.files))
+        if shared and source.split == target.split:
+            message = f"{shared[0]} is also data.target, so it says nothing of new samples"
+            fix = "hold some rows out of data.target in a file of their own, or data.allow_leakage: true"
+            yield ("data", "validation", name), message, fix
+
+
+def _method_is_for_the_task(job: Job, family: Family) -> Iterator[Found]:
+    method, field = job.adapt.method, ("adapt", "method")
+    has_one_answer = job.task in ONE_ANSWER and job.train.loss.name != "binary"
+    if method in OF_CLASSES and not (has_one_answer and family.has_classes):
+        tasks = [task for task in ONE_ANSWER if "classification" in task]
+        yield field, f"{method} looks at one class a sample, and {job.task} has no such", f"it is for {_listed(tasks)}"
+    elif method in OF_FEATURES and job.task not in ONE_ANSWER:
+        message = f"{method} looks at one vector of features a sample, and {job.task} has no such"
+        yield field, message, f"it is for {_listed(ONE_ANSWER)}"
+    elif method in OF_LANGUAGE and not family.needs_tokenizer:
+        yield field, f"{method} learns language, and {job.task} reads no text", "dann, coral and mmd are for images"
+    elif method in OF_LANGUAGE and job.task in ("causal-lm", "masked-lm"):
+        message = f"{method} trains a language model before the task, and {job.task} is one already"
+        yield field, message, "method: finetune, with the texts of the target in data.train"
+    if job.train.packing and method not in ("finetune", "lora"):
+        yield ("train", "packing"), f"{method} looks at each sample by itself", "packing: false"
+
+
+def _weights_are_of_classes(job: Job, family: Family) -> Iterator[Found]:
+    if job.adapt.method in SOURCE_FREE and job.train.loss.class_weights == "balanced":
+        message = f"{job.adapt.method} has no labels whose frequency it could balance"
+        yield ("train", "loss", "class_weights"), message, "remove it, or give a weight for each label"
+
+
+def _listed(words: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]
+
+
+DOMAIN_RULES: tuple[Rule, ...] = (
+    _mixing_is_used,
+    _groups_are_several,
+    _rehearsal_has_a_name_of_its_own,
+    _selection_knows_the_source,
+    _options_are_for_the_method,
+)
+TRAINING_RULES: tuple[Rule, ...] = (
+    _target_is_used,
+    _training_data_are_used,
+    _target_is_of_no_other_set,
+)
+"""Of a job that trains."""
+LOOKING_RULES: tuple[Rule, ...] = (_training_data_are_named,)
+"""Of a job that is only looked at: whatever its method uses, other sets are compared with the training data."""
+DOMAIN_TASK_RULES: tuple[TaskRule, ...] = (
+    _method_is_for_the_task,
+    _weights_are_of_classes,
+)
+
+
+def sees_target_beside(job: Job) -> bool:
+    """Whether each step sees target samples beside the labelled ones."""
+    return job.adapt.method in BESIDE or (isinstance(job.adapt, Own) and job.data.target is not None)
+
+
+def learns_from_target(job: Job) -> bool:
+    """Whether the method sees target samples at all; else they only choose the checkpoint."""
+    return job.adapt.method in WITH_TARGET or isinstance(job.adapt, Own)

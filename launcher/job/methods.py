@@ -1,0 +1,185 @@
+"""The methods of `adapt` that learn from more than the labelled samples of one domain: a section each.
+
+What each computes, with its source, is in the file of its name in `launcher/adapt/`; docs/domains.md compares them.
+Of the options that `Adapting` has, those of `WITH_EVERY_METHOD` go with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from launcher.job.adapting import Adapting
+from launcher.job.section import Fraction
+
+TargetBatch = Annotated[
+    Literal["auto"] | PositiveInt,
+    Field(
+        description="Target samples that each step sees beside those of `train.global_batch_size`. auto: as many.",
+    ),
+]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Dapt(Adapting):
+    """Continued pre-training on the target's texts, then supervised training (DAPT/TAPT; Gururangan et al. 2020)."""
+
+    method: Literal["dapt"] = Field(
+        description="First learn the language of the unlabelled target, then the task from the labelled samples; one "
+        "run, in two phases."
+    )
+    objective: Literal["auto", "masked", "causal"] = Field(
+        "auto",
+        description="masked: guess hidden words. causal: guess the next word. auto: masked where there is a mask.",
+    )
+    epochs: PositiveInt = Field(1, description="Passes over the target before the supervised training.")
+    max_steps: PositiveInt | None = Field(None, description="End the first phase after so many steps, if sooner.")
+    lr: PositiveFloat | None = Field(
+        None, description="Peak learning rate of the first phase; absent: `train.optimizer.lr`."
+    )
+    mask_share: Share = Field(0.15, description="masked: share of the words that are to be guessed.")
+
+
+class Udalm(Adapting):
+    """The task on the source and hidden words on the target, at once (UDALM; Karouzos et al. 2021)."""
+
+    method: Literal["udalm"] = Field(
+        description="Minimise λ·(loss on the source) + (1 − λ)·(loss of hidden words on the target)."
+    )
+    source_share: Literal["auto"] | Share = Field(
+        "auto", description="λ. auto: the source's share of all samples, as in the paper."
+    )
+    target_batch_size: TargetBatch = "auto"
+    mask_share: Share = Field(0.15, description="Share of the words that are to be guessed.")
+
+
+class Dann(Adapting):
+    """Features from which nobody can tell the domain (DANN; Ganin et al. 2016)."""
+
+    method: Literal["dann"] = Field(
+        description="A discriminator learns to tell the domains apart; through reversed gradients features unlearn it."
+    )
+    weight: PositiveFloat = Field(1.0, description="What the discriminator's loss is multiplied by.")
+    gamma: PositiveFloat = Field(
+        10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
+    )
+    hidden: PositiveInt = Field(256, description="Width of the discriminator's hidden layer.")
+    target_batch_size: TargetBatch = "auto"
+
+
+class Cdan(Adapting):
+    """As DANN, on the features together with what is predicted from them (CDAN+E; Long et al. 2018)."""
+
+    method: Literal["cdan"] = Field(
+        description="The discriminator sees the outer product of features and class probabilities."
+    )
+    weight: PositiveFloat = Field(1.0, description="What the discriminator's loss is multiplied by.")
+    gamma: PositiveFloat = Field(
+        10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
+    )
+    hidden: PositiveInt = Field(256, description="Width of the discriminator's hidden layer.")
+    entropy: bool = Field(True, description="Let samples count more of which the model is sure (the +E).")
+    target_batch_size: TargetBatch = "auto"
+
+
+class Coral(Adapting):
+    """Equal covariances of the features in both domains (Deep CORAL; Sun and Saenko 2016)."""
+
+    method: Literal["coral"] = Field(
+        description="Add ‖Cₛ − Cₜ‖² / 4d², the squared distance of the covariances of source and target features."
+    )
+    weight: PositiveFloat = Field(1.0, description="What it is multiplied by.")
+    target_batch_size: TargetBatch = "auto"
+
+
+class Mmd(Adapting):
+    """Equal distributions of the features in both domains (maximum mean discrepancy; Long et al. 2015)."""
+
+    method: Literal["mmd"] = Field(
+        description="Add the unbiased estimate of the squared MMD under a mean of Gaussian kernels."
+    )
+    weight: PositiveFloat = Field(1.0, description="What it is multiplied by.")
+    bandwidths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        description="2σ² of each kernel, in units of the mean squared distance of two samples of the step.",
+    )
+    target_batch_size: TargetBatch = "auto"
+
+
+class Mcc(Adapting):
+    """Little confusion between classes on the target (minimum class confusion; Jin et al. 2020)."""
+
+    method: Literal["mcc"] = Field(description="Add the share of class probability that the target's classes exchange.")
+    weight: PositiveFloat = Field(1.0, description="What it is multiplied by.")
+    temperature: PositiveFloat = Field(2.5, description="What the scores are divided by before they are compared.")
+    target_batch_size: TargetBatch = "auto"
+
+
+class SelfTraining(Adapting):
+    """Learns what it predicts with confidence on the target (Lee 2013; class balance as in Zou et al. 2018)."""
+
+    method: Literal["self-training"] = Field(
+        description="From the second epoch on, learn the target's likeliest labels where the model is sure of them."
+    )
+    threshold: Fraction = Field(0.9, description="Probability from which a prediction counts as sure.")
+    class_balanced: bool = Field(
+        True, description="Of each class, keep at most as many as of the class with the fewest sure predictions."
+    )
+    after_epochs: PositiveInt = Field(1, description="Epochs on the source alone before the target is first labelled.")
+    weight: PositiveFloat = Field(1.0, description="What the loss on the target is multiplied by.")
+    target_batch_size: TargetBatch = "auto"
+
+
+class Shot(Adapting):
+    """Adapts a trained model without its source data (SHOT; Liang et al. 2020)."""
+
+    method: Literal["shot"] = Field(
+        description="The head stays. Features learn to be told apart surely and evenly, and to agree with the nearest "
+        "class centre; needs no data.train."
+    )
+    diversity: NonNegativeFloat = Field(1.0, description="What the evenness of the classes is multiplied by.")
+    pseudo_labels: NonNegativeFloat = Field(0.3, description="What the loss on labels of the centres is multiplied by.")
+
+
+class Tent(Adapting):
+    """Adapts the normalisation of a trained model without source data (TENT; Wang et al. 2021)."""
+
+    method: Literal["tent"] = Field(
+        description="Only scales and shifts of normalisation layers learn, and only to be sure; needs no data.train."
+    )
+    collapse: Share = Field(
+        0.95,
+        description="Share of one class in recent predictions at which training ends: the model has collapsed.",
+    )
+
+
+class GroupDro(Adapting):
+    """Learns most from the domain that it is worst at (GroupDRO; Sagawa et al. 2020)."""
+
+    method: Literal["group-dro"] = Field(
+        description="Each set of `data.train` is a group; a group's weight grows with its loss. Needs two sets or more."
+    )
+    step_size: PositiveFloat = Field(0.01, description="How fast weights grow: q ← q · exp(step_size · loss).")
+
+
+class Own(Adapting):
+    """A method of your own (docs/own-method.md)."""
+
+    method: Literal["own"] = Field(description="A class of a file of your own.")
+    code: str = Field(description="`file.py:ClassName`, relative to the job file.")
+    settings: dict[str, Any] = Field(default_factory=dict, description="Whatever your class reads from it.")
+    target_batch_size: TargetBatch = "auto"
+
+
+DomainMethod = Dapt | Udalm | Dann | Cdan | Coral | Mmd | Mcc | SelfTraining | Shot | Tent | GroupDro | Own
+
+BESIDE = frozenset({"udalm", "dann", "cdan", "coral", "mmd", "mcc", "self-training"})
+"""Methods that see labelled and target samples in each step."""
+SOURCE_FREE = frozenset({"shot", "tent"})
+"""Methods that see target samples alone."""
+WITH_TARGET: Collection[str] = BESIDE | SOURCE_FREE | {"dapt"}
+"""Methods that need `data.target`."""
+WITH_EVERY_METHOD = frozenset({"layer_decay", "lr_factors", "l2_sp", "average", "interpolate"})
+"""Options of `adapt` that do not ask what a step minimises."""

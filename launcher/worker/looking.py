@@ -1,0 +1,42 @@
+"""The model as it is, on all of the target: for methods that label it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from launcher.adapt.method import TARGET, Moment, Observed, StepBatch, TargetView
+from launcher.data.prepared import Prepared
+from launcher.engines.single import AUTOCAST
+from launcher.models.base import Task
+from launcher.worker.evaluating import batches_of_rank, evaluating
+from launcher.worker.world import World
+
+
+def target_view(
+    module: nn.Module, task: Task, target: Prepared, world: World, batch_size: int, precision: str
+) -> TargetView:
+    """What all ranks together see of the target; each sample is looked at by one of them, without dropout."""
+
+    def look() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        autocast = torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+        with evaluating(module):
+            for ids in batches_of_rank(target.lengths, batch_size, world):
+                world.pulse.beat()
+                plain = task.collate(target[ids], ids.tolist())
+                batch = StepBatch(
+                    **vars(plain),
+                    sets=torch.full(plain.ids.shape, TARGET),
+                    places=plain.ids,
+                    moment=Moment(0, 1),
+                    wanted=("features", "logits"),
+                )
+                with autocast:
+                    seen = cast(Observed, module(batch.to(world.device))).observed
+                rows = plain.ids >= 0
+                yield plain.ids[rows], seen["features"].cpu()[rows], seen["logits"].cpu()[rows]
+
+    return TargetView(len(target), look, world.sum)
