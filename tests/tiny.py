@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in "nrst"]
 
 
-def tiny_model_folder(folder: Path, *, layers: int = 2, hidden: int = 32, dropout: float = 0.1) -> Path:
-    """Save a BERT of random weights over a vocabulary of `WORDS`, as a Hugging Face folder."""
+def tiny_model_folder(
+    folder: Path, *, layers: int = 2, hidden: int = 32, dropout: float = 0.1, words: Sequence[str] = WORDS
+) -> Path:
+    """Save a BERT of random weights over a vocabulary of `words`, as a Hugging Face folder."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    vocabulary = {word: number for number, word in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
