@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow test-slurm test-all lint bench docs clean
+.PHONY: help setup demo test test-slow test-examples test-slurm test-all lint bench docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -25,11 +25,16 @@ test: setup  ## the tests, but for the exhaustive ones
 test-slow: setup  ## the exhaustive tests
 	$(BIN)/pytest -m 'slow and not gpu and not slurm'
 
+test-examples: setup  ## the examples on their real data, with fewer steps
+	tests/install-examples.sh
+	$(BIN)/pytest -m '' tests/test_examples.py
+
 test-slurm: setup  ## the tests on a real SLURM cluster, which they start
 	tests/slurm/install.sh
 	$(BIN)/pytest -m slurm
 
 test-all: setup  ## all tests that need no GPU
+	tests/install-examples.sh
 	tests/slurm/install.sh
 	$(BIN)/pytest -m 'not gpu'
 
@@ -45,6 +50,7 @@ bench: setup  ## the benchmarks, both sides in one run
 	$(BIN)/python benchmarks/consolidation.py
 	$(BIN)/python benchmarks/restart.py
 	$(BIN)/python benchmarks/token_loss.py
+	$(BIN)/python benchmarks/adaptation.py
 
 docs: setup  ## write the job file's reference from its fields
 	$(BIN)/python -m launcher.job.reference

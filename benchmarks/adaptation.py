@@ -1,6 +1,6 @@
 """Methods of domain adaptation over every ordered pair of four domains, beside skada's on the same features.
 
-python benchmarks/adaptation.py [--seeds 3] [--samples 1800] [--folder FOLDER]
+python benchmarks/adaptation.py [--seeds 3] [--samples 1800] [--texts 800] [--folder FOLDER]
 
 Each domain gives two thirds of its samples to learn from and one third to be measured on. A model of one layer on a
 sentence encoder's cached features learns the labels of the source; methods see the target's samples without labels, the
@@ -8,56 +8,36 @@ oracle sees them with labels. One setting for all, chosen before any was measure
 nothing is selected by labels of the target. Printed for each method: accuracy on the target, its gain over the source
 alone with an interval over the pairs, on how many pairs it gained, what it did to the accuracy on the source, and how
 often a run's own verdict was to adopt it in place of the model of the source alone.
+
+The methods that learn words cannot do so from cached features: they take the whole encoder from films to tweets, once.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from itertools import permutations
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loops.arms import Arms, Figure
+from loops.top import FROZEN, encode, word_of, write_top
+from loops.vader import DOMAINS, read_domains
+from measuring import surroundings
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.loops.vader import DOMAINS, read_domains
-from benchmarks.measuring import surroundings
-
-BESIDE: dict[str, dict[str, Any]] = {
-    name: {"method": name} for name in ("coral", "mmd", "dann", "cdan", "mcc", "self-training")
-}
-SOURCE_FREE: dict[str, dict[str, Any]] = {name: {"method": name} for name in ("shot", "tent")}
+BESIDE = ("coral", "mmd", "dann", "cdan", "mcc", "self-training")
+SOURCE_FREE = ("shot", "tent")
+OF_WORDS = ("udalm", "dapt")
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 5, 64, 5e-4, 0.01
+HELD_OUT, NEVER = 400, 10**6
 SOURCE_ONLY, ORACLE, POOLED, GROUPS = "source only", "oracle", "three sources", "group-dro"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One trained model.
-
-    where: the target, with its source where it has one alone
-    gain: on the target, over the source alone
-    on_source: change of the accuracy on the source, where that is one set
-    decision: of the run's own verdict against the source alone, if it was asked
-    """
-
-    side: str
-    method: str
-    where: tuple[str, ...]
-    accuracy: float
-    gain: float
-    on_source: float | None = None
-    decision: str | None = None
 
 
 def main() -> None:
@@ -65,6 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1800, help="of each domain")
+    parser.add_argument(
+        "--texts", type=int, default=800, help="of each domain, for the methods that learn words; 0: none"
+    )
     parser.add_argument("--folder", type=Path, help="where to keep downloads and features; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -76,11 +59,16 @@ def main() -> None:
             for number, found in enumerate(pool.map(measure_cell, work), 1):
                 figures += found
                 print(f"  {number} of {len(work)}", file=sys.stderr, flush=True)
+        quiet()
+        words = list(_of_words(folder, Path(temporary), arguments.texts)) if arguments.texts else []
     print(surroundings("torch", "transformers", "skada"))
     print(f"{len(DOMAINS)} domains of {arguments.samples} samples, {arguments.seeds} seeds\n")
     print(one_source_table(figures))
     print()
     print(several_sources_table(figures))
+    if words:
+        print(f"\nThe whole encoder, {arguments.texts} texts of films and as many tweets, one seed\n")
+        print(one_source_table(words))
 
 
 def cells() -> Iterator[tuple[str, ...]]:
@@ -91,7 +79,6 @@ def cells() -> Iterator[tuple[str, ...]]:
 
 def write_material(folder: Path, samples: int) -> None:
     """Features, a model on them, and each domain's two files; what lies there already is taken."""
-    from benchmarks.loops.top import encode, word_of, write_top
     from launcher.job.pretrained import find_pretrained
     from launcher.job.schema import Model
 
@@ -122,120 +109,90 @@ def _write(file: Path, rows: Sequence[tuple[str, str]]) -> None:
 def measure_cell(work: tuple[Path, tuple[str, ...], int]) -> list[Figure]:
     """Every method on one pair, or on one target with three sources, with one seed."""
     import torch
+
+    quiet()
+    torch.set_num_threads(1)
+    folder, cell, seed = work
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        if len(cell) == 1:
+            return list(_several_sources(folder, Path(temporary), cell[0], seed))
+        return [*_one_source(folder, Path(temporary), *cell, seed), *_of_skada(folder, *cell, seed)]
+
+
+def quiet() -> None:
+    """Keep what libraries say off the screen."""
     import transformers
 
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    folder, cell, seed = work
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        runs = Path(temporary)
-        if len(cell) == 1:
-            return list(_several_sources(folder, runs, cell[0], seed))
-        return [*_one_source(folder, runs, *cell, seed), *_of_skada(folder, *cell, seed)]
 
 
 def _one_source(folder: Path, runs: Path, source: str, target: str, seed: int) -> Iterator[Figure]:
-    def trained(name: str, **parts: Any) -> Figure:
-        return _trained(folder, runs, name, {"new": target, "old": source}, (source, target), seed, **parts)
-
-    train, unlabelled = _samples(folder, source), _unlabelled(folder, target)
-    base = trained(SOURCE_ONLY, data={"train": train})
-    yield base
-    model = str(runs / SOURCE_ONLY)
-    for name, adapt in BESIDE.items():
-        yield trained(name, data={"train": train, "target": unlabelled}, adapt=adapt, base=model)
-    for name, adapt in SOURCE_FREE.items():
-        yield trained(name, data={"target": unlabelled}, adapt=adapt, base=model, start=model)
-    yield trained(ORACLE, data={"train": _samples(folder, target)}, base=model)
+    arms = Arms(runs, (source, target), _job(folder, {"new": target, "old": source}, seed))
+    train, unlabelled = _samples(folder, source), {"source": _samples(folder, target), "text": "text"}
+    yield arms.trained(SOURCE_ONLY, data={"train": train})
+    for method in BESIDE:
+        yield arms.trained(method, data={"train": train, "target": unlabelled}, adapt={"method": method})
+    trained = {"pretrained": arms.model(SOURCE_ONLY), "frozen": FROZEN}
+    for method in SOURCE_FREE:
+        yield arms.trained(method, data={"target": unlabelled}, adapt={"method": method}, model=trained)
+    yield arms.trained(ORACLE, data={"train": _samples(folder, target)})
 
 
 def _several_sources(folder: Path, runs: Path, target: str, seed: int) -> Iterator[Figure]:
+    arms = Arms(runs, (target,), _job(folder, {"new": target}, seed))
     sources = {name: _samples(folder, name) for name in DOMAINS if name != target}
-    yield _trained(folder, runs, POOLED, {"new": target}, (target,), seed, data={"train": sources})
-    base = str(runs / POOLED)
-    adapt = {"method": "group-dro"}
-    yield _trained(
-        folder, runs, GROUPS, {"new": target}, (target,), seed, data={"train": sources}, adapt=adapt, base=base
-    )
+    yield arms.trained(POOLED, data={"train": sources})
+    yield arms.trained(GROUPS, data={"train": sources}, adapt={"method": GROUPS})
 
 
-def _trained(
-    folder: Path,
-    runs: Path,
-    name: str,
-    measured: dict[str, str],
-    where: tuple[str, ...],
-    seed: int,
-    *,
-    data: dict[str, Any],
-    adapt: dict[str, Any] | None = None,
-    base: str | None = None,
-    start: str | None = None,
-) -> Figure:
-    """Fine-tune one job and read its result; measured: domain of each set that is measured."""
-    from benchmarks.loops.fine_tuning import fine_tuned
-    from benchmarks.loops.top import FROZEN
-
-    result = fine_tuned(
-        runs / name,
-        {
-            "name": "pair",
-            "model": {"pretrained": start or str(folder / "top"), "frozen": FROZEN},
-            "task": "text-classification",
-            "data": {
-                **data,
-                "validation": {part: str(folder / f"{domain}-test.csv") for part, domain in measured.items()},
-                "cache": str(folder / "cache"),
-            },
-            "train": {
-                "epochs": EPOCHS,
-                "global_batch_size": BATCH,
-                "max_length": 4,
-                "seed": seed,
-                "optimizer": {"name": "adamw", "lr": LR, "weight_decay": WEIGHT_DECAY},
-                "schedule": {"name": "constant"},
-            },
-            "validation": {"every": 10**6, "metric": "accuracy", "batch_size": 1024},
-            "checkpoint": {"result": "last", "every_steps": 10**6},
-            "adapt": adapt or {"method": "finetune"},
-            "verdict": {"set": "new", "baseline": base},
-            "launch": {"processes": 1, "device": "cpu", "runs": str(runs)},
+def _job(folder: Path, measured: dict[str, str], seed: int) -> dict[str, Any]:
+    """What all models on cached features have in common; measured: domain of each set that is measured."""
+    return {
+        "model": {"pretrained": str(folder / "top"), "frozen": FROZEN},
+        "task": "text-classification",
+        "data": {
+            "validation": {part: str(folder / f"{domain}-test.csv") for part, domain in measured.items()},
+            "cache": str(folder / "cache"),
         },
-    )
-    found = {part: of_set.after["accuracy"] for part, of_set in result.sets.items()}
-    if base is None:
-        _BASES[runs / name] = found
-        return Figure("adaptrun", name, where, found["new"], 0.0, 0.0 if "old" in found else None)
-    shutil.rmtree(runs / name)
-    before = _BASES[Path(base)]
-    assert result.verdict is not None
-    return Figure(
-        "adaptrun",
-        name,
-        where,
-        found["new"],
-        found["new"] - before["new"],
-        found["old"] - before["old"] if "old" in found else None,
-        result.verdict.decision,
-    )
-
-
-_BASES: dict[Path, dict[str, float]] = {}
-"""Accuracies of the models that others are compared with, by their run."""
+        "train": {
+            "epochs": EPOCHS,
+            "global_batch_size": BATCH,
+            "max_length": 4,
+            "seed": seed,
+            "optimizer": {"name": "adamw", "lr": LR, "weight_decay": WEIGHT_DECAY},
+            "schedule": {"name": "constant"},
+        },
+        "validation": {"every": NEVER, "metric": "accuracy", "batch_size": 1024},
+        "checkpoint": {"result": "last", "every_steps": NEVER, "keep": 1},
+    }
 
 
 def _samples(folder: Path, domain: str) -> str:
     return str(folder / f"{domain}-train.csv")
 
 
-def _unlabelled(folder: Path, domain: str) -> dict[str, str]:
-    return {"source": _samples(folder, domain), "text": "text"}
+def _of_words(folder: Path, runs: Path, texts: int) -> Iterator[Figure]:
+    """Source alone, and the methods that learn the target's words, with the whole encoder."""
+    domains = read_domains(folder / "download", texts + HELD_OUT)
+    for name in ("films", "tweets"):
+        _write(runs / f"{name}-train.csv", domains[name][:texts])
+        _write(runs / f"{name}-test.csv", domains[name][texts:])
+    job = _job(runs, {"new": "tweets", "old": "films"}, seed=0)
+    job["model"] = {"pretrained": "minilm"}
+    job["train"] |= {"epochs": 2, "global_batch_size": 32, "max_length": 48}
+    job["train"]["optimizer"]["lr"] = 1e-4
+    job["validation"]["batch_size"] = 32
+    arms = Arms(runs, ("films", "tweets"), job)
+    train, unlabelled = _samples(runs, "films"), {"source": _samples(runs, "tweets"), "text": "text"}
+    yield arms.trained(SOURCE_ONLY, data={"train": train})
+    for method in OF_WORDS:
+        yield arms.trained(method, data={"train": train, "target": unlabelled}, adapt={"method": method})
 
 
 def _of_skada(folder: Path, source: str, target: str, seed: int) -> Iterator[Figure]:
-    from benchmarks.loops.skada_nets import NETS, trained
+    from loops.skada_nets import NETS, trained
 
     features = np.load(folder / "features.npy")
 
@@ -245,8 +202,8 @@ def _of_skada(folder: Path, source: str, target: str, seed: int) -> Iterator[Fig
         numbers = [int(row["text"][1:]) for row in rows]
         return features[numbers], np.array([int(row["label"] == "positive") for row in rows])
 
-    bases: dict[str, float] = {}
-    tests = {name: samples(domain, "test") for name, domain in (("target", target), ("source", source))}
+    first: dict[str, float] = {}
+    tests = {name: samples(domain, "test") for name, domain in (("new", target), ("old", source))}
     for method in NETS:
         predict = trained(
             method,
@@ -260,9 +217,9 @@ def _of_skada(folder: Path, source: str, target: str, seed: int) -> Iterator[Fig
             seed=seed,
         )
         found = {name: float((predict(inputs) == labels).mean()) for name, (inputs, labels) in tests.items()}
-        bases = bases or found
-        gain, on_source = (found[name] - bases[name] for name in ("target", "source"))
-        yield Figure("skada", method, (source, target), found["target"], gain, on_source)
+        first = first or found
+        gain, on_source = (found[name] - first[name] for name in ("new", "old"))
+        yield Figure("skada", method, (source, target), found["new"], gain, on_source)
 
 
 def one_source_table(figures: Sequence[Figure]) -> str:

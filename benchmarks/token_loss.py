@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from loops.responses import BATCH, LR, MICRO_BATCH, SAMPLES, SEED, truth, write_material
 from measuring import surroundings
 
-from benchmarks.loops.responses import BATCH, LR, MICRO_BATCH, SAMPLES, SEED, truth, write_material
 from launcher.run.events import EventTail, Step
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from skada.deep import CDAN, DAN, DANN, MCC, DeepCoral, SourceOnly
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from benchmarks.loops.top import Features
+from .top import Features
 
 NETS: dict[str, Callable[..., Any]] = {
     "source only": SourceOnly,

@@ -1,0 +1,102 @@
+"""The models of one comparison, trained one after the other in a process that has imported torch already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.job.reading import load_job
+from launcher.job.schema import Job
+from launcher.plan.hardware import find_hardware
+from launcher.plan.making import make_plan
+from launcher.run.events import EventLog
+from launcher.run.folder import RunFolder
+from launcher.run.results import Result
+from launcher.run.starts import Start
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One trained model.
+
+    where: the target, with its source where it has one alone
+    gain: on the target, over the first model of the comparison
+    on_source: change of the accuracy on the source, where that is one set
+    decision: of the run's own verdict against the first model
+    """
+
+    side: str
+    method: str
+    where: tuple[str, ...]
+    accuracy: float
+    gain: float
+    on_source: float | None = None
+    decision: str | None = None
+
+
+class Arms:
+    """Fine-tunes job after job; the first model is what the others are compared with.
+
+    job: the sections that all have in common; of its validation sets, `new` is the target's and `old` the source's
+    """
+
+    def __init__(self, folder: Path, where: tuple[str, ...], job: dict[str, Any]) -> None:
+        self._folder = folder
+        self._where = where
+        self._job = job
+        self._first: tuple[str, dict[str, float]] | None = None
+
+    def model(self, name: str) -> str:
+        """The finished run of an arm, as a job names it."""
+        return str(self._folder / name)
+
+    def trained(self, name: str, *, data: dict[str, Any], **sections: Any) -> Figure:
+        """Fine-tune one more."""
+        base = None if self._first is None else self.model(self._first[0])
+        job = {
+            "name": "arm",
+            **self._job,
+            "data": {**self._job["data"], **data},
+            "verdict": {"set": "new", "baseline": base},
+            "launch": {"processes": 1, "device": "cpu", "runs": str(self._folder)},
+            **sections,
+        }
+        result = fine_tuned(self._folder / name, job)
+        found = {part: of_set.after["accuracy"] for part, of_set in result.sets.items()}
+        if self._first is None:
+            self._first = name, found
+        before = self._first[1]
+        assert result.verdict is not None
+        return Figure(
+            "adaptrun",
+            name,
+            self._where,
+            found["new"],
+            found["new"] - before["new"],
+            found["old"] - before["old"] if "old" in found else None,
+            None if base is None else result.verdict.decision,
+        )
+
+
+def fine_tuned(folder: Path, values: dict[str, Any]) -> Result:
+    """Run a job to its end in this process alone; its run folder is `folder`."""
+    from launcher.worker.main import fine_tune
+    from launcher.worker.process import Place
+    from launcher.worker.session import Session
+    from launcher.worker.stopping import StopRequest
+    from launcher.worker.world import World
+
+    run = RunFolder(folder)
+    run.logs.mkdir(parents=True)
+    run.checkpoints.mkdir()
+    run.write_job(Job.model_validate(values))
+    job = load_job(run.job_file)
+    run.write_plan(make_plan(job, run.job_file, find_hardware(), processes=1))
+    log = EventLog(run.events_file)
+    session = Session(job, run.plan(), run, World.at(Place(0, 0, 1), "cpu"), log, Start(checkpoint=None))
+    try:
+        fine_tune(session, StopRequest())
+    finally:
+        log.close()
+    return Result.read(run.result_file)
