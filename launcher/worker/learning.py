@@ -13,7 +13,7 @@ from torch import Tensor
 
 from launcher.adapt.method import Found, Method, Moment, Observed, StepBatch, TargetView
 from launcher.engines.base import Engine
-from launcher.engines.single import AUTOCAST
+from launcher.engines.single import autocast
 from launcher.models.batch import Batch
 from launcher.worker.world import World
 
@@ -144,9 +144,8 @@ class MethodLearner:
         weights = torch.zeros(samples, dtype=torch.float64)
         for number, batch in enumerate(batches):
             self._draw_alike(step.moment.step, number)
-            autocast = torch.autocast(device.type, AUTOCAST.get(self._precision), enabled=self._precision in AUTOCAST)
             look = replace(batch, wanted=self._method.observes)
-            with torch.no_grad(), autocast:
+            with torch.no_grad(), autocast(device, self._precision):
                 seen = cast(Observed, self._engine.module(look.to(device)))
             step.beat()
             rows = batch.places >= 0

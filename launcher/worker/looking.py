@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from launcher.adapt.method import TARGET, Moment, Observed, StepBatch, TargetView
 from launcher.data.prepared import Prepared
-from launcher.engines.single import AUTOCAST
+from launcher.engines.single import autocast
 from launcher.models.base import Task
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.world import World
@@ -22,7 +22,6 @@ def target_view(
     """What all ranks together see of the target; each sample is looked at by one of them, without dropout."""
 
     def look() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        autocast = torch.autocast(world.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
         with evaluating(module):
             for ids in batches_of_rank(target.lengths, batch_size, world):
                 world.pulse.beat()
@@ -34,7 +33,7 @@ def target_view(
                     moment=Moment(0, 1),
                     wanted=("features", "logits"),
                 )
-                with autocast:
+                with autocast(world.device, precision):
                     seen = cast(Observed, module(batch.to(world.device))).observed
                 rows = plain.ids >= 0
                 yield plain.ids[rows], seen["features"].cpu()[rows], seen["logits"].cpu()[rows]
