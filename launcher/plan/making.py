@@ -10,9 +10,8 @@ from typing import Literal
 
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
-from launcher.job.positions import read_document
 from launcher.job.schema import Job
-from launcher.plan.deepspeed_config import render_deepspeed, template_file
+from launcher.plan.deepspeed_config import read_deepspeed, render_deepspeed
 from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
 from launcher.plan.memory import Sharing, mebibytes
@@ -165,12 +164,13 @@ def sharing_of(job: Job, engine: EngineName) -> Sharing:
     """The way of sharing that an engine is; an own DeepSpeed file counts as the template it is nearest to."""
     if engine != "deepspeed":
         return engine
-    config = read_document(template_file(job)).values.get("zero_optimization", {})
-    stage, offloads = config.get("stage", 2), "offload_optimizer" in config
-    if offloads:
+    config = read_deepspeed(job).values.get("zero_optimization", {})
+    stage, offload = config.get("stage", 2), config.get("offload_optimizer")
+    if isinstance(offload, dict) and offload.get("device") not in (None, "none"):  # "none" is how people switch it off
         return "zero3_offload" if stage == 3 else "zero2_offload"
-    plain: dict[int, Sharing] = {1: "zero1", 2: "zero2", 3: "zero3"}
-    return plain.get(stage, "zero2")  # rendering refuses other stages
+    if stage == 1:
+        return "zero1"
+    return "zero3" if stage == 3 else "zero2"  # rendering refuses other stages
 
 
 def _does_not_fit(job: Job, job_file: Path, size: ModelSize, precision: str, devices: Devices, now: Way) -> JobError:
