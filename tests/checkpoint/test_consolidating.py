@@ -53,7 +53,7 @@ class TiedNet(nn.Module):
         return (self.second(self.first(x) + self.twice(x) + self.frozen[:, 0]) * self.scale.sum()).sum()
 
 
-def save_by_deepspeed(rank: int, size: int, stage: int, folder: str) -> None:
+def save_by_deepspeed(rank: int, size: int, stage: int, folder: str, bf16: bool = False) -> None:
     """As a script by hand would: DeepSpeed's own engine, one step, `save_checkpoint`."""
     from launcher.engines.deepspeed import _import_deepspeed
 
@@ -64,22 +64,27 @@ def save_by_deepspeed(rank: int, size: int, stage: int, folder: str) -> None:
     engine = deepspeed.initialize(
         model=model,
         optimizer=torch.optim.AdamW(groups, lr=1e-2),
-        config={"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": stage}},
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": stage},
+            "bf16": {"enabled": bf16},
+            "zero_allow_untested_optimizer": True,
+        },
         dist_init_required=False,
     )[0]
-    engine.backward(engine(torch.full((1, 3), 1.0 + rank)))
+    engine.backward(engine(torch.full((1, 3), 1.0 + rank, dtype=torch.bfloat16 if bf16 else torch.float32)))
     engine.step()
     engine.save_checkpoint(folder)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(("size", "bf16"), [(1, False), (2, False), (3, False), (2, True)])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeeds_own_checkpoint_gives_what_zero_to_fp32_gives(
-    stage: int, size: int, worlds: Worlds, tmp_path: Path
+    stage: int, size: int, bf16: bool, worlds: Worlds, tmp_path: Path
 ) -> None:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    worlds.run(size, save_by_deepspeed, stage, str(tmp_path / "saved"))
+    worlds.run(size, save_by_deepspeed, stage, str(tmp_path / "saved"), bf16)
     expected = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path / "saved"))
     consolidate(tmp_path / "saved", tmp_path / "model", "fp32", skeleton=None, prefix=None)
     found = load_file(tmp_path / "model" / "model.safetensors")
@@ -96,6 +101,8 @@ def test_deepspeeds_own_checkpoint_gives_what_zero_to_fp32_gives(
 
 
 def test_a_missing_rank_and_foreign_code_are_refused(worlds: Worlds, tmp_path: Path) -> None:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
     worlds.run(2, save_by_deepspeed, 2, str(tmp_path / "saved"))
     step = next((tmp_path / "saved").glob("global_step*"))
     optimizer_file = sorted(step.glob("*_optim_states.pt"))[1]
@@ -103,9 +110,13 @@ def test_a_missing_rank_and_foreign_code_are_refused(worlds: Worlds, tmp_path: P
     optimizer_file.unlink()
     with pytest.raises(RequestError, match="found 1 files of optimizer states where ZeRO stage 2 wrote 2"):
         consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
-    torch.save(content | {"surprise": shutil.rmtree}, optimizer_file)
-    with pytest.raises(RequestError, match=r"would run code of its own when read \(shutil\.rmtree\)"):
-        consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
+    for surprise, name in (
+        (shutil.rmtree, r"shutil\.rmtree"),
+        (get_fp32_state_dict_from_zero_checkpoint, "deepspeed.*"),
+    ):
+        torch.save(content | {"surprise": surprise}, optimizer_file)
+        with pytest.raises(RequestError, match=rf"would run code of its own when read \({name}\)"):
+            consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
     optimizer_file.write_bytes(b"PK no zip")
     with pytest.raises(RequestError, match="cannot be read"):
         consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
