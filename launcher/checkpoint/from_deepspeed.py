@@ -82,7 +82,7 @@ def _by_rank(folder: Path, pattern: str) -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     """A file's contents, tensors mapped; of classes, DeepSpeed's own are let in and no others. Raises RequestError."""
-    allowed = []
+    allowed: list[Any] = []
     for name in get_unsafe_globals_in_checkpoint(file):
         module, _, attribute = name.rpartition(".")
         found = getattr(importlib.import_module(module), attribute) if name.startswith("deepspeed.") else None

@@ -12,11 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from launcher.checkpoint import from_dcp
 from launcher.checkpoint.consolidating import consolidate
+from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.saving import Checkpoints
+from launcher.engines.base import StateDict
 from launcher.errors import RequestError
 from tests.commands import adaptrun
 from tests.engines.test_engines import ADAMW, ENGINES, started, take_steps, whole
+from tests.models.test_stored import peak
 from tests.worlds import Worlds
 
 
@@ -141,6 +145,43 @@ def test_folders_of_torch_are_taken_with_the_usual_or_a_given_prefix(tmp_path: P
     assert set(load_file(tmp_path / "plain-model" / "model.safetensors")) == {"model.layer", "head"}
     with pytest.raises(RequestError, match="holds no weights whose names begin with 'none'"):
         consolidate(tmp_path / "plain", tmp_path / "no-model", "fp32", None, "none")
+
+
+def test_a_tensor_is_in_memory_once(tmp_path: Path) -> None:
+    large = {f"model.{name}": torch.ones(64, 2**18) for name in "abc"}
+    Checkpoints(tmp_path / "checkpoints", keep=1).save(1, state_of(large), {}, best_step=None)
+    consolidate(tmp_path, tmp_path / "first", "fp32", None, None)  # imports what is imported late
+    size = large["model.a"].nbytes
+    with peak() as reached:
+        before = reached[0]
+        consolidate(tmp_path, tmp_path / "model", "bf16", None, None)
+    assert size < max(reached) - before < 1.5 * size, "the largest tensor and a buffer"
+
+
+def state_of(weights: dict[str, torch.Tensor]) -> StateDict:
+    return {"model": {**weights}, "learning": {}, "optimizer": {}, "scaler": {}}
+
+
+def test_parts_that_are_no_runs_of_elements_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = torch.arange(24.0).reshape(4, 6)
+    Checkpoints(tmp_path / "checkpoints", keep=1).save(1, state_of({"model.w": whole}), {}, best_step=None)
+    source = tmp_path / "checkpoints" / "step-00000001"
+    read = dcp_weights(source, None)[0]
+    assert torch.equal(torch.cat([part.flatten() for part in read.pieces()]), whole.flatten())
+    monkeypatch.setattr(from_dcp, "boxes", lambda *_: iter(()))
+    (again,) = dcp_weights(source, None)[0].pieces()
+    assert torch.equal(again, whole)
+
+
+def test_a_damaged_file_is_named_with_what_is_in_it(tmp_path: Path) -> None:
+    weights = {"model.w": torch.ones(4, 6), "model.v": torch.ones(2**16)}
+    Checkpoints(tmp_path / "checkpoints", keep=1).save(1, state_of(weights), {}, best_step=None)
+    (file,) = (tmp_path / "checkpoints" / "step-00000001").glob("*.distcp")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    said = adaptrun("consolidate", tmp_path, "-o", "out", cwd=tmp_path, code=2).stderr
+    assert "step-00000001: model/model.v cannot be read: " in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_says_what_it_wrote_and_refuses_what_is_no_checkpoint(tmp_path: Path, tiny_model: Path) -> None:
