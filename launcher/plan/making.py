@@ -55,6 +55,8 @@ def make_plan(
         now = way_of(job, size, precision, devices, sharing, split.micro_batch, recomputes)
         if device == "cuda" and now.memory.state > devices.memory:
             raise _does_not_fit(job, job_file, size, precision, devices, now)
+        if engine == "fsdp" and split.accumulation > 1 and not now.whole_gradients:
+            reasons.append("gradients travel after each micro-batch: there is no room for whole ones")
     deepspeed = render_deepspeed(job, job_file, split) if engine == "deepspeed" else None
     return Plan(
         name=job.name,
@@ -68,6 +70,7 @@ def make_plan(
         split=split,
         micro_batch_limit=None,
         memory=None if now is None else now.memory,
+        whole_gradients=now is not None and now.whole_gradients,
         deepspeed=deepspeed,
         evaluation_batch=job.validation.batch_size,
         epochs=job.train.epochs,
@@ -85,6 +88,7 @@ def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int)
         plan,
         split=split,
         micro_batch_limit=limit,
+        whole_gradients=False,
         deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split),
         reasons=(*plan.reasons, f"micro-batches of {split.micro_batch}: larger ones ran out of memory"),
     )
