@@ -38,6 +38,9 @@ def make_plan(
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
+    if job.engine.name == "single" and world > 1:
+        message = f"single is one process, and {world} run"
+        raise _refusal(job_file, "engine.name", message, "engine.name: ddp, or auto")
     precision = _precision(job, job_file, device, hardware, reasons)
     size = size_of_job(job)
     _check_adapters(job, job_file, device, size, reasons)
@@ -130,6 +133,8 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
     if job.engine.name in ("fsdp", "deepspeed") or (job.engine.name == "ddp" and ranks > 1):
         return job.engine.name
     if ranks == 1:
+        if job.engine.name == "ddp":
+            reasons.append("single: ddp is for several processes, and there is one")
         return "single"
     if job.adapt.method == "lora" and job.adapt.quantised:
         reasons.append("ddp: weights in 4 bits are whole on each process")
