@@ -81,6 +81,15 @@ def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:
                 f"{source} is neither a run, nor a checkpoint of one, nor a folder that DeepSpeed or "
                 "torch.distributed.checkpoint wrote"
             )
-    except (OSError, UnpicklingError, KeyError, ValueError, RuntimeError, EOFError) as error:
+    except (
+        OSError,
+        UnpicklingError,
+        LookupError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        ImportError,
+        AttributeError,
+    ) as error:
         raise RequestError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
     return [replace(weight, name=weight.name.replace(COMPILED, "")) for weight in found]

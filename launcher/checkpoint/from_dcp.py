@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from launcher.checkpoint.reading import reason
 from launcher.checkpoint.weights import StoredWeight
+from launcher.engines.flat_slice import boxes
+from launcher.errors import RequestError
 
 OURS = "model/model."
 """What stands before the model's own names in our checkpoints."""
@@ -20,14 +27,35 @@ AVERAGE = "optimizer/average/model."
 
 
 class _Reader(FileSystemReader):
-    """Reads the metadata once, not once a tensor."""
+    """Reads the metadata once, not once a tensor, and parts of a tensor one at a time."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.folder = folder
         self._metadata: Metadata = super().read_metadata()
 
     def read_metadata(self, *_: object, **__: object) -> Metadata:
         return self._metadata
+
+    def parts(self, name: str, found: TensorStorageMetadata) -> list[Any] | None:
+        """Where the parts of a tensor lie, in order; None unless each is a run of elements, stored as torch does."""
+        places: list[Any] = []
+        begin = 0
+        for chunk in sorted(found.chunks, key=lambda chunk: tuple(chunk.offsets)):
+            end = begin + prod(chunk.sizes)
+            if end > begin:
+                places.append(self._metadata.storage_data[MetadataIndex(name, chunk.offsets)])
+                run = [(tuple(chunk.offsets), tuple(chunk.sizes))]
+                if places[-1].transform_descriptors or list(boxes(tuple(found.size), begin, end)) != run:
+                    return None
+            begin = end
+        return places if begin == prod(found.size) else None
+
+    def part(self, place: Any) -> Tensor:
+        """One of them, in memory once: `load` has each twice."""
+        with (self.folder / place.relative_path).open("rb") as file:
+            tensor: Tensor = torch.load(self._slice_file(file, place), map_location="cpu", weights_only=True)
+        return tensor
 
 
 def dcp_weights(folder: Path, prefix: str | None) -> list[StoredWeight]:
@@ -61,12 +89,27 @@ def _usual_prefix(names: list[str]) -> str:
 
 
 class _Pieces:
-    """Reads one tensor, whole: its parts are boxes, which need not be runs of elements."""
+    """Reads one tensor: part by part where its parts are runs of elements, as ours are, else whole."""
 
-    def __init__(self, reader: FileSystemReader, name: str, found: TensorStorageMetadata) -> None:
+    def __init__(self, reader: _Reader, name: str, found: TensorStorageMetadata) -> None:
         self._reader, self._name, self._found = reader, name, found
 
     def __call__(self) -> Iterator[Tensor]:
-        tensor = torch.empty(self._found.size, dtype=self._found.properties.dtype)
-        load({self._name: tensor}, storage_reader=self._reader, no_dist=True)
-        yield tensor
+        """Raises RequestError where the files are damaged."""
+        try:
+            yield from self._read()
+        except (OSError, RuntimeError, EOFError, UnpicklingError, CheckpointException) as error:
+            why = reason(error).partition(". ")[0]
+            raise RequestError(
+                f"{self._reader.folder}: {self._name} cannot be read: {why}; take another one"
+            ) from error
+
+    def _read(self) -> Iterator[Tensor]:
+        parts = self._reader.parts(self._name, self._found)
+        if parts is None:
+            tensor = torch.empty(self._found.size, dtype=self._found.properties.dtype)
+            load({self._name: tensor}, storage_reader=self._reader, no_dist=True)
+            yield tensor
+            return
+        for place in parts:
+            yield self._reader.part(place)

@@ -82,12 +82,13 @@ def _by_rank(folder: Path, pattern: str) -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     """A file's contents, tensors mapped; of classes, DeepSpeed's own are let in and no others. Raises RequestError."""
-    allowed = []
+    allowed: list[Any] = []
     for name in get_unsafe_globals_in_checkpoint(file):
-        if not name.startswith("deepspeed."):
-            raise RequestError(f"{file} would run code of its own when read ({name}), which is refused")
         module, _, attribute = name.rpartition(".")
-        allowed.append(getattr(importlib.import_module(module), attribute))
+        found = getattr(importlib.import_module(module), attribute) if name.startswith("deepspeed.") else None
+        if not isinstance(found, type):
+            raise RequestError(f"{file} would run code of its own when read ({name}), which is refused")
+        allowed.append(found)
     with safe_globals(allowed):
         read: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     return read

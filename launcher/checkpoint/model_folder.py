@@ -191,6 +191,8 @@ def _write(folder: Path, files: dict[str, list[Weight]], tensors: Iterator[tuple
                     mine.write(weight, pieces)
             except OSError as error:
                 mine, problem = None, f"the model folder {folder} could not be written: {error}"
+            except CheckpointError as error:
+                mine, problem = None, str(error)
         try:
             if mine is not None:
                 mine.close()

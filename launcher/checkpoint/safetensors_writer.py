@@ -60,12 +60,17 @@ class SafetensorsFile:
         self._file.write(len(header).to_bytes(8, "little") + header)
 
     def write(self, weight: Weight, pieces: Iterable[Tensor]) -> None:
-        """Append the next weight, given as consecutive runs of its elements."""
-        digest = xxhash.xxh3_128()
+        """Append the next weight, given as consecutive runs of its elements.
+
+        Raises CheckpointError for too few or too many of them.
+        """
+        digest, left = xxhash.xxh3_128(), weight.nbytes
         for block in _blocks(pieces, weight.dtype):
             data = block.view(torch.uint8).numpy().data
             digest.update(data)
-            self._file.write(data)
+            left -= self._file.write(data)
+        if left:
+            raise CheckpointError(f"{weight.name} came as {weight.nbytes - left} bytes where {weight.nbytes} were due")
         self._hashes[weight.name] = digest.hexdigest()
 
     def close(self) -> None:

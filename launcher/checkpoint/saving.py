@@ -164,11 +164,15 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _write_synced(final / MARKER, {"format": FORMAT, "step": step})
-        self._remove_old(best_step)
+        self._remove_old(step, best_step)
 
-    def _remove_old(self, best_step: int | None) -> None:
-        """Remove complete checkpoints that are no longer kept, and what killed saves have left."""
-        for checkpoint in complete_checkpoints(self.folder)[: -self.keep]:
+    def _remove_old(self, step: int, best_step: int | None) -> None:
+        """Remove complete checkpoints that are no longer kept, and what killed saves have left.
+
+        Where a run goes on from an earlier checkpoint than its last, later ones do not count until they are reached.
+        """
+        reached = [path for path in complete_checkpoints(self.folder) if step_of(path) <= step]
+        for checkpoint in reached[: -self.keep]:
             if step_of(checkpoint) != best_step:
                 (checkpoint / MARKER).unlink()
                 shutil.rmtree(checkpoint)

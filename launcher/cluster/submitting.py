@@ -22,9 +22,8 @@ from launcher.plan.plan import Plan
 from launcher.run.environment import write_environment
 from launcher.run.events import EventTail, Saved
 from launcher.run.folder import RunFolder
-from launcher.run.resuming import decide_run
+from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import begin
-from launcher.start.training import with_remembered_limit
 
 SAVES_IN_A_LIMIT = 4
 """A time limit holds at least so many saves, or most of the time goes into them."""
@@ -108,8 +107,7 @@ def _run_of(job: Job, job_file: Path, plan: Plan, profile: Profile, resume: str)
     """The folder of a new run, or of the unfinished one that goes on; refused while a job of it lives."""
     decision = decide_run(job, resume, is_taken=lambda run: current_job(run) is not None)
     run = decision.folder
-    if decision.checkpoint is not None:
-        plan = with_remembered_limit(plan, job, job_file, decision.checkpoint)
+    plan = with_remembered_limit(plan, job, job_file, decision)
     check_time(run, profile)
     run.write_plan(plan)
     write_environment(run)

@@ -68,6 +68,8 @@ class EngineSettings:
     pull: share of the way back to where they came from that pretrained weights go in a step, for each unit of its rate
     averages: an average of the weights is kept
     keeps_start: what the weights came from is kept, for `mix`
+    whole_gradients: an engine that slices gradients may have them whole between the micro-batches of a step, which
+        saves their travelling and costs their memory
     """
 
     device: torch.device
@@ -78,6 +80,7 @@ class EngineSettings:
     pull: float = 0.0
     averages: bool = False
     keeps_start: bool = False
+    whole_gradients: bool = True
 
 
 class Engine(Protocol):
@@ -105,7 +108,7 @@ class Engine(Protocol):
 
         scale: one over the global batch's sum of weights; the gradient of Σ weightᵢ·lossᵢ·scale over all
         ranks and micro-batches is what `step` uses, whatever averaging the library does
-        last: gradients travel only then
+        last: gradients need not travel before
         """
 
     def step(self, lr: float, discard: bool = False) -> float:

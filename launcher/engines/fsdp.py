@@ -58,7 +58,7 @@ class FSDPEngine(SingleEngine):
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward. FSDP divides the gradients' sum by the world's size, which is undone here."""
         assert isinstance(self._model, FSDPModule)
-        self._model.set_requires_gradient_sync(last)
+        self._model.set_requires_gradient_sync(last or not self._settings.whole_gradients)
         return self._forward_backward(self._model, batch, scale * dist.get_world_size())
 
     def swap_average(self) -> None:

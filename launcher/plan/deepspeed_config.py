@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import JobError, Problem
-from launcher.job.positions import Document, read_document
+from launcher.job.positions import Document, places_in_json, read_document
 from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Job
 from launcher.plan.split import Split
@@ -17,6 +17,7 @@ from launcher.plan.split import Split
 TEMPLATES = Path(__file__).resolve().parent.parent / "ds_configs"
 NOT_FOR_DEEPSPEED = ("optimizer", "scheduler", "train_batch_size")
 """Checked, and left out of what DeepSpeed gets: optimizer and schedule are ours, and a last batch may be short."""
+WHAT_IS_NEEDED = 'the least there can be is {"zero_optimization": {"stage": 2}}'
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def render_deepspeed(job: Job, job_file: Path, split: Split) -> dict[str, Any]:
 
     Raises JobError for a file that is missing, or that disagrees with the job, naming both places.
     """
-    document = _read_json(template_file(job))
+    document = read_deepspeed(job)
     wanted = list(_wanted(job, split))
     problems = [*_disagreements(document, wanted, job_file), *_unusable(document), *_out_of_reach(document, job)]
     if problems:
@@ -56,20 +57,23 @@ def render_deepspeed(job: Job, job_file: Path, split: Split) -> dict[str, Any]:
     return config
 
 
-def template_file(job: Job) -> Path:
-    """The template, or the user's own file."""
+def read_deepspeed(job: Job) -> Document:
+    """The template, or the user's own file, as it stands. Raises JobError for a file that is no JSON."""
     name = job.engine.deepspeed
-    return TEMPLATES / f"{name}.json" if name in DEEPSPEED_TEMPLATES else Path(name)
-
-
-def _read_json(file: Path) -> Document:
-    """The file's values as JSON has them (`1e-8` is a number), with the places that YAML, which holds JSON, gives."""
-    document = read_document(file)
+    file = TEMPLATES / f"{name}.json" if name in DEEPSPEED_TEMPLATES else Path(name)
     try:
-        return replace(document, values=json.loads(file.read_text(encoding="utf-8")))
+        text = file.read_text(encoding="utf-8")
+        values = json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError([Problem(str(file), "", f"cannot be read as UTF-8 text: {error}")]) from None
     except json.JSONDecodeError as error:
         where = f"{file}:{error.lineno}:{error.colno}"
         raise JobError([Problem(where, "", f"not valid JSON: {error.msg}", "DeepSpeed reads plain JSON")]) from None
+    places = places_in_json(file, text)
+    if not isinstance(values, dict) or not isinstance(values.get("zero_optimization", {}), dict):
+        message = "a DeepSpeed file is an object, and so is its zero_optimization"
+        raise JobError([Problem(f"{file}:1:1", "", message, WHAT_IS_NEEDED)])
+    return Document(file, values, places)
 
 
 def _wanted(job: Job, split: Split) -> Iterator[Wanted]:
@@ -80,6 +84,10 @@ def _wanted(job: Job, split: Split) -> Iterator[Wanted]:
     yield Wanted(("gradient_clipping",), train.clip_norm or 0.0, "train.clip_norm")
     for section in ("bf16", "fp16", "torch_autocast"):  # weights stay fp32, and the engine's own autocast does the rest
         yield Wanted((section, "enabled"), False, "train.precision")
+    for path in (("communication_data_type",), ("data_types", "grad_accum_dtype")):
+        yield Wanted(path, "fp32", "train.precision")
+    for what in ("weights", "gradients"):
+        yield Wanted(("zero_optimization", f"zero_quantized_{what}"), False, "train.precision")
     yield Wanted(("optimizer", "type"), {"adamw": "AdamW", "sgd": "SGD"}[optimizer.name], "train.optimizer.name")
     for name in ("lr", "weight_decay", *(("betas", "eps") if optimizer.name == "adamw" else ("momentum",))):
         value = getattr(optimizer, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from launcher.job.schema import Job, Lora
-from launcher.plan.memory import Load, Memory, Sharing, memory_of
+from launcher.plan.memory import FLOAT32, Load, Memory, Sharing, memory_of
 from launcher.plan.model_size import ModelSize, size_of_job
 
 ROOM = 0.9
@@ -18,7 +18,10 @@ WAYS: tuple[Sharing, ...] = ("ddp", "zero1", "zero2", "fsdp", "zero3", "zero2_of
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run a job, and what it takes of each device."""
+    """One way to run a job, and what it takes of each device.
+
+    whole_gradients: of fsdp, between the micro-batches of a step
+    """
 
     sharing: Sharing
     ranks: int
@@ -26,6 +29,7 @@ class Way:
     recomputes: bool
     memory: Memory
     fits: bool
+    whole_gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,15 @@ def way_of(
     """What a job takes when it is shared so."""
     load = Load(micro_batch * (size.patches or job.train.max_length), precision, recomputes)
     one = "single" if devices.count == 1 and sharing == "ddp" else sharing
-    memory = memory_of(size, job.train.optimizer, one, devices.count, load, job.adapt.copies)
-    return Way(one, devices.count, micro_batch, recomputes, memory, memory.total <= ROOM * devices.memory)
+    memory, room = (
+        memory_of(size, job.train.optimizer, one, devices.count, load, job.adapt.copies),
+        ROOM * devices.memory,
+    )
+    whole = replace(memory, gradients=FLOAT32 * size.learning)
+    accumulates = micro_batch < share_of_a_rank(job, devices.count)
+    if one == "fsdp" and accumulates and whole.total <= room:
+        return Way(one, devices.count, micro_batch, recomputes, whole, fits=True, whole_gradients=True)
+    return Way(one, devices.count, micro_batch, recomputes, memory, memory.total <= room)
 
 
 def largest_micro_batch(

@@ -12,9 +12,8 @@ from typing import Literal
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.methods import Dapt
-from launcher.job.positions import read_document
 from launcher.job.schema import Job
-from launcher.plan.deepspeed_config import render_deepspeed, template_file
+from launcher.plan.deepspeed_config import read_deepspeed, render_deepspeed
 from launcher.plan.drawing import draws_an_epoch, pretraining_steps, target_batch
 from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
@@ -42,6 +41,9 @@ def make_plan(
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
+    if job.engine.name == "single" and world > 1:
+        message = f"single is one process, and {world} run"
+        raise _refusal(job_file, "engine.name", message, "engine.name: ddp, or auto")
     precision = _precision(job, job_file, device, hardware, reasons)
     size = size_of_job(job)
     _check_adapters(job, job_file, device, size, reasons)
@@ -59,6 +61,8 @@ def make_plan(
         now = way_of(job, size, precision, devices, sharing, split.micro_batch, recomputes)
         if device == "cuda" and now.memory.state > devices.memory:
             raise _does_not_fit(job, job_file, size, precision, devices, now)
+        if engine == "fsdp" and split.accumulation > 1 and not now.whole_gradients:
+            reasons.append("gradients travel after each micro-batch: there is no room for whole ones")
     deepspeed = render_deepspeed(job, job_file, split) if engine == "deepspeed" else None
     return Plan(
         name=job.name,
@@ -72,6 +76,7 @@ def make_plan(
         split=split,
         micro_batch_limit=None,
         memory=None if now is None else now.memory,
+        whole_gradients=now is not None and now.whole_gradients,
         deepspeed=deepspeed,
         evaluation_batch=job.validation.batch_size,
         epochs=job.train.epochs,
@@ -89,6 +94,7 @@ def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int)
         plan,
         split=split,
         micro_batch_limit=limit,
+        whole_gradients=False,
         deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split),
         reasons=(*plan.reasons, f"micro-batches of {split.micro_batch}: larger ones ran out of memory"),
     )
@@ -150,6 +156,8 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
     if job.engine.name in ("fsdp", "deepspeed") or (job.engine.name == "ddp" and ranks > 1):
         return job.engine.name
     if ranks == 1:
+        if job.engine.name == "ddp":
+            reasons.append("single: ddp is for several processes, and there is one")
         return "single"
     if job.adapt.method == "lora" and job.adapt.quantised:
         reasons.append("ddp: weights in 4 bits are whole on each process")
@@ -188,12 +196,13 @@ def sharing_of(job: Job, engine: EngineName) -> Sharing:
     """The way of sharing that an engine is; an own DeepSpeed file counts as the template it is nearest to."""
     if engine != "deepspeed":
         return engine
-    config = read_document(template_file(job)).values.get("zero_optimization", {})
-    stage, offloads = config.get("stage", 2), "offload_optimizer" in config
-    if offloads:
+    config = read_deepspeed(job).values.get("zero_optimization", {})
+    stage, offload = config.get("stage", 2), config.get("offload_optimizer")
+    if isinstance(offload, dict) and offload.get("device") not in (None, "none"):  # "none" is how people switch it off
         return "zero3_offload" if stage == 3 else "zero2_offload"
-    plain: dict[int, Sharing] = {1: "zero1", 2: "zero2", 3: "zero3"}
-    return plain.get(stage, "zero2")  # rendering refuses other stages
+    if stage == 1:
+        return "zero1"
+    return "zero3" if stage == 3 else "zero2"  # rendering refuses other stages
 
 
 def _does_not_fit(job: Job, job_file: Path, size: ModelSize, precision: str, devices: Devices, now: Way) -> JobError:

@@ -83,9 +83,9 @@ def memory_of(
     activations, block = _activations(size, sharing, load), FLOAT32 * size.block
     if sharing in ("single", "ddp"):
         return Memory(whole, learning, moments * learning, activations)
-    if sharing == "fsdp":  # this block, the next one, and one block's gradients on their way
+    if sharing == "fsdp":
         part, stepped = (FLOAT32 * size.share(count, ranks) for count in (size.parameters, size.learning))
-        return Memory(part, stepped, moments * stepped, activations, 3 * block)
+        return Memory(part, stepped, moments * stepped, activations, _gathered_by_fsdp(size, activations))
     bucket = FLOAT32 * min(ZERO_BUCKET, size.parameters)
     flat_copy, on_host = stepped, (2 + moments) * stepped
     if sharing in ("zero1", "zero2"):
@@ -96,6 +96,16 @@ def memory_of(
     if sharing == "zero3_offload":
         return Memory(0, 0, 0, activations, bucket + 2 * block, host=part + on_host)
     return Memory(part + flat_copy, stepped, moments * stepped, activations, bucket + 2 * block)
+
+
+def _gathered_by_fsdp(size: ModelSize, activations: int) -> int:
+    """What stands outside the blocks, whole from the forward to the end of the backward pass, and beside it either
+
+    this block, the next one, and one block's gradients on their way; or, when all activations are gone, the gradients
+    of what stands outside, as they come and on their way.
+    """
+    outside, learning = FLOAT32 * size.outside, FLOAT32 * min(size.outside, size.learning)
+    return outside + max(3 * FLOAT32 * size.block, 2 * learning - activations)
 
 
 def consolidation(size: ModelSize) -> int:

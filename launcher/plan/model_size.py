@@ -28,7 +28,8 @@ GATED = ("silu", "swish", "geglu", "swiglu", "gelu_pytorch_tanh")
 class ModelSize:
     """What the memory of training follows from.
 
-    parameters: all of them; frozen: those that do not learn; largest: of one tensor; block: of one repeated layer
+    parameters: all of them; frozen: those that do not learn; largest: of one tensor
+    block: of one repeated layer; outside: of what is in none of them, such as embeddings
     layers, hidden, intermediate, heads: as the config has them; 0 where it does not say
     vocabulary: words that every token gets a score for; 0 for models that tell no words
     patches: tokens of an image; 0 for texts, whose length the job says
@@ -52,6 +53,7 @@ class ModelSize:
     in_4_bits: int = 0
     vocabulary: int = 0
     patches: int = 0
+    outside: int = 0
 
     @property
     def learning(self) -> int:
@@ -79,7 +81,7 @@ def size_of_job(job: Job) -> ModelSize | None:
 def _with_teacher(size: ModelSize) -> ModelSize:
     """With the model as it came beside it, frozen."""
     teacher = size.parameters - (0 if size.adapters is None else size.adapters.added)
-    return replace(size, parameters=size.parameters + teacher, frozen=size.frozen + teacher)
+    return replace(size, parameters=size.parameters + teacher, frozen=size.frozen + teacher, outside=2 * size.outside)
 
 
 def find_model_size(
@@ -149,6 +151,7 @@ def _sized(counts: Counter[str], config: dict[str, Any], frozen: Sequence[str]) 
         parameters=counts.total(),
         largest=max(counts.values()),
         block=max(blocks.values(), default=counts.total()),
+        outside=counts.total() - blocks.total() if blocks else 0,
         frozen=sum(counts[name] for name in _matching(counts, frozen)),
         **_shape(config),
     )
@@ -173,7 +176,10 @@ def _estimated(config: dict[str, Any], lora: Lora | None, learns_head: bool) -> 
     attention = 2 * hidden * queries + 2 * hidden * keys
     block = attention + (3 if shape["is_gated"] else 2) * hidden * shape["intermediate"] + 4 * hidden
     embeddings = vocabulary * hidden
-    size = ModelSize(embeddings + layers * block, max(embeddings, block // 3), block, **shape, is_estimated=True)
+    outside = 2 * embeddings if not learns_head and config.get("tie_word_embeddings") is False else embeddings
+    size = ModelSize(
+        outside + layers * block, max(embeddings, block // 3), block, **shape, is_estimated=True, outside=outside
+    )
     if lora is None:
         return size
     adapted = _adapted(size, lora, from_config(lora, config, shape, queries, keys, learns_head), {})

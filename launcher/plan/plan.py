@@ -29,6 +29,7 @@ class Plan:
     split: the cut of the global batch
     micro_batch_limit: what running out of memory has left of micro-batches, None where that has not happened
     memory: of each process; None where the model's size is not known here
+    whole_gradients: fsdp has room for them between the micro-batches of a step, so that they travel once a step
     evaluation_batch: samples of full length evaluated at once
     train_samples: None where only the run can know (a hub id that is not downloaded)
     reasons: one sentence for each value that `auto` decided
@@ -46,6 +47,7 @@ class Plan:
     split: Split
     micro_batch_limit: int | None
     memory: Memory | None
+    whole_gradients: bool
     deepspeed: dict[str, Any] | None
     evaluation_batch: int
     epochs: int

@@ -10,7 +10,9 @@ from pathlib import Path
 from launcher.errors import JobError, RequestError
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
-from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints
+from launcher.plan.making import with_smaller_micro_batches
+from launcher.plan.plan import Plan
+from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints, micro_batch_limit
 from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Cause
@@ -65,6 +67,14 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
             return _new(job, f"a new run: the unfinished {path.name} has another job")
         return _go_on(job, run, checkpoints[-1], "--resume never starts afresh")
     return _new(job, "a new run")
+
+
+def with_remembered_limit(plan: Plan, job: Job, job_file: Path, decision: Decision) -> Plan:
+    """The plan with micro-batches no larger than those that the checkpoint's run was left with."""
+    if decision.checkpoint is None or job.train.micro_batch_size != "auto":
+        return plan
+    limit = micro_batch_limit(decision.checkpoint)
+    return plan if limit is None else with_smaller_micro_batches(plan, job, job_file, limit)
 
 
 def _is_of_another_job(run: RunFolder, job: Job) -> bool:

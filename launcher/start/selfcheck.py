@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class Difference:
             return True
         if self.kind == "adamw":
             return self.loss <= ADAMW_BOUND
-        return max(self.loss, self.gradient_norm, self.weights) <= SGD_BOUND
+        return all(figure <= SGD_BOUND for figure in (self.loss, self.gradient_norm, self.weights))  # nan is not
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,11 @@ def run_selfcheck(as_json: bool) -> ExitCode:
     with tempfile.TemporaryDirectory(prefix="adaptrun-selfcheck-") as temporary:
         differences = list(_differences(Path(temporary)))
     report = {
-        "max_relative_difference": max(max(d.loss, d.gradient_norm, d.weights) for d in differences if d.kind == "sgd"),
-        "adamw_loss_difference": max(d.loss for d in differences if d.kind == "adamw"),
-        "bf16_loss_difference": max(d.loss for d in differences if d.kind == "bf16"),
+        "max_relative_difference": _largest(
+            (d.loss, d.gradient_norm, d.weights) for d in differences if d.kind == "sgd"
+        ),
+        "adamw_loss_difference": _largest((d.loss,) for d in differences if d.kind == "adamw"),
+        "bf16_loss_difference": _largest((d.loss,) for d in differences if d.kind == "bf16"),
         "engines": sorted({case.engine for case in CASES}),
         "bounds": {"max_relative_difference": SGD_BOUND, "adamw_loss_difference": ADAMW_BOUND},
         "cases": [asdict(difference) for difference in differences],
@@ -124,6 +126,11 @@ def run_selfcheck(as_json: bool) -> ExitCode:
         _print_table(differences)
     agree = all(difference.is_within_bounds for difference in differences)
     return ExitCode.DONE if agree else ExitCode.FAILED
+
+
+def _largest(figures: Iterable[tuple[float, ...]]) -> float:
+    """nan where one of them is."""
+    return float(np.max(list(figures)))
 
 
 def _differences(folder: Path) -> Iterator[Difference]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.job.schema import Job
-from launcher.plan.making import make_plan, with_smaller_micro_batches
+from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
-from launcher.run.checkpoints import micro_batch_limit
 from launcher.run.display import Display, print_outcome
 from launcher.run.environment import write_environment
 from launcher.run.folder import RunFolder
 from launcher.run.results import insist_on_adoption
-from launcher.run.resuming import decide_run
+from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import Start, begin
 from launcher.start.failure import RankFailed
 from launcher.start.processes import run_ranks
@@ -61,8 +60,7 @@ def begin_run(job: Job, job_file: Path, resume: str) -> Begun:
     plan = make_plan(job, job_file)
     decision = decide_run(job, resume)
     folder = decision.folder
-    if decision.checkpoint is not None:
-        plan = with_remembered_limit(plan, job, job_file, decision.checkpoint)
+    plan = with_remembered_limit(plan, job, job_file, decision)
     if not job_file.is_file():  # the job was built in Python
         plan = replace(plan, commands=tuple(_with_file(command, job_file, folder) for command in plan.commands))
     folder.write_plan(plan)
@@ -88,12 +86,6 @@ def run_to_the_end(begun: Begun, job: Job, job_file: Path, display: Display, req
 
 def _with_file(command: tuple[str, ...], job_file: Path, folder: RunFolder) -> tuple[str, ...]:
     return tuple(str(folder.job_file) if word == str(job_file) else word for word in command)
-
-
-def with_remembered_limit(plan: Plan, job: Job, job_file: Path, checkpoint: Path) -> Plan:
-    """The plan with micro-batches no larger than those that the checkpoint's run was left with."""
-    limit = micro_batch_limit(checkpoint) if job.train.micro_batch_size == "auto" else None
-    return plan if limit is None else with_smaller_micro_batches(plan, job, job_file, limit)
 
 
 def prepare_data(folder: RunFolder, plan: Plan, display: Display, requests: StopRequests) -> None:

@@ -155,6 +155,7 @@ def _settings(session: Session, *, is_probe: bool) -> EngineSettings:
         pull=job.adapt.l2_sp,
         averages=job.adapt.average is not None,
         keeps_start=job.adapt.interpolate is not None and not is_probe,
+        whole_gradients=session.plan.whole_gradients,
     )
 
 

@@ -284,13 +284,18 @@ class Loop:
         return minutes is not None and self.world.is_first and time.monotonic() - self._saved_at >= 60 * minutes
 
 
+SAID_OF_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""What allocators, drivers and libraries that keep memory of their own (cuBLAS, cuDNN, NCCL) say."""
+
+
 @contextmanager
 def _out_of_memory_named(micro_batch: int, step: int) -> Iterator[None]:
-    """Let the launcher know that it was memory that failed: the allocators say so in several ways."""
+    """Let the launcher know that it was memory that failed: only torch's own allocator has an error of its own."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        is_named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_named and not any(words in str(error) for words in SAID_OF_MEMORY):
             raise
         raise OutOfMemory(f"step {step + 1} did not fit with micro-batches of {micro_batch}: {error}") from error
 

@@ -17,7 +17,7 @@ from launcher.run.display import follow, print_outcome
 from launcher.run.environment import write_environment
 from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder
-from launcher.run.resuming import decide_run
+from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import Fence, Start, begin
 from launcher.tracking.starting import tracked
 from launcher.worker.process import RankProcess
@@ -68,7 +68,7 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
             job = load_job(target, sets)
             plan = make_plan(job, target, processes=process.place.size)
             world = stack.enter_context(World.at(process.place, plan.device, process.pulse).joined(job.launch.timeout))
-            folder = _make_run(job, plan, world, resume or "auto")
+            folder = _make_run(job, target, plan, world, resume or "auto")
             plan = folder.plan()  # rank 0's: another machine may have been counted differently
             start = Start.read(folder) or Start()
             process.folder, process.start = folder, start.count
@@ -86,13 +86,13 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
         yield Session(job, plan, folder, world, log, start)
 
 
-def _make_run(job: Job, plan: Plan, world: World, resume: str) -> RunFolder:
+def _make_run(job: Job, job_file: Path, plan: Plan, world: World, resume: str) -> RunFolder:
     """Rank 0 makes the folder, or takes up an unfinished one, and tells the others."""
     said = None
     if world.is_first:
         decision = decide_run(job, resume)
         folder = decision.folder
-        folder.write_plan(plan)
+        folder.write_plan(with_remembered_limit(plan, job, job_file, decision))
         write_environment(folder)
         begin(folder, decision.cause, decision.checkpoint)
         print(f"{folder.path}: {decision.reason}", flush=True)

@@ -12,11 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from launcher.checkpoint import from_dcp
 from launcher.checkpoint.consolidating import consolidate
+from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.saving import Checkpoints
+from launcher.engines.base import StateDict
 from launcher.errors import RequestError
 from tests.commands import adaptrun
 from tests.engines.test_engines import ADAMW, ENGINES, started, take_steps, whole
+from tests.models.test_stored import peak
 from tests.worlds import Worlds
 
 
@@ -53,7 +57,7 @@ class TiedNet(nn.Module):
         return (self.second(self.first(x) + self.twice(x) + self.frozen[:, 0]) * self.scale.sum()).sum()
 
 
-def save_by_deepspeed(rank: int, size: int, stage: int, folder: str) -> None:
+def save_by_deepspeed(rank: int, size: int, stage: int, folder: str, bf16: bool = False) -> None:
     """As a script by hand would: DeepSpeed's own engine, one step, `save_checkpoint`."""
     from launcher.engines.deepspeed import _import_deepspeed
 
@@ -64,22 +68,27 @@ def save_by_deepspeed(rank: int, size: int, stage: int, folder: str) -> None:
     engine = deepspeed.initialize(
         model=model,
         optimizer=torch.optim.AdamW(groups, lr=1e-2),
-        config={"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": stage}},
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": stage},
+            "bf16": {"enabled": bf16},
+            "zero_allow_untested_optimizer": True,
+        },
         dist_init_required=False,
     )[0]
-    engine.backward(engine(torch.full((1, 3), 1.0 + rank)))
+    engine.backward(engine(torch.full((1, 3), 1.0 + rank, dtype=torch.bfloat16 if bf16 else torch.float32)))
     engine.step()
     engine.save_checkpoint(folder)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(("size", "bf16"), [(1, False), (2, False), (3, False), (2, True)])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeeds_own_checkpoint_gives_what_zero_to_fp32_gives(
-    stage: int, size: int, worlds: Worlds, tmp_path: Path
+    stage: int, size: int, bf16: bool, worlds: Worlds, tmp_path: Path
 ) -> None:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    worlds.run(size, save_by_deepspeed, stage, str(tmp_path / "saved"))
+    worlds.run(size, save_by_deepspeed, stage, str(tmp_path / "saved"), bf16)
     expected = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path / "saved"))
     consolidate(tmp_path / "saved", tmp_path / "model", "fp32", skeleton=None, prefix=None)
     found = load_file(tmp_path / "model" / "model.safetensors")
@@ -96,6 +105,8 @@ def test_deepspeeds_own_checkpoint_gives_what_zero_to_fp32_gives(
 
 
 def test_a_missing_rank_and_foreign_code_are_refused(worlds: Worlds, tmp_path: Path) -> None:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
     worlds.run(2, save_by_deepspeed, 2, str(tmp_path / "saved"))
     step = next((tmp_path / "saved").glob("global_step*"))
     optimizer_file = sorted(step.glob("*_optim_states.pt"))[1]
@@ -103,9 +114,13 @@ def test_a_missing_rank_and_foreign_code_are_refused(worlds: Worlds, tmp_path: P
     optimizer_file.unlink()
     with pytest.raises(RequestError, match="found 1 files of optimizer states where ZeRO stage 2 wrote 2"):
         consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
-    torch.save(content | {"surprise": shutil.rmtree}, optimizer_file)
-    with pytest.raises(RequestError, match=r"would run code of its own when read \(shutil\.rmtree\)"):
-        consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
+    for surprise, name in (
+        (shutil.rmtree, r"shutil\.rmtree"),
+        (get_fp32_state_dict_from_zero_checkpoint, "deepspeed.*"),
+    ):
+        torch.save(content | {"surprise": surprise}, optimizer_file)
+        with pytest.raises(RequestError, match=rf"would run code of its own when read \({name}\)"):
+            consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
     optimizer_file.write_bytes(b"PK no zip")
     with pytest.raises(RequestError, match="cannot be read"):
         consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
@@ -130,6 +145,43 @@ def test_folders_of_torch_are_taken_with_the_usual_or_a_given_prefix(tmp_path: P
     assert set(load_file(tmp_path / "plain-model" / "model.safetensors")) == {"model.layer", "head"}
     with pytest.raises(RequestError, match="holds no weights whose names begin with 'none'"):
         consolidate(tmp_path / "plain", tmp_path / "no-model", "fp32", None, "none")
+
+
+def test_a_tensor_is_in_memory_once(tmp_path: Path) -> None:
+    large = {f"model.{name}": torch.ones(64, 2**18) for name in "abc"}
+    Checkpoints(tmp_path / "checkpoints", keep=1).save(1, state_of(large), {}, best_step=None)
+    consolidate(tmp_path, tmp_path / "first", "fp32", None, None)  # imports what is imported late
+    size = large["model.a"].nbytes
+    with peak() as reached:
+        before = reached[0]
+        consolidate(tmp_path, tmp_path / "model", "bf16", None, None)
+    assert size < max(reached) - before < 1.5 * size, "the largest tensor and a buffer"
+
+
+def state_of(weights: dict[str, torch.Tensor]) -> StateDict:
+    return {"model": {**weights}, "learning": {}, "optimizer": {}, "scaler": {}}
+
+
+def test_parts_that_are_no_runs_of_elements_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = torch.arange(24.0).reshape(4, 6)
+    Checkpoints(tmp_path / "checkpoints", keep=1).save(1, state_of({"model.w": whole}), {}, best_step=None)
+    source = tmp_path / "checkpoints" / "step-00000001"
+    read = dcp_weights(source, None)[0]
+    assert torch.equal(torch.cat([part.flatten() for part in read.pieces()]), whole.flatten())
+    monkeypatch.setattr(from_dcp, "boxes", lambda *_: iter(()))
+    (again,) = dcp_weights(source, None)[0].pieces()
+    assert torch.equal(again, whole)
+
+
+def test_a_damaged_file_is_named_with_what_is_in_it(tmp_path: Path) -> None:
+    weights = {"model.w": torch.ones(4, 6), "model.v": torch.ones(2**16)}
+    Checkpoints(tmp_path / "checkpoints", keep=1).save(1, state_of(weights), {}, best_step=None)
+    (file,) = (tmp_path / "checkpoints" / "step-00000001").glob("*.distcp")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    said = adaptrun("consolidate", tmp_path, "-o", "out", cwd=tmp_path, code=2).stderr
+    assert "step-00000001: model/model.v cannot be read: " in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_says_what_it_wrote_and_refuses_what_is_no_checkpoint(tmp_path: Path, tiny_model: Path) -> None:

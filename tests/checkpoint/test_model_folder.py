@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
 
-from launcher.checkpoint import safetensors_writer
-from launcher.checkpoint.model_folder import publish_model, write_skeleton
+from launcher.checkpoint import model_folder, safetensors_writer
+from launcher.checkpoint.model_folder import Layout, publish_model, write_skeleton
+from launcher.checkpoint.weights import Weight
 from launcher.engines.base import EngineSettings
 from launcher.engines.single import SingleEngine
 from launcher.errors import CheckpointError
@@ -96,6 +97,14 @@ def test_a_file_that_differs_from_memory_is_never_published(
     monkeypatch.setattr(safetensors_writer.SafetensorsFile, "close", one_bit_off)
     with pytest.raises(CheckpointError, match=r"reads back different from memory; is the disk sound\?"):
         publish(tmp_path / "model", held(model), model, tiny_model)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("numbers", [5, 7])
+def test_a_weight_that_comes_with_too_few_or_many_numbers_is_never_published(numbers: int, tmp_path: Path) -> None:
+    weight = Weight("w", (2, 3), torch.float32)
+    with pytest.raises(CheckpointError, match=f"w came as {4 * numbers} bytes where 24 were due"):
+        model_folder.publish(tmp_path / "model", None, [weight], [("w", [torch.ones(numbers)])], "fp32", Layout())
     assert not (tmp_path / "model").exists()
 
 

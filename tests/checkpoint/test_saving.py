@@ -84,6 +84,16 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["step-00000002", "step-00000004", "step-00000005"]
 
 
+def test_what_goes_on_from_an_earlier_checkpoint_keeps_its_own(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (3, 6, 9):
+        checkpoints.save(step, a_state(), {"step": step}, best_step=3)
+    again = Checkpoints(tmp_path, keep=1, start=2)
+    for step, kept in ((5, [3, 5, 9]), (7, [3, 7, 9]), (9, [3, 9]), (11, [3, 11])):
+        again.save(step, a_state(), {"step": step}, best_step=3)
+        assert [step_of(path) for path in complete_checkpoints(tmp_path)] == kept
+
+
 def test_the_model_can_be_read_alone(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, a_state(), {}, best_step=None)

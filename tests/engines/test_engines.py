@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from launcher.checkpoint.reading import read_state
@@ -250,6 +251,39 @@ def test_fsdp_keeps_a_slice_on_each_rank(worlds: Worlds) -> None:
     held = worlds.run(2, bytes_held, "fsdp")
     assert max(held) < 0.65 * alone
     assert alone <= sum(held) <= alone + 200, "counters are on each rank, and nothing else is there twice"
+
+
+def whole_in_fsdp(engine: Engine) -> tuple[int, int]:
+    """Bytes of weights and of gradients that this rank has whole."""
+    groups = [m._get_fsdp_state()._fsdp_param_group for m in engine.module.modules() if isinstance(m, FSDPModule)]
+    held = [p for group in groups if group is not None for p in group.fsdp_params if hasattr(p, "_unsharded_param")]
+    weights = sum(p._unsharded_param.untyped_storage().nbytes() for p in held)
+    gradients = [g for p in held for g in (p.unsharded_accumulated_grad, p._unsharded_param.grad) if g is not None]
+    return weights, sum(gradient.nbytes for gradient in gradients)
+
+
+def whole_between(rank: int, size: int, whole_gradients: bool) -> tuple[int, dict[str, Any]]:
+    """Bytes of whole gradients between micro-batches, and the weights after some steps."""
+    engine = engine_of("fsdp", whole_gradients=whole_gradients)
+    engine.prepare(Net(), Optimizer.model_validate(ADAMW), {})
+    list(take_steps(engine, rank, size, range(1), ADAMW["lr"]))
+    engine.accumulate(micro_batch(1, [0]), 0.0, last=False)
+    _, between = whole_in_fsdp(engine)
+    list(take_steps(engine, rank, size, range(1, STEPS), ADAMW["lr"]))
+    return between, whole(engine)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("whole_gradients", [True, False])
+def test_fsdp_has_gradients_whole_between_micro_batches_only_where_it_may(
+    whole_gradients: bool, size: int, worlds: Worlds
+) -> None:
+    expected = by_hand(ADAMW, CLIP)[1]
+    used = sum(p.nbytes for name, p in Net().named_parameters() if p.requires_grad and name != "unused")
+    for between, found in worlds.run(size, whole_between, whole_gradients):
+        assert between == (used if whole_gradients else 0)
+        for name, tensor in expected.items():
+            torch.testing.assert_close(torch.tensor(found[name]), tensor, rtol=1e-4, atol=2e-5)
 
 
 def test_blocks_are_the_members_of_the_outermost_lists_or_the_class_that_is_named() -> None:

@@ -12,7 +12,7 @@ from launcher.errors import JobError
 from launcher.job.reading import load_job
 from launcher.job.schema import DEEPSPEED_TEMPLATES
 from launcher.plan.deepspeed_config import TEMPLATES, render_deepspeed
-from launcher.plan.making import make_plan
+from launcher.plan.making import make_plan, sharing_of
 from launcher.plan.plan import Plan
 from launcher.plan.split import split_batch
 from tests.plan.test_plan import LAPTOP, job
@@ -102,6 +102,12 @@ def test_a_disagreement_names_both_places(tmp_path: Path) -> None:
         ({"zero_optimization": {"stage": 1}, "scheduler": {"type": "WarmupLR"}}, "the schedule is the job's"),
         ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}, "bf16.enabled: True disagrees with False"),
         ({"zero_optimization": {"stage": 1}, "steps_per_print": "auto"}, "steps_per_print: auto is not known here"),
+        ({"zero_optimization": {"stage": 2}, "communication_data_type": "fp16"}, "'fp16' disagrees with 'fp32'"),
+        (
+            {"zero_optimization": {"stage": 2}, "data_types": {"grad_accum_dtype": "bf16"}},
+            "'bf16' disagrees with 'fp32'",
+        ),
+        ({"zero_optimization": {"stage": 3, "zero_quantized_gradients": True}}, "quantized_gradients: True disagrees"),
     ],
 )
 def test_what_cannot_work_is_refused(content: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -123,11 +129,48 @@ def test_nvme_needs_a_path(tmp_path: Path) -> None:
         rendered(tmp_path, {"deepspeed": "zero3_nvme"})
 
 
-@pytest.mark.parametrize("text", ["{", "[1, 2]", "", "stage: 2"])
-def test_a_file_that_is_no_json_is_named(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "own.json:1:2: not valid JSON"),
+        ("", "own.json:1:1: not valid JSON"),
+        ("stage: 2", "own.json:1:1: not valid JSON"),
+        ("[1, 2]", "own.json:1:1: a DeepSpeed file is an object"),
+        ('{"zero_optimization": 3}', "own.json:1:1: a DeepSpeed file is an object"),
+        ('{"steps_per_print": 1,\n "steps_per_print": 2}', "own.json:2:2: steps_per_print: the key is there twice"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text(text)
-    with pytest.raises(JobError, match=r"own\.json:1:1|own\.json:"):
+    for use in (rendered, planned):
+        with pytest.raises(JobError) as refused:
+            use(tmp_path, {"deepspeed": "own.json"})
+        assert message in str(refused.value)
+
+
+def planned(folder: Path, engine: dict[str, Any]) -> Plan:
+    return make_plan(*job(folder, engine={"name": "deepspeed"} | engine), LAPTOP)
+
+
+def test_tabs_are_as_good_as_spaces(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text('{\n\t"zero_optimization": {\n\t\t"stage": 0\n\t}\n}\n')
+    with pytest.raises(JobError, match=r"own\.json:3:3: zero_optimization\.stage: found 0"):
         rendered(tmp_path, {"deepspeed": "own.json"})
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"stage": 1}, "zero1"),
+        ({"stage": 2, "offload_optimizer": {"device": "cpu"}}, "zero2_offload"),
+        ({"stage": 3, "offload_optimizer": {"device": "none"}, "offload_param": {"device": "none"}}, "zero3"),
+        ({"stage": 3, "offload_optimizer": {"pin_memory": True}}, "zero3"),
+        ({"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/local"}}, "zero3_offload"),
+    ],
+)
+def test_memory_is_planned_for_what_an_own_file_does(content: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    made, _ = job(tmp_path, engine={"name": "deepspeed"} | own(tmp_path, {"zero_optimization": content}))
+    assert sharing_of(made, "deepspeed") == expected
 
 
 def test_the_plan_keeps_it(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from launcher.job.reading import load_job
 from launcher.job.schema import Finetune, Lora, Model, Optimizer
 from launcher.plan.adapter_size import from_shapes
 from launcher.plan.hardware import Gpu, Hardware
-from launcher.plan.making import make_plan
+from launcher.plan.making import make_plan, with_smaller_micro_batches
 from launcher.plan.memory import Load, Memory, memory_of
 from launcher.plan.model_size import ModelSize, find_model_size
 from launcher.plan.table import Table
 from tests.commands import adaptrun
-from tests.engines.test_engines import ENGINES, engine_of
+from tests.engines.test_engines import ENGINES, engine_of, whole_in_fsdp
 from tests.plan.test_plan import job
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
@@ -130,6 +130,55 @@ def test_so_it_is_with_an_average_beside(engine: Any, size: int, model: Path, wo
     for weights, _, moments in worlds.run(size, measured, str(model), engine, optimizer, (), None, True):
         assert planned.weights == pytest.approx(weights, rel=0.01)
         assert planned.optimizer == pytest.approx(moments, rel=0.01)
+
+
+def gathered(rank: int, size: int, folder: str) -> tuple[int, int]:
+    """Bytes of weights that are whole after a forward pass; of gradients between micro-batches."""
+    from transformers import AutoModelForSequenceClassification
+
+    from tests.worker.test_evaluating import tiny_task
+
+    task, _ = tiny_task(folder)
+    engine = engine_of("fsdp", None)
+    engine.prepare(task.build(AutoModelForSequenceClassification.from_pretrained(folder)), Optimizer(), {})
+    batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
+    losses = engine.module(batch)
+    weights, _ = whole_in_fsdp(engine)
+    losses.weighted.sum().backward()
+    engine.accumulate(batch, 1.0, last=False)
+    return weights, whole_in_fsdp(engine)[1]
+
+
+def test_what_fsdp_has_whole_is_planned(model: Path, worlds: Worlds, tmp_path: Path) -> None:
+    train = {"max_length": 32, "global_batch_size": 64, "micro_batch_size": 4}
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train=train, engine={"name": "fsdp"})
+    size = find_model_size(find_pretrained(made.model))
+    assert size is not None
+    plan = make_plan(made, file, Hardware((), cores=2, memory=2**33))
+    for weights, gradients in worlds.run(2, gathered, str(model)):
+        assert 4 * size.outside == pytest.approx(weights, rel=0.01)
+        assert plan.memory is not None
+        assert plan.memory.gradients == pytest.approx(gradients, rel=0.01)
+        assert plan.memory.communication > weights
+    assert plan.whole_gradients
+    assert not with_smaller_micro_batches(plan, made, file, 2).whole_gradients
+
+
+def test_gradients_are_sliced_where_whole_ones_do_not_fit(model: Path, tmp_path: Path) -> None:
+    train = {"max_length": 32, "global_batch_size": 64, "micro_batch_size": 1}
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train=train, engine={"name": "fsdp"})
+    roomy = make_plan(made, file, Hardware((Gpu("large", 2**35, 9.0),) * 2, 8, 2**33)).memory
+    assert roomy is not None
+    small = Gpu("small", int(roomy.total), 9.0)
+    plan = make_plan(made, file, Hardware((small, small), 8, 2**33))
+    assert plan.memory is not None
+    assert not plan.whole_gradients
+    assert plan.memory.gradients == pytest.approx(roomy.gradients / 2, rel=0.01)
+    assert "gradients travel after each micro-batch: there is no room for whole ones" in plan.reasons
+    alone, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, engine={"name": "fsdp"})
+    plan = make_plan(alone, file, Hardware((Gpu("large", 2**35, 9.0),) * 2, 8, 2**33))
+    assert (plan.split.accumulation, plan.whole_gradients) == (1, False), "nothing waits between micro-batches"
+    assert not any("gradients travel" in reason for reason in plan.reasons)
 
 
 LORAS: list[dict[str, Any]] = [
@@ -286,14 +335,25 @@ def test_a_large_model_is_judged_from_its_config_without_torch(tmp_path: Path) -
     code = (
         "import sys, time; from pathlib import Path; from launcher.job.reading import load_job; "
         "from launcher.plan.table import Table; begun = time.perf_counter(); "
-        f"table = Table.of(load_job(Path({str(file)!r})), 16, 80 * 2**30); "
-        "print(table); print('torch' in sys.modules)"
+        f"print(Table.of(load_job(Path({str(file)!r})), 16, 80 * 2**30)); "
+        "print('torch' in sys.modules, time.perf_counter() - begun < 1)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("about 69.50 billion parameters on 16 GPUs of 80.0 GiB")
-    assert said.endswith("False\n")
+    assert said.endswith("False True\n")
     assert "does not fit: ddp takes" in said
     assert "fix: engine: {name: deepspeed, deepspeed: zero3_offload}, train.micro_batch_size: 1" in said
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_head_of_a_language_model_is_counted_unless_it_is_tied(is_tied: bool, tmp_path: Path) -> None:
+    large_job(tmp_path)
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(LLAMA_70B | {"tie_word_embeddings": is_tied}))
+    place = find_pretrained(Model(pretrained=str(tmp_path / "tiny")))
+    base, whole = find_model_size(place), find_model_size(place, tells_words=True)
+    assert base is not None
+    assert whole is not None
+    assert whole.parameters - base.parameters == (0 if is_tied else 128256 * 8192)
 
 
 def test_the_command_prints_the_table_and_the_cheapest_fix(tmp_path: Path) -> None:

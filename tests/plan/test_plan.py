@@ -87,6 +87,18 @@ def test_what_this_machine_cannot_do_is_refused(sections: dict[str, Any], messag
         make_plan(*job(tmp_path, **sections), LAPTOP)
 
 
+@pytest.mark.parametrize("ranks", [{"processes": 2}, {"nodes": 2}])
+def test_the_single_engine_is_not_for_several_processes(ranks: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"engine.name: single is one process, and 2 run\n.*engine.name: ddp, or auto"):
+        make_plan(*job(tmp_path, engine={"name": "single"}), LAPTOP, **ranks)
+
+
+def test_that_ddp_has_nothing_to_do_is_told(tmp_path: Path) -> None:
+    plan = make_plan(*job(tmp_path, engine={"name": "ddp"}), Hardware((), 1, 2**33))
+    assert plan.engine == "single"
+    assert "single: ddp is for several processes, and there is one" in plan.reasons
+
+
 def test_unreadable_training_data_are_refused(tmp_path: Path) -> None:
     made, file = job(tmp_path)
     (tmp_path / "train.csv").write_bytes(b"text,label\n\xff,b\n")

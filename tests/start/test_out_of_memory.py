@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launcher.errors import OutOfMemory
 from launcher.run.checkpoints import complete_checkpoints
 from launcher.run.folder import RunFolder
+from launcher.worker.loop import _out_of_memory_named
 from tests.commands import adaptrun
 from tests.start.test_failures import mischievous
 
@@ -81,6 +83,23 @@ def test_a_rank_that_runs_out_gets_smaller_micro_batches_and_the_same_weights(
     expected = weights(tmp_path / "whole")
     for name, tensor in weights(tmp_path / "short").items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_however_it_is_said_it_is_known(error: Exception) -> None:
+    with pytest.raises(OutOfMemory, match="step 3 did not fit with micro-batches of 8"), _out_of_memory_named(8, 2):
+        raise error
+    with pytest.raises(RuntimeError, match="device-side assert"), _out_of_memory_named(8, 2):
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 def test_a_size_that_was_asked_for_is_not_changed(tiny_model: Path, tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ def test_a_difference_past_the_bound_ends_with_1(
     assert selfcheck.run_selfcheck(as_json=False) == ExitCode.FAILED
     shown = capsys.readouterr().out
     assert "differs" in shown
+    nan = float("nan")
+    lost = selfcheck.Difference("sgd-zero3-world2-micro8", "sgd", 20, 20, loss=0.0, gradient_norm=0.0, weights=nan)
+    monkeypatch.setattr(selfcheck, "_differences", lambda folder: iter([near, lost, rough]))
+    assert selfcheck.run_selfcheck(as_json=True) == ExitCode.FAILED
+    assert '"max_relative_difference": NaN' in capsys.readouterr().out
     same = selfcheck.Difference("sgd-zero3-world2-micro8", "sgd", 1, 1, 0, 0, 0)
     monkeypatch.setattr(selfcheck, "_differences", lambda folder: iter([near, same, rough]))
     assert selfcheck.run_selfcheck(as_json=True) == ExitCode.DONE
