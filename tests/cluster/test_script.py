@@ -71,6 +71,7 @@ def spoken(rendered: str, folder: Path, *stubs: Path) -> list[tuple[str, list[st
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "n[1-2]",
         "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_ARRAY_JOB_ID": "7",
         "SLURM_ARRAY_TASK_ID": "1",
     }
     done = subprocess.run(["bash"], input=rendered, env=environment, cwd=folder, text=True, timeout=60)
@@ -132,6 +133,46 @@ def test_unfit_nodes_are_left_out_beside_those_of_the_profile(tmp_path: Path) ->
     said = spoken(rendered.replace("NEXT=$?", "NEXT=75"), tmp_path, python)
     assert ["--parsable", "--exclude=n[1-2],n7,n8", "--array=1", f"{runs[1]}/job.sbatch"] in [a for _, a, _ in said]
     assert not [arguments for name, arguments, _ in said if name == "scontrol" and "requeue" in arguments]
+
+
+def test_each_task_of_an_array_asks_for_itself_alone(tmp_path: Path) -> None:
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        run.mkdir()
+    venv = tmp_path / "venv"
+    rendered = render_script("x", runs, Profile(venv=str(venv))).replace("NEXT=$?", "NEXT=75").replace("sleep", "true")
+    said = spoken(rendered, tmp_path, venv / "bin" / "python")
+    assert ["requeue", "7_1"] in [arguments for name, arguments, _ in said if name == "scontrol"]
+    assert [arguments[2] for name, arguments, _ in said if name == "squeue"] == ["7_1"]
+    assert not (runs[0] / "jobs").exists()
+    assert (runs[1] / "jobs").read_text() == "7_1\n"
+
+
+def test_a_script_that_is_queued_by_hand_notes_its_number_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "jobs").write_text("6\n")
+    venv = tmp_path / "venv"
+    for again in ("first", "second"):
+        (tmp_path / again).mkdir()
+        spoken(render_script("x", [run], Profile(venv=str(venv))), tmp_path / again, venv / "bin" / "python")
+        assert (run / "jobs").read_text() == "6\n7\n"
+
+
+def test_the_ranks_get_the_cores_that_were_asked_for(tmp_path: Path) -> None:
+    """srun does not take them from the batch job, since SLURM 22.05."""
+    run, venv = tmp_path / "run", tmp_path / "venv"
+    run.mkdir()
+    said = spoken(render_script("x", [run], Profile(cpus_per_node=8, venv=str(venv))), tmp_path, venv / "bin" / "python")
+    assert ["--cpus-per-task=8" in arguments for name, arguments, _ in said if name == "srun"] == [True]
+
+
+def test_what_sets_up_the_environment_may_read_variables_that_nobody_has_set(tmp_path: Path) -> None:
+    run, venv = tmp_path / "run", tmp_path / "venv"
+    run.mkdir()
+    profile = Profile(before=('CFLAGS="$CFLAGS -O2"',), venv=str(venv))
+    said = spoken(render_script("x", [run], profile), tmp_path, venv / "bin" / "python")
+    assert "srun" in [name for name, _, _ in said]
 
 
 @pytest.mark.parametrize(("value", "written"), [("a-b_c", "a-b_c"), ("a b", '"a b"'), ('a"b\\', '"a\\"b\\\\"')])
