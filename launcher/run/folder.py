@@ -184,9 +184,9 @@ class RunFolder:
         """Output of one rank."""
         return self.logs / f"rank-{rank}.log"
 
-    def rank_failure(self, rank: int, start: int) -> Path:
-        """What a failing rank of a start leaves for the launcher to read."""
-        return self.logs / f"start-{start}.rank-{rank}.failure.json"
+    def failure_word(self, who: str, start: int) -> Path:
+        """What a failing rank of a start, or the launcher of a node, leaves for whoever decides what comes next."""
+        return self.logs / f"start-{start}.{who}.failure.json"
 
     def node_ends(self, node: str, start: int) -> Path:
         """How the ranks of one machine ended, by the one who started them."""
