@@ -21,7 +21,7 @@ from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
 from launcher.run.environment import write_environment
 from launcher.run.events import EventTail, Saved
-from launcher.run.folder import RunFolder
+from launcher.run.folder import RunFolder, find_run
 from launcher.run.resuming import decide_run
 from launcher.run.starts import begin
 from launcher.start.training import with_remembered_limit
@@ -97,10 +97,13 @@ def combinations(each: Sequence[str]) -> Iterator[list[str]]:
     choices = []
     for text in each:
         path, equals, written = text.partition("=")
-        values = yaml.safe_load(written) if equals else None
+        try:
+            values = yaml.safe_load(written) if equals else None
+        except (yaml.YAMLError, ValueError):  # such as a date that does not exist
+            values = None
         if not isinstance(values, list) or not values:
             raise RequestError(f"--each {text}: write a list, such as --each 'train.seed=[0, 1, 2]'")
-        choices.append([f"{path}={json.dumps(value)}" for value in values])
+        choices.append([f"{path}={json.dumps(value, default=str)}" for value in values])
     return (list(chosen) for chosen in itertools.product(*choices))
 
 
@@ -127,10 +130,12 @@ def check_time(run: RunFolder, profile: Profile) -> None:
         )
 
 
-def _job_of(run: Path) -> str:
-    job = current_job(RunFolder(run.resolve()))
-    if job is None:
-        raise RequestError(f"{run} has no job in the queue to wait for; submit it first")
+def _job_of(path: Path) -> str | None:
+    """The number of the job to wait for; None where the run has already gone well."""
+    run = find_run(path)
+    result, job = run.result(), current_job(run)
+    if job is None and (result is None or result["status"] != "done"):
+        raise RequestError(f"{path} has no job in the queue to wait for; submit it first")
     return job
 
 

@@ -163,7 +163,8 @@ def test_the_ranks_get_the_cores_that_were_asked_for(tmp_path: Path) -> None:
     """srun does not take them from the batch job, since SLURM 22.05."""
     run, venv = tmp_path / "run", tmp_path / "venv"
     run.mkdir()
-    said = spoken(render_script("x", [run], Profile(cpus_per_node=8, venv=str(venv))), tmp_path, venv / "bin" / "python")
+    profile = Profile(cpus_per_node=8, venv=str(venv))
+    said = spoken(render_script("x", [run], profile), tmp_path, venv / "bin" / "python")
     assert ["--cpus-per-task=8" in arguments for name, arguments, _ in said if name == "srun"] == [True]
 
 
