@@ -39,7 +39,9 @@ def submit_job(
     plans = [plan_for(job, job_file, profile) for job in jobs]
     depends = None if after is None else _job_of(Path(after))
     scheduler.try_script(_draft(jobs, profile))  # it would queue for ever what no node can run
-    runs = [_run_of(job, job_file, plan, profile, resume) for job, plan in zip(jobs, plans, strict=True)]
+    runs: list[RunFolder] = []
+    for job, plan in zip(jobs, plans, strict=True):
+        runs.append(_run_of(job, job_file, plan, profile, resume, taken=tuple(runs)))
     script = render_script(jobs[0].name, [run.path for run in runs], profile, depends)
     for run in runs:
         script_file(run).write_text(script, encoding="utf-8")
@@ -107,9 +109,14 @@ def combinations(each: Sequence[str]) -> Iterator[list[str]]:
     return (list(chosen) for chosen in itertools.product(*choices))
 
 
-def _run_of(job: Job, job_file: Path, plan: Plan, profile: Profile, resume: str) -> RunFolder:
-    """The folder of a new run, or of the unfinished one that goes on; refused while a job of it lives."""
-    decision = decide_run(job, resume, is_taken=lambda run: current_job(run) is not None)
+def _run_of(
+    job: Job, job_file: Path, plan: Plan, profile: Profile, resume: str, taken: Sequence[RunFolder]
+) -> RunFolder:
+    """The folder of a new run, or of the unfinished one that goes on; refused while a job of it lives.
+
+    taken: the runs that other jobs of the same array have
+    """
+    decision = decide_run(job, resume, is_taken=lambda run: run in taken or current_job(run) is not None)
     run = decision.folder
     if decision.checkpoint is not None:
         plan = with_remembered_limit(plan, job, job_file, decision.checkpoint)

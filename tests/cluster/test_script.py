@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from launcher.cluster.profile import Profile, load_profile
 from launcher.cluster.script import quoted, render_script
@@ -60,7 +59,7 @@ def spoken(rendered: str, folder: Path, *stubs: Path) -> list[tuple[str, list[st
     """Run a script with stubs for the cluster's commands; what each was called with, and its variables."""
     commands = folder / "commands"
     commands.mkdir()
-    names = ("srun", "scontrol", "squeue", "sbatch", "module", "conda", "apptainer", "date")
+    names = ("srun", "scontrol", "squeue", "sbatch", "module", "conda", "apptainer", "date", "python")
     for stub in (*(commands / name for name in names), *stubs):
         stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text(STUB)
@@ -96,6 +95,14 @@ def test_hostile_values_arrive_as_they_are(tmp_path: Path) -> None:
     ]
     assert [arguments[arguments.index("launcher.cluster.deciding") + 1] for arguments in decided] == [str(run)]
     assert all(variables["MY_VALUE"] == HOSTILE for name, _, variables in said if name == "srun")
+
+
+def test_a_hostile_conda_environment_is_activated_as_it_is_called(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    said = spoken(render_script("x", [run], Profile(conda=HOSTILE)), tmp_path)
+    assert ["activate", HOSTILE] in [arguments for name, arguments, _ in said if name == "conda"]
+    assert "srun" in [name for name, _, _ in said]
 
 
 @pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
@@ -181,10 +188,25 @@ def test_values_of_sbatch_options_are_quoted_as_sbatch_reads_them(value: str, wr
     assert quoted(value) == written
 
 
-@pytest.mark.parametrize("field", ["partition", "account", "qos", "venv", "conda", "constraint", "exclude"])
+FREE = [
+    *(
+        {name: "TEXT"}
+        for name in ("partition", "account", "qos", "reservation", "constraint", "exclude", "venv", "conda")
+    ),
+    *({name: ["TEXT"]} for name in ("extra", "modules", "before", "after")),
+    {"environment": {"MY_VALUE": "TEXT"}},
+    {"mail": {"to": "TEXT"}},
+    *({"container": {"runtime": "pyxis", "image": "x", name: "TEXT"}} for name in ("image", "python")),
+    {"container": {"runtime": "pyxis", "image": "x", "mounts": ["TEXT"]}},
+]
+"""Every field of a profile that holds free text."""
+
+
+@pytest.mark.parametrize("profile", FREE, ids=str)
 @pytest.mark.parametrize("end", ["\n", "\r", "\x00", "\x1b", "\u2028"])
-def test_values_of_more_than_one_line_are_refused(field: str, end: str, tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump({field: f"a{end}#SBATCH --uid=0"}))
+def test_values_of_more_than_one_line_are_refused(profile: dict[str, object], end: str, tmp_path: Path) -> None:
+    written = json.dumps(profile).replace("TEXT", json.dumps(f"a{end}#SBATCH --uid=0")[1:-1])
+    (tmp_path / "p.yaml").write_text(written)
     with pytest.raises(JobError, match="one line of printable characters"):
         load_profile(tmp_path / "p.yaml")
 

@@ -10,6 +10,7 @@ from launcher.cluster.profile import Profile, seconds_of
 from launcher.cluster.submitting import check_time, combinations, plan_for, submit_job
 from launcher.errors import RequestError
 from launcher.job.reading import load_job
+from launcher.run.checkpoints import MARKER, PROGRESS, checkpoint_name
 from launcher.run.events import EventLog, Saved
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
@@ -84,14 +85,35 @@ def test_a_time_limit_holds_several_saves_as_long_as_the_slowest(
             check_time(run, profile)
 
 
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An sbatch that takes everything."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    (folder / "sbatch").write_text("#!/bin/sh\necho 7\n")
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def test_no_two_jobs_of_an_array_go_on_with_the_same_run(tmp_path: Path, tiny_model: Path, commands: Path) -> None:
+    job_file, profile = write_job(tmp_path, tiny_model), tmp_path / "profile.yaml"
+    profile.write_text("{nodes: 2, processes_per_node: 1}")
+    submit_job(job_file, [], profile, [], "never", None)
+    (unfinished,) = (tmp_path / "runs").glob("small-*")
+    (unfinished / "jobs").unlink()
+    checkpoint = unfinished / "checkpoints" / checkpoint_name(5)
+    checkpoint.mkdir()
+    (checkpoint / PROGRESS).write_text("{}")
+    (checkpoint / MARKER).touch()
+    submit_job(job_file, [], profile, ["engine.name=[ddp, fsdp]"], "auto", None)
+    numbers = {(run / "jobs").read_text() for run in (tmp_path / "runs").glob("small-*") if run.is_dir()}
+    assert numbers == {"7_0\n", "7_1\n"}
+
+
 def test_a_job_after_a_run_that_is_done_waits_for_nothing_and_one_after_no_run_is_refused(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: Path, commands: Path
 ) -> None:
-    commands = tmp_path / "commands"
-    commands.mkdir()
-    (commands / "sbatch").write_text("#!/bin/sh\necho 7\n")
-    (commands / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
     job_file, profile = write_job(tmp_path, tiny_model), tmp_path / "profile.yaml"
     profile.write_text("{nodes: 2, processes_per_node: 1}")
     before = RunFolder.create(load_job(job_file, ["name=before"]))
