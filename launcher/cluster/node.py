@@ -24,7 +24,7 @@ from launcher.errors import AdaptrunError, ExitCode, RunFailed
 from launcher.job.reading import load_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
-from launcher.run.failures import Failure, leave_word
+from launcher.run.failures import Failure, ends_of_nodes, leave_word
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Cause, Start, adopt, begin
 from launcher.run.unfit import report_unfit
@@ -35,6 +35,8 @@ from launcher.start.training import prepare_data, shown, watchdog_of
 from launcher.tracking.starting import tracked
 
 PAUSE = 0.2
+SECONDS_FOR_WORD = 10.0
+"""That nodes give each other to say how their ranks ended."""
 
 
 def main() -> None:
@@ -99,6 +101,8 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
         look = [display.refresh, requests.pass_on, watchdog.look, presence.tell]
         went_well = run_agent(command, plan.processes, plan.threads, folder, look, _rendezvous(place, start, plan))
         presence.tell(ended=True)
+    if not went_well:
+        _wait_for_word_of_all(folder, start, plan.nodes)
     return int(ExitCode.DONE if went_well else ExitCode.FAILED)
 
 
@@ -121,6 +125,13 @@ def _wait_for_start(folder: RunFolder, place: NodePlace, presence: Presence, req
             if start.endpoint:
                 return start
         requests.check()
+        time.sleep(PAUSE)
+
+
+def _wait_for_word_of_all(folder: RunFolder, start: Start, nodes: int) -> None:
+    """srun ends the tasks of the other nodes once this one has ended badly; what they still say may name the cause."""
+    until = time.monotonic() + SECONDS_FOR_WORD
+    while len(ends_of_nodes(folder, start.count)) < nodes and time.monotonic() < until:
         time.sleep(PAUSE)
 
 

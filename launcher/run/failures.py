@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from launcher.errors import ExitCode
 from launcher.run.events import EventTail, Step
@@ -103,9 +104,14 @@ def told_failures(folder: RunFolder) -> list[Failure]:
 
 def told_ends(folder: RunFolder) -> list[Ended]:
     """How the ranks of the latest start ended, on all machines."""
-    files = folder.logs.glob(f"start-{_latest(folder)}.*.ends.json")
+    files = ends_of_nodes(folder, _latest(folder))
     found = [Ended(**values) for file in files for values in json.loads(file.read_text(encoding="utf-8"))]
     return sorted(found, key=lambda end: end.rank)
+
+
+def ends_of_nodes(folder: RunFolder, start: int) -> list[Path]:
+    """What each machine whose ranks ended badly has left, a file each."""
+    return list(folder.logs.glob(f"start-{start}.*.ends.json"))
 
 
 def forget_failures(folder: RunFolder) -> None:

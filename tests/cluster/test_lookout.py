@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster.lookout import SECONDS_AFTER_THE_END, SECONDS_OF_SILENCE, Lookout
-from launcher.cluster.node import _counted, _wait_for_start
+from launcher.cluster.node import SECONDS_FOR_WORD, _counted, _wait_for_start, _wait_for_word_of_all
 from launcher.cluster.place import NodePlace
 from launcher.cluster.presence import Presence, signs
 from launcher.errors import RunFailed
@@ -96,6 +96,28 @@ def test_a_node_that_waits_for_the_data_is_there_already(folder: RunFolder, monk
     found = _wait_for_start(folder, place(1), presence, StopRequests())
     assert found.endpoint == "n1:9"
     assert [sign.node for sign in seen] == ["n2"]
+
+
+def test_a_node_that_ends_badly_waits_for_what_the_others_say(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, now = begin(folder, "restart", None), 0.0
+    folder.node_ends("n1", start.count).write_text("[]")
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now > 1.0 and not is_silent:
+            folder.node_ends("n2", start.count).write_text("[]")
+
+    monkeypatch.setattr("launcher.cluster.node.time.sleep", sleep)
+    monkeypatch.setattr("launcher.cluster.node.time.monotonic", lambda: now)
+    is_silent = True
+    _wait_for_word_of_all(folder, start, 2)
+    assert now == pytest.approx(SECONDS_FOR_WORD, abs=0.3)
+    now, is_silent = 0.0, False
+    _wait_for_word_of_all(folder, start, 2)
+    assert 1.0 < now < 2.0
 
 
 def test_a_start_that_was_counted_is_taken_up_in_whichever_step(folder: RunFolder) -> None:
