@@ -14,15 +14,16 @@ from launcher.cluster.lookout import lost_file
 from launcher.cluster.runs import excluded_file
 from launcher.errors import AdaptrunError, ExitCode
 from launcher.job.reading import load_job
-from launcher.run.checkpoints import last_checkpoint, step_of
+from launcher.run.checkpoints import last_checkpoint
 from launcher.run.display import print_outcome
 from launcher.run.events import Began, EventTail
+from launcher.run.failures import first_failure
 from launcher.run.folder import RunFolder
 from launcher.run.results import insist_on_adoption
-from launcher.run.starts import Start
+from launcher.run.starts import Start, starts_in_vain
 from launcher.run.unfit import take_unfit
 from launcher.start.failure import RankFailed, report_failure
-from launcher.start.restarting import adapt
+from launcher.start.restarting import restart
 
 AGAIN = 10
 CANCEL = "cancel"
@@ -64,13 +65,16 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
     try:
         report_failure(folder)
     except RankFailed as failed:
-        adapt(folder, load_job(folder.job_file), folder.job_file, failed)
+        restart(folder, load_job(folder.job_file), folder.job_file, failed)
         print(f"the ranks are started again after this:\n{failed}", file=sys.stderr)
         return AGAIN
 
 
 def _why_queued_again(folder: RunFolder) -> str | None:
-    """What speaks for another allocation: nodes that are not fit or were lost, or a request to stop."""
+    """What speaks for another allocation: nodes that are not fit or were lost, or a request to stop.
+
+    A request may have come to a node or a rank alone, and made no file.
+    """
     unfit = take_unfit(folder)
     if unfit:
         with excluded_file(folder).open("a", encoding="utf-8") as listed:
@@ -79,10 +83,11 @@ def _why_queued_again(folder: RunFolder) -> str | None:
     lost = lost_file(folder, _start(folder).count)
     if lost.exists():
         return lost.read_text(encoding="utf-8").strip()
-    if folder.stop_file.exists():
+    first = first_failure(folder)
+    if folder.stop_file.exists() or (first is not None and first.exit_code == ExitCode.STOPPED):
         last = last_checkpoint(folder.checkpoints)
         return f"stopped on request; {'nothing' if last is None else last.name} is saved"
-    return None
+    return "the nodes ended without a word, as lost ones do" if first is None else None
 
 
 def _is_cancelled(folder: RunFolder) -> bool:
@@ -91,19 +96,23 @@ def _is_cancelled(folder: RunFolder) -> bool:
 
 def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) -> int:
     """Whether the run may go back into the queue: not for ever, and not where starts bring nothing."""
-    start, job = _start(folder), load_job(folder.job_file)
-    counted = sum(1 for e in EventTail(folder.events_file).read() if isinstance(e, Began) and e.cause == "requeued")
-    done = max(requeues, counted)
-    last = last_checkpoint(folder.checkpoints)
-    gained = last is not None and step_of(last) > start.from_step
+    job, in_vain = load_job(folder.job_file), starts_in_vain(folder, _start(folder))
+    done = max(requeues, _requeues_since_a_person_began(folder))
     if done >= max_requeues:
         print(f"not queued again, since that was done {done} times (max_requeues of the profile): {why}")
         return int(ExitCode.FAILED)
-    if not gained and start.fruitless >= job.launch.max_restarts:
-        print(f"not queued again: {start.fruitless + 1} starts in a row saved no step (launch.max_restarts): {why}")
+    if in_vain > job.launch.max_restarts:
+        print(f"not queued again: {in_vain} starts in a row saved no step (launch.max_restarts): {why}")
         return int(ExitCode.FAILED)
     print(f"queued again: {why}")
     return int(ExitCode.STOPPED)
+
+
+def _requeues_since_a_person_began(folder: RunFolder) -> int:
+    """By the run's own events: a job that leaves out unfit nodes is a new one, whose count begins anew."""
+    causes = [event.cause for event in EventTail(folder.events_file).read() if isinstance(event, Began)]
+    by_a_person = max((number for number, cause in enumerate(causes) if cause in ("first", "resumed")), default=0)
+    return causes[by_a_person:].count("requeued")
 
 
 def _start(folder: RunFolder) -> Start:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.plan.hardware import find_hardware
@@ -20,9 +22,16 @@ class GpuState:
     """What the driver says of one GPU: bytes in MiB, and errors that its memory could not correct."""
 
     index: int
+    uuid: str
     total: int
     used: int
     uncorrected: int
+
+    def is_ours(self, environment: Mapping[str, str]) -> bool:
+        """Whether CUDA_VISIBLE_DEVICES leaves it to us: a driver may also show those that other jobs use."""
+        listed = environment.get("CUDA_VISIBLE_DEVICES")
+        names = [] if listed is None else [name.strip() for name in listed.split(",")]
+        return listed is None or str(self.index) in names or any(name and self.uuid.startswith(name) for name in names)
 
 
 def faults_of_this_node(plan: Plan) -> list[str]:
@@ -35,7 +44,7 @@ def faults_of_this_node(plan: Plan) -> list[str]:
         found = len(find_hardware().gpus)
         if found < plan.processes:
             faults.append(f"it shows {found} GPUs, and {plan.processes} are needed")
-        faults += gpu_faults(gpu_states())
+        faults += gpu_faults([gpu for gpu in gpu_states() if gpu.is_ours(os.environ)])
     return faults
 
 
@@ -52,7 +61,7 @@ def gpu_faults(states: list[GpuState]) -> list[str]:
 
 def gpu_states() -> list[GpuState]:
     """Ask the NVIDIA driver; none where there is no driver."""
-    query = "index,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"
+    query = "index,uuid,memory.total,memory.used,ecc.errors.uncorrected.volatile.total"
     command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -63,5 +72,5 @@ def gpu_states() -> list[GpuState]:
 
 def parse_gpu_state(line: str) -> GpuState:
     """One line of nvidia-smi; a GPU without ECC says so in words."""
-    index, total, used, uncorrected = (part.strip() for part in line.split(","))
-    return GpuState(int(index), int(total), int(used), int(uncorrected) if uncorrected.isdigit() else 0)
+    index, uuid, total, used, uncorrected = (part.strip() for part in line.split(","))
+    return GpuState(int(index), uuid, int(total), int(used), int(uncorrected) if uncorrected.isdigit() else 0)

@@ -12,7 +12,9 @@ import os
 import socket
 import sys
 import time
-from contextlib import ExitStack
+import traceback
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.cluster.fitness import faults_of_this_node
@@ -22,15 +24,19 @@ from launcher.errors import AdaptrunError, ExitCode, RunFailed
 from launcher.job.reading import load_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
+from launcher.run.failures import Failure, ends_of_nodes, leave_word
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Cause, Start, adopt, begin
 from launcher.run.unfit import report_unfit
-from launcher.start.processes import Rendezvous, run_agent
+from launcher.start.failure import RankFailed
+from launcher.start.processes import AgentFailed, Rendezvous, run_agent
 from launcher.start.stopping import StopRequests
 from launcher.start.training import prepare_data, shown, watchdog_of
 from launcher.tracking.starting import tracked
 
 PAUSE = 0.2
+SECONDS_FOR_WORD = 10.0
+"""That nodes give each other to say how their ranks ended."""
 
 
 def main() -> None:
@@ -43,11 +49,24 @@ def main() -> None:
     folder, place = RunFolder(arguments.run), NodePlace.from_environment(arguments.nodes.split(","))
     try:
         code = run_node(folder, place, arguments.ends or None)
-    except AdaptrunError as error:
-        print(f"adaptrun: {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
-        code = int(error.exit_code)
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        said = str(error) if isinstance(error, AdaptrunError) else trace
+        print(f"adaptrun: {socket.gethostname()}: {said}", file=sys.stderr, flush=True)
+        code = int(error.exit_code) if isinstance(error, AdaptrunError) else int(ExitCode.FAILED)
+        _leave_word(folder, error, trace, code)
     sys.stdout.flush()
     os._exit(code)  # torchrun's agent may be waiting in a thread for nodes that are gone
+
+
+def _leave_word(folder: RunFolder, error: Exception, trace: str, code: int) -> None:
+    """For whoever decides what comes next. An agent fails because of what happened to ranks, here or elsewhere."""
+    start = Start.read(folder) or Start()
+    failure = Failure.now(None, type(error).__name__, str(error), trace, code)
+    if isinstance(error, RankFailed):  # it has left word of itself
+        return
+    with suppress(OSError):  # where the disk is full, what was printed must do
+        leave_word(folder, replace(failure, follows=isinstance(error, AgentFailed)), start.count)
 
 
 def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
@@ -63,39 +82,56 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
             report_unfit(folder, place.nodes[place.index], faults)
             raise RunFailed(f"the node is not fit: {'; '.join(faults)}")
         if place.leads:
+
+            def watch() -> None:
+                display.refresh()
+                presence.tell()
+
             folder.claim()
             start = _counted(folder, place, ends)
+            presence.start = start.count
             folder.prepared_file.unlink(missing_ok=True)
-            prepare_data(folder, plan, display, requests)
+            prepare_data(folder, plan, watch, requests)
             start = adopt(folder, start, token=place.token, endpoint=f"{place.address}:{free_port()}", ends=ends)
             stack.enter_context(tracked(folder, job))
         else:
-            start = _wait_for_start(folder, place, requests)
-        presence.start = start.count
+            start = _wait_for_start(folder, place, presence, requests)
         watchdog = watchdog_of(folder, start, job)
         command = [sys.executable, "-P", "-m", "launcher.worker", str(folder.path)]
         look = [display.refresh, requests.pass_on, watchdog.look, presence.tell]
         went_well = run_agent(command, plan.processes, plan.threads, folder, look, _rendezvous(place, start, plan))
         presence.tell(ended=True)
+    if not went_well:
+        _wait_for_word_of_all(folder, start, plan.nodes)
     return int(ExitCode.DONE if went_well else ExitCode.FAILED)
 
 
 def _counted(folder: RunFolder, place: NodePlace, ends: float | None) -> Start:
-    """Count the start, or take up the one that `submit` counted: also one that ends while it prepares is a start."""
+    """Count the start, or take up one that was counted before: also one that ends while it prepares is a start."""
     latest = Start.read(folder)
-    if latest is not None and not latest.token and place.step == 0:
+    if latest is not None and not latest.token:
         return adopt(folder, latest, token=place.token, endpoint="", ends=ends)
     cause: Cause = "restart" if place.step else "requeued"
     return begin(folder, cause, last_checkpoint(folder.checkpoints), token=place.token, ends=ends)
 
 
-def _wait_for_start(folder: RunFolder, place: NodePlace, requests: StopRequests) -> Start:
+def _wait_for_start(folder: RunFolder, place: NodePlace, presence: Presence, requests: StopRequests) -> Start:
     """Wait while the leading node prepares the data; srun ends this task if that node fails."""
     while True:
         start = Start.read(folder)
-        if start is not None and start.token == place.token and start.endpoint:
-            return start
+        if start is not None and start.token == place.token:
+            presence.start = start.count
+            presence.tell()
+            if start.endpoint:
+                return start
         requests.check()
+        time.sleep(PAUSE)
+
+
+def _wait_for_word_of_all(folder: RunFolder, start: Start, nodes: int) -> None:
+    """srun ends the tasks of the other nodes once this one has ended badly; what they still say may name the cause."""
+    until = time.monotonic() + SECONDS_FOR_WORD
+    while len(ends_of_nodes(folder, start.count)) < nodes and time.monotonic() < until:
         time.sleep(PAUSE)
 
 

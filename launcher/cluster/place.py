@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from launcher.errors import RunFailed
 from launcher.run.network import address_towards
 
 
@@ -43,9 +44,17 @@ class NodePlace:
 
     @property
     def address(self) -> str:
-        """This node's address as its peers see it: its own name may stand for the loopback in its own table."""
-        peer = self.nodes[1 if self.leads else 0] if len(self.nodes) > 1 else None
-        return "127.0.0.1" if peer is None else address_towards(peer)
+        """This node's address as its peers see it: its own name may stand for the loopback in its own table.
+
+        Raises RunFailed where no way leads to them.
+        """
+        if len(self.nodes) == 1:
+            return "127.0.0.1"
+        peer = self.nodes[1 if self.leads else 0]
+        try:
+            return address_towards(peer)
+        except OSError as error:
+            raise RunFailed(f"no way leads to {peer}: {error}; each node must know the others by name") from error
 
 
 def free_port() -> int:

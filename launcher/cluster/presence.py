@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from launcher.run.folder import RunFolder, write_whole
@@ -21,12 +22,13 @@ class Presence:
     _told: float = field(default=float("-inf"), init=False)
 
     def tell(self, ended: bool = False) -> None:
-        """Say that this node is there, or that its ranks have ended."""
+        """Say that this node is there, or that its ranks have ended; a full disk leaves it silent."""
         now = time.monotonic()
         if ended or now - self._told >= SECONDS_BETWEEN_SIGNS:
             self._told = now
             values = {"node": self.node, "time": time.time(), "ended": ended}
-            write_whole(self.folder.logs / f"start-{self.start}.{self.node}.presence.json", json.dumps(values))
+            with suppress(OSError):
+                write_whole(self.folder.logs / f"start-{self.start}.{self.node}.presence.json", json.dumps(values))
 
 
 @dataclass(frozen=True)

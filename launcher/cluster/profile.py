@@ -111,7 +111,7 @@ class Profile(Section):
     signal_seconds: PositiveInt = Field(
         300, description="Seconds before the time limit at which the scheduler asks for a stop."
     )
-    max_requeues: NonNegativeInt = Field(20, description="How often a stopped run is queued again by itself.")
+    max_requeues: NonNegativeInt = Field(20, description="How often a run is queued again by itself.")
 
     @property
     def hardware(self) -> Hardware:

@@ -36,6 +36,7 @@ def render_script(name: str, runs: Sequence[Path], profile: Profile, after: str 
         environment={variable: shlex.quote(value) for variable, value in profile.environment.items()},
         before=profile.before,
         after=profile.after,
+        cpus=profile.cpus_per_node,
         on_nodes=[_array_word(word) for word in on_nodes],
         here=[_array_word(word) for word in here],
         exclude="" if profile.exclude is None else shlex.quote(f"{profile.exclude},"),

@@ -21,7 +21,7 @@ from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
 from launcher.run.environment import write_environment
 from launcher.run.events import EventTail, Saved
-from launcher.run.folder import RunFolder
+from launcher.run.folder import RunFolder, find_run
 from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import begin
 
@@ -38,7 +38,9 @@ def submit_job(
     plans = [plan_for(job, job_file, profile) for job in jobs]
     depends = None if after is None else _job_of(Path(after))
     scheduler.try_script(_draft(jobs, profile))  # it would queue for ever what no node can run
-    runs = [_run_of(job, job_file, plan, profile, resume) for job, plan in zip(jobs, plans, strict=True)]
+    runs: list[RunFolder] = []
+    for job, plan in zip(jobs, plans, strict=True):
+        runs.append(_run_of(job, job_file, plan, profile, resume, taken=tuple(runs)))
     script = render_script(jobs[0].name, [run.path for run in runs], profile, depends)
     for run in runs:
         script_file(run).write_text(script, encoding="utf-8")
@@ -96,16 +98,24 @@ def combinations(each: Sequence[str]) -> Iterator[list[str]]:
     choices = []
     for text in each:
         path, equals, written = text.partition("=")
-        values = yaml.safe_load(written) if equals else None
+        try:
+            values = yaml.safe_load(written) if equals else None
+        except (yaml.YAMLError, ValueError):  # such as a date that does not exist
+            values = None
         if not isinstance(values, list) or not values:
             raise RequestError(f"--each {text}: write a list, such as --each 'train.seed=[0, 1, 2]'")
-        choices.append([f"{path}={json.dumps(value)}" for value in values])
+        choices.append([f"{path}={json.dumps(value, default=str)}" for value in values])
     return (list(chosen) for chosen in itertools.product(*choices))
 
 
-def _run_of(job: Job, job_file: Path, plan: Plan, profile: Profile, resume: str) -> RunFolder:
-    """The folder of a new run, or of the unfinished one that goes on; refused while a job of it lives."""
-    decision = decide_run(job, resume, is_taken=lambda run: current_job(run) is not None)
+def _run_of(
+    job: Job, job_file: Path, plan: Plan, profile: Profile, resume: str, taken: Sequence[RunFolder]
+) -> RunFolder:
+    """The folder of a new run, or of the unfinished one that goes on; refused while a job of it lives.
+
+    taken: the runs that other jobs of the same array have
+    """
+    decision = decide_run(job, resume, is_taken=lambda run: run in taken or current_job(run) is not None)
     run = decision.folder
     plan = with_remembered_limit(plan, job, job_file, decision)
     check_time(run, profile)
@@ -125,10 +135,12 @@ def check_time(run: RunFolder, profile: Profile) -> None:
         )
 
 
-def _job_of(run: Path) -> str:
-    job = current_job(RunFolder(run.resolve()))
-    if job is None:
-        raise RequestError(f"{run} has no job in the queue to wait for; submit it first")
+def _job_of(path: Path) -> str | None:
+    """The number of the job to wait for; None where the run has already gone well."""
+    run = find_run(path)
+    result, job = run.result(), current_job(run)
+    if job is None and (result is None or result["status"] != "done"):
+        raise RequestError(f"{path} has no job in the queue to wait for; submit it first")
     return job
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.cluster import scheduler
 from launcher.cluster.deciding import CANCEL
-from launcher.cluster.runs import jobs_of, latest_state
+from launcher.cluster.runs import current_job, jobs_of, latest_state
 from launcher.errors import RequestError
 from launcher.run.events import EventTail, Phase, Started, Step
 from launcher.run.folder import RunFolder, find_run, write_whole
@@ -142,11 +142,17 @@ def show_logs(path: Path, rank: int | None, follow: bool, sleep: Callable[[float
         raise RequestError(f"there is no {log} yet; the logs of ranks are: {there}")
     with log.open(encoding="utf-8", errors="replace") as file:
         while True:
+            goes_on = follow and _goes_on(run)  # asked before the last is read: a job still prints when its run is done
             sys.stdout.write(file.read())
             sys.stdout.flush()
-            if not follow or status_of(run).state not in ("running", "waiting"):
+            if not goes_on:
                 return
             sleep(1.0)
+
+
+def _goes_on(run: RunFolder) -> bool:
+    """Whether something may still be printed."""
+    return current_job(run) is not None or run.is_claimed()
 
 
 def _output(run: RunFolder) -> Path:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from launcher.errors import ExitCode
 from launcher.run.events import EventTail, Step
@@ -18,7 +19,7 @@ from launcher.run.starts import Start
 
 @dataclass(frozen=True)
 class Failure:
-    """How one rank failed.
+    """How one rank failed, or, where `rank` is None, the launcher of one machine.
 
     error: class of the error, or name of the signal
     exit_code: what the rank ended with
@@ -47,6 +48,11 @@ class Failure:
     def kind(self) -> FailureKind:
         """What sort of failure it is."""
         return kind_of(self.error, self.message)
+
+    @property
+    def who(self) -> str:
+        """Who failed, for the user."""
+        return f"{'the launcher' if self.rank is None else f'rank {self.rank}'} on {self.host}"
 
     @classmethod
     def now(cls, rank: int | None, error: str, message: str, traceback: str, exit_code: int) -> Failure:
@@ -79,9 +85,9 @@ def name_of(code: int) -> str:
 
 
 def leave_word(folder: RunFolder, failure: Failure, start: int) -> None:
-    """Keep the failure of a rank for whoever started it."""
-    assert failure.rank is not None
-    write_whole(folder.rank_failure(failure.rank, start), json.dumps(asdict(failure)))
+    """Keep a failure for whoever decides what comes next."""
+    who = failure.host if failure.rank is None else f"rank-{failure.rank}"
+    write_whole(folder.failure_word(who, start), json.dumps(asdict(failure)))
 
 
 def leave_ends(folder: RunFolder, ends: Sequence[Ended], start: int) -> None:
@@ -90,17 +96,22 @@ def leave_ends(folder: RunFolder, ends: Sequence[Ended], start: int) -> None:
 
 
 def told_failures(folder: RunFolder) -> list[Failure]:
-    """What the ranks of the latest start left word of, first failures first and mere consequences last."""
+    """What the ranks of the latest start and their launchers left word of, the earliest first."""
     files = folder.logs.glob(f"start-{_latest(folder)}.*.failure.json")
     told = [Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
-    return sorted(told, key=lambda failure: (failure.is_consequence, failure.time))
+    return sorted(told, key=lambda failure: failure.time)
 
 
 def told_ends(folder: RunFolder) -> list[Ended]:
     """How the ranks of the latest start ended, on all machines."""
-    files = folder.logs.glob(f"start-{_latest(folder)}.*.ends.json")
+    files = ends_of_nodes(folder, _latest(folder))
     found = [Ended(**values) for file in files for values in json.loads(file.read_text(encoding="utf-8"))]
     return sorted(found, key=lambda end: end.rank)
+
+
+def ends_of_nodes(folder: RunFolder, start: int) -> list[Path]:
+    """What each machine whose ranks ended badly has left, a file each."""
+    return list(folder.logs.glob(f"start-{start}.*.ends.json"))
 
 
 def forget_failures(folder: RunFolder) -> None:
@@ -114,7 +125,8 @@ def forget_failures(folder: RunFolder) -> None:
 def first_failure(folder: RunFolder) -> Failure | None:
     """The earliest failure that is no consequence; else a rank that was killed; else what the ranks noticed of it.
 
-    A rank that only stopped was asked to, perhaps because another one had died. None where no rank ended badly.
+    A rank that only stopped was asked to, perhaps because another one had died: what was noticed earlier tells.
+    None where no rank ended badly.
     """
     told, ends = told_failures(folder), told_ends(folder)
     causes = [failure for failure in told if not failure.is_consequence and failure.exit_code != ExitCode.STOPPED]
@@ -139,7 +151,7 @@ def write_page(folder: RunFolder, first: Failure) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(first.time))
     others = [end for end in told_ends(folder) if end.rank != first.rank]
     lines = [
-        f"rank {first.rank} on {first.host} failed first, at {when}: {first.error}: {first.message}",
+        f"{first.who} failed first, at {when}: {first.error}: {first.message}",
         f"kind: {first.kind.value}",
         f"last step: {_last_step(folder)}" + (f"; it was in: {first.doing}" if first.doing else ""),
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 import yaml
 
-from launcher.errors import RequestError
+from launcher.errors import RequestError, RunFailed
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
 
@@ -184,9 +185,9 @@ class RunFolder:
         """Output of one rank."""
         return self.logs / f"rank-{rank}.log"
 
-    def rank_failure(self, rank: int, start: int) -> Path:
-        """What a failing rank of a start leaves for the launcher to read."""
-        return self.logs / f"start-{start}.rank-{rank}.failure.json"
+    def failure_word(self, who: str, start: int) -> Path:
+        """What a failing rank of a start, or the launcher of a node, leaves for whoever decides what comes next."""
+        return self.logs / f"start-{start}.{who}.failure.json"
 
     def node_ends(self, node: str, start: int) -> Path:
         """How the ranks of one machine ended, by the one who started them."""
@@ -237,11 +238,17 @@ def _new_folder(job: Job) -> Path:
 
 @contextmanager
 def temporary_folder() -> Iterator[RunFolder]:
-    """A folder for processes that answer one request and leave nothing behind."""
-    with tempfile.TemporaryDirectory(prefix="adaptrun-") as path:
-        folder = RunFolder(Path(path))
-        folder.logs.mkdir()
+    """A folder for processes that answer one request. It stays only where they failed: what they said is in it."""
+    folder, failed = RunFolder(Path(tempfile.mkdtemp(prefix="adaptrun-"))), False
+    folder.logs.mkdir()
+    try:
         yield folder
+    except RunFailed:
+        failed = True
+        raise
+    finally:
+        if not failed:
+            shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def write_whole(path: Path, text: str) -> None:

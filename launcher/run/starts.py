@@ -89,6 +89,13 @@ def go_on(folder: RunFolder, cause: Cause) -> Start:
     return begin(folder, cause, last_checkpoint(folder.checkpoints))
 
 
+def starts_in_vain(folder: RunFolder, latest: Start) -> int:
+    """How many starts in a row, the latest included, have saved no step."""
+    last = last_checkpoint(folder.checkpoints)
+    gained = last is not None and step_of(last) > latest.from_step
+    return 0 if gained else latest.fruitless + 1
+
+
 class Fence:
     """Whether this start may still write to the run's folder."""
 

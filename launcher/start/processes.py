@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from launcher.errors import RunFailed
 from launcher.run.failures import Ended, forget_failures, leave_ends
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import forget_heartbeats, read_heartbeats
@@ -28,6 +29,10 @@ PAUSE = 0.2
 """Seconds between two looks at the ranks."""
 SECONDS_WITHOUT_RANKS = 20.0
 """After so long with no rank left, torchrun's agent is given up: one that lost its store can wait for minutes."""
+
+
+class AgentFailed(RunFailed):
+    """torchrun's agent of this machine failed: it lost those of other machines, or their ranks' meeting place."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class _Agent:
                 return self._codes or {-1: 1}
         _look(look)
         if self._problem is not None:
-            raise self._problem
+            raise AgentFailed(f"torchrun's agent: {type(self._problem).__name__}: {self._problem}") from self._problem
         return self._codes or {}
 
     def _has_ranks(self) -> bool:

@@ -9,13 +9,13 @@ from launcher.job.schema import Job
 from launcher.plan.making import with_smaller_micro_batches
 from launcher.run.events import EventLog, Note
 from launcher.run.folder import RunFolder
-from launcher.run.starts import Start, go_on
+from launcher.run.starts import Start, go_on, starts_in_vain
 from launcher.start.failure import RankFailed
 
 
 def restart(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> Start:
     """Begin a new start from the last complete checkpoint. Raises `failed` where that would not help."""
-    adapt(folder, job, job_file, failed)
+    _adapt(folder, job, job_file, failed)
     start = go_on(folder, "restart")
     whence = "from the beginning" if start.checkpoint is None else f"from {Path(start.checkpoint).name}"
     log = EventLog(folder.events_file)
@@ -24,7 +24,7 @@ def restart(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> 
     return start
 
 
-def adapt(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> None:
+def _adapt(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> None:
     """Change the plan to what may go well. Raises `failed` where a new start would not help."""
     if isinstance(failed, OutOfMemory):
         plan = folder.plan()
@@ -32,8 +32,8 @@ def adapt(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> No
             raise failed
         folder.write_plan(with_smaller_micro_batches(plan, job, job_file, plan.split.micro_batch // 2))
         return
-    latest = Start.read(folder)
-    if not failed.failure.kind.may_pass or latest is None or latest.fruitless >= job.launch.max_restarts:
+    latest, most = Start.read(folder), job.launch.max_restarts
+    if not failed.failure.kind.may_pass or latest is None or most == 0 or starts_in_vain(folder, latest) > most:
         raise failed
 
 

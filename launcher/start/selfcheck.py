@@ -9,7 +9,6 @@ the order it is made in, which the split decides, so those differences are told 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
 from launcher.plan.making import make_plan
 from launcher.run.events import EventTail, Step
-from launcher.run.folder import RunFolder
+from launcher.run.folder import RunFolder, temporary_folder
 from launcher.start.processes import run_ranks
 
 SGD_BOUND, ADAMW_BOUND = 1e-5, 1e-4
@@ -108,8 +107,8 @@ class Trace:
 
 def run_selfcheck(as_json: bool) -> ExitCode:
     """Run all cases, print how far they are apart, say whether all are within the bounds."""
-    with tempfile.TemporaryDirectory(prefix="adaptrun-selfcheck-") as temporary:
-        differences = list(_differences(Path(temporary)))
+    with temporary_folder() as material:
+        differences = list(_differences(material))
     report = {
         "max_relative_difference": _largest(
             (d.loss, d.gradient_norm, d.weights) for d in differences if d.kind == "sgd"
@@ -133,9 +132,8 @@ def _largest(figures: Iterable[tuple[float, ...]]) -> float:
     return float(np.max(list(figures)))
 
 
-def _differences(folder: Path) -> Iterator[Difference]:
-    material = RunFolder(folder)
-    material.logs.mkdir()
+def _differences(material: RunFolder) -> Iterator[Difference]:
+    folder = material.path
     _run(material, 1, ["material"])
     for world in SPLITS:
         ours = [case for case in CASES if case.world == world]

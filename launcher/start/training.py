@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +74,7 @@ def run_to_the_end(begun: Begun, job: Job, job_file: Path, display: Display, req
     requests.watch(folder.stop_file)
     with tracked(folder, job):
         if plan.processes > 1:
-            prepare_data(folder, plan, display, requests)
+            prepare_data(folder, plan, display.refresh, requests)
         while True:
             try:
                 _run(folder, plan, start, job, display, requests)
@@ -88,7 +88,7 @@ def _with_file(command: tuple[str, ...], job_file: Path, folder: RunFolder) -> t
     return tuple(str(folder.job_file) if word == str(job_file) else word for word in command)
 
 
-def prepare_data(folder: RunFolder, plan: Plan, display: Display, requests: StopRequests) -> None:
+def prepare_data(folder: RunFolder, plan: Plan, watch: Callable[[], None], requests: StopRequests) -> None:
     """One process prepares the data, with all cores, before any rank starts."""
     run_ranks(
         "launcher.worker.prepare",
@@ -96,7 +96,7 @@ def prepare_data(folder: RunFolder, plan: Plan, display: Display, requests: Stop
         processes=1,
         threads=plan.threads * plan.processes,
         folder=folder,
-        watch=display.refresh,
+        watch=watch,
         requests=requests,
     )
 

@@ -271,7 +271,8 @@ def _conclude(
     findings: Mapping[str, SetFindings] | None = None,
     verdict: Verdict | None = None,
 ) -> None:
-    """Write what this start came to."""
+    """Write what this start came to. Raises Superseded where a later one has begun."""
+    session.fence.check()
     Result(
         status=status,
         name=session.job.name,

@@ -63,7 +63,7 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
             folder = process.folder
             job, plan = load_job(folder.job_file), folder.plan()
             world = stack.enter_context(World.at(process.place, plan.device, process.pulse).joined(job.launch.timeout))
-            start = Start.read(folder) or Start()
+            start = start_of(process, folder)
         else:
             job = load_job(target, sets)
             plan = make_plan(job, target, processes=process.place.size)
@@ -84,6 +84,14 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
         if world.is_first:
             process.stop.watch(folder.stop_file, start.ends)
         yield Session(job, plan, folder, world, log, start)
+
+
+def start_of(process: RankProcess, folder: RunFolder) -> Start:
+    """The start that this rank belongs to. Raises Superseded where a later one began while the ranks were meeting."""
+    start = Start.read(folder) or Start()
+    if process.start:
+        Fence(folder, process.start).check()
+    return start
 
 
 def _make_run(job: Job, job_file: Path, plan: Plan, world: World, resume: str) -> RunFolder:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from launcher.cluster.profile import Profile, load_profile
 from launcher.cluster.script import quoted, render_script
@@ -60,7 +59,7 @@ def spoken(rendered: str, folder: Path, *stubs: Path) -> list[tuple[str, list[st
     """Run a script with stubs for the cluster's commands; what each was called with, and its variables."""
     commands = folder / "commands"
     commands.mkdir()
-    names = ("srun", "scontrol", "squeue", "sbatch", "module", "conda", "apptainer", "date")
+    names = ("srun", "scontrol", "squeue", "sbatch", "module", "conda", "apptainer", "date", "python")
     for stub in (*(commands / name for name in names), *stubs):
         stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text(STUB)
@@ -71,6 +70,7 @@ def spoken(rendered: str, folder: Path, *stubs: Path) -> list[tuple[str, list[st
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "n[1-2]",
         "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_ARRAY_JOB_ID": "7",
         "SLURM_ARRAY_TASK_ID": "1",
     }
     done = subprocess.run(["bash"], input=rendered, env=environment, cwd=folder, text=True, timeout=60)
@@ -95,6 +95,14 @@ def test_hostile_values_arrive_as_they_are(tmp_path: Path) -> None:
     ]
     assert [arguments[arguments.index("launcher.cluster.deciding") + 1] for arguments in decided] == [str(run)]
     assert all(variables["MY_VALUE"] == HOSTILE for name, _, variables in said if name == "srun")
+
+
+def test_a_hostile_conda_environment_is_activated_as_it_is_called(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    said = spoken(render_script("x", [run], Profile(conda=HOSTILE)), tmp_path)
+    assert ["activate", HOSTILE] in [arguments for name, arguments, _ in said if name == "conda"]
+    assert "srun" in [name for name, _, _ in said]
 
 
 @pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
@@ -134,15 +142,71 @@ def test_unfit_nodes_are_left_out_beside_those_of_the_profile(tmp_path: Path) ->
     assert not [arguments for name, arguments, _ in said if name == "scontrol" and "requeue" in arguments]
 
 
+def test_each_task_of_an_array_asks_for_itself_alone(tmp_path: Path) -> None:
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        run.mkdir()
+    venv = tmp_path / "venv"
+    rendered = render_script("x", runs, Profile(venv=str(venv))).replace("NEXT=$?", "NEXT=75").replace("sleep", "true")
+    said = spoken(rendered, tmp_path, venv / "bin" / "python")
+    assert ["requeue", "7_1"] in [arguments for name, arguments, _ in said if name == "scontrol"]
+    assert [arguments[2] for name, arguments, _ in said if name == "squeue"] == ["7_1"]
+    assert not (runs[0] / "jobs").exists()
+    assert (runs[1] / "jobs").read_text() == "7_1\n"
+
+
+def test_a_script_that_is_queued_by_hand_notes_its_number_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "jobs").write_text("6\n")
+    venv = tmp_path / "venv"
+    for again in ("first", "second"):
+        (tmp_path / again).mkdir()
+        spoken(render_script("x", [run], Profile(venv=str(venv))), tmp_path / again, venv / "bin" / "python")
+        assert (run / "jobs").read_text() == "6\n7\n"
+
+
+def test_the_ranks_get_the_cores_that_were_asked_for(tmp_path: Path) -> None:
+    """srun does not take them from the batch job, since SLURM 22.05."""
+    run, venv = tmp_path / "run", tmp_path / "venv"
+    run.mkdir()
+    profile = Profile(cpus_per_node=8, venv=str(venv))
+    said = spoken(render_script("x", [run], profile), tmp_path, venv / "bin" / "python")
+    assert ["--cpus-per-task=8" in arguments for name, arguments, _ in said if name == "srun"] == [True]
+
+
+def test_what_sets_up_the_environment_may_read_variables_that_nobody_has_set(tmp_path: Path) -> None:
+    run, venv = tmp_path / "run", tmp_path / "venv"
+    run.mkdir()
+    profile = Profile(before=('CFLAGS="$CFLAGS -O2"',), venv=str(venv))
+    said = spoken(render_script("x", [run], profile), tmp_path, venv / "bin" / "python")
+    assert "srun" in [name for name, _, _ in said]
+
+
 @pytest.mark.parametrize(("value", "written"), [("a-b_c", "a-b_c"), ("a b", '"a b"'), ('a"b\\', '"a\\"b\\\\"')])
 def test_values_of_sbatch_options_are_quoted_as_sbatch_reads_them(value: str, written: str) -> None:
     assert quoted(value) == written
 
 
-@pytest.mark.parametrize("field", ["partition", "account", "qos", "venv", "conda", "constraint", "exclude"])
+FREE = [
+    *(
+        {name: "TEXT"}
+        for name in ("partition", "account", "qos", "reservation", "constraint", "exclude", "venv", "conda")
+    ),
+    *({name: ["TEXT"]} for name in ("extra", "modules", "before", "after")),
+    {"environment": {"MY_VALUE": "TEXT"}},
+    {"mail": {"to": "TEXT"}},
+    *({"container": {"runtime": "pyxis", "image": "x", name: "TEXT"}} for name in ("image", "python")),
+    {"container": {"runtime": "pyxis", "image": "x", "mounts": ["TEXT"]}},
+]
+"""Every field of a profile that holds free text."""
+
+
+@pytest.mark.parametrize("profile", FREE, ids=str)
 @pytest.mark.parametrize("end", ["\n", "\r", "\x00", "\x1b", "\u2028"])
-def test_values_of_more_than_one_line_are_refused(field: str, end: str, tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(yaml.safe_dump({field: f"a{end}#SBATCH --uid=0"}))
+def test_values_of_more_than_one_line_are_refused(profile: dict[str, object], end: str, tmp_path: Path) -> None:
+    written = json.dumps(profile).replace("TEXT", json.dumps(f"a{end}#SBATCH --uid=0")[1:-1])
+    (tmp_path / "p.yaml").write_text(written)
     with pytest.raises(JobError, match="one line of printable characters"):
         load_profile(tmp_path / "p.yaml")
 

@@ -6,7 +6,14 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
+from launcher.cluster import watching
+from launcher.job.reading import load_job
+from launcher.run.folder import RunFolder
+from launcher.run.results import Result
 from tests.commands import adaptrun, assert_gone, ranks_of, start, wait_until
+from tests.start.conftest import write_job
 from tests.start.test_failures import has_trained, mischievous
 
 
@@ -40,6 +47,23 @@ def test_a_signal_to_one_rank_alone_stops_all(tmp_path: Path, tiny_model: Path) 
     assert launcher.wait(60) == 75
     assert_gone(ranks)
     assert "everything is saved, and the same command goes on from there" in (tmp_path / "stderr").read_text()
+
+
+def test_what_a_job_prints_after_its_run_is_done_is_followed_too(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder.create(load_job(write_job(tmp_path, tiny_model)))
+    Result(status="done", name="small", steps=1, seconds=1.0).write(run.result_file)
+    run.log(0).write_text("trained\n")
+    job: list[str | None] = ["7", "7", None]
+    monkeypatch.setattr(watching, "current_job", lambda run: job.pop(0))
+
+    def printed(seconds: float) -> None:
+        with run.log(0).open("a") as log:
+            log.write(f"{len(job)} left\n")
+
+    watching.show_logs(run.path, 0, follow=True, sleep=printed)
+    assert capsys.readouterr().out == "trained\n2 left\n1 left\n"
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ def test_the_earliest_cause_is_first_whoever_speaks_before(folder: RunFolder) ->
     assert first.rank == 0
 
 
+@pytest.mark.parametrize(("noticed", "error"), [(1.0, "RuntimeError"), (3.0, "Stopped")])
+def test_of_a_lost_connection_and_a_stop_the_earlier_tells(folder: RunFolder, noticed: float, error: str) -> None:
+    leave_word(folder, failure(0, noticed, "RuntimeError", "Connection closed by peer"), 1)
+    leave_word(folder, failure(1, 2.0, "Stopped", "stopped at once", 75), 1)
+    first = first_failure(folder)
+    assert first is not None
+    assert first.error == error
+
+
 def test_a_killed_rank_goes_before_what_the_others_noticed(folder: RunFolder) -> None:
     leave_word(folder, failure(0, 1.0, "RuntimeError", "Connection closed by peer"), 1)
     leave_ends(folder, [Ended(0, "n1", 1, "training", 5), Ended(1, "n1", -9, "training, step 5", 5)], 1)

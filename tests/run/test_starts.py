@@ -9,7 +9,7 @@ import pytest
 from launcher.errors import Superseded
 from launcher.run.checkpoints import MARKER, checkpoint_name
 from launcher.run.folder import RunFolder
-from launcher.run.starts import Fence, Start, adopt, begin, go_on
+from launcher.run.starts import Fence, Start, adopt, begin, go_on, starts_in_vain
 from launcher.run.unfit import report_unfit, take_unfit
 
 
@@ -36,6 +36,14 @@ def test_starts_in_a_row_that_save_nothing_are_counted(folder: RunFolder) -> Non
     assert (start.count, start.from_step, start.fruitless) == (5, 10, 0)
     assert go_on(folder, "requeued").fruitless == 1
     assert go_on(folder, "resumed").fruitless == 0, "a person may try as often as they like"
+
+
+def test_a_start_that_saves_is_not_in_vain_whatever_came_before(folder: RunFolder) -> None:
+    begin(folder, "first", None)
+    latest = go_on(folder, "restart")
+    assert starts_in_vain(folder, latest) == 2
+    save(folder, 10)
+    assert starts_in_vain(folder, latest) == 0
 
 
 def test_a_request_to_stop_outlives_starts_that_nobody_asked_for(folder: RunFolder) -> None:

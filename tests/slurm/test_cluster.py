@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from launcher.cluster.runs import jobs_of
 from launcher.run.checkpoints import complete_checkpoints, step_of
 from launcher.run.events import Began, EventTail, Started, Step
 from launcher.run.folder import RunFolder
@@ -246,7 +247,7 @@ def test_a_node_that_fails_its_check_is_named_and_left_out(cluster: Cluster, fol
         assert "queued again: without n2 (" in job.printed()
         assert "MiB free" in job.printed()
         assert (job.run.path / "exclude").read_text() == "n2\n"
-        first, job.number = (job.run.path / "jobs").read_text().split()
+        first, job.number = jobs_of(job.run)
         assert first != job.number
         job.wait()
     finally:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from launcher.errors import RequestError
-from launcher.worker.process import Place
+from launcher.errors import RequestError, Superseded
+from launcher.run.folder import RunFolder
+from launcher.run.heartbeats import forget_heartbeats
+from launcher.run.starts import begin
+from launcher.worker.process import Place, RankProcess
+from launcher.worker.session import start_of
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 HERE = {"LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "n1"}
@@ -45,3 +51,14 @@ def test_tasks_without_a_meeting_place_are_told_how_to_name_one() -> None:
     alone = {name: value for name, value in SRUN.items() if name != "MASTER_ADDR"}
     with pytest.raises(RequestError, match="set MASTER_ADDR to the first node's address and MASTER_PORT"):
         Place.from_environment(alone)
+
+
+def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_later_one(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    first = begin(folder, "first", None)
+    process = RankProcess(Place(), folder)
+    forget_heartbeats(folder)
+    assert start_of(process, folder) == first
+    begin(folder, "requeued", None)
+    with pytest.raises(Superseded, match="start 2 of"):
+        start_of(process, folder)
