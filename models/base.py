@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from launcher.data.rows import Row
-from launcher.job.schema import Source, Train
+from launcher.job.data import Source
+from launcher.job.training import Train
 from launcher.models.batch import Batch, Losses
 
 if TYPE_CHECKING:

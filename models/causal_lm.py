@@ -16,7 +16,7 @@ import torch
 from launcher.data.rows import Row
 from launcher.data.values import text_of
 from launcher.errors import DataError, ModelError
-from launcher.job.schema import Source
+from launcher.job.data import Source
 from launcher.models.base import Example, TaskModule
 from launcher.models.batch import Batch
 from launcher.models.chats import chat_of, chat_tokens

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
-from launcher.job.schema import Augment
+from launcher.job.training import Augment
 
 Pixels = NDArray[np.uint8]
 """[channels, height, width]."""

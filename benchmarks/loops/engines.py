@@ -25,7 +25,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from launcher.engines import make_engine
 from launcher.engines.base import EngineSettings
 from launcher.engines.deepspeed import _import_deepspeed
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.plan.deepspeed_config import TEMPLATES
 

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel
 from launcher.checkpoint.planners import SavePlanner
 from launcher.engines.base import EngineSettings
 from launcher.engines.deepspeed import DeepSpeedEngine
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 
 CONFIG = BertConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=18, num_attention_heads=16)

@@ -12,9 +12,9 @@ from torch import nn
 from launcher.adapt.adapters import Adapters, Setting
 from launcher.adapt.method import Method, Surroundings
 from launcher.errors import ModelError, RequestError
-from launcher.job.methods import Own
+from launcher.job.methods import Adapt, Own
 from launcher.job.pretrained import Pretrained
-from launcher.job.schema import Adapt, Job
+from launcher.job.schema import Job
 from launcher.models import loading
 from launcher.models.base import Task, TaskModule
 from launcher.models.loading import Loaded

@@ -21,7 +21,7 @@ from torch import nn
 
 from launcher.adapt.adapters import Adapters, Setting
 from launcher.errors import ModelError
-from launcher.job.schema import Lora
+from launcher.job.methods import Lora
 from launcher.models.adapters import is_transposed, output_lengths
 from launcher.models.loading import Loaded
 from launcher.models.quantised import quantise

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from launcher.data.sources import existing, is_local
+from launcher.job.data import Source
 from launcher.job.pretrained import tokenizer_files
-from launcher.job.schema import Source
 
 FORMAT = 3
 

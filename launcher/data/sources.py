@@ -13,7 +13,7 @@ from launcher.data.delimited import read_delimited
 from launcher.data.jsonlines import read_jsonlines
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.schema import Source
+from launcher.job.data import Source
 
 DELIMITED, JSONLINES, PARQUET, CONLL = (".csv", ".tsv"), (".jsonl",), (".parquet",), (".conll",)
 SUFFIXES = DELIMITED + JSONLINES + PARQUET + CONLL

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.engines.flat_slice import FlatSlice
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from launcher.engines.base import PLAIN, Treatment
 from launcher.engines.single import SingleEngine
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
 

@@ -23,7 +23,7 @@ from launcher.engines.flat_slice import FlatSlice
 from launcher.engines.loss_scale import LossScale
 from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
 from launcher.engines.single import AUTOCAST, autocast, load_saved, saved_tensors
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from launcher.engines.base import PLAIN, Treatment
 from launcher.engines.single import AUTOCAST, SingleEngine
 from launcher.errors import RequestError
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.blocks import repeated_blocks
 from launcher.models.stored import Readable, Stored

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from launcher.engines.base import Treatment
 from launcher.engines.schedule_free import make_schedule_free
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 
 
 def parameter_groups(

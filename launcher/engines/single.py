@@ -12,7 +12,7 @@ from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatm
 from launcher.engines.copies import Copies
 from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
 from launcher.engines.schedule_free import Result, counters, is_schedule_free, take_counters
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.models.stored import Stored
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from launcher.job.adapting import Adapting
-from launcher.job.methods import BESIDE, SOURCE_FREE, WITH_EVERY_METHOD, WITH_TARGET, Own
+from launcher.job.methods import BESIDE, REHEARSAL, SOURCE_FREE, WITH_EVERY_METHOD, WITH_TARGET, Finetune, Own
 from launcher.job.rule import Found, Rule, TaskRule
-from launcher.job.schema import REHEARSAL, Finetune, Job
+from launcher.job.schema import Job
 from launcher.job.tasks import Family
 
 OF_CLASSES = frozenset({"cdan", "mcc", "self-training", "shot", "tent"})

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from launcher.errors import RequestError
-from launcher.job.schema import COLUMNS, Model, Source
+from launcher.job.data import COLUMNS, Source
+from launcher.job.schema import Model
 from launcher.job.section import Section
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from launcher.job.judging import BASELINE
 from launcher.job.rule import Found
-from launcher.job.schema import BASELINE, Job
+from launcher.job.schema import Job
 
 RESERVED = (BASELINE, "before", "result", "constant")
 """Names of the arms that every verdict may have."""

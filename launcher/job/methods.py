@@ -1,7 +1,7 @@
-"""The methods of `adapt` that learn from more than the labelled samples of one domain: a section each.
+"""The methods of `adapt`, a section each: fine-tuning and adapters, then those that learn from more than one domain.
 
-What each computes, with its source, is in the file of its name in `launcher/adapt/`; docs/domains.md compares them.
-Of the options that `Adapting` has, those of `WITH_EVERY_METHOD` go with them.
+What each of the latter computes, with its source, is in the file of its name in `launcher/adapt/`; docs/domains.md
+compares them. Of the options that `Adapting` has, those of `WITH_EVERY_METHOD` go with them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from launcher.job.adapting import Adapting
-from launcher.job.section import Fraction
+from launcher.job.data import AnySource
+from launcher.job.section import Fraction, Section
 
 TargetBatch = Annotated[
     Literal["auto"] | PositiveInt,
@@ -21,6 +22,64 @@ TargetBatch = Annotated[
     ),
 ]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Rehearsal(Section):
+    """Labelled samples of an earlier domain, trained on beside the new ones so that it is not forgotten."""
+
+    source: AnySource = Field(description="Those samples, with the labels of the new domain.")
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.2, description="Of the samples that are drawn.")
+
+
+REHEARSAL = "rehearsal"
+"""Name of its samples beside the training sets."""
+
+
+class Finetune(Adapting):
+    """All weights learn, but for those of `model.frozen`."""
+
+    method: Literal["finetune"] = Field("finetune", description="Fine-tune all weights on the labelled samples.")
+    rehearsal: Rehearsal | None = Field(None, description="Labelled samples of an earlier domain, against forgetting.")
+
+
+class Lora(Adapting):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    method: Literal["lora"] = Field(
+        description="Each target matrix W stays as it is and gets a product B·A of low rank beside it, which learns. "
+        "So do the head of a classifier and weights that the pretrained model lacks."
+    )
+    rank: PositiveInt = Field(8, description="Rows of A and columns of B.")
+    alpha: PositiveFloat = Field(16.0, description="B·A counts alpha / rank times.")
+    dropout: Fraction = Field(0.0, description="Dropout on what goes into A.")
+    targets: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "auto",
+        description="auto: every linear layer of the repeated blocks. Or patterns of modules' names, whose first parts "
+        "may be left out (`query`, `*.q_proj`, `encoder.layer.0.*`).",
+    )
+    rank_stabilised: bool = Field(
+        False, description="B·A counts alpha / √rank times, so that large ranks learn too (rsLoRA, arXiv:2312.03732)."
+    )
+    dora: bool = Field(
+        False,
+        description="The length of each row of W + B·A learns by itself (DoRA, arXiv:2402.09353): a little better at "
+        "low ranks, slower, more memory.",
+    )
+    quantised: Literal[False, "4bit"] = Field(
+        False,
+        description="`4bit`: the frozen matrices in 4 bits (QLoRA, arXiv:2305.14314). Needs GPUs and the extra "
+        "`adaptrun[quantised]`.",
+    )
+    merge: bool = Field(
+        False,
+        description="Leave in `model/` the whole model with the adapters added to its weights, and the adapters in "
+        "`adapter/`. Without it `model/` is the adapters alone.",
+    )
+
+    @property
+    def scaling(self) -> float:
+        """What B·A is multiplied by."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
 class Dapt(Adapting):
@@ -174,6 +233,8 @@ class Own(Adapting):
 
 
 DomainMethod = Dapt | Udalm | Dann | Cdan | Coral | Mmd | Mcc | SelfTraining | Shot | Tent | GroupDro | Own
+Adapt = Annotated[Finetune | Lora | DomainMethod, Field(discriminator="method")]
+"""How the model moves to the domain: a section a method."""
 
 BESIDE = frozenset({"udalm", "dann", "cdan", "coral", "mmd", "mcc", "self-training"})
 """Methods that see labelled and target samples in each step."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import ModelError, RequestError
-from launcher.job.methods import Own
+from launcher.job.data import Source
+from launcher.job.methods import Adapt, Finetune, Own
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_card, read_config
 from launcher.job.rule import Found
-from launcher.job.schema import DEEPSPEED_TEMPLATES, Adapt, Engine, Finetune, Job, Model, Source, Tracker
+from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Tracker
 from launcher.job.tasks import FAMILIES, find_family
 
 SQLITE = "sqlite:///"

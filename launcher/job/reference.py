@@ -13,7 +13,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from launcher.job.schema import Job, Source
+from launcher.job.data import Source
+from launcher.job.schema import Job
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, SCHEMA = "job-file.md", "job-schema.json"

@@ -7,10 +7,12 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 
 from launcher.errors import RequestError
+from launcher.job.data import COLUMNS, Source
 from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
 from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
+from launcher.job.methods import Finetune
 from launcher.job.rule import Found, Rule, TaskRule
-from launcher.job.schema import COLUMNS, Finetune, Job, Source
+from launcher.job.schema import Job
 from launcher.job.tasks import Family, find_family
 
 

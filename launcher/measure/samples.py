@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from launcher.data.fingerprints import Fingerprints, fingerprint
 from launcher.data.rows import Row
 from launcher.data.sources import read_rows
-from launcher.job.schema import Job, Source
+from launcher.job.data import Source
+from launcher.job.schema import Job
 from launcher.job.tasks import Family
 
 Kind = Literal["train", "validation", "target"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import ceil
 
 from launcher.job.domain_rules import sees_target_beside
-from launcher.job.methods import Dapt
-from launcher.job.schema import Finetune, Job
+from launcher.job.methods import Dapt, Finetune
+from launcher.job.schema import Job
 
 
 def draws_an_epoch(job: Job, training: int) -> int:

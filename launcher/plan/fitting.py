@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
-from launcher.job.schema import Job, Lora
+from launcher.job.methods import Lora
+from launcher.job.schema import Job
 from launcher.plan.memory import FLOAT32, Load, Memory, Sharing, memory_of
 from launcher.plan.model_size import ModelSize, size_of_job
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.plan.model_size import ModelSize
 
 FLOAT32 = 4

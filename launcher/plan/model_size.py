@@ -12,8 +12,9 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
+from launcher.job.methods import Adapt, Lora
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config, safetensors_files
-from launcher.job.schema import Adapt, Job, Lora
+from launcher.job.schema import Job
 from launcher.job.tasks import find_family
 from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, in_blocks, linear_layers
 

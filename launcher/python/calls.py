@@ -8,8 +8,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from launcher.job.data import Source
 from launcher.job.reading import check_section
-from launcher.job.schema import Source
 from launcher.python.apart import Child
 from launcher.python.job import Job
 from launcher.run.display import Display, print_outcome

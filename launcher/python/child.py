@@ -12,7 +12,8 @@ from typing import Any
 
 from launcher import errors
 from launcher.errors import AdaptrunError, RunFailed
-from launcher.job.schema import Job, Source
+from launcher.job.data import Source
+from launcher.job.schema import Job
 from launcher.python.apart import leave, leave_error
 from launcher.start.evaluating import evaluation_of, predict_with_model
 from launcher.start.failure import RankFailed

@@ -8,9 +8,10 @@ from typing import Any
 
 from launcher.data.sources import count_rows
 from launcher.errors import RequestError
+from launcher.job.data import Data, Source
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.pretrained import find_pretrained
-from launcher.job.schema import Data, Model, Source
+from launcher.job.schema import Model
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import temporary_folder
 from launcher.start.processes import run_ranks

@@ -11,7 +11,7 @@ from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.pretrained import find_pretrained, longest_input
-from launcher.job.schema import Train
+from launcher.job.training import Train
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
 from launcher.run.folder import RunFolder, write_whole

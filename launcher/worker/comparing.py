@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from launcher.data.prepared import Prepared
-from launcher.job.schema import BASELINE, Job
+from launcher.job.judging import BASELINE
+from launcher.job.schema import Job
 from launcher.job.tasks import find_family
 from launcher.measure.calibration import calibration
 from launcher.measure.outcomes import Outcomes

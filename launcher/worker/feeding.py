@@ -18,7 +18,8 @@ from launcher.adapt.method import FILLER, TARGET, Method, Moment, StepBatch
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.job.domain_rules import learns_from_target
-from launcher.job.schema import REHEARSAL, Finetune, Job
+from launcher.job.methods import REHEARSAL, Finetune
+from launcher.job.schema import Job
 from launcher.models.base import Task
 from launcher.models.batch import Batch
 from launcher.plan.drawing import draws_an_epoch, pretraining_steps, target_batch

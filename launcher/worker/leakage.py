@@ -8,7 +8,8 @@ from launcher.data.fingerprints import repeated
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import LeakageError
-from launcher.job.schema import REHEARSAL, Job
+from launcher.job.methods import REHEARSAL
+from launcher.job.schema import Job
 from launcher.run.events import EventLog, Note
 
 

@@ -18,7 +18,8 @@ from launcher.data.fingerprints import fingerprint
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
-from launcher.job.schema import Source, Train
+from launcher.job.data import Source
+from launcher.job.training import Train
 from launcher.models.base import Task
 from launcher.models.classes import ordered
 from launcher.run.folder import write_whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import cos, pi
 
-from launcher.job.schema import Schedule
+from launcher.job.training import Schedule
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from launcher.errors import Stopped
+from launcher.job.methods import Lora
 from launcher.job.reading import load_job
-from launcher.job.schema import Job, Lora
+from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
 from launcher.plan.making import make_plan
 from launcher.run.events import EventLog, EventTail, Step

@@ -16,8 +16,9 @@ from launcher.adapt.adapters import Setting
 from launcher.adapt.lora import add_lora
 from launcher.checkpoint.merging import merge_adapters
 from launcher.errors import ModelError
+from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
-from launcher.job.schema import Lora, Model
+from launcher.job.schema import Model
 from launcher.models import loading
 from launcher.run.folder import RunFolder
 from launcher.worker.selfcheck import make_material

@@ -29,7 +29,8 @@ from launcher.adapt.distilling import add_teacher, divergence
 from launcher.checkpoint.means import means, pour
 from launcher.errors import ModelError
 from launcher.job.adapting import Adapting, Distill, Ema, Swa
-from launcher.job.schema import Finetune, Job
+from launcher.job.methods import Finetune
+from launcher.job.schema import Job
 from launcher.models.base import TaskModule
 from launcher.models.batch import Batch, Losses
 from launcher.models.loading import Loaded

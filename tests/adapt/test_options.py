@@ -10,8 +10,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
+from launcher.job.data import Source
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.schema import Model, Source
+from launcher.job.schema import Model
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.worker.selfcheck import make_material

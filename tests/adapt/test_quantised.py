@@ -12,8 +12,10 @@ from launcher.adapt.adapters import Setting
 from launcher.adapt.lora import add_lora
 from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.errors import ModelError
+from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
-from launcher.job.schema import Lora, Model, Optimizer
+from launcher.job.schema import Model
+from launcher.job.training import Optimizer
 from launcher.models import loading
 from launcher.models.quantised import quantise
 from launcher.plan.memory import Load, memory_of

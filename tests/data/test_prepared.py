@@ -13,7 +13,8 @@ import pytest
 from launcher.data import prepared as prepared_module
 from launcher.data.cache import prepared_folder, tokenizer_identity
 from launcher.data.prepared import ROWS_A_BATCH, Prepared, PreparedWriter
-from launcher.job.schema import Source, Train
+from launcher.job.data import Source
+from launcher.job.training import Train
 
 
 def write(folder: Path, samples: int, chunk: int = 1000) -> list[list[int]]:

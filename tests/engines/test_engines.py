@@ -23,7 +23,7 @@ from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings
 from launcher.engines.fsdp import blocks_of
 from launcher.errors import RequestError
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from launcher.models.batch import Batch, Losses
 from launcher.plan.deepspeed_config import TEMPLATES
 from tests.worlds import Worlds

@@ -52,7 +52,8 @@ def by_hand(folder: str, source: str) -> tuple[list[float], dict[str, torch.Tens
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from launcher.data.sources import read_rows
-    from launcher.job.schema import Source, Train
+    from launcher.job.data import Source
+    from launcher.job.training import Train
     from launcher.models.causal_lm import CausalLM
 
     task = CausalLM(AutoTokenizer.from_pretrained(folder), (), Train(max_length=32))

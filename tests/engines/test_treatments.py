@@ -13,7 +13,7 @@ from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.reading import read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines.base import Engine, Treatment
-from launcher.job.schema import Optimizer
+from launcher.job.training import Optimizer
 from tests.engines.test_engines import (
     ADAMW,
     SGD,

@@ -17,8 +17,10 @@ from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.engines.base import EngineSettings
 from launcher.engines.single import SingleEngine
 from launcher.errors import ModelError
+from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
-from launcher.job.schema import Lora, Model, Optimizer
+from launcher.job.schema import Model
+from launcher.job.training import Optimizer
 from launcher.models import loading
 
 CLASSIFIER = "AutoModelForSequenceClassification"

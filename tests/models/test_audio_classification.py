@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.schema import Train
+from launcher.job.training import Train
 from launcher.models.audio_classification import AudioClassification, sound_of
 from tests.families import wav2vec2
 

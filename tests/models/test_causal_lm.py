@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
-from launcher.job.schema import Source, Train
+from launcher.job.data import Source
+from launcher.job.training import Train
 from launcher.models.causal_lm import CausalLM
 from launcher.models.token_loss import UNTOLD
 from tests.families import llama, texts

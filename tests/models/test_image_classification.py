@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassif
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
-from launcher.job.schema import Train
+from launcher.job.training import Train
 from launcher.models.image_classification import ImageClassification
 from tests.families import vit
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.schema import Train
+from launcher.job.training import Train
 from launcher.models import task_class
 from launcher.models.base import Tally
 from tests.tiny import WORDS

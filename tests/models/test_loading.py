@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from launcher.errors import ModelError
 from launcher.job import pretrained as places
 from launcher.job.pretrained import find_pretrained, longest_input, verify_alias
-from launcher.job.schema import Model, Train
+from launcher.job.schema import Model
+from launcher.job.training import Train
 from launcher.models import loading
 
 LABELS = ("no", "yes", "perhaps")

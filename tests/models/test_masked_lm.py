@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
-from launcher.job.schema import Train
+from launcher.job.training import Train
 from launcher.models.masked_lm import MaskedLM
 from launcher.models.token_loss import UNTOLD
 from tests.families import bert_with_words, llama, texts

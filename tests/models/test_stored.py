@@ -18,8 +18,10 @@ from torch import nn
 
 from launcher.adapt.adapters import Setting
 from launcher.adapt.lora import add_lora
+from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
-from launcher.job.schema import Lora, Model, Optimizer
+from launcher.job.schema import Model
+from launcher.job.training import Optimizer
 from launcher.models import loading
 from launcher.models.stored import Placeholders, StoredTensor
 from tests.engines.test_engines import engine_of

@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, RequestError
-from launcher.job.schema import Loss, Source, Train
+from launcher.job.data import Source
+from launcher.job.training import Loss, Train
 from launcher.models.text_classification import TextClassification
 from tests.tiny import WORDS
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.schema import Train
+from launcher.job.training import Train
 from launcher.models.base import Tally
 from launcher.models.batch import Batch
 from launcher.models.text_regression import TextRegression, spearman

@@ -16,7 +16,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.schema import Loss, Train
+from launcher.job.training import Loss, Train
 from launcher.models.base import Tally
 from launcher.models.entities import entities_of
 from launcher.models.token_classification import TokenClassification

@@ -13,9 +13,11 @@ import pytest
 
 from launcher.errors import JobError
 from launcher.job.adapting import Ema
+from launcher.job.methods import Finetune, Lora
 from launcher.job.pretrained import Pretrained, find_pretrained
 from launcher.job.reading import load_job
-from launcher.job.schema import Finetune, Lora, Model, Optimizer
+from launcher.job.schema import Model
+from launcher.job.training import Optimizer
 from launcher.plan.adapter_size import from_shapes
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.making import make_plan, with_smaller_micro_batches

@@ -61,7 +61,7 @@ def tiny_task(model: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from launcher.job.schema import Train
+    from launcher.job.training import Train
     from launcher.models.text_classification import TextClassification
 
     torch.manual_seed(0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.job.schema import Job, Schedule
+from launcher.job.schema import Job
+from launcher.job.training import Schedule
 from launcher.worker.progress import Progress
 from launcher.worker.schedule import LearningRate
 

@@ -1,0 +1,129 @@
+"""The sections of the job file that say what a model learns from and is judged on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+
+from launcher.job.section import Section
+
+
+class Source(Section):
+    """One data set: where it lies and which columns it has."""
+
+    source: str | tuple[str, ...] = Field(
+        description="A csv, tsv, jsonl, parquet or conll file, or several, a folder saved by `datasets`, a folder with "
+        "a folder of files for each class, or a hub id."
+    )
+    split: str | None = Field(None, description="Which split of a hub id or of a `datasets` folder.")
+    text: str = Field("text", description="Name of the column that holds the text.")
+    text_pair: str | None = Field(None, description="Name of the column of a second text, read with the first.")
+    prompt: str | None = Field(None, description="causal-lm: name of the column of what is asked, not learned.")
+    response: str | None = Field(None, description="causal-lm: name of the column of the answer, which is learned.")
+    messages: str | None = Field(
+        None,
+        description="causal-lm: name of the column of chats: lists of `{role, content}`, of which the turns of the "
+        "assistant are learned.",
+    )
+    words: str = Field("words", description="token-classification: name of the column of lists of words.")
+    image: str = Field("image", description="Name of the column of images: paths, relative to the file, or bytes.")
+    audio: str = Field("audio", description="Name of the column of wav files: paths, relative to the file, or bytes.")
+    label: str = Field(
+        "label",
+        description="Name of the column that holds the label: text or integers; numbers for regression; lists "
+        "for several labels and for words.",
+    )
+    label_separator: str = Field(
+        ",", min_length=1, description="What stands between several labels that are held in one text."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Names of the columns that a task of your own reads, by role; absent: as the role is called.",
+    )
+    encoding: str = Field("utf-8", description="Encoding of csv, tsv, jsonl and conll files.")
+    limit: PositiveInt | None = Field(None, description="Take only the first so many samples.")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The places named, always as a tuple."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    def column(self, role: str) -> str | None:
+        """Name of the column in a role; None for one that this source does not have."""
+        if role in COLUMNS:
+            name: str | None = getattr(self, role)
+            return name
+        return self.columns.get(role, role)
+
+
+COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "audio", "label")
+"""The fields of a source that name a column."""
+
+
+def _plain_source(value: object) -> object:
+    """`train: file.csv` is short for `train: {source: file.csv}`."""
+    return {"source": value} if isinstance(value, str | list | tuple) else value
+
+
+def _named_sources(name: str) -> BeforeValidator:
+    """`validation: file.csv` and `validation: {source: file.csv}` are one set of the name `validation`.
+
+    `validation: {source: {source: file.csv}}` names one, which is called source.
+    """
+
+    def named(value: object) -> object:
+        value = _plain_source(value)
+        is_one = isinstance(value, dict) and "source" in value and not isinstance(value["source"], dict | Source)
+        return {name: value} if is_one else value
+
+    return BeforeValidator(named)
+
+
+AnySource = Annotated[Source, BeforeValidator(_plain_source)]
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=60)]
+
+
+class Mixing(Section):
+    """How often each set of `data.train` is drawn from, where there are several. An epoch draws as many as all hold."""
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        1.0, description="A set of n samples has a share ∝ n^alpha: 1 as large as it is, 0 all alike."
+    )
+    weights: dict[SetName, PositiveFloat] | None = Field(
+        None, description="The shares themselves, up to a common factor, for each set by name."
+    )
+
+
+class Data(Section):
+    """What the model learns from and what it is judged on."""
+
+    train: Annotated[dict[SetName, AnySource], _named_sources("train")] = Field(
+        default_factory=dict,
+        description="Labelled samples to train on: one source, or several domains with a name each "
+        "(`{films: {…}, shops: {…}}`).",
+    )
+    mixing: Mixing = Field(default_factory=Mixing, description="How often each of several training sets is drawn from.")
+    validation: Annotated[dict[SetName, AnySource], _named_sources("validation")] = Field(
+        default_factory=dict,
+        description="Labelled samples to judge by: one source, or several with a name each "
+        "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
+    )
+    target: AnySource | None = Field(
+        None,
+        description="Unlabelled samples of the target domain, for the methods that use them, `adaptrun gap`, and "
+        "`validation.selector: importance-weighted`.",
+    )
+    allow_leakage: bool = Field(
+        False,
+        description="Train although validation samples are also trained on (the same but for case, white space and "
+        "forms of characters); their figures then say less of new samples.",
+    )
+    cache: str = Field(
+        "~/.cache/adaptrun",
+        description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see.",
+    )
+
+    def place_in_train(self, name: str) -> tuple[str, ...]:
+        """Where the file has a training set: a single one may bear no name there."""
+        return ("data", "train") if list(self.train) == ["train"] else ("data", "train", name)

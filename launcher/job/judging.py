@@ -1,0 +1,66 @@
+"""The sections of the job file that say what chooses the checkpoint, and whether the result is better than what was."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from launcher.job.data import SetName
+from launcher.job.section import Section
+
+BASELINE = "baseline"
+"""The name of `verdict.baseline` among the models that are compared."""
+
+
+class Validation(Section):
+    """When the model is judged, and by what."""
+
+    every: Literal["epoch"] | PositiveInt = Field("epoch", description="Each epoch, or each so many steps.")
+    metric: str = Field(
+        "loss",
+        description="What decides the best checkpoint, the plateau and early stopping: `loss`, or a metric of the task "
+        "(docs/tasks.md).",
+    )
+    set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
+    selector: Literal["labelled", "importance-weighted"] = Field(
+        "labelled",
+        description="What chooses the best checkpoint: the metric on the set; or, where `data.target` has no labels, "
+        "the metric (loss or accuracy) with each sample of the set weighted by how common its like is in the target.",
+    )
+    batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
+
+
+class Verdict(Section):
+    """Whether the result should take the old model's place, and by what that is told (docs/verdict.md)."""
+
+    metric: str = Field(
+        "auto",
+        description="What has to be better. auto: `validation.metric`, or where that is the loss, the first metric of "
+        "the task.",
+    )
+    set: str | None = Field(
+        None,
+        description="The validation set on which it has to be better; absent: the one that decides. A set that does "
+        "not choose the checkpoint too is judged without favour.",
+    )
+    baseline: str | None = Field(
+        None,
+        description="The finished run or model folder whose place the result would take; absent: the model as it came.",
+    )
+    compare: dict[SetName, str] = Field(
+        default_factory=dict,
+        description="Further finished runs or model folders, with a name each (`{scratch: runs/a, oracle: runs/b}`): "
+        "measured on the same samples and shown, without a say.",
+    )
+    must_hold: tuple[str, ...] = Field(
+        (), description="Validation sets that may not fall by more than the margin: what must not be forgotten."
+    )
+    margin: NonNegativeFloat = Field(
+        0.01,
+        description="What counts as little: 0.01 is one point of a score that should be high, and 1 % of the "
+        "baseline's value of a metric that should be low.",
+    )
+    gate: bool = Field(
+        False, description="End with exit code 1 unless the verdict is to adopt; `adaptrun train --gate` sets it."
+    )
