@@ -108,7 +108,7 @@ class RankProcess:
             code = leave.code if isinstance(leave.code, int) else int(ExitCode.FAILED)
         except BaseException as error:
             _ignore_requests()
-            cause = _cause(error)
+            cause = _cause(error, self.stop.raised)
             code = int(cause.exit_code) if isinstance(cause, AdaptrunError) else int(ExitCode.FAILED)
             self._report(cause, code)
         sys.stdout.flush()
@@ -136,8 +136,14 @@ class RankProcess:
             print(f"adaptrun: {text}", file=self._terminal)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """A request to stop that came while something else was failing is not the failure."""
+def _cause(error: BaseException, stopped: Stopped | None) -> BaseException:
+    """A request to stop that came while something else was failing is not the failure; what it cut short is none.
+
+    stopped: raised by a request. Where a library caught it, in the middle of an import say, what fails next follows.
+    """
+    if stopped is not None and not isinstance(error, Stopped):
+        traceback.print_exception(error)
+        return stopped
     while isinstance(error, Stopped) and error.__context__ is not None:
         error = error.__context__
     return error

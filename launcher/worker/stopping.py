@@ -26,9 +26,13 @@ class StopAgreed(Exception):
 
 
 class StopRequest:
-    """Whether this rank was asked to stop: by a signal, by the run's stop file, or by the time that is left."""
+    """Whether this rank was asked to stop: by a signal, by the run's stop file, or by the time that is left.
+
+    raised: what a signal raised, which some library may have caught and thrown away
+    """
 
     def __init__(self) -> None:
+        self.raised: Stopped | None = None
         self._signalled = self._found = self._deferring = False
         self._file: Path | None = None
         self._ends: float | None = None
@@ -75,4 +79,6 @@ class StopRequest:
         at_once = self._signalled or not self._deferring
         self._signalled = True  # what is raised where Python cannot pass it on is still known to the next vote
         if at_once:
-            raise Stopped("stopped at once; the same command goes on from the last complete checkpoint, or afresh")
+            text = "stopped at once; the same command goes on from the last complete checkpoint, or afresh"
+            self.raised = Stopped(text)
+            raise self.raised

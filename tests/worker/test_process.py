@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from launcher.errors import RequestError, Superseded
+from launcher.errors import ExitCode, RequestError, Superseded
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import forget_heartbeats
 from launcher.run.starts import begin
@@ -62,3 +64,31 @@ def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_l
     begin(folder, "requeued", None)
     with pytest.raises(Superseded, match="start 2 of"):
         start_of(process, folder)
+
+
+CUT_SHORT = """
+import os, signal, sys
+from launcher.worker.process import Place, RankProcess
+
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except Exception:
+        pass  # as some libraries do while they import others
+    raise AttributeError("partially initialized module")
+
+def fail():
+    try:
+        raise AttributeError("a mistake")
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+RankProcess(Place()).run(work if sys.argv[1] == "cut short" else fail)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("cut short", ExitCode.STOPPED), ("failing before", ExitCode.FAILED)])
+def test_what_a_request_cut_short_is_no_failure(how: str, code: ExitCode) -> None:
+    ended = subprocess.run([sys.executable, "-c", CUT_SHORT, how], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code, ended.stderr
+    assert "AttributeError" in ended.stderr
