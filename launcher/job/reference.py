@@ -23,7 +23,7 @@ HEAD = """\
 # The job file
 
 One YAML file decides the result; where it runs decides only how long it takes. Made from the descriptions in
-`launcher/job/schema.py` by `make docs`.
+`launcher/job` by `make docs`.
 
 - Unknown keys are errors, and so are combinations that cannot work; `adaptrun check job.yaml` lists all of them.
 - Relative paths are relative to the job file.
@@ -35,7 +35,12 @@ One YAML file decides the result; where it runs decides only how long it takes. 
 
 def page() -> str:
     """The reference page."""
-    return "\n".join([HEAD, *_section(Job, "")])
+    return tables(HEAD, Job)
+
+
+def tables(head: str, model: type[BaseModel]) -> str:
+    """A page with a table of each section of a YAML file."""
+    return "\n".join([head, *_section(model, "")])
 
 
 def schema() -> str:

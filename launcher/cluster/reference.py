@@ -1,0 +1,31 @@
+"""The reference page of profiles, made from the fields' own descriptions.
+
+python -m launcher.cluster.reference      writes docs/profile.md
+"""
+
+from __future__ import annotations
+
+from launcher.cluster.profile import Profile
+from launcher.job.reference import DOCS, tables
+
+PAGE = "profile.md"
+HEAD = """\
+# The profile of a cluster
+
+A YAML file that says what a cluster wants of a batch job and what its nodes have; [slurm.md](slurm.md) says what becomes of
+it. Made from the descriptions in `launcher/cluster/profile.py` by `make docs`. Unknown keys are errors.
+"""
+
+
+def page() -> str:
+    """The page."""
+    return tables(HEAD, Profile)
+
+
+def main() -> None:
+    """Write it."""
+    (DOCS / PAGE).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
