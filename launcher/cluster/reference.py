@@ -12,8 +12,8 @@ PAGE = "profile.md"
 HEAD = """\
 # The profile of a cluster
 
-A YAML file that says what a cluster wants of a batch job and what its nodes have; [slurm.md](slurm.md) says what becomes of
-it. Made from the descriptions in `launcher/cluster/profile.py` by `make docs`. Unknown keys are errors.
+A YAML file that says what a cluster wants of a batch job and what its nodes have; [slurm.md](slurm.md) tells what
+becomes of it. Made from the descriptions in `launcher/cluster/profile.py` by `make docs`. Unknown keys are errors.
 """
 
 
