@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from launcher.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_TO_POSTPONE = 0.05
 MARGIN = 20.0
 """Seconds left over when all is saved before the scheduler's end."""
 FIRST_SAVE = 60.0
@@ -33,7 +35,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.raised: Stopped | None = None
-        self._signalled = self._found = self._deferring = False
+        self._signalled = self._postponed = self._found = self._deferring = False
         self._file: Path | None = None
         self._ends: float | None = None
         self._had = self._saving = 0.0
@@ -76,9 +78,32 @@ class StopRequest:
         return self._ends is not None and time.time() + needed >= self._ends
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        at_once = self._signalled or not self._deferring
+        is_second = self._signalled and not self._postponed
         self._signalled = True  # what is raised where Python cannot pass it on is still known to the next vote
-        if at_once:
-            text = "stopped at once; the same command goes on from the last complete checkpoint, or afresh"
-            self.raised = Stopped(text)
-            raise self.raised
+        self._postponed = False
+        if self._deferring and not is_second:
+            return
+        if _is_importing(frame):
+            self._postponed = True
+            _send_again(number)
+            return
+        self.raised = Stopped("stopped at once; the same command goes on from the last complete checkpoint, or afresh")
+        raise self.raised
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: cut short, it would leave half a module, or the import lock held for ever."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int) -> None:
+    """Send this process the signal again, a moment later."""
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(SECONDS_TO_POSTPONE, signal.pthread_kill, (main, number))
+    timer.daemon = True
+    timer.start()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +48,29 @@ def test_after_the_loop_a_request_stops_at_once_again(stop: StopRequest) -> None
         pass
     with pytest.raises(Stopped):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_import_is_not_cut_short(stop: StopRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.3)\nis_whole = True\n"
+    (tmp_path / "slow_to_come.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Stopped):
+        importlib.import_module("slow_to_come")
+        time.sleep(30)
+    assert sys.modules.pop("slow_to_come").is_whole
+    assert stop.asked
+
+
+def test_a_request_during_an_import_is_one_and_not_two(
+    stop: StopRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short_to_come.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("short_to_come")
+    with stop.deferred():
+        time.sleep(0.3)
+    del sys.modules["short_to_come"]
+    assert stop.asked
 
 
 @pytest.mark.parametrize(
