@@ -159,6 +159,7 @@ def _job(folder: Path, measured: dict[str, str], seed: int) -> dict[str, Any]:
         "train": {
             "epochs": EPOCHS,
             "global_batch_size": BATCH,
+            "micro_batch_size": 2 * BATCH,
             "max_length": 4,
             "seed": seed,
             "optimizer": {"name": "adamw", "lr": LR, "weight_decay": WEIGHT_DECAY},
@@ -181,7 +182,7 @@ def _of_words(folder: Path, runs: Path, texts: int) -> Iterator[Figure]:
         _write(runs / f"{name}-test.csv", domains[name][texts:])
     job = _job(runs, {"new": "tweets", "old": "films"}, seed=0)
     job["model"] = {"pretrained": "minilm"}
-    job["train"] |= {"epochs": 2, "global_batch_size": 32, "max_length": 48}
+    job["train"] |= {"epochs": 2, "global_batch_size": 32, "micro_batch_size": "auto", "max_length": 48}
     job["train"]["optimizer"]["lr"] = 1e-4
     job["validation"]["batch_size"] = 32
     arms = Arms(runs, ("films", "tweets"), job)
