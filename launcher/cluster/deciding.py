@@ -57,7 +57,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
         return int(ExitCode.DONE)
     why = _why_queued_again(folder)
     if why is not None and _is_cancelled(folder):
-        print(f"cancelled: {why}")
+        print(f"cancelled, or queued again by the scheduler itself: {why}")
         return int(ExitCode.FAILED)
     if why is not None:
         folder.stop_file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import traceback
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,8 +65,7 @@ def _leave_word(folder: RunFolder, error: Exception, trace: str, code: int) -> N
     failure = Failure.now(None, type(error).__name__, str(error), trace, code)
     if isinstance(error, RankFailed):  # it has left word of itself
         return
-    with suppress(OSError):  # where the disk is full, what was printed must do
-        leave_word(folder, replace(failure, follows=isinstance(error, AgentFailed)), start.count)
+    leave_word(folder, replace(failure, follows=isinstance(error, AgentFailed)), start.count)
 
 
 def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:

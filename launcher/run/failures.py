@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from launcher.errors import ExitCode
 from launcher.run.events import EventTail, Step
 from launcher.run.failure_kinds import FailureKind, advice, is_consequence, kind_of
 from launcher.run.folder import RunFolder, write_whole
+from launcher.run.scratch import scratch
 from launcher.run.starts import Start
 
 
@@ -87,17 +89,17 @@ def name_of(code: int) -> str:
 def leave_word(folder: RunFolder, failure: Failure, start: int) -> None:
     """Keep a failure for whoever decides what comes next."""
     who = failure.host if failure.rank is None else f"rank-{failure.rank}"
-    write_whole(folder.failure_word(who, start), json.dumps(asdict(failure)))
+    _keep(folder, f"start-{start}.{who}.failure.json", json.dumps(asdict(failure)))
 
 
 def leave_ends(folder: RunFolder, ends: Sequence[Ended], start: int) -> None:
     """Keep how the ranks of this machine ended, for whoever tells the user of it."""
-    write_whole(folder.node_ends(socket.gethostname(), start), json.dumps([asdict(end) for end in ends]))
+    _keep(folder, f"start-{start}.{socket.gethostname()}.ends.json", json.dumps([asdict(end) for end in ends]))
 
 
 def told_failures(folder: RunFolder) -> list[Failure]:
     """What the ranks of the latest start and their launchers left word of, the earliest first."""
-    files = folder.logs.glob(f"start-{_latest(folder)}.*.failure.json")
+    files = _kept(folder, f"start-{_latest(folder)}.*.failure.json")
     told = [Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     return sorted(told, key=lambda failure: failure.time)
 
@@ -111,13 +113,13 @@ def told_ends(folder: RunFolder) -> list[Ended]:
 
 def ends_of_nodes(folder: RunFolder, start: int) -> list[Path]:
     """What each machine whose ranks ended badly has left, a file each."""
-    return list(folder.logs.glob(f"start-{start}.*.ends.json"))
+    return _kept(folder, f"start-{start}.*.ends.json")
 
 
 def forget_failures(folder: RunFolder) -> None:
     """Remove what an earlier start left."""
     for pattern in ("*.failure.json", "*.ends.json"):
-        for left in folder.logs.glob(pattern):
+        for left in _kept(folder, pattern):
             left.unlink(missing_ok=True)
     folder.failure_file.unlink(missing_ok=True)
 
@@ -147,7 +149,7 @@ def first_failure(folder: RunFolder) -> Failure | None:
 
 
 def write_page(folder: RunFolder, first: Failure) -> str:
-    """Keep `failure.txt` and return its text."""
+    """Keep `failure.txt`, where the disk has room for it, and return its text."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(first.time))
     others = [end for end in told_ends(folder) if end.rank != first.rank]
     lines = [
@@ -163,8 +165,24 @@ def write_page(folder: RunFolder, first: Failure) -> str:
     if told:
         lines += ["", f"what to do: {told}"]
     page = "\n".join(lines) + "\n"
-    write_whole(folder.failure_file, page)
+    with suppress(OSError):
+        write_whole(folder.failure_file, page)
     return page
+
+
+def _keep(folder: RunFolder, name: str, text: str) -> None:
+    """In the run's logs, or, where their disk is full, on this machine; where that is full too, nobody will know."""
+    try:
+        write_whole(folder.logs / name, text)
+    except OSError:
+        beside = scratch(folder, "words")
+        with suppress(OSError):
+            beside.mkdir(exist_ok=True)
+            write_whole(beside / name, text)
+
+
+def _kept(folder: RunFolder, pattern: str) -> list[Path]:
+    return [file for place in (folder.logs, scratch(folder, "words")) for file in place.glob(pattern)]
 
 
 def _latest(folder: RunFolder) -> int:

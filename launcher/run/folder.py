@@ -185,14 +185,6 @@ class RunFolder:
         """Output of one rank."""
         return self.logs / f"rank-{rank}.log"
 
-    def failure_word(self, who: str, start: int) -> Path:
-        """What a failing rank of a start, or the launcher of a node, leaves for whoever decides what comes next."""
-        return self.logs / f"start-{start}.{who}.failure.json"
-
-    def node_ends(self, node: str, start: int) -> Path:
-        """How the ranks of one machine ended, by the one who started them."""
-        return self.logs / f"start-{start}.{node}.ends.json"
-
     def become_latest(self, job: Job) -> None:
         """Let `runs/<name>` lead here: the latest finished run of that name."""
         link = self.path.with_name(job.name)

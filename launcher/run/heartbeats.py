@@ -5,15 +5,11 @@ A beat costs no system call, so there is one for each micro-batch and each colle
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import mmap
 import os
 import shutil
 import signal
-import socket
 import struct
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -22,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.run.folder import RunFolder
+from launcher.run.scratch import scratch
 
 DUMP_STACKS = signal.SIGUSR2
 """On this signal a rank writes the stacks of all its threads to its log."""
@@ -114,9 +111,7 @@ class Pulse:
 
 def heartbeat_file(folder: RunFolder, rank: int) -> Path:
     """Where a rank's beats are, on its own machine: a network's file system would be asked at each beat."""
-    whose = f"{getpass.getuser()} {socket.gethostname()} {folder.path}"
-    name = hashlib.sha256(whose.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"adaptrun-{name}" / f"rank-{rank}"
+    return scratch(folder, "beats") / f"rank-{rank}"
 
 
 def forget_heartbeats(folder: RunFolder) -> None:

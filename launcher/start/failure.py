@@ -15,7 +15,9 @@ class RankFailed(RunFailed):
 
     def __init__(self, folder: RunFolder, failure: Failure) -> None:
         self.folder, self.failure = folder, failure
-        super().__init__(f"{write_page(folder, failure)}\nkept in {folder.failure_file}")
+        page = write_page(folder, failure)
+        is_kept = folder.failure_file.exists()
+        super().__init__(f"{page}\n{'' if is_kept else 'could not be '}kept in {folder.failure_file}")
 
 
 class RankOutOfMemory(RankFailed, OutOfMemory):

@@ -13,6 +13,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, TextIO
 
@@ -111,8 +112,9 @@ class RankProcess:
             cause = _cause(error, self.stop.raised)
             code = int(cause.exit_code) if isinstance(cause, AdaptrunError) else int(ExitCode.FAILED)
             self._report(cause, code)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # of a log on a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
     def _report(self, error: BaseException, code: int) -> None:
@@ -120,7 +122,8 @@ class RankProcess:
         trace = "".join(traceback.format_exception(error))
         text = str(error) if isinstance(error, AdaptrunError) else trace
         if self.folder is not None or self.place.local_rank == 0:  # before that, the ranks would all say the same
-            print(text, file=sys.stderr)
+            with suppress(OSError):
+                print(text, file=sys.stderr)
         if self.folder is not None and not isinstance(error, Superseded):
             beat = self.pulse.now()
             failure = replace(

@@ -102,13 +102,13 @@ def test_a_node_that_ends_badly_waits_for_what_the_others_say(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, now = begin(folder, "restart", None), 0.0
-    folder.node_ends("n1", start.count).write_text("[]")
+    (folder.logs / "start-2.n1.ends.json").write_text("[]")
 
     def sleep(seconds: float) -> None:
         nonlocal now
         now += seconds
         if now > 1.0 and not is_silent:
-            folder.node_ends("n2", start.count).write_text("[]")
+            (folder.logs / "start-2.n2.ends.json").write_text("[]")
 
     monkeypatch.setattr("launcher.cluster.node.time.sleep", sleep)
     monkeypatch.setattr("launcher.cluster.node.time.monotonic", lambda: now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,11 @@ import json, os, pathlib, sys
 with open(pathlib.Path(os.environ["SPOKEN"]), "a") as file:
     variables = {name: value for name, value in os.environ.items() if name.startswith("MY_")}
     file.write(json.dumps([pathlib.Path(sys.argv[0]).name, sys.argv[1:], variables]) + "\\n")
+name = pathlib.Path(sys.argv[0]).name
+if name == "date":
+    print(os.environ.get("MY_END" if "-d" in sys.argv else "MY_NOW", "0"))
+if name == "srun" and "MY_SIGNAL" in os.environ:
+    os.kill(os.getppid(), int(os.environ["MY_SIGNAL"]))
 if sys.argv[1:2] == ["hostnames"] or "hostnames" in sys.argv:
     print("n1\\nn2")
 """
@@ -153,6 +159,28 @@ def test_each_task_of_an_array_asks_for_itself_alone(tmp_path: Path) -> None:
     assert [arguments[2] for name, arguments, _ in said if name == "squeue"] == ["7_1"]
     assert not (runs[0] / "jobs").exists()
     assert (runs[1] / "jobs").read_text() == "7_1\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "now", "end", "written"),
+    [
+        (signal.SIGUSR1, 1000, 9000, ""),
+        (signal.SIGTERM, 1000, 9000, "cancel\n"),
+        (signal.SIGTERM, 1000, 0, "cancel\n"),
+        (signal.SIGTERM, 8990, 9000, ""),
+        (signal.SIGTERM, 9020, 9000, ""),
+    ],
+    ids=["a warning", "scancel", "scancel without a limit", "the time limit by a late clock", "the time limit"],
+)
+def test_a_signal_asks_for_a_stop_and_one_that_ends_the_job_for_its_end(
+    number: signal.Signals, now: int, end: int, written: str, tmp_path: Path
+) -> None:
+    run, venv = tmp_path / "run", tmp_path / "venv"
+    run.mkdir()
+    before = (f"export MY_NOW={now} MY_END={end}",)
+    profile = Profile(venv=str(venv), before=before, environment={"MY_SIGNAL": str(int(number))})
+    spoken(render_script("x", [run], profile), tmp_path, venv / "bin" / "python")
+    assert (run / "stop").read_text() == written
 
 
 def test_a_script_that_is_queued_by_hand_notes_its_number_once(tmp_path: Path) -> None:

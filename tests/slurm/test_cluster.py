@@ -16,7 +16,7 @@ import yaml
 
 from launcher.cluster.runs import jobs_of
 from launcher.run.checkpoints import complete_checkpoints, step_of
-from launcher.run.events import Began, EventTail, Started, Step
+from launcher.run.events import Began, EventTail, Saved, Started, Step
 from launcher.run.folder import RunFolder
 from tests.commands import ADAPTRUN, adaptrun
 from tests.slurm.cluster import Cluster
@@ -31,10 +31,20 @@ class Submitted:
     """A run in the queue, and what is known of it."""
 
     def __init__(self, cluster: Cluster, folder: Path, *arguments: object, profile: str = "profile.yaml") -> None:
-        self.cluster, self.folder = cluster, folder
         cluster.wait_until_idle()
         said = adaptrun("submit", "job.yaml", "--profile", profile, *arguments, cwd=folder).stdout
-        self.number, path = said.splitlines()[0].removeprefix("job ").split(": ")
+        self._are(cluster, folder, said.splitlines()[0])
+
+    @classmethod
+    def of(cls, cluster: Cluster, folder: Path, line: str) -> Submitted:
+        """One of the jobs that `submit` names, a line each."""
+        made = cls.__new__(cls)
+        made._are(cluster, folder, line)
+        return made
+
+    def _are(self, cluster: Cluster, folder: Path, line: str) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.number, path = line.removeprefix("job ").split(": ")
         self.run = RunFolder(Path(path))
 
     @property
@@ -75,7 +85,12 @@ class Submitted:
 
     def assert_equals(self, reference: Path) -> None:
         """Same losses and weights as the run that nobody disturbed, and no step that a checkpoint held made again."""
-        weights = "model/model.safetensors"
+        saved, weights = 0, "model/model.safetensors"
+        for event in EventTail(self.run.events_file).read():
+            if isinstance(event, Saved):
+                saved = max(saved, event.step)
+            elif isinstance(event, Began):
+                assert event.step >= saved, f"start {event.start} goes on from {event.step}, and {saved} was saved"
         assert (self.run.path / weights).read_bytes() == (reference / weights).read_bytes()
         expected = {e.step: e.loss for e in EventTail(reference / "metrics.jsonl").read() if isinstance(e, Step)}
         assert self.steps == expected
@@ -348,6 +363,32 @@ def test_cancel_saves_and_a_submit_goes_on(cluster: Cluster, folder: Path, refer
     after.assert_equals(reference)
     (started,) = [e.step for e in EventTail(job.run.events_file).read() if isinstance(e, Started) and e.step]
     assert started == saved
+
+
+def test_a_task_of_an_array_is_queued_again_alone_and_one_that_is_cancelled_is_not(
+    cluster: Cluster, folder: Path, reference: Path
+) -> None:
+    cluster.wait_until_idle()
+    (folder / "pace").write_text("0.5")
+    each = ["--each", "validation.batch_size=[16, 8]"]  # which changes no number
+    said = adaptrun("submit", "job.yaml", "--profile", "profile.yaml", *each, cwd=folder).stdout
+    jobs = [Submitted.of(cluster, folder, line) for line in said.splitlines() if line.startswith("job ")]
+    for job in jobs:
+        job.wait_for_checkpoint()
+    states = [cluster.state(job.number) for job in jobs]
+    whole = [state["JobId"] == state["ArrayJobId"] for state in states].index(True)
+    stopped, other = jobs[whole], jobs[1 - whole]  # the number of the first is also that of the whole array
+    subprocess.run(["scancel", "--signal=USR1", "--batch", stopped.number], check=True)
+    cluster.wait_for(stopped.number, lambda found: found["Restarts"] == "1")
+    assert cluster.state(other.number)["Restarts"] == "0"
+    subprocess.run(["scancel", other.number], check=True)
+    stopped.pace(0)
+    stopped.wait()
+    other.wait("CANCELLED")
+    assert cluster.state(other.number)["Restarts"] == "0"
+    assert [start.cause for start in other.starts()] == ["first"]
+    assert step_of(complete_checkpoints(other.run.checkpoints)[-1]) == max(other.steps), "it saved before it ended"
+    stopped.assert_equals(reference)
 
 
 def test_an_array_and_a_job_after_another(cluster: Cluster, folder: Path) -> None:

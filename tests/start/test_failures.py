@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,17 @@ def build(labels):
             {mischief}
     model.register_forward_pre_hook(before)
     return model
+"""
+
+
+FILL = """\
+def fill(name):
+    with open(name, "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
 """
 
 
@@ -77,6 +90,32 @@ def test_a_killed_rank_is_named_with_its_signal_and_what_it_said_last(tmp_path: 
     assert "SIGKILL" in page
     assert "call 4" in page
     assert "what to do: often the system's out-of-memory killer" in page
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own for the runs."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("needs root, to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full_to_the_last_byte_is_named_all_the_same(
+    tmp_path: Path, tiny_model: Path, small_disk: Path
+) -> None:
+    fill = f"fill('{small_disk}/filler')"
+    mischievous(tmp_path, tiny_model, f"os.environ['RANK'] == '1' and calls == 5 and {fill}")
+    own = (tmp_path / "own.py").read_text()
+    (tmp_path / "own.py").write_text(f"{own}\n{FILL}")
+    said = adaptrun("train", "job.yaml", cwd=tmp_path, code=1).stderr
+    assert re.search(r"rank 0 on \S+ failed first, at .*: (OSError|CheckpointError): ", said)
+    assert "kind: disk" in said
+    assert "what to do: look at the disk's free space" in said
+    assert re.search(r"could not be kept in .*failure\.txt", said)
+    assert "launcher.py" not in said.replace("launcher/", "")
 
 
 def test_out_of_memory_comes_with_what_to_do(tmp_path: Path, tiny_model: Path) -> None:
