@@ -159,7 +159,7 @@ def _job(folder: Path, measured: dict[str, str], seed: int) -> dict[str, Any]:
         "train": {
             "epochs": EPOCHS,
             "global_batch_size": BATCH,
-            "micro_batch_size": 2 * BATCH,
+            "micro_batch_size": BATCH,
             "max_length": 4,
             "seed": seed,
             "optimizer": {"name": "adamw", "lr": LR, "weight_decay": WEIGHT_DECAY},
