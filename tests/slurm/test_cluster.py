@@ -18,6 +18,8 @@ from launcher.cluster.runs import jobs_of
 from launcher.run.checkpoints import complete_checkpoints, step_of
 from launcher.run.events import Began, EventTail, Saved, Started, Step
 from launcher.run.folder import RunFolder
+from launcher.start.demo import EXAMPLES
+from launcher.start.demo_data import write_demo_data
 from tests.commands import ADAPTRUN, adaptrun
 from tests.slurm.cluster import Cluster
 
@@ -119,6 +121,22 @@ def test_two_nodes_give_the_numbers_of_one_machine(cluster: Cluster, folder: Pat
     assert "completed" in status["job"]
     assert "each counted once" in adaptrun("logs", job.run.path, cwd=folder).stdout
     assert adaptrun("logs", job.run.path, "--rank", 3, cwd=folder).stdout != ""
+
+
+def test_the_demos_job_has_the_losses_of_one_machine(cluster: Cluster, folder: Path) -> None:
+    write_demo_data(folder / "data")
+    job = yaml.safe_load((EXAMPLES / "film-reviews.yaml").read_text())
+    sources = {name: {"source": source, "limit": 64} for name, source in job["data"]["validation"].items()}
+    job["data"] |= {"validation": sources, "cache": "cache"}
+    job["train"]["max_steps"] = 4
+    job["launch"] |= {"processes": 4, "device": "cpu"}
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    submitted = Submitted(cluster, folder, profile="profile-of-four.yaml")
+    submitted.wait()
+    adaptrun("train", "job.yaml", "--resume", "never", cwd=folder)
+    (here,) = (run for run in (folder / "runs").glob("film-reviews-*") if run != submitted.run.path)
+    expected = {e.step: e.loss for e in EventTail(here / "metrics.jsonl").read() if isinstance(e, Step)}
+    assert (len(expected), submitted.steps) == (4, expected)
 
 
 def test_the_scheduler_is_asked_and_a_job_that_cannot_run_is_refused(cluster: Cluster, folder: Path) -> None:
