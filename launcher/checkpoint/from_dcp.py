@@ -74,7 +74,7 @@ def dcp_weights(folder: Path, prefix: str | None) -> list[StoredWeight]:
             name.removeprefix(prefix),
             tuple(found.size),
             found.properties.dtype,
-            _Pieces(reader, averaged.get(name, name), found),
+            _Pieces(reader, averaged.get(name, name)),
         )
         for name, found in tensors.items()
         if name.startswith(prefix)
@@ -91,8 +91,8 @@ def _usual_prefix(names: list[str]) -> str:
 class _Pieces:
     """Reads one tensor: part by part where its parts are runs of elements, as ours are, else whole."""
 
-    def __init__(self, reader: _Reader, name: str, found: TensorStorageMetadata) -> None:
-        self._reader, self._name, self._found = reader, name, found
+    def __init__(self, reader: _Reader, name: str) -> None:
+        self._reader, self._name = reader, name
 
     def __call__(self) -> Iterator[Tensor]:
         """Raises RequestError where the files are damaged."""
@@ -105,9 +105,11 @@ class _Pieces:
             ) from error
 
     def _read(self) -> Iterator[Tensor]:
-        parts = self._reader.parts(self._name, self._found)
+        found = self._reader.read_metadata().state_dict_metadata[self._name]
+        assert isinstance(found, TensorStorageMetadata)
+        parts = self._reader.parts(self._name, found)
         if parts is None:
-            tensor = torch.empty(self._found.size, dtype=self._found.properties.dtype)
+            tensor = torch.empty(found.size, dtype=found.properties.dtype)
             load({self._name: tensor}, storage_reader=self._reader, no_dist=True)
             yield tensor
             return

@@ -131,13 +131,18 @@ class DeepSpeedEngine:
         weights: dict[str, Held] = dict(saved_tensors(self._model))
         if self._sharded:
             weights |= {name: _slice(parameter) for name, parameter in self._model.named_parameters()}
-        shapes, places = self._shapes(), self._places()
-        moments = {
-            name: {slot: _part(value, place, shapes[name]) for slot, value in slots.items()}
-            for name, place in places.items()
-            if (slots := {**self._zero.optimizer.state.get(place.flat, {}), **self._copies.saved(place.flat)})
-        }
-        learning: dict[str, Held] = {n: place.of(place.flat.detach(), shapes[n]) for n, place in places.items()}
+        shapes = self._shapes()
+        moments: dict[str, dict[str, Held]] = {}
+        learning: dict[str, Held] = {}
+        for flat, places in self._places_by_flat().items():
+            held, slots = self._read(flat)
+            for name, place in places.items():
+                learning[name] = place.of(held, shapes[name])
+                if slots:  # a counter is as it is
+                    moments[name] = {
+                        slot: place.of(value, shapes[name]) if value.shape == held.shape else value
+                        for slot, value in slots.items()
+                    }
         scaler: dict[str, Held] = {} if self._scale is None else dict(self._scale.state())
         return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
@@ -145,22 +150,10 @@ class DeepSpeedEngine:
         """Take over a saved state, the fp32 copies that the optimizer steps included."""
         self._load_weights(state["model"])
         self._copies.begin()
-        places = self._places()
-        for name, slots in state["optimizer"].items():
-            place = places[name]
-            for slot, value in slots.items():
-                copies = self._copies.of(slot)
-                if copies is not None:
-                    if copies:
-                        assert isinstance(value, FlatSlice)
-                        copies[place.flat].narrow(0, place.offset, place.count).copy_(value.local)
-                    continue
-                held = self._zero.optimizer.state[place.flat]
-                if isinstance(value, FlatSlice):
-                    flat = held.setdefault(slot, torch.zeros_like(place.flat))
-                    flat.narrow(0, place.offset, place.count).copy_(value.local)
-                else:
-                    held[slot] = value.clone()
+        for flat, places in self._places_by_flat().items():
+            with self._in_memory(flat):
+                for name, place in places.items():
+                    self._load_slots(place, state["optimizer"].get(name, {}))
         if self._scale is not None and state["scaler"]:
             self._scale.load({slot: value for slot, value in state["scaler"].items() if isinstance(value, Tensor)})
             self._apply_scale()
@@ -194,6 +187,43 @@ class DeepSpeedEngine:
         finally:
             delattr(self._zero, name)
 
+    def _read(self, flat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A slice, and its moments and copies: the live tensors, or copies of what is on a disk."""
+        slots = {**self._zero.optimizer.state.get(flat, {}), **self._copies.saved(flat)}
+        if not _is_on_disk(flat):
+            return flat.detach(), slots
+        with self._in_memory(flat):
+            return flat.detach().clone(), {slot: value.clone() for slot, value in slots.items()}
+
+    @contextmanager
+    def _in_memory(self, flat: Tensor) -> Iterator[None]:
+        """Inside, a slice that is on a disk is in memory with its moments; what is changed in them goes to the disk."""
+        if not _is_on_disk(flat):
+            yield
+            return
+        group = next(number for number, one in enumerate(self._zero.fp32_partitioned_groups_flat) if one is flat)
+        self._zero._optimizer_states_and_gradient_swap_in(group)
+        try:
+            yield
+        finally:
+            self._zero._optimizer_states_and_gradient_swap_out(group)
+
+    def _load_slots(self, place: Place, slots: Mapping[str, Held]) -> None:
+        """Take over the moments and copies of one parameter."""
+        for slot, value in slots.items():
+            copies = self._copies.of(slot)
+            if copies is not None:
+                if copies:
+                    assert isinstance(value, FlatSlice)
+                    copies[place.flat].narrow(0, place.offset, place.count).copy_(value.local)
+                continue
+            held = self._zero.optimizer.state[place.flat]
+            if isinstance(value, FlatSlice):
+                flat = held.setdefault(slot, torch.zeros_like(place.flat))
+                flat.narrow(0, place.offset, place.count).copy_(value.local)
+            else:
+                held[slot] = value.clone()
+
     def _load_weights(self, weights: dict[str, Held]) -> None:
         if not self._sharded:
             load_saved(self._model, weights)
@@ -201,7 +231,6 @@ class DeepSpeedEngine:
             return
         parameters: dict[str, Any] = dict(self._model.named_parameters())
         self._model.load_state_dict({name: w for name, w in weights.items() if name not in parameters}, strict=False)
-        places = self._places()
         for name, parameter in parameters.items():
             if name not in weights:
                 assert not parameter.requires_grad, f"the saved state lacks {name}"
@@ -211,9 +240,10 @@ class DeepSpeedEngine:
             if parameter.ds_persist:
                 parameter.partition()  # what is kept whole is gathered anew when it is next used
             _slice(parameter).local.copy_(saved.local)
-            if name in places:
-                place = places[name]
-                place.of(place.flat.data, parameter.ds_shape).local.copy_(saved.local)
+        for flat, places in self._places_by_flat().items():
+            with self._in_memory(flat):
+                for name, place in places.items():
+                    place.of(flat.data, parameters[name].ds_shape).local.copy_(_slice(parameters[name]).local)
 
     def _stepped(self) -> list[tuple[Tensor, dict[str, Any]]]:
         """Each flat slice that the optimizer steps, with its group; stage 3 cuts a group into several."""
@@ -251,6 +281,12 @@ class DeepSpeedEngine:
                 found[name] = place
         return found
 
+    def _places_by_flat(self) -> dict[Tensor, dict[str, Place]]:
+        found: dict[Tensor, dict[str, Place]] = {}
+        for name, place in self._places().items():
+            found.setdefault(place.flat, {})[name] = place
+        return found
+
     def _place_in_stages_1_and_2(self, parameter: Any) -> Place | None:
         mapping = parameter._hp_mapping
         if mapping is None:
@@ -279,9 +315,9 @@ def _read_slices(deepspeed: Any, stored: Stored, config: str, device: torch.devi
         part.local.copy_(tensor.elements(part.start, part.start + part.local.numel()))
 
 
-def _part(value: Tensor, place: Place, shape: torch.Size) -> Held:
-    """A moment's slice; a counter as it is."""
-    return place.of(value, shape) if value.shape == place.flat.shape else value
+def _is_on_disk(flat: Tensor) -> bool:
+    """Whether DeepSpeed has written a slice to a disk, and left this in its place."""
+    return flat.numel() == 0
 
 
 def _slice(parameter: Any) -> FlatSlice:

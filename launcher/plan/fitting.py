@@ -35,10 +35,11 @@ class Way:
 
 @dataclass(frozen=True)
 class Devices:
-    """How many there are, and the bytes of each."""
+    """How many there are, and the bytes of each; of a process where they are no GPUs."""
 
     count: int
     memory: int
+    are_gpus: bool = True
 
 
 def way_of(
@@ -47,12 +48,18 @@ def way_of(
     """What a job takes when it is shared so."""
     load = Load(micro_batch * (size.patches or job.train.max_length), precision, recomputes)
     one = "single" if devices.count == 1 and sharing == "ddp" else sharing
-    memory, room = (
-        memory_of(size, job.train.optimizer, one, devices.count, load, job.adapt.copies),
-        ROOM * devices.memory,
+    memory = memory_of(
+        size,
+        job.train.optimizer,
+        one,
+        devices.count,
+        load,
+        job.adapt.copies,
+        takes_what_it_reserves=devices.are_gpus,
     )
-    whole = replace(memory, gradients=FLOAT32 * size.learning)
+    room = ROOM * devices.memory
     accumulates = micro_batch < share_of_a_rank(job, devices.count)
+    whole = replace(memory, gradients=FLOAT32 * size.learning)
     if one == "fsdp" and accumulates and whole.total <= room:
         return Way(one, devices.count, micro_batch, recomputes, whole, fits=True, whole_gradients=True)
     return Way(one, devices.count, micro_batch, recomputes, memory, memory.total <= room)

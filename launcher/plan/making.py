@@ -50,7 +50,7 @@ def make_plan(
     if job.train.optimizer.name == "schedule_free_adamw" and importlib.util.find_spec("schedulefree") is None:
         message = "schedule_free_adamw needs the package schedulefree, which is not installed"
         raise _refusal(job_file, "train.optimizer.name", message, 'pip install "adaptrun[schedule-free]"')
-    devices = Devices(world, _memory_of_a_process(device, hardware, ranks))
+    devices = Devices(world, _memory_of_a_process(device, hardware, ranks), are_gpus=device == "cuda")
     engine = _engine(job, size, devices, reasons)
     sharing = sharing_of(job, engine)
     micro_batch = _micro_batch(job, size, precision, devices, sharing, device, reasons)

@@ -22,7 +22,7 @@ KEPT_BYTES = {"fp32": 4.0, "bf16": 2.5, "fp16": 2.5}
 SCORE_BYTES = 12
 """Of a word's score for one token: the score, its logarithm of a share, and the gradient."""
 ZERO_BUCKET = 500_000_000
-"""Elements that DeepSpeed gathers and reduces at once, unless its file says otherwise."""
+"""Elements that DeepSpeed reduces at once, unless its file says otherwise; it reserves all, however small the model."""
 
 Sharing = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
 
@@ -68,11 +68,19 @@ class Load:
 
 
 def memory_of(
-    size: ModelSize, optimizer: Optimizer, sharing: Sharing, ranks: int, load: Load, copies: int = 0
+    size: ModelSize,
+    optimizer: Optimizer,
+    sharing: Sharing,
+    ranks: int,
+    load: Load,
+    copies: int = 0,
+    *,
+    takes_what_it_reserves: bool = True,
 ) -> Memory:
     """The memory of each process, everything in fp32; frozen parameters have neither gradients nor moments.
 
     copies: of what learns, kept beside the moments (an average, the start)
+    takes_what_it_reserves: as GPUs do, where the memory of a CPU takes what is written to
 
     DeepSpeed's optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
     """
@@ -86,7 +94,7 @@ def memory_of(
     if sharing == "fsdp":
         part, stepped = (FLOAT32 * size.share(count, ranks) for count in (size.parameters, size.learning))
         return Memory(part, stepped, moments * stepped, activations, _gathered_by_fsdp(size, activations))
-    bucket = FLOAT32 * min(ZERO_BUCKET, size.parameters)
+    bucket = FLOAT32 * (ZERO_BUCKET if takes_what_it_reserves else min(ZERO_BUCKET, size.parameters))
     flat_copy, on_host = stepped, (2 + moments) * stepped
     if sharing in ("zero1", "zero2"):
         gradients = learning if sharing == "zero1" else stepped

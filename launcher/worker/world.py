@@ -54,6 +54,8 @@ class World:
         """Inside, the ranks can talk; a rank that is alone talks to itself, as engines that shard expect."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        # cuDNN rounds to tf32 unless told otherwise; a job that allows it says so later
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         with self.pulse.waiting("meeting of all ranks"):
             self._join(timeout_minutes)
         if dist.get_world_size() != self.size:

@@ -31,6 +31,7 @@ from tests.worlds import Worlds
 STEPS, CLIP = 4, 0.05
 ENGINES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3")
 WAYS = [("single", 1), *((name, size) for name in ENGINES[2:] for size in (1, 2, 3)), ("ddp", 2), ("ddp", 3)]
+OFFLOADED = [("zero2_offload", 2), ("zero3_offload", 2)]
 SGD = {"name": "sgd", "lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}
 ADAMW = {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}
 
@@ -139,7 +140,7 @@ def by_hand(optimizer: dict[str, Any], clip: float | None) -> tuple[list[float],
 
 @pytest.mark.parametrize("clip", [CLIP, None])
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
-@pytest.mark.parametrize(("name", "size"), WAYS)
+@pytest.mark.parametrize(("name", "size"), WAYS + OFFLOADED)
 def test_steps_are_those_of_a_plain_loop(
     name: str, size: int, optimizer: dict[str, Any], clip: float | None, worlds: Worlds
 ) -> None:
@@ -167,7 +168,7 @@ MOVES = [
     for first, size in WAYS
     for then, then_size in WAYS
     if (size, then_size) in {(1, 2), (2, 1), (2, 3)}
-]
+] + [(*one, *other) for name in OFFLOADED for one, other in ((name, ("fsdp", 3)), (("zero1", 2), name))]
 
 
 @pytest.mark.parametrize(("first", "first_size", "then", "then_size"), MOVES)
@@ -227,7 +228,7 @@ def step_and_discard(
 
 
 @pytest.mark.parametrize("poison", ["gradient", "asked"])
-@pytest.mark.parametrize(("name", "size"), WAYS)
+@pytest.mark.parametrize(("name", "size"), WAYS + OFFLOADED)
 def test_a_step_that_is_not_finite_or_not_wanted_leaves_no_trace(
     name: str, size: int, poison: str, worlds: Worlds
 ) -> None:

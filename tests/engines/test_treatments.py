@@ -156,7 +156,10 @@ def test_averages_and_the_start_go_from_engine_to_engine(
         assert_near(swapped, average)
         assert_near(mixed, {n: torch.lerp(start[n], end[n], SHARE) for n in start})
     weights = dcp_weights(tmp_path / f"step-{STEPS:08d}", None)
-    consolidated = {f"model.{weight.name}": next(weight.pieces()).tolist() for weight in weights}
+    consolidated = {
+        f"model.{weight.name}": torch.cat([piece.flatten() for piece in weight.pieces()]).reshape(weight.shape).tolist()
+        for weight in weights
+    }
     assert_near(consolidated, {name: tensor for name, tensor in average.items() if name != "unused"})
 
 

@@ -25,7 +25,7 @@ from launcher.plan.memory import Load, Memory, memory_of
 from launcher.plan.model_size import ModelSize, find_model_size
 from launcher.plan.table import Table
 from tests.commands import adaptrun
-from tests.engines.test_engines import ENGINES, engine_of, whole_in_fsdp
+from tests.engines.test_engines import ENGINES, Net, engine_of, micro_batch, whole_in_fsdp
 from tests.plan.test_plan import job
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
@@ -164,6 +164,32 @@ def test_what_fsdp_has_whole_is_planned(model: Path, worlds: Worlds, tmp_path: P
         assert plan.memory.communication > weights
     assert plan.whole_gradients
     assert not with_smaller_micro_batches(plan, made, file, 2).whole_gradients
+
+
+def reserved(rank: int, size: int, name: str) -> int:
+    """Bytes of what DeepSpeed reserves to reduce gradients in, during a backward pass."""
+    engine: Any = engine_of(name, None)
+    engine.prepare(Net(), Optimizer(), {})
+    found: list[int] = []
+
+    def note(_: object) -> None:
+        buckets = [bucket.buffer for bucket in engine._zero.ipg_buckets.values()]
+        found.append(sum(t.nbytes for held in buckets for t in (held if isinstance(held, list) else [held])))
+
+    dict(engine.module.named_parameters())["model.0.weight"].register_hook(note)
+    engine.accumulate(micro_batch(0, [0]), 1.0, last=True)
+    return max(found)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_on_gpus_deepspeeds_buckets_are_as_large_for_a_small_model(name: Any, worlds: Worlds) -> None:
+    small, load = ModelSize(1000, 100, 100), Load(tokens=0, precision="fp32", recomputes=False)
+    on_gpu, on_cpu = (
+        memory_of(small, Optimizer(), name, 2, load, takes_what_it_reserves=takes).communication
+        for takes in (True, False)
+    )
+    assert on_gpu == pytest.approx(worlds.run(2, reserved, name)[0], rel=0.01)
+    assert on_cpu < 6000, "its pages are taken as they are written to"
 
 
 def test_gradients_are_sliced_where_whole_ones_do_not_fit(model: Path, tmp_path: Path) -> None:
@@ -384,7 +410,7 @@ def test_what_cannot_fit_is_refused_with_the_cheapest_change(model: Path, tmp_pa
     gpu = Gpu("small", int(3.5 * 4 * size.parameters), 9.0)
     with pytest.raises(JobError, match=r"weights, gradients and optimizer take .* with ddp, and a GPU has") as refused:
         make_plan(made, file, Hardware((gpu, gpu), 8, 2**33))
-    assert "fix: engine: {name: " in str(refused.value)
+    assert "fix: 4 such GPUs with engine: {name: fsdp}" in str(refused.value)
 
 
 def test_the_micro_batch_is_the_largest_that_fits(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from launcher.worker.world import World
 from tests.worlds import Worlds
@@ -21,6 +22,12 @@ def test_sums_are_in_float64_and_rank_0_is_heard(size: int, worlds: Worlds) -> N
     for total, said in worlds.run(size, talk):
         assert total == [sum(range(size)), pytest.approx(size * (1 + 1e-12), rel=1e-15)]
         assert said == "a word"
+
+
+def test_what_only_measures_rounds_to_tf32_no_more_than_training_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with World().joined(timeout_minutes=1):
+        assert not torch.backends.cudnn.allow_tf32
 
 
 def refuse(rank: int, size: int) -> None:
