@@ -27,7 +27,9 @@ RECENT = 20
 class Status:
     """How a run stands.
 
-    state: done, stopped, failed, running, waiting, interrupted (no process has it, and it can go on) or new
+    state: done, stopped, failed, running, waiting, interrupted (no process has it, and it can go on), new, or unknown,
+        where the scheduler does not answer
+    job: what the scheduler says of its batch job, None where it has none
     loss: mean of the last steps; samples_per_second: over the same
     seconds_left: at that speed, None where it is not known
     starts: how often its ranks were started
@@ -77,16 +79,17 @@ def status_of(run: RunFolder) -> Status:
     begun = next((event for event in reversed(events) if isinstance(event, Started)), None)
     phase = next((event for event in reversed(events) if isinstance(event, Phase)), None)
     seconds = sum(step.seconds for step in recent)
-    job, start = latest_state(run), Start.read(run)
+    job, queue = _queue(run)
+    start = Start.read(run)
     ledger = Ledger.of(events)
     is_running = run.is_claimed() or (job is not None and job.state == "RUNNING")
     total = None if begun is None else begun.total_steps
     result = Result.read(run.result_file) if run.result_file.exists() else None
     return Status(
         run=str(run.path),
-        state=_state(run, job, is_running),
+        state=_state(run, job, is_running, is_known=job is not None or queue is None),
         phase=f"{phase.name} {phase.detail}".strip() if phase is not None and is_running else "",
-        job=None if job is None else str(job),
+        job=queue,
         step=steps[-1].step if steps else 0,
         total_steps=total,
         loss=sum(step.loss for step in recent) / len(recent) if recent else None,
@@ -100,7 +103,16 @@ def status_of(run: RunFolder) -> Status:
     )
 
 
-def _state(run: RunFolder, job: scheduler.JobState | None, is_running: bool) -> str:
+def _queue(run: RunFolder) -> tuple[scheduler.JobState | None, str | None]:
+    """The run's batch job, and what is said of it: that a scheduler is out of reach must not hide what files tell."""
+    try:
+        job = latest_state(run)
+    except RequestError as error:
+        return None, str(error)
+    return job, None if job is None else str(job)
+
+
+def _state(run: RunFolder, job: scheduler.JobState | None, is_running: bool, is_known: bool) -> str:
     result = run.result()
     if result is not None and result["status"] == "done":
         return "done"
@@ -108,6 +120,8 @@ def _state(run: RunFolder, job: scheduler.JobState | None, is_running: bool) -> 
         return "running"
     if job is not None and job.is_alive:
         return "waiting"
+    if not is_known:
+        return "unknown"
     if run.failure_file.exists():
         return "failed"
     if result is not None:

@@ -46,8 +46,17 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def _visible(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, which a scheduler sets."""
+    """Those that CUDA_VISIBLE_DEVICES leaves, which a scheduler sets: up to the first that there is not, as CUDA does.
+
+    One that is named by its UUID counts as the next of those that there are.
+    """
     listed = environment.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return gpus
-    return gpus[: len([entry for entry in listed.split(",") if entry.strip() not in ("", "-1")])]
+    chosen: list[Gpu] = []
+    for entry in (entry.strip() for entry in listed.split(",")):
+        number = int(entry) if entry.isdecimal() else len(chosen)
+        if entry in ("", "-1") or number >= len(gpus):
+            break
+        chosen.append(gpus[number])
+    return tuple(chosen)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import watching
+from launcher.cluster.runs import jobs_file
 from launcher.job.reading import load_job
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
@@ -64,6 +65,23 @@ def test_what_a_job_prints_after_its_run_is_done_is_followed_too(
 
     watching.show_logs(run.path, 0, follow=True, sleep=printed)
     assert capsys.readouterr().out == "trained\n2 left\n1 left\n"
+
+
+def test_what_files_tell_is_shown_though_the_scheduler_does_not_answer(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sbatch", "scontrol"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    run = RunFolder.create(load_job(write_job(tmp_path, tiny_model)))
+    jobs_file(run).write_text("7\n")
+    watching.show_status(run.path, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["state"] == "unknown"
+    assert "Unable to contact slurm controller" in said["job"]
+    Result(status="done", name="small", steps=1, seconds=1.0).write(run.result_file)
+    assert watching.status_of(run).state == "done"
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:

@@ -140,12 +140,22 @@ def test_the_driver_is_asked_for_gpus(tmp_path: Path, monkeypatch: pytest.Monkey
     asked.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559, 9.0'\necho 'Tesla T4, 15360, 7.5'\n")
     asked.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    for visible, count in ((None, 2), ("0", 1), ("", 0), ("0,1", 2), ("-1", 0)):
+    h100, t4 = "NVIDIA H100 80GB HBM3", "Tesla T4"
+    for visible, names in (
+        (None, [h100, t4]),
+        ("0", [h100]),
+        ("1", [t4]),
+        ("1,0", [t4, h100]),
+        ("", []),
+        ("-1", []),
+        ("0,7,1", [h100]),
+        ("GPU-8932f937", [h100]),
+    ):
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert len(find_hardware().gpus) == count
+        assert [gpu.name for gpu in find_hardware().gpus] == names
     assert hardware_module._gpus()[0] == Gpu("NVIDIA H100 80GB HBM3", 81559 * 2**20, 9.0)
 
 
