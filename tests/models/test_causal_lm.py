@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
@@ -222,6 +222,12 @@ def test_a_tokenizer_without_a_chat_template_is_refused(folder: Path) -> None:
     task = task_of(folder)
     task.processor.chat_template = None
     with pytest.raises(ModelError, match="no chat template; name columns prompt and response"):
+        task.prepare([row(messages=[turn("user"), turn("assistant")])], labelled=True)
+
+
+def test_a_tokenizer_that_does_not_tell_places_is_refused_for_chats(folder: Path) -> None:
+    task = CausalLM(ByT5Tokenizer(chat_template="{{ messages }}"), (), Train(max_length=32))
+    with pytest.raises(ModelError, match="which token is of which turn; use a fast one"):
         task.prepare([row(messages=[turn("user"), turn("assistant")])], labelled=True)
 
 
