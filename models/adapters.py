@@ -27,6 +27,18 @@ PREFIX = "base_model.model."
 """What `peft` puts before the base's own names."""
 DOWN, UP, MAGNITUDE = ".lora_A", ".lora_B", ".lora_magnitude_vector"
 ROWS_AT_ONCE = 4096
+UNUSUAL = (
+    "alpha_pattern",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+)
+"""What a config may ask for that makes something else of a layer than W + s·B·A."""
+BESIDE_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Ways to start adapters that leave W as it is; others, such as PiSSA, take a part out of it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ def add_adapters(folder: Path, model: nn.Module, stored: Stored) -> set[str]:
             readable(parameter, stored),
             tensors[f"{target}{DOWN}.weight"],
             tensors[f"{target}{UP}.weight"],
-            _scaling(config),
+            _scaling(config, len(tensors[f"{target}{DOWN}.weight"])),
             tensors.get(f"{target}{MAGNITUDE}"),
             transposed=is_transposed(modules[target]),
         )
@@ -141,9 +153,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for name, tensor in tensors.items()
     }
     unusual = [name for name in named if "lora_" in name and not name.endswith((".weight", MAGNITUDE))]
-    patterns = [key for key in ("alpha_pattern", "layer_replication", "trainable_token_indices") if config.get(key)]
-    if config.get("peft_type") != "LORA" or unusual or patterns:
-        strange = next(iter([*unusual, *patterns]), f"peft_type {config.get('peft_type')}")
+    patterns = [key for key in UNUSUAL if config.get(key)]
+    start = config.get("init_lora_weights", True)
+    starts = [] if start in BESIDE_THE_BASE else [f"init_lora_weights {start}"]
+    if config.get("peft_type") != "LORA" or unusual or patterns or starts:
+        strange = next(iter([*unusual, *patterns, *starts]), f"peft_type {config.get('peft_type')}")
         raise ModelError(
             f"{folder} holds adapters that are not plain LoRA or DoRA ({strange}); let peft merge them: "
             "PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload().save_pretrained(ANOTHER)"
@@ -151,8 +165,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, named
 
 
-def _scaling(config: Mapping[str, Any]) -> float:
-    rank: int = config["r"]
+def _scaling(config: Mapping[str, Any], rank: int) -> float:
+    """rank: of these adapters, which a pattern of the config may set apart from the others"""
     alpha: float = config["lora_alpha"]
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
 

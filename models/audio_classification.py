@@ -90,6 +90,9 @@ def sound_of(row: Row, rate: int) -> Sound:
             channels, found_rate, promised = opened.getnchannels(), opened.getframerate(), opened.getnframes()
     except FileNotFoundError:
         raise DataError(row.file, f"there is no audio{name}; correct the path or remove the row", row.number) from None
+    except (OSError, ValueError) as error:
+        fault = f"the audio{name} cannot be read: {error}; correct the path or remove the row"
+        raise DataError(row.file, fault, row.number) from None
     except (wave.Error, EOFError) as error:
         fault = f"the audio{name} is no wav file of plain samples ({error}); convert it: ffmpeg -i FILE FILE.wav"
         raise DataError(row.file, fault, row.number) from None

@@ -20,6 +20,7 @@ from launcher.job.data import Source
 from launcher.models.base import Example, TaskModule
 from launcher.models.batch import Batch
 from launcher.models.chats import chat_of, chat_tokens
+from launcher.models.packing import keeps_samples_apart
 from launcher.models.text import no_token, pad
 from launcher.models.token_loss import UNTOLD, LanguageTask, TokenModel
 
@@ -148,7 +149,7 @@ class CausalLM(LanguageTask):
 
     def build(self, model: PreTrainedModel) -> TaskModule:
         """The model with its loss. Raises ModelError for packing in a model that reads a row as one text."""
-        if self.packs and (getattr(model, "_is_stateful", False) or not getattr(model, "_supports_sdpa", False)):
+        if self.packs and not keeps_samples_apart(model):
             raise ModelError(f"{type(model).__name__} would see one sample in another; set train.packing: false")
         return TokenModel(model, self.train.loss.label_smoothing, use_cache=False)
 

@@ -37,14 +37,17 @@ def chat_tokens(tokenizer: Any, chat: Chat, row: Row, labelled: bool) -> tuple[l
     """Token ids, and for each token itself where the assistant says it, else `UNTOLD`.
 
     labelled: false ends the chat where the assistant is to go on
-    The whole chat is tokenised at once, as it is when the model is used. Raises ModelError without a template, and
-    DataError where the template writes a turn differently once others follow: no part of the text is that turn's.
+    The whole chat is tokenised at once, as it is when the model is used. Raises ModelError without a template, or
+    without the places of tokens to learn from, and DataError where the template writes a turn differently once others
+    follow: no part of the text is that turn's.
     """
     if tokenizer.chat_template is None:
         raise ModelError("the tokenizer has no chat template; name columns prompt and response, or another tokenizer")
     if not labelled:
         text = _written(tokenizer, chat, row, to_be_continued=True)
         return tokenizer(text, add_special_tokens=False)["input_ids"], []
+    if not tokenizer.is_fast:
+        raise ModelError("the tokenizer does not tell which token is of which turn; use a fast one")
     text = _written(tokenizer, chat, row)
     spans = []
     for place, turn in enumerate(chat):

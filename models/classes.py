@@ -288,7 +288,7 @@ class LabelSets(Classification, SummedTask):
 
 def ordered(labels: set[str]) -> tuple[str, ...]:
     """Integers in numeric order, names in the order of their characters."""
-    integers = all(label.lstrip("-").isdecimal() for label in labels)
+    integers = all(label.removeprefix("-").isdecimal() for label in labels)
     return tuple(sorted(labels, key=int) if integers else sorted(labels))
 
 

@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 def image_of(row: Row) -> Any:
     """The image of a row, in RGB: from a path, relative to the data file, or from bytes.
 
-    Raises DataError where it is missing, truncated, or no image.
+    Raises DataError where it is missing, truncated, no image, or of more than 8 bits.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -32,20 +32,28 @@ def image_of(row: Row) -> Any:
         if isinstance(value, str) and value:
             path = Path(row.file).parent / value
             name = f" {path}"
-            return Image.open(path).convert("RGB")
+            return _in_rgb(Image.open(path), row, name)
         if isinstance(value, bytes) and value:
-            return Image.open(io.BytesIO(value)).convert("RGB")
+            return _in_rgb(Image.open(io.BytesIO(value)), row, name)
         if isinstance(value, Image.Image):
-            return value.convert("RGB")
+            return _in_rgb(value, row, name)
     except FileNotFoundError:
         raise DataError(row.file, f"there is no image{name}; correct the path or remove the row", row.number) from None
     except UnidentifiedImageError:
         fault = f"the image{name} is of no known kind; convert it to png or jpeg, or remove the row"
         raise DataError(row.file, fault, row.number) from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(row.file, f"the image{name} is broken: {error}; replace or remove it", row.number) from None
     found = "empty" if not value else f"{type(value).__name__}, neither a path nor bytes"
     raise DataError(row.file, f"the image is {found}; name the right column or remove the row", row.number)
+
+
+def _in_rgb(image: Any, row: Row, name: str) -> Any:
+    """Pillow cuts off numbers above 255, and nearly all of a scan of 16 bits is white then."""
+    if image.mode.partition(";")[0] in ("I", "F"):
+        fault = f"the image{name} has more than 8 bits a pixel and channel ({image.mode})"
+        raise DataError(row.file, f"{fault}; scale it to 8 bits, or remove the row", row.number)
+    return image.convert("RGB")
 
 
 def sized(processor: Any, images: list[Any]) -> list[Pixels]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from launcher.data.sources import existing, is_local
+from launcher.data.class_folders import FILES, is_class_folder
+from launcher.data.sources import existing, is_local, read_rows
 from launcher.job.data import Source
 from launcher.job.pretrained import tokenizer_files
 
-FORMAT = 3
+FORMAT = 4
 
 
-def prepared_folder(cache: Path, source: Source, settings: Mapping[str, object]) -> Path:
-    """The folder for `source` prepared under `settings`, which may or may not exist yet."""
+def prepared_folder(
+    cache: Path, source: Source, settings: Mapping[str, object], columns: Mapping[str, str] | None = None
+) -> Path:
+    """The folder for `source` prepared under `settings`, which may or may not exist yet.
+
+    columns: those that are read, by role; images and sounds whose paths they hold decide too
+    Raises DataError for what cannot be read.
+    """
     contents = [_content(existing(place)) if is_local(place) else place for place in source.files]
+    named = [_digest_of(list(_files_of_rows(place, source, columns or {}))) for place in source.files]
     reading = source.model_dump(mode="json", exclude={"source"})
-    key = json.dumps([FORMAT, contents, reading, settings], sort_keys=True)
+    key = json.dumps([FORMAT, contents, named, reading, settings], sort_keys=True)
     return cache.expanduser() / "prepared" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
@@ -32,8 +40,26 @@ def tokenizer_identity(place: str, revision: str | None) -> str:
 
 
 def _content(place: Path) -> str:
-    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
-    return _digest_of(files)
+    """Of a folder also the names within it, of which some are labels."""
+    if not place.is_dir():
+        return _digest_of([place])
+    files = sorted(file for file in place.rglob("*") if file.is_file())
+    return json.dumps([_digest_of(files), [file.relative_to(place).as_posix() for file in files]])
+
+
+def _files_of_rows(place: str, source: Source, columns: Mapping[str, str]) -> Iterator[Path]:
+    """The images or sounds that lie in files of their own, in the order of the rows that name them."""
+    wanted = {role: name for role, name in columns.items() if role in FILES}
+    if not wanted or not is_local(place) or is_class_folder(Path(place)):
+        return
+    for row in read_rows(source.model_copy(update={"source": place}), wanted):
+        for value in row.values.values():
+            if not isinstance(value, str | Mapping | None):
+                return  # the column holds the images themselves
+            name = value if not isinstance(value, Mapping) else None if value.get("bytes") else value.get("path")
+            file = Path(row.file).parent / name if name else None
+            if file is not None and file.is_file():  # what is not there is told, with its row, when it is prepared
+                yield file
 
 
 def _digest_of(files: Sequence[Path]) -> str:
@@ -44,7 +70,7 @@ def _digest_of(files: Sequence[Path]) -> str:
     return whole.hexdigest()
 
 
-@lru_cache
+@functools.cache
 def _digest(file: Path, size: int, modified: int) -> bytes:
     """Of the content; size and time only tell, within one process, that it need not be read again."""
     with file.open("rb") as opened:

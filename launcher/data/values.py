@@ -47,9 +47,9 @@ def number_of(row: Row, role: str = "label") -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise DataError(
-            row.file, f"the {role} is {value!r}, not a number; correct or remove the row", row.number
+            row.file, f"the {role} is {str(value)[:40]!r}, not a number; correct or remove the row", row.number
         ) from None
     if not isfinite(number):
         raise DataError(row.file, f"the {role} is {value!r}, not a finite number; remove the row", row.number)

@@ -85,12 +85,14 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
     return _read(path.resolve(), class_name, loss)
 
 
-@lru_cache
 def _read(file: Path, class_name: str, loss: str) -> Family:
     try:
         classes = _classes_of_models() if file.parent == MODELS else _classes(file)
     except SyntaxError as error:
-        raise RequestError(f"{file}, line {error.lineno}: {error.msg}") from None
+        place = f"{file}, line {error.lineno}" if error.lineno else str(file)
+        raise RequestError(f"{place}: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     if class_name not in classes:
         raise RequestError(f"{file} defines no class {class_name!r}; it has {', '.join(classes) or 'none'}")
     said = _said(classes[class_name], classes)

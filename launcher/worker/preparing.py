@@ -82,7 +82,7 @@ class Preparer:
             "labels": list(labels),
             "labelled": labelled,
         }
-        return prepared_folder(self.cache, source, settings)
+        return prepared_folder(self.cache, source, settings, self.task_type.columns(source, labelled=labelled))
 
     def _make(self, folder: Path, source: Source, labels: Sequence[str], labelled: bool) -> None:
         task = self._task(labels)

@@ -92,6 +92,43 @@ def test_the_key_follows_all_that_decides_the_data(tmp_path: Path) -> None:
     assert key() != first
 
 
+def test_a_class_folders_names_decide(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/2.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).write_text(name)
+    source = Source(source=str(tmp_path / "data"))
+    first = prepared_folder(tmp_path, source, {})
+    (tmp_path / "data" / "dog").rename(tmp_path / "data" / "hound")
+    assert prepared_folder(tmp_path, source, {}) != first
+    (tmp_path / "data" / "hound").rename(tmp_path / "data" / "dog")
+    assert prepared_folder(tmp_path, source, {}) == first
+    (tmp_path / "data" / "dog/2.png").rename(tmp_path / "data" / "cat/2.png")
+    assert prepared_folder(tmp_path, source, {}) != first
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_files_that_rows_name_decide(kind: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def key(folder: str) -> Path:
+        source = Source(source=str(tmp_path / folder / f"list.{kind}"))
+        return prepared_folder(tmp_path, source, {}, {"image": "image"})
+
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.png").write_text(folder)
+        (tmp_path / folder / "list.csv").write_text("image\n0.png\nnowhere.png\n")
+        held = [{"bytes": None, "path": "0.png"}, {"bytes": b"x", "path": None}]
+        pq.write_table(pa.table({"image": held}), tmp_path / folder / "list.parquet")
+    first = key("one")
+    assert key("other") != first, "the lists are alike, and the images are not"
+    (tmp_path / "one" / "0.png").write_text("changed")
+    assert key("one") != first
+    (tmp_path / "other" / "0.png").write_text("changed")
+    assert key("other") == key("one")
+
+
 def test_a_tokenizer_is_known_by_its_files_and_not_by_the_models(tiny_model: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -122,12 +159,12 @@ def test_preparing_reads_once_and_says_how_far_it_is(
         lambda done, total: said.append((done, total)),
     )
     source = Source(source=str(write_texts(tmp_path / "t.csv", 2500)))
-    first = preparer.prepare_training(source, known=())
+    first = preparer.prepare_training({"train": source}, known=())["train"]
     assert said == [(1000, 2500), (2000, 2500), (2500, 2500)]
     assert first.facts.labels == ("class-0", "class-1")
     assert sum(first.facts.counts) == 2500
     monkeypatch.setattr(prepared_module.PreparedWriter, "write", None)
-    assert preparer.prepare_training(source, known=()).folder == first.folder
+    assert preparer.prepare_training({"train": source}, known=())["train"].folder == first.folder
     assert preparer.prepare(source, first.facts.labels).folder == first.folder
 
 
@@ -144,5 +181,6 @@ def test_a_head_that_already_knows_the_labels_keeps_their_order(tiny_model: Path
     )
     source = Source(source=str(write_texts(tmp_path / "t.csv", 30)))
     known = ("other", "class-1", "class-0")
-    assert preparer.prepare_training(source, known).facts.labels == known
-    assert preparer.prepare_training(source, ("class-1", "x")).facts.labels == ("class-0", "class-1")
+    assert preparer.prepare_training({"train": source}, known)["train"].facts.labels == known
+    found = preparer.prepare_training({"train": source}, ("class-1", "x"))["train"]
+    assert found.facts.labels == ("class-0", "class-1")

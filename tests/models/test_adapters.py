@@ -148,6 +148,40 @@ def test_the_base_may_be_a_function_or_a_state_dict(kind: str, tiny_model: Path,
     torch.testing.assert_close(logits_of(load(tmp_path / "model").model.eval()), logits_of(trained))
 
 
+def of_peft(base: Path, folder: Path, **config: Any) -> dict[str, torch.Tensor]:
+    """Leaves adapters that `peft` has made in a folder; gives the weights that it makes of them."""
+    import peft
+
+    model = AutoModelForSequenceClassification.from_pretrained(base)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=8, **config))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.save_pretrained(folder)
+    merged: dict[str, torch.Tensor] = adapted.merge_and_unload().state_dict()
+    return merged
+
+
+def test_adapters_of_several_ranks_are_added_as_peft_adds_them(tiny_model: Path, tmp_path: Path) -> None:
+    targets = {"target_modules": ["query", "value"], "rank_pattern": {"query": 2}}
+    expected = of_peft(tiny_model, tmp_path, **targets)
+    found = load(tmp_path).model.state_dict()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [({"init_lora_weights": "pissa"}, "init_lora_weights pissa"), ({"alpha_pattern": {"query": 3}}, "alpha_pattern")],
+)
+def test_adapters_of_another_kind_are_refused(
+    config: dict[str, Any], said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    of_peft(tiny_model, tmp_path, target_modules=["query"], **config)
+    with pytest.raises(ModelError, match=rf"are not plain LoRA or DoRA \({said}\); let peft merge them"):
+        load(tmp_path)
+
+
 def test_adapters_of_another_model_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": str(tiny_model)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))

@@ -68,6 +68,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "too few bits": (wav(TONE / 2, width=1), "of 8 bits"),
     "empty": ("", "the audio is empty"),
     "missing": ("nowhere.wav", "there is no audio .*nowhere.wav"),
+    "a folder": (".", "cannot be read: .*directory.*; correct the path"),
+    "no path": ("a\0b", "cannot be read: embedded null byte"),
     "a number": (3, "the audio is int, neither a path nor bytes"),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
@@ -124,10 +124,31 @@ def test_no_packed_sample_feels_another(folder: Path) -> None:
     assert reached.nonzero().flatten().tolist() == list(range(first, first + second))
 
 
-def test_a_model_that_reads_a_row_as_one_text_is_not_packed(folder: Path) -> None:
-    config = AutoConfig.for_model("mamba", vocab_size=200, hidden_size=16, num_hidden_layers=1, state_size=4)
-    with pytest.raises(ModelError, match="MambaForCausalLM would see one sample in another"):
-        task_of(folder, packing=True).build(AutoModelForCausalLM.from_config(config))
+ONE_TEXT: dict[str, dict[str, Any]] = {
+    "mamba": {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4},
+    "lfm2": {**SIZES, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+    "opt": {"hidden_size": 32, "ffn_dim": 48, "num_attention_heads": 4, "num_hidden_layers": 1},
+    "falcon": {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1},
+}
+"""The last two take positions, and attend from each token to all before it whatever these are."""
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("kind", ONE_TEXT)
+def test_a_model_that_reads_a_row_as_one_text_is_not_packed(kind: str, device: str, folder: Path) -> None:
+    config = AutoConfig.for_model(kind, vocab_size=200, **ONE_TEXT[kind])
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ModelError, match=f"(?i){kind}ForCausalLM would see one sample in another"):
+        task_of(folder, packing=True).build(model)
+
+
+def test_whether_a_model_can_be_packed_is_known_without_its_weights(folder: Path) -> None:
+    drawn = torch.get_rng_state()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    assert task_of(folder, packing=True).build(model).model is model
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_a_prompt_is_answered_as_transformers_answers_it(folder: Path) -> None:
@@ -201,6 +222,12 @@ def test_a_tokenizer_without_a_chat_template_is_refused(folder: Path) -> None:
     task = task_of(folder)
     task.processor.chat_template = None
     with pytest.raises(ModelError, match="no chat template; name columns prompt and response"):
+        task.prepare([row(messages=[turn("user"), turn("assistant")])], labelled=True)
+
+
+def test_a_tokenizer_that_does_not_tell_places_is_refused_for_chats(folder: Path) -> None:
+    task = CausalLM(ByT5Tokenizer(chat_template="{{ messages }}"), (), Train(max_length=32))
+    with pytest.raises(ModelError, match="which token is of which turn; use a fast one"):
         task.prepare([row(messages=[turn("user"), turn("assistant")])], labelled=True)
 
 

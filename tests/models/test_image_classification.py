@@ -116,6 +116,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "empty": (b"", "the image is empty"),
     "missing": (None, "the image is empty"),
     "no such file": ("nowhere.png", "there is no image .*nowhere.png; correct the path"),
+    "16 bits": (png(Image.fromarray(np.full((4, 4), 9000, np.uint16))), "the image has more than 8 bits .*scale it"),
+    "far too large": (png(Image.new("1", (19000, 19000))), "the image is broken: .*exceeds limit"),
     "a number": (3, "the image is int, neither a path nor bytes"),
 }
 

@@ -36,6 +36,7 @@ def test_names_are_sorted_by_character_and_integers_by_value(tiny_model: Path) -
     survey = make_task(tiny_model).survey
     assert survey(rows(("x", "pear"), ("x", "apple"), ("x", "pear"))) == ("apple", "pear")
     assert survey(rows(("x", "10"), ("x", 9), ("x", "-1"))) == ("-1", "9", "10")
+    assert survey(rows(("x", "10"), ("x", "--3"))) == ("--3", "10")
 
 
 def test_long_texts_are_cut_and_the_length_counts_special_tokens(tiny_model: Path) -> None:

@@ -82,7 +82,7 @@ def test_loss_and_gradient_are_those_of_torch(loss: dict[str, Any], tiny_model: 
     torch.testing.assert_close(*(torch.autograd.grad(one, head)[0] for one in (ours, theirs)))
 
 
-@pytest.mark.parametrize("value", ["high", None, "", float("nan"), "inf", True, [1.0]])
+@pytest.mark.parametrize("value", ["high", None, "", float("nan"), "inf", True, [1.0], 10**400])
 def test_a_label_that_is_no_number_is_told_with_its_place(value: Any, tiny_model: Path) -> None:
     with pytest.raises(DataError, match=r"f\.csv, row 4: the label is .*, not a (finite )?number"):
         task_of(tiny_model).prepare([Row("f.csv", 4, {"text": WORDS[0], "label": value})], labelled=True)
