@@ -39,8 +39,8 @@ class SourceFree(Method):
         batches = [(ids, _direction(features), logits.double().softmax(-1)) for ids, features, logits in target.look()]
         for _ in range(2):
             sums = sum(told.T @ directions for _, directions, told in batches)
-            centres = F.normalize(target.add_up(torch.as_tensor(sums)), dim=1)
-            near = [(ids, (directions @ centres.T).argmax(1)) for ids, directions, _ in batches]
+            centres = _centres(target.add_up(torch.as_tensor(sums)))
+            near = [(ids, nearest(directions, centres)) for ids, directions, _ in batches]
             classes = len(centres)
             batches = [
                 (ids, directions, F.one_hot(found, classes).double())
@@ -77,6 +77,21 @@ def information(logits: Tensor, diversity: float) -> Tensor:
     mean = logits.softmax(-1).mean(0)
     evenness = -(mean * torch.log(mean.clamp(min=1e-300))).sum()
     return entropy(logits).mean() - diversity * evenness
+
+
+def _centres(sums: Tensor) -> Tensor:
+    """[classes, width + 1] of length one, however little probability a class has; zero where it has none."""
+    largest = sums.abs().amax(1, keepdim=True)
+    return F.normalize(sums / largest.clamp(min=torch.finfo(sums.dtype).tiny), dim=1)
+
+
+def nearest(directions: Tensor, centres: Tensor) -> Tensor:
+    """[samples] the class whose centre is nearest; one without samples has none, and gets none.
+
+    directions, centres: of length one, or zero where there is no centre
+    """
+    likeness = directions @ centres.T
+    return likeness.masked_fill(~centres.any(1), -torch.inf).argmax(1)
 
 
 def _direction(features: Tensor) -> Tensor:

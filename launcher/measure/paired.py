@@ -31,6 +31,8 @@ class Difference:
 
     low, high: ends of the 95 % percentile interval of the difference
     p: two-sided bootstrap p-value of no difference, never 0
+
+    Where a resample's difference is no number, so are the ends, and nothing speaks against there being none.
     """
 
     old: float
@@ -90,7 +92,9 @@ def resamples(samples: int, seed: int, draws: int = DRAWS) -> Iterator[Values]:
 def _difference(old: float, new: float, drawn: Values) -> Difference:
     """The percentile interval, and the p-value of Davison and Hinkley (1997, section 4.2), that counts the data too."""
     tail = (1.0 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1.0 - tail]) if np.isfinite(drawn).all() else (np.nan, np.nan)
+    if not np.isfinite(drawn).all():
+        return Difference(old, new, np.nan, np.nan, 1.0)
+    low, high = np.quantile(drawn, [tail, 1.0 - tail])
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p = min(1.0, 2 * (1 + beyond) / (1 + len(drawn)))
     return Difference(old, new, float(low), float(high), p)

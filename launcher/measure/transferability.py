@@ -13,6 +13,10 @@ MOST = 10_000
 """Samples, at most: the scores are decompositions of all of them at once."""
 ROUNDS = 100
 ENOUGH = 1e-5
+FARTHEST = 1e12
+"""How many times larger one precision may become than the other: of more features than samples, which leave no noise,
+the fixed point lies at infinity.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,12 @@ def _evidence(left: Numbers, squares: Numbers, shape: tuple[int, ...], target: N
     for _ in range(ROUNDS):
         weight, error = _fit(squares, along, across, alpha, beta)
         gamma = float((beta * squares / (alpha + beta * squares)).sum())
+        rest = samples - len(squares) + float((alpha / (alpha + beta * squares)).sum())  # samples - gamma, never 0
         before = alpha / beta
-        alpha, beta = gamma / max(weight, 1e-300), (samples - gamma) / max(error, 1e-300)
-        if abs(alpha / beta - before) <= ENOUGH * before:
+        alpha, beta = gamma / max(weight, 1e-300), rest / max(error, 1e-300)
+        ratio, strongest = alpha / beta, float(squares.max())
+        is_at_an_end = not strongest / FARTHEST < ratio < strongest * FARTHEST
+        if is_at_an_end or abs(ratio - before) <= ENOUGH * before:
             break
     weight, error = _fit(squares, along, across, alpha, beta)
     log_determinant = float(np.log(alpha + beta * squares).sum()) + (size - len(squares)) * float(np.log(alpha))

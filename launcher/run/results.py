@@ -57,9 +57,9 @@ class Result:
     steps: optimizer steps done
     seconds: spent training, over all starts
     model: the model folder, None where there is none yet
-    best_step: the step whose validation was best, None without validation data
+    best_step: the step whose validation was best, None where there is none with a figure
     verdict: whether the result should take the old model's place, None without validation data
-    selector: what chose the step that became the result, None without validation data
+    selector: what chose the step that became the result, None where nothing did
     """
 
     status: Literal["done", "stopped"]

@@ -56,9 +56,7 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
         return _new(job, "a new run")
     if resume != "auto":
         return _named(job, Path(resume), is_taken)
-    named = re.compile(re.escape(job.name) + r"-\d{8}-\d{6}(-\d+)?")
-    runs = [path for path in job.runs_folder.glob("*") if named.fullmatch(path.name)]
-    for path in sorted(runs, reverse=True):
+    for path in _runs_of(job):
         run = RunFolder(path.resolve())
         checkpoints = complete_checkpoints(run.checkpoints)
         if not run.job_file.is_file() or not checkpoints or _is_done(run) or is_taken(run) or not run.claim():
@@ -67,6 +65,20 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
             return _new(job, f"a new run: the unfinished {path.name} has another job")
         return _go_on(job, run, checkpoints[-1], "--resume never starts afresh")
     return _new(job, "a new run")
+
+
+def finished_run(job: Job) -> RunFolder | None:
+    """The newest run of a job, if it has come to its end; None where that is another job's."""
+    run = next(map(RunFolder, _runs_of(job)), None)
+    if run is None or not run.job_file.is_file() or not _is_done(run) or _is_of_another_job(run, job):
+        return None
+    return run
+
+
+def _runs_of(job: Job) -> list[Path]:
+    """Folders that a job's name gave, the newest first."""
+    named = re.compile(re.escape(job.name) + r"-\d{8}-\d{6}(-\d+)?")
+    return sorted((path for path in job.runs_folder.glob("*") if named.fullmatch(path.name)), reverse=True)
 
 
 def with_remembered_limit(plan: Plan, job: Job, job_file: Path, decision: Decision) -> Plan:

@@ -3,11 +3,16 @@
 A job with several training sets is run once for each of them, on the others. The figure of a set is that of the
 validation set of the same name, or else of its own training samples, none of which were trained on. It never decides
 which checkpoint is taken: other validation sets do, and without any the last one is.
+
+Where a run was stopped, the same command goes on: domains before it are finished, and are not run again.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from launcher.job.schema import Job
 from launcher.run.display import with_interval
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result, SetResult
+from launcher.run.resuming import finished_run
 from launcher.start.training import train_job
 
 
@@ -33,14 +39,31 @@ def leave_one_out(job: Job, job_file: Path, resume: str, as_json: bool) -> None:
     """Run the job once for each training set; print what became of each. Raises RequestError where there is one."""
     jobs = {domain: without(job, domain) for domain in job.data.train}
     found = []
-    for domain, one in jobs.items():
-        train_job(one, job_file, resume)
-        run = RunFolder(one.runs_folder / one.name)
-        found.append(LeftOut(domain, str(run.path), Result.read(run.result_file).sets[domain]))
+    done = _finished(jobs) if resume == "auto" else {}
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # where the answer goes nothing else may
+        for domain, one in jobs.items():
+            run = done.get(domain)
+            if run is None:
+                train_job(one, job_file, resume)
+                run = RunFolder(one.runs_folder / one.name)
+            else:
+                print(f"{run.path}: finished before (--resume never starts afresh)", flush=True)
+            found.append(LeftOut(domain, str(run.path), Result.read(run.result_file).sets[domain]))
     if as_json:
         print(json.dumps([{"domain": f.domain, "run": f.run, **vars(f.found)} for f in found], indent=2))
     else:
         _print_table(found, job.validation.metric)
+
+
+def _finished(jobs: Mapping[str, Job]) -> dict[str, RunFolder]:
+    """The runs of the domains before the first unfinished one; none where all are finished: a new beginning."""
+    found: dict[str, RunFolder] = {}
+    for domain, job in jobs.items():
+        run = finished_run(job)
+        if run is None:
+            return found
+        found[domain] = run
+    return {}
 
 
 def without(job: Job, domain: str) -> Job:

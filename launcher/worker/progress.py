@@ -73,7 +73,7 @@ class Progress:
             self.plateau_stall.count = 0
         if stopping is not None:
             self.finished = self.stopping_stall.observe(goodness, stopping.min_delta) >= stopping.patience
-        if self.best is None or goodness > self.best:
+        if goodness > (-inf if self.best is None else self.best):
             self.best, self.best_step = goodness, self.step
             return True
         return False

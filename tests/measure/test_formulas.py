@@ -120,6 +120,17 @@ def test_logme_is_the_largest_log_evidence(samples: int, size: int) -> None:
     assert found == pytest.approx(expected / samples, abs=2e-4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_logme_of_few_samples_that_many_features_tell_apart_is_that_without_noise(seed: int) -> None:
+    features, labels = labelled(seed, samples=20, size=384, classes=2)
+    features += 5.0
+    features[:, 0] = 10 * labels
+    target = (labels == 1).astype(np.float64)
+    grid = [10**power for power in np.linspace(0, 6, 601)]
+    expected = max(log_evidence(features, target, alpha, 1e12) for alpha in grid)
+    assert logme(features, target[:, None]) == pytest.approx(expected / 20, abs=1e-3)
+
+
 def test_scores_are_higher_for_features_that_say_more() -> None:
     features, labels = labelled(2)
     noise = np.random.default_rng(3).permutation(features)

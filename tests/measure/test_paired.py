@@ -109,6 +109,7 @@ def test_what_is_no_number_gives_no_interval() -> None:
     found = paired_bootstrap(new, {"old": np.ones((3, 1))}, means, seed=0, draws=50)["old"]["mean"]
     assert isinstance(found, Difference)
     assert np.isnan([found.new, found.low, found.high]).all()
+    assert found.p == 1.0, "nor is it a reason to say that there is a difference"
 
 
 def test_sets_of_unequal_size_cannot_be_paired() -> None:

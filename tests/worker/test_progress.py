@@ -60,6 +60,7 @@ def test_a_figure_that_is_no_number_is_never_the_best() -> None:
     assert progress.best_step == 10
     assert progress.finished
     assert judged(job(), [float("nan"), 1.0]).best_step == 20
+    assert judged(job(), [float("nan"), float("nan")]).best_step is None
 
 
 def test_everything_is_remembered_to_the_last_bit() -> None:

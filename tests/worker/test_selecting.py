@@ -59,3 +59,4 @@ def test_a_model_that_collapsed_is_not_chosen(laboratory: Laboratory) -> None:
     told = [text for text in notes(run) if text.startswith("collapsed on the target")]
     assert len(told) == 3
     assert "not chosen" in told[0]
+    assert Result.read(run.result_file).best_step is None
