@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to keep downloads and features; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (arguments.folder or Path(temporary)).absolute()
-        write_material(folder, arguments.samples)
+        kept = (arguments.folder or Path(temporary)).absolute()
+        folder = write_material(kept, arguments.samples)
         work = [(folder, cell, seed) for seed in range(arguments.seeds) for cell in cells()]
         figures: list[Figure] = []
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -60,7 +60,7 @@ def main() -> None:
                 figures += found
                 print(f"  {number} of {len(work)}", file=sys.stderr, flush=True)
         quiet()
-        words = list(_of_words(folder, Path(temporary), arguments.texts)) if arguments.texts else []
+        words = list(_of_words(kept, Path(temporary), arguments.texts)) if arguments.texts else []
     print(surroundings("torch", "transformers", "skada"))
     print(f"{len(DOMAINS)} domains of {arguments.samples} samples, {arguments.seeds} seeds\n")
     print(one_source_table(figures))
@@ -77,15 +77,17 @@ def cells() -> Iterator[tuple[str, ...]]:
     yield from ((target,) for target in DOMAINS)
 
 
-def write_material(folder: Path, samples: int) -> None:
-    """Features, a model on them, and each domain's two files; what lies there already is taken."""
+def write_material(kept: Path, samples: int) -> Path:
+    """Features, a model on them, and each domain's two files, in a folder; what lies there already is taken."""
     from launcher.job.pretrained import find_pretrained
     from launcher.job.schema import Model
 
-    done = folder / f"material-{samples}"
+    folder = kept / f"{samples}-samples"
+    done = folder / "done"
     if done.exists():
-        return
-    domains = read_domains(folder / "download", samples)
+        return folder
+    domains = read_domains(kept / "download", samples)
+    folder.mkdir(parents=True, exist_ok=True)
     texts = [text for samples_of in domains.values() for text, _ in samples_of]
     encoder = find_pretrained(Model(pretrained="minilm"))
     features = encode(encoder.location, texts)
@@ -99,6 +101,7 @@ def write_material(folder: Path, samples: int) -> None:
         _write(folder / f"{name}-test.csv", rows[cut:])
         first += samples
     done.touch()
+    return folder
 
 
 def _write(file: Path, rows: Sequence[tuple[str, str]]) -> None:
@@ -174,9 +177,9 @@ def _samples(folder: Path, domain: str) -> str:
     return str(folder / f"{domain}-train.csv")
 
 
-def _of_words(folder: Path, runs: Path, texts: int) -> Iterator[Figure]:
+def _of_words(kept: Path, runs: Path, texts: int) -> Iterator[Figure]:
     """Source alone, and the methods that learn the target's words, with the whole encoder."""
-    domains = read_domains(folder / "download", texts + HELD_OUT)
+    domains = read_domains(kept / "download", texts + HELD_OUT)
     for name in ("films", "tweets"):
         _write(runs / f"{name}-train.csv", domains[name][:texts])
         _write(runs / f"{name}-test.csv", domains[name][texts:])

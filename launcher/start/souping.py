@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.data.sources import count_rows
 from launcher.errors import RequestError
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.pretrained import find_pretrained, read_config
@@ -14,6 +15,7 @@ from launcher.job.reading import load_job
 from launcher.job.schema import Job, Model
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import RunFolder, temporary_folder
+from launcher.start.evaluating import worthwhile
 from launcher.start.processes import run_ranks
 
 
@@ -26,10 +28,11 @@ def soup_runs(runs: Sequence[Path], output: Path, dtype: str, processes: int | N
         raise RequestError(f"{output} is there already; name a folder that is not, or remove it")
     job, models = _checked(runs)
     hardware = find_hardware()
-    ranks = processes or max(1, len(hardware.gpus) or hardware.cores)
+    data = job.data.validation[job.deciding_set or ""]
+    ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, count_rows(data)))
     request = EvaluationRequest(
         model=Model(pretrained=str(models[0])),
-        data=job.data.validation[job.deciding_set or ""],
+        data=data,
         batch_size=job.validation.batch_size,
         device="cuda" if hardware.gpus and job.launch.device != "cpu" else "cpu",
         cache=job.data.cache,

@@ -9,15 +9,17 @@ from launcher.run.events import Note
 from launcher.worker.evaluating import evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import goodness_of
+from launcher.worker.selecting import TargetSelector
 from launcher.worker.session import Session
 
 GRID = tuple(step / 10 for step in range(11))
 
 
-def interpolate(session: Session, materials: Materials, engine: Engine) -> None:
+def interpolate(session: Session, materials: Materials, engine: Engine, selector: TargetSelector | None) -> None:
     """Leave (1 − a)·start + a·end in the engine: the job's a, or that of the grid which validation finds best.
 
     Of equals the smaller is taken, the one nearer to the start.
+    selector: of a job that chooses for a target without labels
     """
     job, share = session.job, session.job.adapt.interpolate
     metric, best = job.validation.metric, -inf
@@ -27,7 +29,7 @@ def interpolate(session: Session, materials: Materials, engine: Engine) -> None:
         share, values = 0.0, dict[float, float]()
         for tried in GRID:
             engine.mix(tried)
-            values[tried] = _deciding_value(session, materials, engine)
+            values[tried] = _deciding_value(session, materials, engine, selector)
             if goodness_of(job, values[tried]) > best:
                 share, best = tried, goodness_of(job, values[tried])
         told = f"{metric} {values[share]:.4f}; {values[0.0]:.4f} at the start, {values[1.0]:.4f} at the end"
@@ -35,7 +37,7 @@ def interpolate(session: Session, materials: Materials, engine: Engine) -> None:
     engine.mix(share)
 
 
-def _deciding_value(session: Session, materials: Materials, engine: Engine) -> float:
+def _deciding_value(session: Session, materials: Materials, engine: Engine, selector: TargetSelector | None) -> float:
     job, name = session.job, session.job.deciding_set
     assert name is not None
     session.enter("evaluating", name)
@@ -46,5 +48,6 @@ def _deciding_value(session: Session, materials: Materials, engine: Engine) -> f
         session.world,
         batch_size=session.plan.evaluation_batch,
         precision=session.plan.precision,
+        keep_outcomes=selector is not None,
     )
-    return found.metrics[job.validation.metric]
+    return found.metrics[job.validation.metric] if selector is None else selector.value(found.outcomes)

@@ -81,7 +81,7 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
         gc.collect()  # the engine of the next stage needs the room
     step = _choose_weights(session, built, progress)
     if session.job.adapt.interpolate is not None:
-        interpolate(session, materials, built.engine)
+        interpolate(session, materials, built.engine, _selector(session, materials, built.engine))
         judge = _judge(session, materials, built.engine)
     after = judge.measure(step)
     judge.keep_outcomes(step, RESULT)
@@ -98,8 +98,12 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
 
 def _judge(session: Session, materials: Materials, engine: Engine) -> Judge:
     """Measures the model in an engine; for a target without labels, in the way that the job selects by."""
-    selector = TargetSelector(session, materials, engine.module) if session.job.selects_for_target else None
-    return Judge(session, materials, engine.module, selector)
+    return Judge(session, materials, engine.module, _selector(session, materials, engine))
+
+
+def _selector(session: Session, materials: Materials, engine: Engine) -> TargetSelector | None:
+    """What chooses for a target without labels; None where labels choose."""
+    return TargetSelector(session, materials, engine.module) if session.job.selects_for_target else None
 
 
 def _publish(session: Session, engine: Engine) -> None:

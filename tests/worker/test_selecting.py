@@ -20,7 +20,7 @@ def laboratory(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory, tiny_mo
     return Laboratory(worlds, tmp_path_factory.mktemp("laboratory"), tiny_model)
 
 
-def choose(laboratory: Laboratory, name: str, world: int, **settings: object) -> RunFolder:
+def choose(laboratory: Laboratory, name: str, world: int, start: str = "tiny", **settings: object) -> RunFolder:
     """Train on `here` for a target of `there`, whose labels nobody reads."""
     data = {
         "train": str(laboratory.folder / "here-train.csv"),
@@ -29,7 +29,7 @@ def choose(laboratory: Laboratory, name: str, world: int, **settings: object) ->
         "cache": str(laboratory.folder / "cache"),
     }
     validation = {"selector": "importance-weighted", "metric": "accuracy", "every": 20}
-    return laboratory.train(name, "tiny", "here", world=world, steps=60, data=data, validation=validation, **settings)  # type: ignore[arg-type]
+    return laboratory.train(name, start, "here", world=world, steps=60, data=data, validation=validation, **settings)  # type: ignore[arg-type]
 
 
 def notes(run: RunFolder) -> list[str]:
@@ -60,3 +60,15 @@ def test_a_model_that_collapsed_is_not_chosen(laboratory: Laboratory) -> None:
     assert len(told) == 3
     assert "not chosen" in told[0]
     assert Result.read(run.result_file).best_step is None
+
+
+def test_it_chooses_how_far_to_go_back_too(laboratory: Laboratory) -> None:
+    old = choose(laboratory, "old", 1)
+    adapt = {"method": "finetune", "interpolate": "auto"}
+    run = choose(laboratory, "between", 2, start=str(old.path), adapt=adapt, engine=engine_section("ddp"))
+    told = notes(run)
+    (found,) = [text for text in told if text.startswith("interpolated")]
+    estimates = [text.split(": ")[1].split(" ±")[0] for text in told if "weighted as if on the target" in text]
+    assert len(estimates) == 3 + 11, "each evaluation, and each of the grid"
+    grid = estimates[3:]
+    assert f"accuracy {max(grid)}; {grid[0]} at the start" in found
