@@ -97,10 +97,16 @@ def init(
 @app.command()
 def check(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a job file, without starting anything."""
+    from launcher.job.paths import taken_for_hub_ids
     from launcher.job.reading import load_job
 
     checked = load_job(job, sets or ())
-    print(json.dumps(checked.as_dict(), indent=2) if as_json else f"{job}: no problem found")
+    if as_json:
+        print(json.dumps(checked.as_dict(), indent=2))
+        return
+    for place in taken_for_hub_ids(checked):
+        print(f"{place}: nothing of that name is here, so it is taken for an id of the Hugging Face hub")
+    print(f"{job}: no problem found")
 
 
 @app.command()

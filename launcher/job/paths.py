@@ -9,7 +9,14 @@ from typing import Any
 from launcher.errors import ModelError, RequestError
 from launcher.job.data import Source
 from launcher.job.methods import Adapt, Finetune, Own
-from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, read_card, read_config
+from launcher.job.pretrained import (
+    Pretrained,
+    find_pretrained,
+    longest_input,
+    may_be_on_the_hub,
+    read_card,
+    read_config,
+)
 from launcher.job.rule import Found
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Tracker
 from launcher.job.tasks import FAMILIES, find_family
@@ -90,6 +97,14 @@ def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], fou
     return str(full) if full.exists() else place
 
 
+def taken_for_hub_ids(job: Job) -> list[str]:
+    """What a resolved job names that is not here, and so has to come from the hub."""
+    sources = [*job.labelled_sets.values(), *job.data.validation.values()]
+    places = [place for source in [*sources, job.data.target] if source is not None for place in source.files]
+    model = [job.model.pretrained] if find_pretrained(job.model).kind == "hub" else []
+    return list(dict.fromkeys([*model, *(place for place in places if not Path(place).is_absolute())]))
+
+
 def too_long(job: Job, longest: int) -> Found:
     """The problem of samples that may be longer than the model's positions."""
     return (
@@ -168,7 +183,7 @@ def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Fou
             places.append(str(full))
             continue
         places.append(place)
-        if Path(place).suffix.lower() in SUFFIXES or place.startswith((".", "/", "~")):
+        if Path(place).suffix.lower() in SUFFIXES or not may_be_on_the_hub(place, folder):
             near = get_close_matches(full.name, [p.name for p in full.parent.glob("*")], n=1)
             fix = f"did you mean {Path(place).with_name(near[0])}?" if near else "paths are relative to the job file"
             found.append(((*path, "source"), f"there is no {full}", fix))

@@ -68,6 +68,17 @@ TOKENIZER_FILES = (
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
+def may_be_on_the_hub(name: str, folder: Path | None) -> bool:
+    """Whether a name of nothing that is here may be a hub id.
+
+    It is none where its first part is a folder beside the job file: `runs/nothing` is a misspelt path.
+    """
+    if HUB_ID.fullmatch(name) is None:
+        return False
+    first, _, rest = name.partition("/")
+    return not rest or not _beside(first, folder).is_dir()
+
+
 @dataclass(frozen=True)
 class Alias:
     """A model that an installed package carries.
@@ -102,7 +113,7 @@ def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
         return _state_dict(model, path, folder)
     if re.search(r"\.py(:|$)", name):
         return _function(model, name, folder)
-    if HUB_ID.fullmatch(name) is None or name.startswith((".", "/", "~")) or path.suffix:
+    if not may_be_on_the_hub(name, folder) or path.suffix:
         raise ModelError(f"there is no {path}; name a folder, a file, a hub id, or one of {', '.join(ALIASES)}")
     near = get_close_matches(name, ALIASES, n=1, cutoff=0.7)
     if near:

@@ -9,6 +9,9 @@ from launcher.run.failure_kinds import FailureKind
 from launcher.run.failures import Failure, first_failure, write_page
 from launcher.run.folder import RunFolder
 
+ENDED_BY_A_STOP = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGKILL")
+"""What ends a rank that was asked to stop: it may be deaf while it meets the others, until the agent kills it."""
+
 
 class RankFailed(RunFailed):
     """A run failed, with what is known of the rank that failed first."""
@@ -36,7 +39,7 @@ def report_failure(folder: RunFolder, was_asked: bool = False) -> NoReturn:
         raise RequestError(first.message)
     if first.exit_code == ExitCode.STOPPED:
         raise Stopped(first.message)
-    if was_asked and (first.error in ("SIGTERM", "SIGINT", "SIGUSR1") or first.is_consequence):
+    if was_asked and (first.error in ENDED_BY_A_STOP or first.is_consequence):
         raise Stopped("stopped at once; the same command goes on from the last complete checkpoint, or afresh")
     if first.kind is FailureKind.MEMORY and first.error == OutOfMemory.__name__:
         raise RankOutOfMemory(folder, first)
