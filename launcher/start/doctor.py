@@ -161,8 +161,9 @@ def _slurm() -> Iterator[Finding]:
         yield Finding("SLURM", "good", "not installed; adaptrun train runs here, adaptrun submit needs a login node")
         return
     done = _said("scontrol", "ping")
-    fix = "" if "UP" in done else "ask the cluster's administrators; `scontrol ping` must answer"
-    yield Finding("SLURM", "bad" if fix else "good", " ".join(done.split()) or "does not answer", fix)
+    needed = "only `submit` and its like need it: `scontrol ping` must answer; ask the cluster's administrators"
+    fix = "" if "UP" in done else needed
+    yield Finding("SLURM", "warning" if fix else "good", " ".join(done.split()) or "does not answer", fix)
 
 
 def _allocation() -> Iterator[Finding]:

@@ -92,9 +92,13 @@ def test_little_room_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("said", "state"),
-    [("Slurmctld(primary) at login is UP", "good"), ("Slurmctld(primary) at login is DOWN", "bad"), ("", "bad")],
+    [
+        ("Slurmctld(primary) at login is UP", "good"),
+        ("Slurmctld(primary) at login is DOWN", "warning"),
+        ("", "warning"),
+    ],
 )
-def test_a_scheduler_that_does_not_answer_is_bad(said: str, state: str, scheduler: Path) -> None:
+def test_a_scheduler_that_does_not_answer_is_a_warning(said: str, state: str, scheduler: Path) -> None:
     scheduler.write_text(said)
     assert by_name(doctor._slurm())["SLURM"].state == state
 
