@@ -56,15 +56,21 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
         return _new(job, "a new run")
     if resume != "auto":
         return _named(job, Path(resume), is_taken)
+    alive: str | None = None
     for path in _runs_of(job):
         run = RunFolder(path.resolve())
+        if not run.job_file.is_file() or _is_done(run):
+            continue
+        if is_taken(run) or run.is_claimed():
+            alive = alive or path.name
+            continue
         checkpoints = complete_checkpoints(run.checkpoints)
-        if not run.job_file.is_file() or not checkpoints or _is_done(run) or is_taken(run) or not run.claim():
+        if not checkpoints or not run.claim():
             continue
         if _is_of_another_job(run, job):
             return _new(job, f"a new run: the unfinished {path.name} has another job")
         return _go_on(job, run, checkpoints[-1], "--resume never starts afresh")
-    return _new(job, "a new run")
+    return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")
 
 
 def finished_run(job: Job) -> RunFolder | None:

@@ -162,7 +162,9 @@ def test_a_run_that_is_still_going_is_left_alone(folder: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
-        assert decide_run(job(folder), "auto").folder != run
+        beside = decide_run(job(folder), "auto")
+        assert beside.folder != run
+        assert beside.reason == f"a new run, since {run.path.name} is still running or waiting"
         with pytest.raises(RequestError, match="is still running, or waiting in a queue"):
             decide_run(job(folder), str(run.path))
         other.kill()
