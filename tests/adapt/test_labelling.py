@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from launcher.adapt.method import Method, TargetView
-from launcher.adapt.pseudo_labels import UNSURE
 from launcher.adapt.self_training import SelfTrained
 from launcher.adapt.shot import SourceFree
 from launcher.job.methods import SelfTraining, Shot
+from tests.adapt.labels import nearest_centres, surest
 
 
 def labels_of(method: Method, features: Tensor, logits: Tensor) -> list[int]:
@@ -27,25 +25,6 @@ def labels_of(method: Method, features: Tensor, logits: Tensor) -> list[int]:
     method.begin_epoch(1, TargetView(len(features), look, lambda part: part))
     found: list[int] = method.state["labels"]
     return found
-
-
-def nearest_centres(features: Any, probabilities: Any) -> list[int]:
-    """Section 3.2 of the paper, sample by sample; the second time from whole labels."""
-    rows = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    labels: list[int] = []
-    for _ in range(2):
-        weights = probabilities if not labels else np.eye(probabilities.shape[1])[labels]
-        centres = {
-            number: (weight[:, None] * rows).sum(0) / weight.sum()
-            for number, weight in enumerate(weights.T)
-            if any(weight)
-        }
-        labels = [
-            max(centres, key=lambda number: float(row @ centres[number] / np.linalg.norm(centres[number])))
-            for row in rows
-        ]
-    return labels
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -74,16 +53,4 @@ def test_self_training_keeps_sure_labels_and_of_each_class_as_many(balanced: boo
     logits = 2 * torch.randn(50, 3) + torch.tensor([1.0, 0.0, -0.5])
     spec = SelfTraining(method="self-training", threshold=threshold, class_balanced=balanced)
     found = labels_of(SelfTrained(spec, None, {}, 50), torch.zeros(50, 1), logits)  # type: ignore[arg-type]
-    probabilities = logits.double().softmax(-1)
-    sure = [
-        (float(row.max()), number, int(row.argmax()))
-        for number, row in enumerate(probabilities)
-        if row.max() >= threshold
-    ]
-    of_class = [[one for one in sorted(sure, reverse=True) if one[2] == label] for label in range(3)]
-    fewest = min((len(mine) for mine in of_class if mine), default=0)
-    kept = [one for mine in of_class for one in (mine[:fewest] if balanced else mine)]
-    expected = [UNSURE] * 50
-    for _, number, label in kept:
-        expected[number] = label
-    assert found == expected
+    assert found == surest(logits.double().softmax(-1), threshold, balanced)
