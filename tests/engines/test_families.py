@@ -4,46 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from launcher.job.schema import Job
 from launcher.measure.outcomes import Outcomes
-from launcher.plan.making import make_plan
-from launcher.run.events import EventTail, Step
-from launcher.run.folder import RunFolder
 from launcher.run.results import Result
-from launcher.start.selfcheck import engine_section
 from tests.families import JOBS, job_values
-from tests.verdicts import fine_tune_in
+from tests.ways import WAYS, assert_loads, losses_and_norms, train
 from tests.worlds import Worlds
-
-WAYS = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
-
-
-def train(worlds: Worlds, folder: Path, values: dict[str, Any], engine: str, size: int) -> RunFolder:
-    """Train the job under an engine in a world that lives on."""
-    changed = {"engine": engine_section(engine), "launch": {**values["launch"], "processes": size}}
-    job = Job.model_validate({**values, **changed})
-    run = RunFolder.create(job, folder / engine)
-    run.write_plan(make_plan(job, run.job_file, processes=size))
-    worlds.run(size, fine_tune_in, str(run.path))
-    return run
-
-
-def losses_and_norms(run: RunFolder) -> list[float]:
-    steps = [event for event in EventTail(run.events_file).read() if isinstance(event, Step)]
-    return [figure for step in steps for figure in (step.loss, step.gradient_norm)]
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: Worlds, tmp_path: Path) -> None:
-    import transformers
-
-    values = job_values(name, tmp_path)
-    runs = [train(worlds, tmp_path, values, *way) for way in WAYS]
+    job = Job.model_validate(job_values(name, tmp_path))
+    runs = [train(worlds, tmp_path, job, *way) for way in WAYS]
     truth, expected = losses_and_norms(runs[0]), Result.read(runs[0].result_file).sets["held"]
     assert len(truth) == 2 * 6
     assert expected.after["loss"] != expected.before["loss"]
@@ -60,7 +36,5 @@ def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: W
             assert (one.data, one.columns) == (other.data, other.columns)
             np.testing.assert_allclose(other.values, one.values, rtol=bound, atol=bound)
         assert found.change_interval.keys() == found.after.keys()
-        auto = getattr(transformers, JOBS[name].auto_class)
-        _, loaded = auto.from_pretrained(run.model, output_loading_info=True)
-        assert not any(loaded[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert_loads(run, JOBS[name].auto_class)
         assert json.loads((run.model / "adaptrun.json").read_text())["task"] == JOBS[name].task

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launcher.job.schema import Job
 from launcher.worker.order import SampleOrder
-from tests.engines.test_families import losses_and_norms, train
 from tests.families import job_values, prompts
+from tests.ways import losses_and_norms, train
 from tests.worlds import Worlds
 
 SAMPLES, BATCH, STEPS = 17, 8, 6
@@ -85,7 +86,8 @@ def test_every_split_is_the_plain_loop(
     engine: str, size: int, micro: int, packing: bool, values: dict[str, Any], worlds: Worlds, tmp_path: Path
 ) -> None:
     section = values["train"] | {"micro_batch_size": micro, "packing": packing}
-    run = train(worlds, tmp_path, values | {"train": section}, engine, size)
+    job = Job.model_validate(values | {"train": section})
+    run = train(worlds, tmp_path, job, engine, size)
     truth, weights = by_hand(values["model"]["pretrained"], values["data"]["train"]["source"])
     assert losses_and_norms(run) == pytest.approx(truth, rel=1e-5)
     found = load_file(run.model / "model.safetensors")
