@@ -105,8 +105,9 @@ SMALL = {
     "fortune-chats": Example(CAUSAL, "fortunes", 8, SAYING),
     "masked-tweets": Example("AutoModelForMaskedLM", "masked-tweets"),
     "digits": Example("AutoModelForImageClassification", "digits", None),
+    "spoken-digits": Example("AutoModelForAudioClassification", "spoken-digits", None),
 }
-LONG = ("digits", "film-reviews", "fortunes", "fortune-chats")
+LONG = ("digits", "spoken-digits", "film-reviews", "fortunes", "fortune-chats")
 """film-reviews is what `adaptrun demo` begins with."""
 
 
