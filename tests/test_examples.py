@@ -105,14 +105,15 @@ SMALL = {
     "fortune-chats": Example(CAUSAL, "fortunes", 8, SAYING),
     "masked-tweets": Example("AutoModelForMaskedLM", "masked-tweets"),
     "digits": Example("AutoModelForImageClassification", "digits", None),
+    "spoken-digits": Example("AutoModelForAudioClassification", "spoken-digits", None),
 }
-LONG = ("digits", "film-reviews", "fortunes", "fortune-chats")
+LONG = ("digits", "spoken-digits", "film-reviews", "fortunes", "fortune-chats")
 """film-reviews is what `adaptrun demo` begins with."""
 
 
 @pytest.fixture(scope="module")
 def write(writing: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Path]:
-    """Writes what a writer, or else the demo, writes, once, and gives the folder. Skips where a package is missing."""
+    """Writes once what a writer, or else the demo, writes, and gives the folder. Skips where its source is missing."""
     folder = tmp_path_factory.mktemp("examples") / "data"
 
     @cache
@@ -147,6 +148,7 @@ def test_an_example_gives_the_same_numbers_under_every_engine(
     """Without what two worlds draw differently, dropout; with SGD, since Adam turns rounding into whole steps.
 
     fortune-chats stands for the sayings without turns too: the model and all that the engines see of it are the same.
+    The norm of millions of values is summed in float32, a slice at a time or not, and so is known less exactly.
     """
     values = SMALL[name].job_in(name, tmp_path, write(SMALL[name].writer))
     values["model"]["dropout"] = 0.0
@@ -158,7 +160,9 @@ def test_an_example_gives_the_same_numbers_under_every_engine(
     assert len(expected) == 2 * 2
     assert_loads(truth, SMALL[name].auto_class)
     for run in others:
-        assert losses_and_norms(run) == pytest.approx(expected, rel=1e-5, abs=1e-7), run.path
+        found = losses_and_norms(run)
+        assert found[::2] == pytest.approx(expected[::2], rel=1e-5), run.path
+        assert found[1::2] == pytest.approx(expected[1::2], rel=1e-4), run.path
         assert_loads(run, SMALL[name].auto_class)
 
 
