@@ -82,9 +82,17 @@ class FSDPEngine(SingleEngine):
             if isinstance(module, FSDPModule):
                 module.reshard()
 
-    def _clip(self) -> float:
-        norm = nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf"))
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    def _gradients(self) -> list[Tensor]:
+        """Of each gradient the slice that this rank holds."""
+        gradients = super()._gradients()
+        assert all(isinstance(gradient, DTensor) for gradient in gradients)
+        return [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
+
+    def _over_all(self, squares: Tensor) -> Tensor:
+        """Each rank holds its own slices."""
+        total = squares.to(self._settings.device)
+        dist.all_reduce(total)
+        return total
 
 
 def _read_slices(model: nn.Module, kept_in_files: dict[str, Readable], device: torch.device) -> None:

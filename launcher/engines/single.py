@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatment
+from launcher.engines.clipping import scale_to, sum_of_squares
 from launcher.engines.copies import Copies
 from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
 from launcher.engines.schedule_free import Result, counters, is_schedule_free, take_counters
@@ -125,7 +126,18 @@ class SingleEngine:
         return {**moments, **counters(self._group_of[parameter])} if moments else {}
 
     def _clip(self) -> float:
-        return float(nn.utils.clip_grad_norm_(self._learning, self._settings.clip_norm or float("inf")))
+        gradients = self._gradients()
+        norm = self._over_all(sum_of_squares(gradients)).sqrt().item()
+        scale_to(gradients, norm, self._settings.clip_norm or float("inf"))
+        return norm
+
+    def _gradients(self) -> list[Tensor]:
+        """This rank's part of each gradient."""
+        return [parameter.grad for parameter in self._learning if parameter.grad is not None]
+
+    def _over_all(self, squares: Tensor) -> Tensor:
+        """The sum over the ranks where each holds a part."""
+        return squares
 
     def _forward_backward(self, module: nn.Module, batch: Batch, scale: float) -> Losses:
         device, precision = self._settings.device, self._settings.precision
