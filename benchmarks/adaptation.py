@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loops.arms import Arms, Figure
+from loops.arms import Arms, Figure, kept_figures
 from loops.top import FROZEN, encode, word_of, write_top
 from loops.vader import DOMAINS, read_domains
 from measuring import surroundings
@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--texts", type=int, default=800, help="of each domain, for the methods that learn words; 0: none"
     )
-    parser.add_argument("--folder", type=Path, help="where to keep downloads and features; default: a temporary one")
+    parser.add_argument(
+        "--folder", type=Path, help="keeps downloads, features and figures, so that it goes on where it was stopped"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         kept = (arguments.folder or Path(temporary)).absolute()
@@ -60,7 +62,10 @@ def main() -> None:
                 figures += found
                 print(f"  {number} of {len(work)}", file=sys.stderr, flush=True)
         quiet()
-        words = list(_of_words(kept, Path(temporary), arguments.texts)) if arguments.texts else []
+        words = []
+        if arguments.texts:
+            file = kept / f"words-{arguments.texts}.json"
+            words = kept_figures(file, lambda: _of_words(kept, Path(temporary), arguments.texts))
     print(surroundings("torch", "transformers", "skada"))
     print(f"{len(DOMAINS)} domains of {arguments.samples} samples, {arguments.seeds} seeds\n")
     print(one_source_table(figures))
@@ -116,10 +121,16 @@ def measure_cell(work: tuple[Path, tuple[str, ...], int]) -> list[Figure]:
     quiet()
     torch.set_num_threads(1)
     folder, cell, seed = work
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        if len(cell) == 1:
-            return list(_several_sources(folder, Path(temporary), cell[0], seed))
-        return [*_one_source(folder, Path(temporary), *cell, seed), *_of_skada(folder, *cell, seed)]
+
+    def measure() -> Iterator[Figure]:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            if len(cell) == 1:
+                yield from _several_sources(folder, Path(temporary), cell[0], seed)
+            else:
+                yield from _one_source(folder, Path(temporary), *cell, seed)
+                yield from _of_skada(folder, *cell, seed)
+
+    return kept_figures(folder / f"{'-'.join(cell)}-{seed}.json", measure)
 
 
 def quiet() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,17 @@ class Figure:
     gain: float
     on_source: float | None = None
     decision: str | None = None
+
+
+def kept_figures(file: Path, measure: Callable[[], Iterable[Figure]]) -> list[Figure]:
+    """What was measured already, else what is measured now and kept."""
+    if not file.exists():
+        found = [asdict(figure) for figure in measure()]
+        beside = file.with_suffix(".partial")
+        beside.write_text(json.dumps(found), encoding="utf-8")
+        beside.replace(file)
+    told = json.loads(file.read_text(encoding="utf-8"))
+    return [Figure(**{**values, "where": tuple(values["where"])}) for values in told]
 
 
 class Arms:
