@@ -27,7 +27,7 @@ def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: W
     for run in runs[1:]:
         assert losses_and_norms(run) == pytest.approx(truth, rel=1e-5, abs=1e-7), run.path
         found = Result.read(run.result_file).sets["held"]
-        # answers that hardly vary yet, and may differ by as much as below, have a correlation that hangs on their digits
+        # answers that hardly vary yet, and may differ as much as below, have a correlation that hangs on their digits
         for measured, wanted in ((found.before, expected.before), (found.after, expected.after)):
             assert measured == pytest.approx(wanted, rel=1e-4, abs=1e-3)
         for arm, bound in (("before", 1e-5), ("result", 2e-3)):
