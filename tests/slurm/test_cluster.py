@@ -17,7 +17,7 @@ import yaml
 from launcher.cluster.runs import jobs_of
 from launcher.run.checkpoints import complete_checkpoints, step_of
 from launcher.run.events import Began, EventTail, Saved, Started, Step
-from launcher.run.folder import RunFolder
+from launcher.run.folder import RunFolder, write_whole
 from launcher.start.demo import EXAMPLES
 from launcher.start.demo_data import write_demo_data
 from tests.commands import ADAPTRUN, adaptrun
@@ -55,7 +55,7 @@ class Submitted:
         return {e.step: e.loss for e in EventTail(self.run.events_file).read() if isinstance(e, Step)}
 
     def pace(self, seconds: float) -> None:
-        (self.folder / "pace").write_text(str(seconds))
+        write_whole(self.folder / "pace", str(seconds))  # the ranks read it at every step
 
     def wait_for_step(self, step: int) -> None:
         begun = time.monotonic()
