@@ -232,7 +232,7 @@ def test_the_end_is_told_as_it_was(tmp_path: Path) -> None:
 def test_secrets_and_the_trackers_own_settings_are_not_passed_on(tmp_path: Path) -> None:
     job, run, log = bare_run(tmp_path, name="tensorboard", folder=str(tmp_path / "boards"))
     values = job.as_dict()
-    values["data"]["train"]["source"] = "s3://me:word@bucket/a.csv"  # type: ignore[index]
+    values["data"]["train"]["train"]["source"] = "s3://me:word@bucket/a.csv"  # type: ignore[index]
     run.write_job(Job.model_validate(values))
     with tracked(run, job):
         log.write(a_step(1))
