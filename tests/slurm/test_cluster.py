@@ -260,11 +260,11 @@ def test_a_cut_link_ends_in_a_new_start(cluster: Cluster, folder: Path, referenc
 
 def test_a_time_limit_comes_with_time_to_save(cluster: Cluster, folder: Path, reference: Path) -> None:
     (folder / "short.yaml").write_text(
-        "{nodes: 2, processes_per_node: 1, cpus_per_node: 1, time: '2', signal_seconds: 80}"
+        "{nodes: 2, processes_per_node: 1, cpus_per_node: 1, time: '3', signal_seconds: 80}"
     )
     job = Submitted(cluster, folder, profile="short.yaml")
     job.pace(6)
-    cluster.wait_for(job.number, lambda found: found["Restarts"] == "1", 200)
+    cluster.wait_for(job.number, lambda found: found["Restarts"] == "1", 260)
     job.pace(0)
     job.wait()
     job.assert_equals(reference)
