@@ -9,7 +9,7 @@ from launcher.run.events import Note
 from launcher.worker.evaluating import evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import goodness_of
-from launcher.worker.selecting import TargetSelector
+from launcher.worker.selecting import TargetSelector, deciding_value_of
 from launcher.worker.session import Session
 
 GRID = tuple(step / 10 for step in range(11))
@@ -50,4 +50,4 @@ def _deciding_value(session: Session, materials: Materials, engine: Engine, sele
         precision=session.plan.precision,
         keep_outcomes=selector is not None,
     )
-    return found.metrics[job.validation.metric] if selector is None else selector.value(found.outcomes)
+    return deciding_value_of(found, job, selector)

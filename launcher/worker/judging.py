@@ -12,7 +12,7 @@ from launcher.run.events import Evaluated
 from launcher.worker.evaluating import Measured, evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import Metrics
-from launcher.worker.selecting import TargetSelector
+from launcher.worker.selecting import TargetSelector, deciding_value_of
 from launcher.worker.session import Session
 
 BEFORE, RESULT = "before", "result"
@@ -57,7 +57,7 @@ class Judge:
         name = job.deciding_set
         assert name is not None
         found = self._evaluate(step, [name], before_batch)[name]
-        return found.metrics[job.validation.metric] if self._selector is None else self._selector.value(found.outcomes)
+        return deciding_value_of(found, job, self._selector)
 
     def _evaluate(
         self, step: int, names: Iterable[str], before_batch: Callable[[], None] = lambda: None

@@ -81,8 +81,9 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
         gc.collect()  # the engine of the next stage needs the room
     step = _choose_weights(session, built, progress)
     if session.job.adapt.interpolate is not None:
-        interpolate(session, materials, built.engine, _selector(session, materials, built.engine))
-        judge = _judge(session, materials, built.engine)
+        selector = _selector(session, materials, built.engine)
+        interpolate(session, materials, built.engine, selector)
+        judge = Judge(session, materials, built.engine.module, selector)
     after = judge.measure(step)
     judge.keep_outcomes(step, RESULT)
     session.enter("publishing", str(session.folder.model))

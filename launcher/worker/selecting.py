@@ -26,12 +26,17 @@ from launcher.models.base import TaskModule
 from launcher.models.batch import Batch, Losses
 from launcher.models.features import pooled
 from launcher.run.events import Note
-from launcher.worker.evaluating import batches_of_rank, evaluating
+from launcher.worker.evaluating import Measured, batches_of_rank, evaluating
 from launcher.worker.materials import Materials
 from launcher.worker.session import Session
 
 MOST = 1000
 """Samples of each domain that tell the domains apart, and target samples that are answered at each check."""
+
+
+def deciding_value_of(found: Measured, job: Job, selector: TargetSelector | None) -> float:
+    """The metric that the job decides by, or as if on the target where a selector chooses for one."""
+    return found.metrics[job.validation.metric] if selector is None else selector.value(found.outcomes)
 
 
 class TargetSelector:
