@@ -124,9 +124,11 @@ def seconds_to_come_back(command: list[str], module: str, ends: Ends) -> float:
             time.sleep(0.05)
         return math.inf
     finally:
-        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        with suppress(psutil.NoSuchProcess):  # one that gave up has ended by itself
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+        process.kill()
         process.wait()
 
 

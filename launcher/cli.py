@@ -99,8 +99,10 @@ def check(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a job file, without starting anything."""
     from launcher.job.paths import taken_for_hub_ids
     from launcher.job.reading import load_job
+    from launcher.plan.making import check_columns
 
     checked = load_job(job, sets or ())
+    check_columns(checked)
     if as_json:
         print(json.dumps(checked.as_dict(), indent=2))
         return

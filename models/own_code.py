@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from xxhash import xxh32
+
 
 def own_object(location: str) -> Any:
     """What `/path/file.py:name` names; the file runs once in a process."""
@@ -18,7 +20,7 @@ def own_object(location: str) -> Any:
 
 @lru_cache
 def _module(file: str) -> ModuleType:
-    name = f"adaptrun_user_{Path(file).stem}"
+    name = f"adaptrun_user_{Path(file).stem}_{xxh32(file).hexdigest()}"  # files of one stem are two modules
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

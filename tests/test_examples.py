@@ -163,7 +163,7 @@ def test_an_example_gives_the_same_numbers_under_every_engine(
     for run in others:
         found = losses_and_norms(run)
         assert found[::2] == pytest.approx(expected[::2], rel=1e-5), run.path
-        assert found[1::2] == pytest.approx(expected[1::2], rel=1e-4), run.path
+        assert found[1::2] == pytest.approx(expected[1::2], rel=1e-4 if run.path.name == "zero3" else 1e-5), run.path
         assert_loads(run, SMALL[name].auto_class)
 
 

@@ -101,7 +101,7 @@ def _ours(name: str, config: Path, batch: Batch) -> Step:
 def _bare_torch(shard: Callable[[nn.Module], nn.Module], arguments: dict[str, Any]) -> Step:
     torch.manual_seed(0)
     model = shard(BertForSequenceClassification(CONFIG)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
+    optimizer = _adamw(model)
 
     def step() -> None:
         loss = model(**arguments).loss
@@ -112,6 +112,14 @@ def _bare_torch(shard: Callable[[nn.Module], nn.Module], arguments: dict[str, An
         loss.item()
 
     return step
+
+
+def _adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """In two groups, as scripts usually have it: matrices decay, biases and normalisation weights do not."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=LR, fused=True)
 
 
 def _ddp(_: Path, arguments: dict[str, Any]) -> Step:
@@ -132,7 +140,7 @@ def _zero(config: Path, arguments: dict[str, Any]) -> Step:
     deepspeed = _import_deepspeed(torch.device("cpu"))
     torch.manual_seed(0)
     model = BertForSequenceClassification(CONFIG).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
+    optimizer = _adamw(model)
     engine = deepspeed.initialize(model=model, optimizer=optimizer, config=str(config), dist_init_required=False)[0]
 
     def step() -> None:

@@ -69,6 +69,7 @@ class SafetensorsFile:
             data = block.view(torch.uint8).numpy().data
             digest.update(data)
             left -= self._file.write(data)
+            del block, data  # before the next one is made
         if left:
             raise CheckpointError(f"{weight.name} came as {weight.nbytes - left} bytes where {weight.nbytes} were due")
         self._hashes[weight.name] = digest.hexdigest()

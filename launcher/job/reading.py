@@ -204,6 +204,9 @@ def _where(path: tuple[str, ...], document: Document, origins: Mapping[tuple[str
     for length in range(len(path), 0, -1):
         if path[:length] in origins:
             return origins[path[:length]]
+    if path not in document.places:
+        below = (origin for names, origin in origins.items() if names[: len(path)] == path)
+        return next(below, document.where(path))
     return document.where(path)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import RequestError
+from launcher.job.data import Source
 
 FAMILIES = {
     "text-classification": "text_classification:TextClassification",
@@ -57,6 +58,15 @@ class Family:
     def needs_tokenizer(self) -> bool:
         """Whether samples are tokenised."""
         return self.processor_class in (None, "AutoTokenizer")
+
+    def columns(self, source: Source, *, labelled: bool = True) -> dict[str, str]:
+        """Which columns of a file are read, as far as the source says: role to the column's name in the file."""
+        inputs, targets = self.inputs or ("text",), self.targets or ()
+        roles = (*inputs, *(targets if labelled else ()))
+        found = {role: name for role in roles if (name := source.column(role)) is not None}
+        if "prompt" in found or "messages" in found:  # `text` has a default, and these stand in its place
+            found.pop("text", None)
+        return found
 
     def is_lower_better(self, metric: str) -> bool:
         """Whether a smaller value of `metric` is the better one."""

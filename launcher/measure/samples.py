@@ -68,22 +68,13 @@ def read_sets(job: Job, family: Family) -> list[SampleSet]:
     return sets
 
 
-def columns_of(source: Source, family: Family, kind: Kind) -> dict[str, str]:
-    """Role to column of what is read; of the target no label."""
-    inputs, targets = family.inputs or ("text",), family.targets or ()
-    roles = [role for role in (*inputs, *targets) if not (role == "label" and kind == "target")]
-    found = {role: name for role in roles if (name := source.column(role)) is not None}
-    if "prompt" in found or "messages" in found:  # `text` has a default, and these stand in its place
-        found.pop("text", None)
-    return found
-
-
 def _read(name: str, kind: Kind, sources: Sequence[Source], family: Family) -> SampleSet:
     parts: list[Mapping[str, str]] = []
     labels: list[Label | None] = []
     fingerprints: list[int] = []
     targets = family.targets or ()
-    for row in (row for source in sources for row in read_rows(source, columns_of(source, family, kind))):
+    rows = (row for one in sources for row in read_rows(one, family.columns(one, labelled=kind != "target")))
+    for row in rows:
         parts.append({role: _text(row.values[role]) for role in TEXTS if role in row.values})
         labels.append(_label(row, family))
         fingerprints.append(fingerprint(row, targets))

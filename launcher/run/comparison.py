@@ -23,8 +23,8 @@ PLANNED = ("engine", "device", "precision", "nodes", "processes", "split")
 SURROUNDINGS = ("python", "platform", "cores", "gpus", "packages", "commit")
 """What of the environment can matter to a result or to its speed; hosts and command lines always differ."""
 
-Verdict = Literal["overlap", "apart", "other samples", "unknown"]
-"""Of two intervals. apart: chance in the choice of samples does not explain the difference."""
+Verdict = Literal["equal", "overlap", "apart", "other samples", "unknown"]
+"""Of two intervals. equal: so are the values themselves; apart: chance in the choice of samples does not explain it."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,13 @@ class Comparison:
 
 
 def verdict(first: Measured | None, other: Measured | None) -> Verdict:
-    """Whether two intervals of a metric, each of the model that came out, share a value."""
+    """Whether a metric and its interval, each of the model that came out, are the same, or share a value."""
     if first is None or other is None or first.after_interval is None or other.after_interval is None:
         return "unknown"
     if first.samples != other.samples:
         return "other samples"
+    if (first.after, first.after_interval) == (other.after, other.after_interval):
+        return "equal"
     (low, high), (other_low, other_high) = first.after_interval, other.after_interval
     return "overlap" if low <= other_high and other_low <= high else "apart"
 

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher.errors import AdaptrunError
+from launcher.errors import AdaptrunError, Stopped
 from launcher.plan.hardware import Hardware, find_hardware
 from launcher.run.folder import temporary_folder, write_whole
 from launcher.start.processes import run_ranks
@@ -194,6 +194,8 @@ def _ranks(hardware: Hardware) -> Iterator[Finding]:
                 watch=lambda: None,
             )
             found: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    except Stopped:
+        raise Stopped("stopped while ranks were tried; nothing of it is kept") from None
     except (AdaptrunError, OSError) as error:
         yield Finding("ranks", "bad", str(error), "mend what it names")
         return

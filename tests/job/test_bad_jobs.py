@@ -13,6 +13,7 @@ import pytest
 from launcher.cli import main
 from launcher.errors import JobError
 from launcher.job.reading import load_job
+from tests.commands import adaptrun
 
 GOOD = """\
 name: good
@@ -60,6 +61,10 @@ def folder(tmp_path: Path) -> Path:
 def replaced(old: str, new: str) -> str:
     assert old in GOOD
     return GOOD.replace(old, new)
+
+
+def with_target(source: str) -> str:
+    return replaced("  train: {", f"  target: {source}\n  train: {{") + "adapt: {method: mmd}\n"
 
 
 BAD: dict[str, tuple[str, list[str]]] = {
@@ -420,6 +425,10 @@ def test_the_message_says_where_what_and_how(text: str, expected: list[str], fol
         ("train..epochs=3", "not of the form a.b=c"),
         ("train.epochs=many", "--set train.epochs=many: train.epochs: found 'many'"),
         ("train.epoch=3", "--set train.epoch=3: train.epoch: unknown key 'epoch'\n    fix: did you mean epochs?"),
+        (
+            "train.optimiser.lr=3",
+            "--set train.optimiser.lr=3: train.optimiser: unknown key 'optimiser'\n    fix: did you",
+        ),
         ("name.first=x", "a part of the path is a single value"),
         ("train.epochs={", "the value is not valid YAML"),
         ("data.train.source=nope.csv", "--set data.train.source=nope.csv: data.train.source: there is no"),
@@ -431,6 +440,35 @@ def test_a_bad_override_is_named(override: str, expected: str, folder: Path) -> 
     with pytest.raises(JobError) as raised:
         load_job(folder / "job.yaml", [override])
     assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (replaced("text: text", "text: tekst"), "train.csv: there is no column 'tekst' among 'text', 'label'"),
+        (
+            replaced("dev.csv}", "dev.csv, label: labl}"),
+            "dev.csv: there is no column 'labl' among 'text', 'label'; did",
+        ),
+        (
+            with_target("{source: target.csv, text: words}"),
+            "target.csv: there is no column 'words' among 'text', 'label'",
+        ),
+    ],
+    ids=["train", "validation", "target"],
+)
+def test_a_column_that_is_not_there_is_found_before_anything_starts(
+    command: str, text: str, expected: str, folder: Path
+) -> None:
+    (folder / "job.yaml").write_text(text)
+    assert expected in adaptrun(command, "job.yaml", cwd=folder, code=2).stderr
+
+
+def test_a_target_needs_no_labels(folder: Path) -> None:
+    (folder / "target.csv").write_text("text\na\n")
+    (folder / "job.yaml").write_text(with_target("target.csv"))
+    assert "no problem found" in adaptrun("check", "job.yaml", cwd=folder).stdout
 
 
 def test_all_problems_come_at_once(folder: Path) -> None:

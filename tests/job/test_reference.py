@@ -65,10 +65,13 @@ def test_a_starter_job_is_good_as_soon_as_its_data_are_there(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("train", "validation"):
-        for suffix in ("csv", "jsonl", "conll"):
-            Path(f"{name}.{suffix}").touch()
-        for kind in ("images", "sounds"):
-            Path(kind, name).mkdir(parents=True)
+        Path(f"{name}.csv").write_text("text,label\na,1\n")
+        Path(f"{name}.jsonl").write_text(json.dumps({"messages": []}) + "\n")
+        Path(f"{name}.conll").write_text("a O\n")
+        for file in ("images/{}/cat/1.png", "sounds/{}/yes/1.wav"):
+            path = Path(file.format(name))
+            path.parent.mkdir(parents=True)
+            path.touch()
 
     def say(*words: str) -> int:
         monkeypatch.setattr("sys.argv", ["adaptrun", *words])

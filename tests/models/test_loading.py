@@ -18,6 +18,7 @@ from launcher.job.pretrained import find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Model
 from launcher.job.training import Train
 from launcher.models import loading
+from launcher.models.own_code import own_object
 
 LABELS = ("no", "yes", "perhaps")
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -153,6 +154,15 @@ def test_a_function_of_a_file_builds_the_model(folder: Path, tmp_path: Path) -> 
     assert loaded.model.config.id2label == {0: "no", 1: "yes", 2: "perhaps"}
     with pytest.raises(ModelError, match=r"returned int; it must take the tuple of labels and return"):
         load(Model(pretrained=f"{file}:wrong", tokenizer=str(folder)))
+
+
+def test_own_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    made = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.py").write_text(f"class Own:\n    name = {name!r}\n")
+        made.append(own_object(f"{tmp_path / name / 'own.py'}:Own"))
+    assert [pickle.loads(pickle.dumps(own())).name for own in made] == ["first", "second"]
 
 
 def test_dropout_is_replaced_everywhere(folder: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from launcher.errors import ExitCode
 from launcher.start import doctor
 from launcher.start.doctor import Finding
-from tests.commands import ENVIRONMENT, adaptrun
+from tests.commands import ENVIRONMENT, adaptrun, start, wait_until
 
 
 def by_name(findings: Iterator[Finding]) -> dict[str, Finding]:
@@ -43,6 +46,14 @@ def test_this_machine_is_looked_at_with_ranks_that_talk(scheduler: Path, tmp_pat
     for name in ("python", "torch", "transformers", "cores", "file system", "disk here", "SLURM"):
         assert found[name]["state"] == "good"
     assert not list(here.iterdir())
+
+
+def test_an_end_before_its_time_is_no_finding(scheduler: Path, tmp_path: Path) -> None:
+    doing = start("doctor", cwd=tmp_path)
+    wait_until(lambda: len(psutil.Process(doing.pid).children()) == 2, doing)  # the ranks
+    doing.send_signal(signal.SIGINT)
+    assert doing.wait(60) == ExitCode.STOPPED
+    assert "stopped while ranks were tried; nothing of it is kept" in (tmp_path / "stderr").read_text()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
