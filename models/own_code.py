@@ -20,7 +20,7 @@ def own_object(location: str) -> Any:
 
 @lru_cache
 def _module(file: str) -> ModuleType:
-    name = f"adaptrun_user_{Path(file).stem}_{xxh32(file).hexdigest()}"  # files of one stem are two modules
+    name = f"adaptrun_user_{Path(file).stem}_{xxh32(file.encode()).hexdigest()}"  # files of one stem are two modules
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

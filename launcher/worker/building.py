@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -123,7 +124,8 @@ def _learner(session: Session, feed: Feed, engine: Engine) -> Learner:
     plan, world = session.plan, session.world
     view = None
     if feed.target is not None:
-        view = target_view(engine.module, feed.task, feed.target, world, plan.evaluation_batch, plan.precision)
+        size, precision = plan.evaluation_batch, plan.precision
+        view = partial(target_view, engine.module, feed.task, feed.target, world, size, precision)
     return MethodLearner(feed.method, engine, world, plan.precision, session.job.train.seed, view)
 
 

@@ -34,8 +34,8 @@ class Step:
 class Learner(Protocol):
     """How the gradient of a step is made."""
 
-    def begin(self, moment: Moment) -> None:
-        """What is to be done before a step, by all ranks alike."""
+    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> None:
+        """What is to be done before a step, by all ranks alike; what is given is called before each of its batches."""
 
     def must_end(self) -> str | None:
         """Why training ends after this step, on all ranks alike; None where it goes on."""
@@ -53,7 +53,7 @@ class TaskLearner:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> None:
         """Nothing."""
 
     def must_end(self) -> str | None:
@@ -79,17 +79,23 @@ class MethodLearner:
     """Minimises what a method says; in two passes where it observes, as `launcher.adapt.method` explains."""
 
     def __init__(
-        self, method: Method, engine: Engine, world: World, precision: str, seed: int, target: TargetView | None
+        self,
+        method: Method,
+        engine: Engine,
+        world: World,
+        precision: str,
+        seed: int,
+        target: Callable[[Callable[[], None]], TargetView] | None,
     ) -> None:
         self._method, self._engine, self._world = method, engine, world
         self._precision, self._seed, self._target = precision, seed, target
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> None:
         """Let the method look at the target before an epoch; not again where a run goes on in the middle of one."""
         state, looks = self._method.state, type(self._method).begin_epoch is not Method.begin_epoch
         if self._target is None or not looks or state.get("epoch") == moment.epoch:
             return
-        self._method.begin_epoch(moment.epoch, self._target)
+        self._method.begin_epoch(moment.epoch, self._target(before_batch))
         state["epoch"] = moment.epoch
 
     def must_end(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -17,14 +17,24 @@ from launcher.worker.world import World
 
 
 def target_view(
-    module: nn.Module, task: Task, target: Prepared, world: World, batch_size: int, precision: str
+    module: nn.Module,
+    task: Task,
+    target: Prepared,
+    world: World,
+    batch_size: int,
+    precision: str,
+    before_batch: Callable[[], None],
 ) -> TargetView:
-    """What all ranks together see of the target; each sample is looked at by one of them, without dropout."""
+    """What all ranks together see of the target; each sample is looked at by one of them, without dropout.
+
+    before_batch: called equally often on all ranks
+    """
 
     def look() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         with evaluating(module):
             for ids in batches_of_rank(target.lengths, batch_size, world):
                 world.pulse.beat()
+                before_batch()
                 plain = task.collate(target[ids], ids.tolist())
                 batch = StepBatch(
                     **vars(plain),

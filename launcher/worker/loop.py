@@ -37,14 +37,14 @@ from launcher.worker.world import World
 class Hooks:
     """What the loop calls and does not know: where events go, how to evaluate, how to save.
 
-    evaluate: gives the deciding metric's value
+    evaluate: gives the deciding metric's value; calls what it is given before each batch, equally often on all ranks
     save: begins to save; may return before the checkpoint is complete
     save_has_failed: on this rank, without waiting
     finish_saving: returns when the checkpoint is complete, or raises what went wrong, on all ranks
     """
 
     write: Callable[[Event], None]
-    evaluate: Callable[[], float]
+    evaluate: Callable[[Callable[[], None]], float]
     save: Callable[[], None]
     save_has_failed: Callable[[], bool]
     finish_saving: Callable[[], None]
@@ -83,6 +83,10 @@ class Loop:
     until: int | None = None
     discarded: list[Discarded] = field(default_factory=list)
     _saved_at: float = field(default_factory=time.monotonic)
+    _saved_step: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._saved_step = self.progress.step  # a run begins anew, or from a checkpoint
 
     @property
     def total_steps(self) -> int:
@@ -125,14 +129,17 @@ class Loop:
         """Take the steps of the stage that are left. Returns False when stopped on request before the run's end."""
         while not self._stage_is_over():
             already_saved = self.progress.awaits_judgement
-            votes = NOTHING if already_saved else self.step()
+            try:
+                votes = NOTHING if already_saved else self.step()
+            except StopAgreed:  # before the step began
+                votes, already_saved = Votes((), stop=True, save=False), self._saved_step == self.progress.step
             stop, save = votes.stop, votes.save or self._save_is_due()
             if self.progress.awaits_judgement and not stop:
                 stop, is_best = self._judge()
                 save |= is_best
             if (save or stop or self._stage_is_over()) and not already_saved:
                 self.hooks.save()
-                self._saved_at = time.monotonic()
+                self._saved_at, self._saved_step = time.monotonic(), self.progress.step
             if stop and not self.is_over():
                 self.hooks.finish_saving()
                 return False
@@ -152,19 +159,19 @@ class Loop:
     def _judge(self) -> tuple[bool, bool]:
         """Validate and adjust: whether the ranks agreed to stop meanwhile, and whether this is the best so far."""
         try:
-            value = self.hooks.evaluate()
+            value = self.hooks.evaluate(self._vote_to_stop)
         except StopAgreed:
             return True, False
         self.progress.awaits_judgement = False
         return False, self.progress.judge(self.job, value)
 
     def step(self) -> Votes:
-        """One optimizer step over one global batch."""
+        """One optimizer step over one global batch. Raises StopAgreed where the ranks agree before it to stop."""
         begun = time.perf_counter()
         step, seed = self.progress.step, self.job.train.seed
         torch.manual_seed(dropout_seed(seed, step, self.world.rank))
         samples, moment = self.feed.samples(step), self.feed.moment(step)
-        self.learner.begin(moment)
+        self.learner.begin(moment, self._vote_to_stop)
         lengths = self.feed.pool.lengths[samples]
         hand = self._deal(lengths)[self.world.rank]
         batches = [self.feed.batch(samples, mine, moment) for mine in hand]
@@ -246,6 +253,11 @@ class Loop:
         if failed:
             self.hooks.finish_saving()
         return Votes(tuple(weights), stop > 0, save > 0)
+
+    def _vote_to_stop(self) -> None:
+        """A collective for where there is no other. Raises StopAgreed."""
+        if self.world.sum([self.stop.asked]).item() > 0:
+            raise StopAgreed
 
     def _accumulate(
         self, batches: Sequence[Batch], weights: Sequence[float], step: learning.Step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +37,7 @@ from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
 from launcher.worker.selecting import TargetSelector, selector_of
 from launcher.worker.session import Session, joined_session
-from launcher.worker.stopping import StopAgreed, StopRequest
+from launcher.worker.stopping import StopRequest
 
 
 def run_job(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> None:
@@ -194,14 +194,10 @@ def _train(
         session.enter("saving")
         checkpoints.wait()
 
-    def evaluate() -> float:
-        def vote() -> None:
-            if session.world.sum([stop.asked]).item() > 0:
-                raise StopAgreed
-
+    def evaluate(before_batch: Callable[[], None]) -> float:
         with built.result_weights(progress.step):
             judge.forget_outcomes(progress.best_step)
-            value = judge.deciding_value(progress.step, vote)
+            value = judge.deciding_value(progress.step, before_batch)
         session.enter("training")
         return value
 

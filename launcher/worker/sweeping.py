@@ -66,7 +66,7 @@ def sweep(session: Session) -> None:
         if isinstance(event, Step):
             taken.append(event)
 
-    nothing = Hooks(note, lambda: 0.0, lambda: None, lambda: False, lambda: None)
+    nothing = Hooks(note, lambda _: 0.0, lambda: None, lambda: False, lambda: None)
     loop = SweepLoop(
         session.job,
         session.plan.split,

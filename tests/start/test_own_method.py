@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
+from launcher.errors import ExitCode
 from launcher.run.events import EventTail, Step
 from tests.adapt.domains import write_domain
-from tests.commands import adaptrun
+from tests.commands import adaptrun, start, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-method.md"
 SMALL = ["--set", "train.global_batch_size=8", "--set", "train.max_length=32", "--set", "train.optimizer.lr=2e-3"]
@@ -55,6 +57,46 @@ def test_it_trains_alike_on_one_process_and_on_two(folder: Path) -> None:
         found.append(losses(folder, f"w{processes}"))
     assert len(found[0]) == 12
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+LOOKING = """
+import time
+from pathlib import Path
+
+import torch
+from launcher.adapt.method import Method
+
+
+class Looking(Method):
+    def begin_epoch(self, epoch, target):
+        seen = torch.zeros(target.samples, dtype=torch.float64)
+        for ids, _, logits in target.look():
+            seen[ids] = logits.double().softmax(-1).amax(-1)
+            if epoch == 1 and Path("slowly").exists():
+                with open("looks", "a") as looks:
+                    looks.write("look\\n")
+                time.sleep(0.5)
+        self.state["sure"] = target.add_up(seen).mean().item()
+
+    def terms(self, seen, parts, batch):
+        return {"task": seen.losses * self.state["sure"]}
+"""
+
+
+def test_it_is_stopped_while_it_looks_at_the_target_and_goes_on_as_if_it_had_not_been(folder: Path) -> None:
+    (folder / "looking.py").write_text(LOOKING)
+    sets = told("adapt={method: own, code: 'looking.py:Looking'}", "launch.processes=2", "validation.batch_size=1")
+    adaptrun("train", "job.yaml", *SMALL, *sets, "--set", "name=whole", cwd=folder)
+    (folder / "slowly").touch()
+    command = ("train", "job.yaml", *SMALL, *sets, "--set", "name=stopped")
+    running = start(*command, cwd=folder)
+    wait_until((folder / "looks").exists, running)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == ExitCode.STOPPED
+    assert len((folder / "looks").read_text().splitlines()) < 30, "not the whole target was looked at"
+    (folder / "slowly").unlink()
+    adaptrun(*command, cwd=folder)
+    assert losses(folder, "stopped") == losses(folder, "whole")
 
 
 def test_what_is_no_method_is_refused(folder: Path) -> None:
