@@ -1,6 +1,6 @@
 """Time of a step through our engines against the bare libraries: DDP, FSDP2, DeepSpeed ZeRO 1 to 3, two processes.
 
-python benchmarks/engines.py [--steps 40] [--engines ddp fsdp …]
+python benchmarks/engines.py [--steps 96] [--engines ddp fsdp …]
 
 A step is forward, backward, clipping and AdamW on 8 × 64 tokens a process, fp32. Bare and ours take turns of 4 steps
 within one world; the ratio is the median over pairs of turns.
@@ -26,7 +26,7 @@ TORCHRUN = Path(sys.executable).parent / "torchrun"
 def main() -> None:
     """Measure each engine and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=96)
     parser.add_argument("--engines", nargs="+", default=["ddp", "fsdp", "zero1", "zero2", "zero3"])
     options = parser.parse_args()
     print(surroundings("torch", "deepspeed", "transformers"))

@@ -97,9 +97,9 @@ def init(
 @app.command()
 def check(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a job file, without starting anything."""
+    from launcher.data.columns import check_columns
     from launcher.job.paths import taken_for_hub_ids
     from launcher.job.reading import load_job
-    from launcher.plan.making import check_columns
 
     checked = load_job(job, sets or ())
     check_columns(checked)

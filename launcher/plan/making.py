@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from launcher.data.sources import count_rows, look_at_beginnings
+from launcher.data.columns import check_columns
+from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.methods import Dapt
 from launcher.job.schema import Job
-from launcher.job.tasks import FAMILIES, find_family
 from launcher.plan.deepspeed_config import read_deepspeed, render_deepspeed
 from launcher.plan.drawing import draws_an_epoch, pretraining_steps, target_batch
 from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
@@ -100,17 +100,6 @@ def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int)
         deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split),
         reasons=(*plan.reasons, f"micro-batches of {split.micro_batch}: larger ones ran out of memory"),
     )
-
-
-def check_columns(job: Job) -> None:
-    """Look whether the data files that lie here have the columns that the job reads. Raises DataError."""
-    if job.task not in FAMILIES:  # a family of one's own may choose among them in its code
-        return
-    family = find_family(job.task, loss=job.train.loss.name)
-    for source in (*job.labelled_sets.values(), *job.data.validation.values()):
-        look_at_beginnings(source, family.columns(source))
-    if job.data.target is not None:
-        look_at_beginnings(job.data.target, family.columns(job.data.target, labelled=False))
 
 
 def _draws_an_epoch(job: Job) -> int | None:
