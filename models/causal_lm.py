@@ -157,12 +157,19 @@ class CausalLM(LanguageTask):
         """How likely a text is, or the likeliest response to a prompt, token by token."""
         if (batch.targets != UNTOLD).any():
             return super().answer(module, batch)
-        length = batch.inputs["input_ids"].shape[1]
-        room = min(LONGEST_ANSWER, self.train.max_length - int(batch.inputs["attention_mask"].sum(1).max()))
-        found = module.model.generate(
-            **batch.inputs, do_sample=False, max_new_tokens=room, pad_token_id=self.processor.pad_token_id
-        )
-        return [{"response": text} for text in self.processor.batch_decode(found[:, length:], skip_special_tokens=True)]
+        lengths = batch.inputs["attention_mask"].sum(1)
+        rooms = (self.train.max_length - lengths).clamp(max=LONGEST_ANSWER)
+        answers = [""] * len(rooms)
+        for room in rooms.unique().tolist():  # what stands beside a prompt does not decide how long its answer may be
+            alike = torch.nonzero(rooms == room)[:, 0]
+            longest = int(lengths[alike].max())
+            prompts = {name: tensor[alike, -longest:] for name, tensor in batch.inputs.items()}
+            padding = self.processor.pad_token_id
+            found = module.model.generate(**prompts, do_sample=False, max_new_tokens=room, pad_token_id=padding)
+            texts = self.processor.batch_decode(found[:, longest:], skip_special_tokens=True)
+            for place, text in zip(alike.tolist(), texts, strict=True):
+                answers[place] = text
+        return [{"response": text} for text in answers]
 
 
 def _next(targets: Any) -> Any:

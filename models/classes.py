@@ -289,7 +289,7 @@ class LabelSets(Classification, SummedTask):
 def ordered(labels: set[str]) -> tuple[str, ...]:
     """Integers in numeric order, names in the order of their characters."""
     integers = all(label.removeprefix("-").isdecimal() for label in labels)
-    return tuple(sorted(labels, key=int) if integers else sorted(labels))
+    return tuple(sorted(labels, key=lambda label: (int(label), label)) if integers else sorted(labels))
 
 
 def _listed(labels: Sequence[str], at_most: int = 10) -> str:

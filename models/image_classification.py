@@ -41,7 +41,7 @@ class Images(Classification):
 
     def pixels(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
         """Columns `pixels` (flat) and their shape; each image costs as much as any other."""
-        images = sized(self.processor, [image_of(row) for row in rows])
+        images = sized(self.processor, (image_of(row) for row in rows))
         return {
             "pixels": [image.ravel() for image in images],
             "height": [image.shape[1] for image in images],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,35 @@ def _in_rgb(image: Any, row: Row, name: str) -> Any:
     return image.convert("RGB")
 
 
-def sized(processor: Any, images: list[Any]) -> list[Pixels]:
-    """Images as the model's processor resizes and crops them, before their values are scaled.
+def sized(processor: Any, images: Iterable[Any]) -> list[Pixels]:
+    """Images as the model's processor resizes and crops them, before their values are scaled; each is taken in turn.
 
-    Raises ModelError where the processor leaves them of different sizes.
+    Raises ModelError where the processor leaves them of different sizes, or does more than that.
     """
-    plain = [
-        np.asarray(processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0])
-        for image in images
-    ]
+    plain: list[NDArray[Any]] = []
+    for image in images:
+        pixels = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+        if not plain:
+            _check_scaling(processor, image, np.asarray(pixels))
+        plain.append(np.asarray(pixels))
     sizes = sorted({pixels.shape for pixels in plain})
     if len(sizes) > 1:
         shown = " and ".join(f"{width} × {height}" for _, height, width in sizes[:2])
         raise ModelError(f"the model's image processor gives images of {shown}; set both its `size` and `crop_size`")
     return [np.clip(np.rint(pixels), 0, 255).astype(np.uint8) for pixels in plain]
+
+
+def _check_scaling(processor: Any, image: Any, pixels: NDArray[Any]) -> None:
+    """Raises ModelError where the processor's own values are more than a grey level from those of `scaled`."""
+    own = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
+    level = processor.rescale_factor if processor.do_rescale else 1.0
+    if processor.do_normalize:
+        level /= min(processor.image_std)
+    if own.shape != pixels.shape or np.abs(own - scaled(pixels, processor)).max() > level:
+        raise ModelError(
+            f"the model's {type(processor).__name__} does more to an image than resize, crop, rescale and normalise; "
+            "write a preprocessor_config.json that does only these, or take a task of your own"
+        )
 
 
 def augmented(pixels: Pixels, augment: Augment, draw: np.random.Generator) -> Pixels:
@@ -84,8 +100,8 @@ def augmented(pixels: Pixels, augment: Augment, draw: np.random.Generator) -> Pi
     return pixels
 
 
-def scaled(pixels: NDArray[np.uint8], processor: Any) -> NDArray[np.float32]:
-    """[images, channels, height, width] as the model's processor scales and normalises them."""
+def scaled(pixels: NDArray[Any], processor: Any) -> NDArray[np.float32]:
+    """[…, channels, height, width] as the model's processor scales and normalises them."""
     values = pixels.astype(np.float32)
     if processor.do_rescale:
         values *= processor.rescale_factor

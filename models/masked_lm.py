@@ -49,7 +49,7 @@ class MaskedLM(LanguageTask):
         return frozenset(self.processor.all_special_ids)
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Right-padded token ids with some hidden; the same ones at each evaluation."""
+        """Right-padded token ids with some hidden; the same ones at each evaluation, whatever the seed."""
         if examples and "given" in examples[0]:
             mask = self.processor.mask_token_id
             asked = [np.where(example["input_ids"] == mask, mask, UNTOLD) for example in examples]
@@ -60,7 +60,7 @@ class MaskedLM(LanguageTask):
 
     def _hidden(self, ids: Any, sample: int, epoch: int | None) -> tuple[Tokens, Tokens]:
         """The tokens as shown, and what is to be told of each."""
-        draw = (self.train.seed, 0 if epoch is None else epoch + 1, sample)
+        draw = (0, 0, sample) if epoch is None else (self.train.seed, epoch + 1, sample)
         return hidden_words(self.processor, self._special, ids, self.train.mask_share, draw)
 
     def build(self, model: PreTrainedModel) -> TaskModule:

@@ -87,16 +87,19 @@ class TextRegression(SummedTask, TextTask):
         return torch.stack([loss, error.square(), error.abs(), *moments], dim=1)
 
     def figures(self, sums: Sums) -> dict[str, Sums]:
-        """All but the ranks' correlation; a constant truth or prediction correlates with nothing."""
+        """All but the ranks' correlation; a constant truth or prediction correlates with nothing.
+
+        A constant truth is explained if each prediction is right, and else not at all, as in scikit-learn.
+        """
         loss, squared, absolute, true, found, true2, found2, both = np.moveaxis(sums[..., 1:] / sums[..., :1], -1, 0)
-        spread = np.maximum(true2 - true**2, 0)
-        spreads = np.sqrt(spread * np.maximum(found2 - found**2, 0))
+        spread = _spread(true, true2)
+        spreads = np.sqrt(spread * _spread(found, found2))
         return {
             "loss": loss,
             "mse": squared,
             "mae": absolute,
             "pearson": ratio(both - true * found, spreads),
-            "r2": 1 - ratio(squared, spread),
+            "r2": np.where(spread > 0, 1 - ratio(squared, spread), np.where(squared > 0, 0.0, 1.0)),
         }
 
     @property
@@ -160,3 +163,9 @@ def _weighted_ranks(values: Array, weights: Array) -> Array:
     shares = np.add.reduceat(weights[:, order], np.cumsum(counts) - counts, axis=1)
     means: Array = np.cumsum(shares, axis=1) - (shares - 1) / 2
     return means[:, places]
+
+
+def _spread(mean: Sums, mean_of_squares: Sums) -> Sums:
+    """The variance; what rounding leaves of none is none."""
+    spread = mean_of_squares - mean**2
+    return np.where(spread > 1e-12 * mean_of_squares, spread, 0.0)

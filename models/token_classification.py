@@ -50,9 +50,10 @@ class TokenClassification(Classification, SummedTask, TextTask):
         length = self.train.max_length
         found = self.processor(words, is_split_into_words=True, truncation=True, max_length=length)
         begins = [_begins(found.word_ids(number)) for number in range(len(rows))]
-        for row, starts in zip(rows, begins, strict=True):
+        for row, starts, ids in zip(rows, begins, found["input_ids"], strict=True):
             if max(starts, default=-1) < 0:
                 raise no_token(row)
+            _check_words(row, starts, is_whole=len(ids) < length)
         columns = {
             "input_ids": found["input_ids"],
             "length": [len(ids) for ids in found["input_ids"]],
@@ -141,3 +142,15 @@ def _begins(words: Sequence[int | None]) -> list[int]:
         word if word is not None and (place == 0 or words[place - 1] != word) else -1
         for place, word in enumerate(words)
     ]
+
+
+def _check_words(row: Row, begins: Sequence[int], *, is_whole: bool) -> None:
+    """Raises DataError for a word of which there is no token, such as one of invisible characters: it has no label."""
+    words = list_of(row, "words")
+    last = len(words) - 1 if is_whole else max(begins)
+    lacking = sorted({*range(last + 1)} - {*begins})
+    if lacking:
+        fault = (
+            f"of word {lacking[0] + 1}, {words[lacking[0]]!r}, the tokenizer makes no token; remove it with its label"
+        )
+        raise DataError(row.file, fault, row.number)

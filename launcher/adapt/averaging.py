@@ -18,10 +18,13 @@ def weight_after(spec: Ema | Swa, step: int, total_steps: int, steps_per_epoch: 
     if isinstance(spec, Ema):
         return 1 - min(spec.decay, (1 + step) / (10 + step))
     every = steps_per_epoch if spec.every == "epoch" else spec.every
-    taken, rest = divmod(step - first_step(spec, total_steps), every)
+    taken, rest = divmod(step - first_step(spec, total_steps, steps_per_epoch), every)
     return 1 / (taken + 1) if taken >= 0 and rest == 0 else 0.0
 
 
-def first_step(spec: Ema | Swa, total_steps: int) -> int:
-    """The step from which on the average stands for the weights."""
-    return 0 if isinstance(spec, Ema) else max(1, round(spec.start * total_steps))
+def first_step(spec: Ema | Swa, total_steps: int, steps_per_epoch: int) -> int:
+    """The step from which on the average stands for the weights; for SWA of epochs, the first end of one."""
+    if isinstance(spec, Ema):
+        return 0
+    first = max(1, round(spec.start * total_steps))
+    return -(-first // steps_per_epoch) * steps_per_epoch if spec.every == "epoch" else first

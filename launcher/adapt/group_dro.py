@@ -1,7 +1,8 @@
 """Group distributionally robust optimisation (Sagawa et al. 2020, arXiv:1911.08731, algorithm 1).
 
 Each training set is a group g. With the mean losses L_g of the groups in a step's global batch: q_g ← q_g·exp(η·L_g),
-brought to the sum one, and the step minimises Σ q_g·L_g. A group without samples in the batch keeps its weight.
+brought to the sum that those had before, and the step minimises Σ q_g·L_g. A group without samples in the batch keeps
+its weight.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class GroupRobust(Method):
         losses = (found.values["losses"] @ members) / weights.clamp(min=1e-30)
         raised = held * torch.exp(self.spec.step_size * losses)
         if torch.isfinite(raised).all():  # a step whose loss is no number is discarded
-            held = raised / raised.sum()
+            present = weights > 0
+            held = torch.where(present, raised * (held[present].sum() / raised[present].sum()), held)
             self.state["q"] = held.tolist()
         factors = torch.where(weights > 0, held / weights.clamp(min=1e-30), 0.0)
         return {"task": members @ factors}

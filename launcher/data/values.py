@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from math import isfinite, isnan
+from math import isnan
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
+
+LARGEST = 3.4e38
+"""Numbers are learned in 32 bits, where larger ones are infinite."""
 
 
 def text_of(row: Row, role: str = "text") -> str:
@@ -41,7 +44,7 @@ def labels_of(row: Row, role: str = "label") -> list[str]:
 
 
 def number_of(row: Row, role: str = "label") -> float:
-    """The number. Raises DataError where there is none, or none that is finite."""
+    """The number. Raises DataError where there is none, or none that is finite in 32 bits."""
     value = row.values[role]
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -51,7 +54,7 @@ def number_of(row: Row, role: str = "label") -> float:
         raise DataError(
             row.file, f"the {role} is {str(value)[:40]!r}, not a number; correct or remove the row", row.number
         ) from None
-    if not isfinite(number):
+    if not abs(number) <= LARGEST:
         raise DataError(row.file, f"the {role} is {value!r}, not a finite number; remove the row", row.number)
     return number
 

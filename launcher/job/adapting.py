@@ -33,8 +33,10 @@ class Swa(Section):
     """The mean of the weights at several steps (Izmailov et al. 2018, arXiv:1803.05407)."""
 
     name: Literal["swa"] = Field(description="The plain mean of the weights at several steps towards the end.")
-    start: Fraction = Field(0.75, description="The share of all steps after which the first is taken.")
-    every: Literal["epoch"] | PositiveInt = Field("epoch", description="One each epoch, or each so many steps.")
+    start: Fraction = Field(0.5, description="The share of all steps before which none is taken.")
+    every: Literal["epoch"] | PositiveInt = Field(
+        "epoch", description="One at the end of each epoch, or each so many steps."
+    )
 
 
 class Distill(Section):

@@ -184,7 +184,7 @@ class SelfTraining(Adapting):
     )
     threshold: Fraction = Field(0.9, description="Probability from which a prediction counts as sure.")
     class_balanced: bool = Field(
-        True, description="Of each class, keep at most as many as of the class with the fewest sure predictions."
+        True, description="Of each class that has sure predictions, keep as many as of the one with the fewest."
     )
     after_epochs: PositiveInt = Field(1, description="Epochs on the source alone before the target is first labelled.")
     weight: PositiveFloat = Field(1.0, description="What the loss on the target is multiplied by.")

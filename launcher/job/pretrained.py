@@ -59,8 +59,10 @@ class Base:
 
 
 STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
-OFFSET_POSITIONS = ("camembert", "data2vec-text", "mpnet")
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet")
 """Models of the RoBERTa line, whose positions begin after the padding token's number."""
+OLD_POSITIONS = ("codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt")
+"""Models whose config calls their positions `n_positions`; in others of that name (T5) it is no limit."""
 TOKENIZER_FILES = (
     *("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "spiece*", "*.model", "added_tokens*"),
     *("chat_template*", "preprocessor_config.json"),
@@ -167,7 +169,8 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def longest_input(config: Mapping[str, Any]) -> int | None:
     """Tokens beyond which a model with this config has no positions; None where it does not say."""
-    positions = config.get("max_position_embeddings")
+    is_old = config.get("model_type") in OLD_POSITIONS
+    positions = config.get("n_positions" if is_old else "max_position_embeddings")
     if not isinstance(positions, int):
         return None
     counts_from_padding = "roberta" in config.get("model_type", "") or config.get("model_type") in OFFSET_POSITIONS

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
+from math import ceil
 
 from launcher.errors import RequestError
+from launcher.job.adapting import Swa
 from launcher.job.data import COLUMNS, Source
 from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
 from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
@@ -126,6 +128,11 @@ def _options_go_together(job: Job) -> Iterator[Found]:
             yield ("adapt", name), message, f"remove {name}, or method: finetune"
     if adapt.interpolate == "auto" and not job.data.validation:
         yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
+    if isinstance(adapt.average, Swa) and adapt.average.every == "epoch" and job.train.max_steps is None:
+        epochs = job.train.epochs
+        if epochs - ceil(adapt.average.start * epochs) < 1 or epochs < 2:
+            message = f"of {epochs} epochs the end of one alone would be taken, which is no mean"
+            yield ("adapt", "average"), message, "a smaller start, or every: so many steps"
     if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
         yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
     kept = adapt.kept_beside

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 HEAVIEST = 10.0
-"""What one sample may count, where the mean over the source is 1."""
+"""What one sample may count, where the mean is 1."""
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 STEPS = 30
 RARE, LOST = 0.05, 0.1
@@ -39,17 +39,19 @@ class Estimate:
 
 
 def importance_weights(source: Values, target: Values, held: Values, seed: int) -> Values:
-    """[held] how much each held-out source sample counts, 1 on average over the source, at most `HEAVIEST`.
+    """[held] how much each held-out source sample counts: 1 on average over them, and then at most `HEAVIEST`.
+
+    The samples that the classifier learned from would give another average: it is surer of those.
 
     source, target: features [samples, size] that the domain classifier learns from
     held: those of the samples to weigh, which it must not have seen
     """
     together = np.concatenate([source, target])
     middle, spread = together.mean(0), together.std(0) + 1e-12
-    features = [(some - middle) / spread for some in (source, target, held)]
-    weights, bias = _domain_classifier(features[0], features[1], seed)
-    odds = [np.exp(np.clip(some @ weights + bias, -30, 30)) for some in (features[0], features[2])]
-    return np.minimum(odds[1] / odds[0].mean(), HEAVIEST)
+    source, target, held = ((some - middle) / spread for some in (source, target, held))
+    weights, bias = _domain_classifier(source, target, seed)
+    odds: Values = np.exp(np.clip(held @ weights + bias, -30, 30))
+    return np.minimum(odds / odds.mean(), HEAVIEST)
 
 
 def weighted_mean(values: Values, weights: Values) -> Estimate:

@@ -92,6 +92,10 @@ class Verdict:
     def __str__(self) -> str:
         return f"{self.decision}: {self.reason}"
 
+    def forbidden(self, why: str) -> Verdict:
+        """The old model stays, whatever was measured."""
+        return replace(self, decision="keep the old model", reason=f"{_capital(why)}. {self.reason}")
+
     @property
     def scale(self) -> Scale:
         """The metric as a scale."""

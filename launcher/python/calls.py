@@ -66,7 +66,8 @@ def predict(model: Place, data: Data, *, batch_size: int = 32, processes: int | 
     with Child("predict", **asked) as child:
         child.wait()
         file = Path(child.answer()["output"])
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        with file.open(encoding="utf-8", newline="\n") as lines:  # an answer may hold other ends of lines
+            return [json.loads(line) for line in lines]
 
 
 def _asked(model: Place, data: Data, batch_size: int, processes: int | None) -> dict[str, Any]:

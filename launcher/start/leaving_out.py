@@ -92,8 +92,9 @@ def without(job: Job, domain: str) -> Job:
         }
     )
     wrong = broken_rules(made)
-    if decides is None and (job.train.early_stopping is not None or job.train.schedule.name == "plateau"):
-        message = f"only {domain}, which is left out, could decide when to stop or to learn slower"
+    asks = (job.train.early_stopping is not None, job.train.schedule.name == "plateau", job.adapt.interpolate == "auto")
+    if decides is None and any(asks):
+        message = f"only {domain}, which is left out, could decide when to stop, to learn slower or how far to go back"
         wrong.append((("data", "validation"), message, "add validation sets of the domains"))
     if wrong:
         path, message, fix = wrong[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -18,6 +19,7 @@ STATUSES = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interr
 METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100
 """The most that MLflow takes at once."""
 LONGEST_VALUE = 6000
+NOT_IN_A_NAME = re.compile(r"[^\w\-. :/]")
 
 Item = TypeVar("Item")
 
@@ -33,7 +35,8 @@ class MLflow:
         self._id = known or self._created(run)
         self._client.update_run(self._id, status="RUNNING")
         there = self._client.get_run(self._id).data.params
-        new = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in run.parameters.items() if name not in there]
+        values = {NOT_IN_A_NAME.sub("_", name): str(value)[:LONGEST_VALUE] for name, value in run.parameters.items()}
+        new = [Param(name, value) for name, value in values.items() if name not in there]
         for some in _parts(new, PARAMETERS_A_CALL):
             self._client.log_batch(self._id, params=some)
         return self._id

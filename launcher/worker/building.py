@@ -75,7 +75,7 @@ class Built:
         average = self.job.adapt.average
         if self.job.train.optimizer.name == "schedule_free_adamw":
             return True
-        return average is not None and step >= first_step(average, self.feed.total_steps)
+        return average is not None and step >= first_step(average, self.feed.total_steps, self.feed.steps_per_epoch)
 
 
 def build(session: Session, materials: Materials, step: int) -> Built:

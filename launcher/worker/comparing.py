@@ -42,11 +42,12 @@ class SetFindings:
 
 
 def judge_result(
-    session: Session, materials: Materials, *, new_head: bool
+    session: Session, materials: Materials, *, new_head: bool, chosen: bool
 ) -> tuple[Verdict | None, dict[str, SetFindings]]:
     """The verdict, None without validation data, and what else the samples of each set tell.
 
     new_head: whether the model as it came had weights that started at random
+    chosen: whether any checkpoint had a figure to be chosen by
     """
     job, task = session.job, materials.task
     target = job.verdict_set
@@ -73,7 +74,10 @@ def judge_result(
     if not any(found.role == "decides" for found in comparisons):
         why = f"nothing is kept of what {_name(job, deciding)} made of each sample of {target}"
         return undecided(why, scale, target, _name(job, deciding)), findings
-    return decide(named, scale, _caveats(job, new_head, deciding), chose=job.deciding_set), findings
+    verdict = decide(named, scale, _caveats(job, new_head, chosen, deciding), chose=job.deciding_set)
+    if job.selects_for_target and not chosen:
+        verdict = verdict.forbidden("no checkpoint could be chosen for the target, since each has collapsed there")
+    return verdict, findings
 
 
 def scale_of(job: Job) -> Scale:
@@ -162,10 +166,11 @@ def _name(job: Job, arm: str) -> str:
     return NAMES.get(arm, arm)
 
 
-def _caveats(job: Job, new_head: bool, deciding: str) -> Iterator[str]:
+def _caveats(job: Job, new_head: bool, chosen: bool, deciding: str) -> Iterator[str]:
     """What the comparison is worth less by."""
     if job.selects_for_target:
-        yield "The target has no labels, so this says nothing of it; the checkpoint alone was chosen for it"
+        alone = "; the checkpoint alone was chosen for it" if chosen and job.checkpoint.result != "last" else ""
+        yield f"The target has no labels, so this says nothing of it{alone}"
     if new_head and deciding in (BEFORE, CONSTANT):
         instead = ", so it was not compared with that" if deciding == CONSTANT else ""
         yield (

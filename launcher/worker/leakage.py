@@ -13,18 +13,28 @@ from launcher.job.schema import Job
 from launcher.run.events import EventLog, Note
 
 
-def check_leakage(job: Job, train: Pool, validation: Mapping[str, Prepared], log: EventLog) -> None:
-    """Raises LeakageError where sets share samples; where the job allows it, the run notes how many."""
+def check_leakage(
+    job: Job, train: Pool, target: Prepared | None, validation: Mapping[str, Prepared], log: EventLog
+) -> None:
+    """Raises LeakageError where sets share samples; where the job allows it, the run notes how many.
+
+    target: where it is learned from
+    """
+    places = {name: ".".join(job.data.place_in_train(name)) for name in train.sets}
+    learned = {
+        places[name] if name != REHEARSAL else "adapt.rehearsal.source": data for name, data in train.sets.items()
+    }
+    if target is not None:
+        learned["data.target"] = target
     found = []
     for name, held in validation.items():
-        for known, learned in train.sets.items():
-            leaks = repeated(learned.fingerprints, held.fingerprints)
+        for place, data in learned.items():
+            leaks = repeated(data.fingerprints, held.fingerprints)
             if not len(leaks):
                 continue
             here, there = leaks[0] + 1
-            where = "adapt.rehearsal.source" if known == REHEARSAL else ".".join(job.data.place_in_train(known))
-            text = f"{len(leaks)} of the {len(held)} samples of data.validation.{name} are also in {where}"
-            found.append(f"{text} (sample {here} of {name} is sample {there} of {known})")
+            text = f"{len(leaks)} of the {len(held)} samples of data.validation.{name} are also in {place}"
+            found.append(f"{text} (sample {here} of {name} is sample {there} there)")
     if not found:
         return
     if job.data.allow_leakage:

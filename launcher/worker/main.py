@@ -91,7 +91,9 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     _publish(session, built.engine)
     session.enter("comparing")
     if session.world.is_first:
-        verdict, findings = judge_result(session, materials, new_head=built.has_new_head)
+        verdict, findings = judge_result(
+            session, materials, new_head=built.has_new_head, chosen=progress.best_step is not None
+        )
         _conclude(session, progress, "done", after, findings, verdict)
         session.folder.become_latest(session.job)
     session.world.wait()

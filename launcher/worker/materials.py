@@ -17,6 +17,7 @@ from launcher.data.cache import tokenizer_identity
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
+from launcher.job.domain_rules import learns_from_target
 from launcher.job.paths import too_long
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Job, Model
@@ -97,14 +98,14 @@ def open_materials(session: Session) -> Materials:
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
     found = prepare_sets(job, log)
-    check_leakage(job, found.train, found.validation, log)
     target = None
     if job.data.target is not None:
         log.write(Phase(name="preparing", detail="target"))
-        target = str(found.preparer.prepare(job.data.target, found.labels, labelled=False).folder)
+        target = found.preparer.prepare(job.data.target, found.labels, labelled=False)
+    check_leakage(job, found.train, target if learns_from_target(job) else None, found.validation, log)
     sets = {"train": found.train.sets, "validation": found.validation}
     places = {kind: {name: str(data.folder) for name, data in named.items()} for kind, named in sets.items()}
-    write_whole(folder.prepared_file, json.dumps({**places, "target": target}))
+    write_whole(folder.prepared_file, json.dumps({**places, "target": None if target is None else str(target.folder)}))
 
 
 @dataclass(frozen=True)

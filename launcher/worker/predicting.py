@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,10 @@ def predict(
     batch_size: int,
     precision: str = "fp32",
 ) -> None:
-    """Write this rank's predictions to `folder`, batch by batch."""
+    """Write this rank's predictions to `folder`, batch by batch; each says for itself what kinds of values it has."""
     import pyarrow as pa
 
-    writer: Any = None
-    with evaluating(module):
+    with evaluating(module), pa.OSFile(str(_part(folder, world.rank)), "wb") as file:
         for ids in batches_of_rank(data.lengths, batch_size, world):
             batch = task.collate(data[ids], ids.tolist()).to(world.device)
             with autocast(world.device, precision):
@@ -35,27 +35,31 @@ def predict(
                 continue
             rows = [{"row": int(i) + 1, **row} for i, row in zip(ids, answers, strict=True)]
             table = pa.RecordBatch.from_pylist(rows)
-            writer = writer or pa.ipc.new_file(str(_part(folder, world.rank)), table.schema)
-            writer.write_batch(table)
-    if writer is not None:
-        writer.close()
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_batch(table)
 
 
 def merge_predictions(folder: Path, ranks: int, rows: int, output: Path) -> None:
     """Put the parts together in the order of the rows; `output` appears whole or not at all."""
     import pyarrow as pa
 
-    parts = [
-        pa.ipc.open_file(pa.memory_map(str(_part(folder, rank)))).read_all()
-        for rank in range(ranks)
-        if _part(folder, rank).exists()
-    ]
-    table = pa.concat_tables(parts).sort_by("row")
+    parts = [table for rank in range(ranks) for table in _read(_part(folder, rank))]
+    table = pa.concat_tables(parts, promote_options="permissive").sort_by("row")
     if table.num_rows != rows:
         raise RuntimeError(f"{table.num_rows} predictions for {rows} rows")
     beside = output.with_name(f".{output.name}.partial")
     _write(table, beside, output.suffix)
     beside.replace(output)
+
+
+def _read(file: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
+    if file.stat().st_size == 0:  # of a rank without rows
+        return
+    parts = pa.memory_map(str(file))
+    while parts.tell() < parts.size():
+        yield pa.ipc.open_stream(parts).read_all()
 
 
 def _write(table: Any, file: Path, suffix: str) -> None:

@@ -26,10 +26,12 @@ from launcher.adapt.averaging import first_step, weight_after
 from launcher.adapt.course import Course, plan_course
 from launcher.adapt.depth import distances, learning_rate_factors
 from launcher.adapt.distilling import add_teacher, divergence
+from launcher.adapt.group_dro import GroupRobust
+from launcher.adapt.method import Found, Moment
 from launcher.checkpoint.means import means, pour
 from launcher.errors import ModelError
 from launcher.job.adapting import Adapting, Distill, Ema, Swa
-from launcher.job.methods import Finetune
+from launcher.job.methods import Finetune, GroupDro
 from launcher.job.schema import Job
 from launcher.models.base import TaskModule
 from launcher.models.batch import Batch, Losses
@@ -175,6 +177,7 @@ def test_stages_that_cannot_be_are_refused(spec: dict[str, Any], model: Any, mes
     [
         (Swa(name="swa", start=0.5, every=2), [10, 12, 14, 16, 18, 20]),
         (Swa(name="swa", start=0.5), [10, 15, 20]),
+        (Swa(name="swa", start=0.6), [15, 20]),
         (Swa(name="swa", start=0.0, every=9), [1, 10, 19]),
     ],
 )
@@ -189,8 +192,25 @@ def test_swa_is_the_plain_mean_of_its_members(spec: Swa, taken: list[int]) -> No
             if not weight
             else ((1 - weight) * average + weight * float(weights[step]))
         )
-    assert first_step(spec, 20) == taken[0]
+    assert first_step(spec, 20, 5) == taken[0]
     assert average == pytest.approx(float(weights[taken].mean()), rel=1e-12)
+
+
+def test_a_group_without_samples_in_a_batch_keeps_its_weight() -> None:
+    method = GroupRobust(GroupDro(method="group-dro", step_size=0.5), None, {"a": 9, "b": 9, "c": 9}, 0)  # type: ignore[arg-type]
+    losses, sets = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64), torch.tensor([0, 0, 1])
+    found = Found({"losses": losses}, sets, torch.ones(3, dtype=torch.float64), Moment(0, 1))
+    weights = method.reweighted(found)["task"]
+    *present, absent = method.state["q"]
+    assert absent == pytest.approx(1 / 3)
+    assert present == pytest.approx([1 / 3, 1 / 3])
+    assert weights == pytest.approx([1 / 6, 1 / 6, 1 / 3])
+    other = Found({"losses": torch.tensor([1.0, 3.0, 4.0]).double()}, sets, found.weights, Moment(1, 1))
+    method.reweighted(other)
+    *present, absent = method.state["q"]
+    assert absent == pytest.approx(1 / 3)
+    assert present[1] / present[0] == pytest.approx(2.718281828459045)
+    assert sum(method.state["q"]) == pytest.approx(1)
 
 
 def test_ema_forgets_its_start_quickly_and_then_weighs_steps_alike() -> None:

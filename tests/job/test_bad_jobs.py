@@ -146,6 +146,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         replaced("data:\n", "adapt: {method: shot}\ndata:\n  target: target.csv\n"),
         [":7:3: data.train: shot learns without labelled data", "remove data.train"],
     ),
+    "a mean of one": (
+        GOOD + "adapt: {method: finetune, average: {name: swa, start: 0.9}}\n",
+        ["of 2 epochs the end of one alone"],
+    ),
     "one group alone": (GOOD + "adapt: {method: group-dro}\n", ["weighs training sets", "name several"]),
     "mixing of one set": (replaced("data:\n", "data:\n  mixing: {alpha: 0.5}\n"), ["data.mixing: there is one", "two"]),
     "weights of other sets": (

@@ -63,6 +63,14 @@ def test_the_weighted_mean_is_near_the_truth_of_the_target_where_the_plain_one_i
     assert covered >= 18
 
 
+def test_weights_are_1_on_average_however_many_features_there_are_to_overfit() -> None:
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        source, held = draw.normal(size=(600, 200)), draw.normal(size=(600, 200))
+        target = draw.normal(size=(600, 200)) + 0.1
+        assert importance_weights(source, target, held, seed).mean() == pytest.approx(1, abs=0.15)
+
+
 def test_domains_that_are_alike_weigh_all_samples_alike() -> None:
     draw = np.random.default_rng(2)
     source, target, held = (draw.normal(size=(1000, 4)) for _ in range(3))

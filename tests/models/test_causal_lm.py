@@ -160,7 +160,7 @@ def test_a_prompt_is_answered_as_transformers_answers_it(folder: Path) -> None:
     answers = task.answer(module, task.collate(some, range(3)))
     for example, answer in zip(some, answers, strict=True):
         ids = torch.tensor(example["input_ids"])[None]
-        alone = module.model.generate(ids, do_sample=False, max_new_tokens=32 - 4, pad_token_id=0)
+        alone = module.model.generate(ids, do_sample=False, max_new_tokens=32 - ids.shape[1], pad_token_id=0)
         assert answer == {"response": task.processor.decode(alone[0, ids.shape[1] :], skip_special_tokens=True)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassification
+from transformers import AutoImageProcessor, EfficientNetImageProcessor, ResNetConfig, ResNetForImageClassification
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
@@ -51,6 +51,13 @@ def test_pixels_are_those_of_the_processor(folder: Path) -> None:
     expected = task.processor(images, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch.inputs["pixel_values"], expected, rtol=0, atol=1e-6)
     assert task.collate([], []).inputs["pixel_values"].shape == (1, 3, 16, 16)
+
+
+def test_a_processor_that_does_more_is_refused() -> None:
+    processor = EfficientNetImageProcessor(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16})
+    task = ImageClassification(processor, ("a", "b"), Train())
+    with pytest.raises(ModelError, match=r"EfficientNetImageProcessor.* does more to an image than"):
+        examples(task, [picture()])
 
 
 def test_an_image_is_bytes_a_path_or_what_datasets_holds(folder: Path, tmp_path: Path) -> None:

@@ -211,7 +211,9 @@ def test_a_tokenizer_without_padding_pads_with_its_end(folder: Path) -> None:
     [
         ({"model_type": "bert", "max_position_embeddings": 512}, 512),
         ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
-        ({"model_type": "t5"}, None),
+        ({"model_type": "longformer", "max_position_embeddings": 4098, "pad_token_id": 1}, 4096),
+        ({"model_type": "gpt2", "n_positions": 64}, 64),
+        ({"model_type": "t5", "n_positions": 512}, None),
     ],
 )
 def test_the_longest_input(config: dict[str, Any], longest: int | None) -> None:

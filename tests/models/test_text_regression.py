@@ -62,7 +62,11 @@ def test_figures_are_those_of_scikit_learn_and_scipy(offset: float, tiny_model: 
 def test_a_constant_correlates_with_nothing(tiny_model: Path) -> None:
     task = task_of(tiny_model)
     found = task.metrics(tally_of(task, torch.ones(20), torch.arange(20.0)))
-    assert (found["pearson"], found["spearman"]) == (0.0, 0.0)
+    assert (found["pearson"], found["spearman"], found["r2"]) == (0.0, 0.0, 0.0)
+    true = torch.full((50,), 3.3)
+    assert task.metrics(tally_of(task, true, true))["r2"] == 1.0
+    tally = tally_of(task, true, true + torch.randn(50, generator=torch.Generator().manual_seed(0)))
+    assert (task.metrics(tally)["r2"], task.intervals(tally)["r2"]) == (0.0, (0.0, 0.0)), "as scikit-learn has it"
     assert spearman(np.array([1.0, 1.0, 2.0]), np.array([3.0, 3.0, 9.0])) == pytest.approx(1.0)
 
 

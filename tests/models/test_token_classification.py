@@ -12,6 +12,7 @@ import pytest
 import torch
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.metrics.sequence_labeling import get_entities
+from tokenizers.normalizers import BertNormalizer
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from launcher.data.rows import Row
@@ -92,6 +93,19 @@ def test_class_weights_weigh_words(tiny_model: Path) -> None:
     task = task_of(tiny_model, loss=Loss(class_weights=weights))
     batch = task.collate(examples(task, [row(WORDS[:3], ["O", "B-PER", "O"])]), [0])
     assert batch.weights.tolist() == [[0, 0.5, 2.0, 0.5, 0]]
+
+
+def test_a_word_without_a_token_is_refused_as_its_label_would_be_another_words(tiny_model: Path) -> None:
+    task, cut = task_of(tiny_model), task_of(tiny_model, max_length=4)
+    for one in (task, cut):
+        one.processor.backend_tokenizer.normalizer = BertNormalizer()  # which leaves nothing of what cannot be seen
+    for words, place in (([WORDS[0], "\u200b", WORDS[1]], 2), ([WORDS[0], "\ufe0f"], 2)):
+        with pytest.raises(
+            DataError, match=f"of word {place}, .* the tokenizer makes no token; remove it with its label"
+        ):
+            task.prepare([row(words)], labelled=False)
+    columns = cut.prepare([row([*WORDS[:4], "\u200b"])], labelled=False)
+    assert columns["words"] == [5], "what is beyond max_length is not asked for"
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,18 @@ def test_each_training_set_is_looked_at_and_what_is_rehearsed(tmp_path: Path) ->
         prepared(values)
 
 
+def test_the_target_counts_where_it_is_learned_from(tmp_path: Path) -> None:
+    values = job_values("focal", tmp_path)
+    held = values["data"]["validation"]["held"]
+    copied = tmp_path / f"copied{Path(held['source']).suffix}"
+    copied.write_text(Path(held["source"]).read_text())
+    values["data"]["target"] = {**held, "source": str(copied)}
+    assert prepared(values) == [], "fine-tuning only looks at it"
+    values["adapt"] = {"method": "mmd"}
+    with pytest.raises(LeakageError, match=r"samples of data\.validation\.held are also in data\.target"):
+        prepared(values)
+
+
 def test_the_command_says_which_and_how_to_go_on(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"babe bade {n},{n % 2}\n" for n in range(8)))
     (tmp_path / "held.csv").write_text("text,label\nbider,0\nBabe  bade 5 ,1\n")
@@ -78,7 +90,7 @@ def test_the_command_says_which_and_how_to_go_on(tmp_path: Path, tiny_model: Pat
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     said = adaptrun("train", "job.yaml", cwd=tmp_path, code=2).stderr
     assert "1 of the 2 samples of data.validation.held are also in data.train" in said
-    assert "sample 2 of held is sample 6 of train" in said
+    assert "sample 2 of held is sample 6 there" in said
     assert "data.allow_leakage: true" in said
     said = adaptrun("train", "job.yaml", "--set", "data.allow_leakage=true", cwd=tmp_path).stdout
     assert "1 of the 2 samples" in said

@@ -59,7 +59,12 @@ def test_a_model_that_collapsed_is_not_chosen(laboratory: Laboratory) -> None:
     told = [text for text in notes(run) if text.startswith("collapsed on the target")]
     assert len(told) == 3
     assert "not chosen" in told[0]
-    assert Result.read(run.result_file).best_step is None
+    result = Result.read(run.result_file)
+    assert result.best_step is None
+    assert result.verdict is not None
+    assert result.verdict.decision == "keep the old model"
+    assert result.verdict.reason.startswith("No checkpoint could be chosen for the target, since each has collapsed")
+    assert "was chosen for it" not in result.verdict.reason
 
 
 def test_it_chooses_how_far_to_go_back_too(laboratory: Laboratory) -> None:
