@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -97,18 +96,9 @@ def init(
 @app.command()
 def check(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a job file, without starting anything."""
-    from launcher.data.columns import check_columns
-    from launcher.job.paths import taken_for_hub_ids
-    from launcher.job.reading import load_job
+    from launcher.start.checking import check_job_file
 
-    checked = load_job(job, sets or ())
-    check_columns(checked)
-    if as_json:
-        print(json.dumps(checked.as_dict(), indent=2))
-        return
-    for place in taken_for_hub_ids(checked):
-        print(f"{place}: nothing of that name is here, so it is taken for an id of the Hugging Face hub")
-    print(f"{job}: no problem found")
+    check_job_file(job, sets or (), as_json)
 
 
 @app.command()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from math import ceil
 
-from launcher.errors import RequestError
+from launcher.errors import ModelError, RequestError
 from launcher.job.adapting import Swa
 from launcher.job.data import COLUMNS, Source
 from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
 from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
 from launcher.job.methods import Finetune
+from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.rule import Found, Rule, TaskRule
 from launcher.job.schema import Job
 from launcher.job.tasks import Family, find_family
@@ -237,6 +239,20 @@ def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
         yield ("adapt", "distill"), message, "remove it; adapt.l2_sp holds weights near their start"
 
 
+def _start_has_a_head(job: Job, family: Family) -> Iterator[Found]:
+    """A head that starts at random is nothing to stay near; that a model has none, its config may say already here."""
+    adapt, head = job.adapt, (family.auto_class or "").removeprefix("AutoModel")
+    asks = "distill" if adapt.distill is not None else "interpolate" if adapt.interpolate is not None else None
+    if asks is None or (asks == "interpolate" and adapt.probe is not None) or not head.endswith("Classification"):
+        return
+    with suppress(ModelError):  # resolving the paths has said so
+        heads = (read_config(find_pretrained(job.model)) or {}).get("architectures") or []
+        if heads and not any(str(name).endswith(head) for name in heads):
+            message = f"{job.model.pretrained} is a {heads[0]}: its head for {job.task} would start at random"
+            instead = "or adapt.probe: 0.2" if asks == "interpolate" else f"or remove {asks}"
+            yield ("adapt", asks), message, f"begin with a finished model, {instead}"
+
+
 def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
     if family.judged_by is None:
         return
@@ -370,6 +386,7 @@ TASK_RULES: tuple[TaskRule, ...] = (
     *DOMAIN_TASK_RULES,
     _loss_is_of_the_task,
     _outputs_can_be_distilled,
+    _start_has_a_head,
     _metric_is_of_the_task,
     _columns_are_read,
     _columns_go_together,

@@ -19,7 +19,9 @@ Values = NDArray[np.float64]
 Measure = Callable[[Values, Values], Mapping[str, Values]]
 """From values [samples, columns] and weights [draws, samples] to each metric [draws]."""
 
-DRAWS = 10_000
+DRAWS, LEAST_DRAWS = 10_000, 1_000
+CELLS = 2_000_000_000
+"""Samples drawn in all, some minutes of one core: where there are more samples, there are fewer resamples."""
 CELLS_AT_ONCE = 2_000_000
 """Weights held at once, however many samples there are; one draw where there are more samples than that."""
 CONFIDENCE = 0.95
@@ -48,11 +50,12 @@ class Difference:
 
 
 def paired_bootstrap(
-    new: Values, others: Mapping[str, Values], measure: Measure, *, seed: int, draws: int = DRAWS
+    new: Values, others: Mapping[str, Values], measure: Measure, *, seed: int, draws: int | None = None
 ) -> dict[str, dict[str, Difference]]:
     """For each other model, the difference of each metric.
 
     new, others: [samples, columns], of which row i is the same sample in all
+    draws: how many resamples; None for `draws_for` so many samples
     """
     arms = {name: old for name, old in others.items() if len(old) == len(new)}
     if len(arms) < len(others):
@@ -60,7 +63,7 @@ def paired_bootstrap(
     whole = np.ones((1, len(new)))
     figures, of_others = measure(new, whole), {name: measure(old, whole) for name, old in arms.items()}
     drawn: dict[str, dict[str, list[Values]]] = {name: {metric: [] for metric in figures} for name in arms}
-    for weights in resamples(len(new), seed, draws):
+    for weights in resamples(len(new), seed, draws or draws_for(len(new))):
         again = measure(new, weights)
         for name, old in arms.items():
             for metric, values in measure(old, weights).items():
@@ -72,6 +75,11 @@ def paired_bootstrap(
         }
         for name, before in of_others.items()
     }
+
+
+def draws_for(samples: int) -> int:
+    """How many resamples of so many samples are drawn."""
+    return max(LEAST_DRAWS, min(DRAWS, CELLS // samples))
 
 
 def resamples(samples: int, seed: int, draws: int = DRAWS) -> Iterator[Values]:

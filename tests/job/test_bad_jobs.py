@@ -37,6 +37,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_text('{"max_position_embeddings": 64}')
     (tmp_path / "tiny" / "tokenizer.json").write_text("{}")
+    (tmp_path / "headless").mkdir()
+    (tmp_path / "headless" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (tmp_path / "headless" / "tokenizer.json").write_text("{}")
     (tmp_path / "mute").mkdir()
     (tmp_path / "mute" / "config.json").write_text("{}")
     (tmp_path / "finished" / "model").mkdir(parents=True)
@@ -145,6 +148,18 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "a source for a source-free method": (
         replaced("data:\n", "adapt: {method: shot}\ndata:\n  target: target.csv\n"),
         [":7:3: data.train: shot learns without labelled data", "remove data.train"],
+    ),
+    "nothing to stay near": (
+        replaced("tiny}", "headless}") + "adapt: {method: finetune, distill: {}}\n",
+        [
+            "adapt.distill",
+            "is a BertModel: its head for text-classification would start at random",
+            "or remove distill",
+        ],
+    ),
+    "nowhere to go back to": (
+        replaced("tiny}", "headless}") + "adapt: {method: finetune, interpolate: auto}\n",
+        ["adapt.interpolate", "its head for text-classification would start at random", "or adapt.probe: 0.2"],
     ),
     "a mean of one": (
         GOOD + "adapt: {method: finetune, average: {name: swa, start: 0.9}}\n",

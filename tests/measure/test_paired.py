@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launcher.measure.paired import CELLS_AT_ONCE, Difference, holm, mcnemar, paired_bootstrap, resamples
+from launcher.measure.paired import CELLS_AT_ONCE, Difference, draws_for, holm, mcnemar, paired_bootstrap, resamples
 from launcher.measure.verdict import Comparison, Scale, decide
 from launcher.models.classification_metrics import METRICS, of_samples
 
@@ -41,6 +41,10 @@ def test_each_resample_holds_as_many_samples_as_there_are_and_memory_is_bounded(
         assert all((part.sum(1) == samples).all() for part in parts)
     counts = np.concatenate(list(resamples(50, seed=1, draws=4000)))
     assert counts.var() == pytest.approx(1 - 1 / 50, rel=0.02)  # of a multinomial with 50 equal cells
+
+
+def test_there_are_fewer_resamples_of_very_many_samples() -> None:
+    assert [draws_for(samples) for samples in (1, 200_000, 400_000, 10**8)] == [10_000, 10_000, 5_000, 1_000]
 
 
 def test_a_difference_of_means_equals_scipys_paired_bootstrap() -> None:
