@@ -251,6 +251,19 @@ def test_parameters_are_named_as_in_the_job_file(tmp_path: Path) -> None:
     assert found["model.tokenizer"] == "null"
 
 
+def test_names_that_mlflow_does_not_take_are_written_otherwise(tmp_path: Path) -> None:
+    job, run, log = bare_run(tmp_path, name="mlflow", uri=f"sqlite:///{tmp_path / 'm.db'}")
+    values = job.as_dict()
+    values["train"]["loss"]["class_weights"] = {"C++": 2.0}  # type: ignore[index]
+    run.write_job(Job.model_validate(values))
+    with tracked(run, Job.model_validate(values)):
+        log.write(a_step(1))
+    found, curves = of_mlflow(tmp_path / "m.db")
+    assert found.data.params["train.loss.class_weights.C__"] == "2.0"
+    assert curves["train/loss"] == [(1, 0.5)]
+    assert not notes_of(run.path)
+
+
 def test_figures_of_an_earlier_step_than_the_last_are_new_where_they_are(tmp_path: Path) -> None:
     figures = Figures()
 
