@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from skada.deep import CDAN, DAN, DANN, MCC, DeepCoral, SourceOnly
+from skada.deep.modules import DomainClassifier
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -22,7 +23,7 @@ NETS: dict[str, Callable[..., Any]] = {
     "cdan": CDAN,
     "mcc": MCC,
 }
-"""Each with the settings that skada gives it, by the name that the method has in adaptrun."""
+"""By the name that the method has in adaptrun; each with the settings that skada gives it, but `domain_classifier`."""
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -44,6 +45,13 @@ class Top(nn.Module):
         return logits
 
 
+def domain_classifier(width: int) -> nn.Module:
+    """That of skada with a sigmoid at its end in place of a softmax over its one output, which says 1 of everything."""
+    made = DomainClassifier(num_features=width)
+    made.classifier[-1] = nn.Sigmoid()
+    return made
+
+
 def trained(
     method: str,
     folder: Path,
@@ -60,9 +68,8 @@ def trained(
     torch.manual_seed(seed)
     settings: dict[str, Any] = {"layer_name": "features"}
     if method in ("dann", "cdan"):
-        settings["num_features"] = source[0].shape[1]
-    if method == "cdan":
-        settings["n_classes"] = 2
+        width = source[0].shape[1]
+        settings["domain_classifier"] = domain_classifier(width if method == "dann" else 2 * width)
     net = NETS[method](
         Top(folder),
         **settings,
