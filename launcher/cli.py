@@ -120,7 +120,7 @@ def plan(
         table = Table.of(load_job(job, sets or ()), gpus * nodes, parse_size(gpu_memory))
         print(table.as_json() if as_json else table)
         return
-    made = make_plan(load_job(job, sets or ()), job)
+    made = make_plan(load_job(job, sets or ()), job).with_sets(sets or ())
     print(made.as_json() if as_json else made)
 
 

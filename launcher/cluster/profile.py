@@ -128,7 +128,7 @@ class Profile(Section):
 
 def load_profile(path: Path) -> Profile:
     """Read and check a profile. Raises JobError with all problems at once, RequestError where two fields disagree."""
-    profile = load_section(path, Profile)
+    profile = load_section(path, Profile, "slurm/example.yaml of adaptrun is one to start from (docs/profile.md)")
     if profile.gpus_per_node and profile.gpu_memory is None:
         raise RequestError(f"{path}: gpu_memory is missing: with {profile.gpus_per_node} GPUs, write such as 80GiB")
     ways = [name for name in ("conda", "venv", "container") if getattr(profile, name) is not None]

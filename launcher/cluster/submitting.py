@@ -21,7 +21,7 @@ from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
 from launcher.run.environment import write_environment
 from launcher.run.events import EventTail, Saved
-from launcher.run.folder import RunFolder, find_run
+from launcher.run.folder import RunFolder, find_latest_run
 from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import begin
 
@@ -137,7 +137,7 @@ def check_time(run: RunFolder, profile: Profile) -> None:
 
 def _job_of(path: Path) -> str | None:
     """The number of the job to wait for; None where the run has already gone well."""
-    run = find_run(path)
+    run = find_latest_run(path)
     result, job = run.result(), current_job(run)
     if job is None and (result is None or result["status"] != "done"):
         raise RequestError(f"{path} has no job in the queue to wait for; submit it first")

@@ -14,7 +14,7 @@ from launcher.cluster.deciding import CANCEL
 from launcher.cluster.runs import current_job, jobs_of, latest_state
 from launcher.errors import RequestError
 from launcher.run.events import EventTail, Phase, Started, Step
-from launcher.run.folder import RunFolder, find_run, write_whole
+from launcher.run.folder import RunFolder, find_latest_run, write_whole
 from launcher.run.ledger import Ledger
 from launcher.run.results import Result
 from launcher.run.starts import Start
@@ -132,7 +132,7 @@ def _state(run: RunFolder, job: scheduler.JobState | None, is_running: bool, is_
 def show_status(path: Path | None, as_json: bool) -> None:
     """Print how a run stands, or every run in `runs/`. Raises RequestError."""
     if path is not None:
-        found = [status_of(find_run(path))]
+        found = [status_of(find_latest_run(path))]
     else:
         folders = [folder for folder in sorted(Path("runs").glob("*")) if not folder.is_symlink()]
         found = [status_of(RunFolder(folder.resolve())) for folder in folders if (folder / "job.yaml").is_file()]
@@ -149,7 +149,7 @@ def show_status(path: Path | None, as_json: bool) -> None:
 
 def show_logs(path: Path, rank: int | None, follow: bool, sleep: Callable[[float], None] = time.sleep) -> None:
     """Print the log of a rank, or what the batch job printed; go on while it grows. Raises RequestError."""
-    run = find_run(path)
+    run = find_latest_run(path)
     log = run.log(rank) if rank is not None else _output(run)
     if not log.exists():
         there = ", ".join(sorted(file.name for file in run.logs.glob("*.log"))) or "none"
@@ -180,7 +180,7 @@ def _output(run: RunFolder) -> Path:
 
 def cancel_run(path: Path, at_once: bool) -> None:
     """Ask a run to save and stop, and not to be taken up again. Raises RequestError where nothing runs."""
-    run = find_run(path)
+    run = find_latest_run(path)
     job = latest_state(run)
     is_queued = job is not None and job.is_alive
     if not is_queued and not run.is_claimed():

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from launcher.job.adapting import Adapting
-from launcher.job.methods import BESIDE, REHEARSAL, SOURCE_FREE, WITH_EVERY_METHOD, WITH_TARGET, Finetune, Own
+from launcher.job.methods import (
+    BESIDE,
+    REHEARSAL,
+    SOURCE_FREE,
+    WITH_EVERY_METHOD,
+    WITH_TARGET,
+    Finetune,
+    Own,
+    SelfTraining,
+)
 from launcher.job.rule import Found, Rule, TaskRule
 from launcher.job.schema import Job
 from launcher.job.tasks import Family
@@ -27,6 +36,13 @@ def _target_is_used(job: Job) -> Iterator[Found]:
     if target is not None and not learns_from_target(job) and not job.selects_for_target:
         message = f"{method} does not use unlabelled target data"
         yield ("data", "target"), message, "remove data.target, or choose by it: validation.selector"
+
+
+def _target_is_labelled_in_time(job: Job) -> Iterator[Found]:
+    adapt = job.adapt
+    if isinstance(adapt, SelfTraining) and job.train.max_steps is None and job.train.epochs <= adapt.after_epochs:
+        message = f"the target would first be labelled after {adapt.after_epochs} of {job.train.epochs} epochs"
+        yield ("adapt", "after_epochs"), message, f"train.epochs: {adapt.after_epochs + 1}, or more"
 
 
 def _training_data_are_used(job: Job) -> Iterator[Found]:
@@ -137,6 +153,7 @@ DOMAIN_RULES: tuple[Rule, ...] = (
     _options_are_for_the_method,
 )
 TRAINING_RULES: tuple[Rule, ...] = (
+    _target_is_labelled_in_time,
     _target_is_used,
     _training_data_are_used,
     _target_is_of_no_other_set,

@@ -44,14 +44,15 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
 
 
-def read_document(file: Path) -> Document:
-    """Read a job file. Raises JobError for a file that is missing, is no YAML, or repeats a key."""
+def read_document(file: Path, origin: str = "adaptrun init writes one to start from") -> Document:
+    """Read a job file. Raises JobError for a file that is missing, is no YAML, or repeats a key.
+
+    origin: where such a file comes from, for who has none
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise JobError(
-            [Problem(str(file), "", "there is no such file", "adaptrun init writes one to start from")]
-        ) from None
+        raise JobError([Problem(str(file), "", "there is no such file", origin)]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError([Problem(str(file), "", f"cannot be read as UTF-8 text: {error}")]) from None
     try:

@@ -49,9 +49,12 @@ def _checked(document: Document, origins: Mapping[tuple[str, ...], str], folder:
     return resolved
 
 
-def load_section(path: Path, section: type[AnySection]) -> AnySection:
-    """Read and check another file in the same way. Raises JobError with all problems at once."""
-    return _validated(section, read_document(path), {})
+def load_section(path: Path, section: type[AnySection], origin: str) -> AnySection:
+    """Read and check another file in the same way. Raises JobError with all problems at once.
+
+    origin: where such a file comes from, for who has none
+    """
+    return _validated(section, read_document(path, origin), {})
 
 
 def check_section(values: Mapping[str, Any], section: type[AnySection]) -> AnySection:

@@ -168,6 +168,10 @@ def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
         return "adopt", said
     if high < 0:
         return "keep the old model", said
+    unseen = 3 / found.samples
+    if low == high == 0 and not scale.lower_is_better and unseen > margin:  # 95 % bound where none was seen
+        most = scale.amount(unseen)
+        return "inconclusive", f"{said}: no sample tells the two apart, which leaves room for up to {most}"
     if high < margin:
         return "keep the old model", f"{said}; a gain of {scale.amount(margin)} is ruled out"
     return "inconclusive", f"{said}, which may be chance{_samples_needed(found, scale, gain)}"

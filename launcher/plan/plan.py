@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,11 @@ class Plan:
     train_samples: int | None
     reasons: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
+
+    def with_sets(self, sets: Sequence[str]) -> Plan:
+        """The plan whose commands say what was overridden of the job file."""
+        words = [word for text in sets for word in ("--set", text)]
+        return replace(self, commands=tuple((*command, *words) for command in self.commands))
 
     @property
     def world(self) -> int:

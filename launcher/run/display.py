@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from launcher.run.results import SetResult
 
 SECONDS_BETWEEN_LINES = 5.0
+WIDTH_OF_A_FILE = 160
+"""Columns of a table that is printed to no terminal."""
 WIDE = 110
 """Columns of a terminal that hold the interval of each change too."""
 QUIET = ("training", "saving")
@@ -213,6 +216,8 @@ def print_outcome(folder: RunFolder, terminal: TextIO | None = None) -> None:
     from launcher.run.results import Result
 
     result, console = Result.read(folder.result_file), Console(file=terminal)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(file=terminal, width=WIDTH_OF_A_FILE)
     for name, found in result.sets.items():
         console.print(_set_table(name, found, console.width))
     if result.verdict is not None and len(result.verdict.comparisons) > 1:
@@ -237,7 +242,7 @@ def _set_table(name: str, found: SetResult, width: int) -> Table:
     title = f"{name}: {found.samples} samples, each counted once, with 95 % intervals"
     table = Table(title=title, title_justify="left")
     for heading in ("metric", "before", "after", "change", *found.others):
-        table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading == "metric" else "right", overflow="fold")
     for metric in found.after:
         before, after = found.before[metric], found.after[metric]
         ends = found.change_interval.get(metric) if width >= WIDE else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -213,6 +214,21 @@ def find_run(path: Path) -> RunFolder:
     if not run.job_file.is_file():
         raise RequestError(f"{path} is no run's folder: name one of runs/, such as runs/<name>-<time>")
     return run
+
+
+def find_latest_run(path: Path) -> RunFolder:
+    """The same, where `runs/<name>` is the latest start of that name, finished or not. Raises RequestError."""
+    if path.is_symlink() or not path.exists():
+        for started in runs_named(path.parent, path.name):
+            if RunFolder(started).job_file.is_file():
+                return RunFolder(started.resolve())
+    return find_run(path)
+
+
+def runs_named(folder: Path, name: str) -> list[Path]:
+    """The folders of runs that a job's name gave, the newest first."""
+    named = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
+    return sorted((path for path in folder.glob("*") if named.fullmatch(path.name)), reverse=True)
 
 
 def _new_folder(job: Job) -> Path:

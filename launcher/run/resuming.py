@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from launcher.plan.making import with_smaller_micro_batches
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints, micro_batch_limit
 from launcher.run.failures import forget_failures
-from launcher.run.folder import RunFolder
+from launcher.run.folder import RunFolder, runs_named
 from launcher.run.starts import Cause
 
 CHANGEABLE = {
@@ -57,7 +56,7 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
     if resume != "auto":
         return _named(job, Path(resume), is_taken)
     alive: str | None = None
-    for path in _runs_of(job):
+    for path in runs_named(job.runs_folder, job.name):
         run = RunFolder(path.resolve())
         if not run.job_file.is_file() or _is_done(run):
             continue
@@ -69,22 +68,16 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
             continue
         if _is_of_another_job(run, job):
             return _new(job, f"a new run: the unfinished {path.name} has another job")
-        return _go_on(job, run, checkpoints[-1], "--resume never starts afresh")
+        return _go_on(job, run, checkpoints[-1], "to start afresh: --resume never")
     return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")
 
 
 def finished_run(job: Job) -> RunFolder | None:
     """The newest run of a job, if it has come to its end; None where that is another job's."""
-    run = next(map(RunFolder, _runs_of(job)), None)
+    run = next(map(RunFolder, runs_named(job.runs_folder, job.name)), None)
     if run is None or not run.job_file.is_file() or not _is_done(run) or _is_of_another_job(run, job):
         return None
     return run
-
-
-def _runs_of(job: Job) -> list[Path]:
-    """Folders that a job's name gave, the newest first."""
-    named = re.compile(re.escape(job.name) + r"-\d{8}-\d{6}(-\d+)?")
-    return sorted((path for path in job.runs_folder.glob("*") if named.fullmatch(path.name)), reverse=True)
 
 
 def with_remembered_limit(plan: Plan, job: Job, job_file: Path, decision: Decision) -> Plan:
@@ -118,7 +111,7 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
     if not run.job_file.is_file():
         raise RequestError(f"{path} is neither a run's folder nor one of its checkpoints")
     if not checkpoints:
-        raise RequestError(f"{path} holds no complete checkpoint to go on from; --resume never starts afresh")
+        raise RequestError(f"{path} holds no complete checkpoint to go on from; to start afresh: --resume never")
     if is_taken(run) or not run.claim():
         raise RequestError(f"{path} is still running, or waiting in a queue; stop that one first, or --resume never")
     differing = differing_fields(job, load_job(run.job_file))

@@ -47,7 +47,7 @@ def leave_one_out(job: Job, job_file: Path, resume: str, as_json: bool) -> None:
                 train_job(one, job_file, resume)
                 run = RunFolder(one.runs_folder / one.name)
             else:
-                print(f"{run.path}: finished before (--resume never starts afresh)", flush=True)
+                print(f"{run.path}: finished before (to train it afresh: --resume never)", flush=True)
             found.append(LeftOut(domain, str(run.path), Result.read(run.result_file).sets[domain]))
     if as_json:
         print(json.dumps([{"domain": f.domain, "run": f.run, **vars(f.found)} for f in found], indent=2))

@@ -30,8 +30,8 @@ def test_a_run_is_watched_and_stopped_from_another_terminal(tmp_path: Path, tiny
     assert status["job"] is None
     assert "saves and stops" in adaptrun("cancel", run, cwd=tmp_path).stdout
     assert launcher.wait(60) == 75
-    said = adaptrun("status", run, cwd=tmp_path).stdout
-    assert "state    stopped" in said
+    said = adaptrun("status", "runs/small", cwd=tmp_path).stdout
+    assert "state    stopped" in said, "the name alone is the latest start, though none is finished"
     assert "of the time went into steps that count: " in said
     assert "stopped " in adaptrun("status", cwd=tmp_path).stdout
     assert "Loading weights" in adaptrun("logs", run, "--rank", 1, cwd=tmp_path).stdout

@@ -161,6 +161,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         replaced("tiny}", "headless}") + "adapt: {method: finetune, interpolate: auto}\n",
         ["adapt.interpolate", "its head for text-classification would start at random", "or adapt.probe: 0.2"],
     ),
+    "never labelled": (
+        with_target("target.csv").replace("method: mmd", "method: self-training").replace("epochs: 2", "epochs: 1"),
+        ["adapt.after_epochs", "the target would first be labelled after 1 of 1 epochs", "train.epochs: 2, or more"],
+    ),
     "a mean of one": (
         GOOD + "adapt: {method: finetune, average: {name: swa, start: 0.9}}\n",
         ["of 2 epochs the end of one alone"],

@@ -40,6 +40,12 @@ def test_one_set_decides(change: float, half: float, decision: str) -> None:
     assert decide([against(change, half)], ACCURACY).decision == decision
 
 
+def test_few_samples_none_of_which_tells_the_two_apart_rule_nothing_out() -> None:
+    found = decide([replace(against(0.0, 0.0), samples=60)], ACCURACY)
+    assert found.decision == "inconclusive"
+    assert "no sample tells the two apart, which leaves room for up to 5.0 points" in found.reason
+
+
 @pytest.mark.parametrize(("change", "half"), [(0.10, 0.04), (-0.10, 0.04), (-0.05, 0.06), (0.001, 0.002)])
 def test_a_metric_that_should_be_low_decides_the_other_way_round(change: float, half: float) -> None:
     mirrored = decide([against(-change, half)], LOSS).decision

@@ -127,6 +127,11 @@ def test_the_commands_are_those_that_run(tmp_path: Path) -> None:
     )
     alone = make_plan(*job(tmp_path, launch={"processes": 1}), LAPTOP)
     assert alone.commands == ((sys.executable, "-P", "-m", "launcher.worker", str(tmp_path / "job.yaml")),)
+    assert alone.with_sets(["train.epochs=2"]).commands[0][-3:] == (
+        str(tmp_path / "job.yaml"),
+        "--set",
+        "train.epochs=2",
+    )
 
 
 def test_a_plan_is_read_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_same_job_goes_on_from_its_last_complete_checkpoint(folder: Path) ->
     decision = decide_run(job(folder), "auto")
     assert decision.folder == run
     assert decision.checkpoint == run.checkpoints / checkpoint_name(20)
-    assert decision.reason.startswith("going on from step-00000020 (--resume never starts afresh)")
+    assert decision.reason.startswith("going on from step-00000020 (to start afresh: --resume never)")
     assert decision.reason.endswith("passed over the incomplete step-00000030")
     assert not run.failure_file.exists()
 
