@@ -32,6 +32,9 @@ from loops.top import FROZEN, encode, word_of, write_top
 from loops.vader import DOMAINS, read_domains
 from measuring import surroundings
 
+from launcher.data.fingerprints import fingerprint
+from launcher.data.rows import Row
+
 BESIDE = ("coral", "mmd", "dann", "cdan", "mcc", "self-training")
 SOURCE_FREE = ("shot", "tent")
 OF_WORDS = ("udalm", "dapt")
@@ -192,8 +195,10 @@ def _of_words(kept: Path, runs: Path, texts: int) -> Iterator[Figure]:
     """Source alone, and the methods that learn the target's words, with the whole encoder."""
     domains = read_domains(kept / "download", texts + HELD_OUT)
     for name in ("films", "tweets"):
-        _write(runs / f"{name}-train.csv", domains[name][:texts])
-        _write(runs / f"{name}-test.csv", domains[name][texts:])
+        learned, held = domains[name][:texts], domains[name][texts:]
+        known = {_known_by(text) for text, _ in learned}
+        _write(runs / f"{name}-train.csv", learned)
+        _write(runs / f"{name}-test.csv", [(text, label) for text, label in held if _known_by(text) not in known])
     job = _job(runs, {"new": "tweets", "old": "films"}, seed=0)
     job["model"] = {"pretrained": "minilm"}
     job["train"] |= {"epochs": 2, "global_batch_size": 32, "micro_batch_size": "auto", "max_length": 48}
@@ -204,6 +209,11 @@ def _of_words(kept: Path, runs: Path, texts: int) -> Iterator[Figure]:
     yield arms.trained(SOURCE_ONLY, data={"train": train})
     for method in OF_WORDS:
         yield arms.trained(method, data={"train": train, "target": unlabelled}, adapt={"method": method})
+
+
+def _known_by(text: str) -> int:
+    """The same for texts that adaptrun takes for one, which it refuses to learn from and to measure on."""
+    return fingerprint(Row("", 0, {"text": text}), ())
 
 
 def _of_skada(folder: Path, source: str, target: str, seed: int) -> Iterator[Figure]:
