@@ -132,7 +132,7 @@ def _options_go_together(job: Job) -> Iterator[Found]:
         yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
     if isinstance(adapt.average, Swa) and adapt.average.every == "epoch" and job.train.max_steps is None:
         epochs = job.train.epochs
-        if epochs - ceil(adapt.average.start * epochs) < 1 or epochs < 2:
+        if epochs - max(1, ceil(adapt.average.start * epochs)) < 1:
             message = f"of {epochs} epochs the end of one alone would be taken, which is no mean"
             yield ("adapt", "average"), message, "a smaller start, or every: so many steps"
     if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
