@@ -113,6 +113,7 @@ def plan(
     """Show what would run: processes, engine, the split of the batch, steps, commands; or what fits given GPUs."""
     from launcher.job.reading import load_job
     from launcher.plan.making import make_plan
+    from launcher.start.checking import check_models
 
     if gpus is not None:
         from launcher.plan.table import Table, parse_size
@@ -120,7 +121,9 @@ def plan(
         table = Table.of(load_job(job, sets or ()), gpus * nodes, parse_size(gpu_memory))
         print(table.as_json() if as_json else table)
         return
-    made = make_plan(load_job(job, sets or ()), job).with_sets(sets or ())
+    asked = load_job(job, sets or ())
+    made = make_plan(asked, job).with_sets(sets or ())
+    check_models([(asked, made)])
     print(made.as_json() if as_json else made)
 
 

@@ -51,7 +51,7 @@ def adapt_model(method: Adapt, loaded: Loaded, setting: Setting) -> Adapters | N
 def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> Method | None:
     """The job's method, only whose file is imported; None where a step minimises the task's loss and nothing else.
 
-    Raises RequestError for an own class that is no method.
+    Raises RequestError for an own class that is no method, ModelError for a tokenizer that it cannot be used with.
     """
     if job.adapt.method in ("finetune", "lora"):
         return None

@@ -7,7 +7,7 @@ told go through that head, so that it costs a seventh of what it would with a sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from launcher.adapt.method import TARGET, Method, Moment, Seen, StepBatch, Surroundings
 from launcher.errors import ModelError
-from launcher.models.base import Example
+from launcher.models.base import Example, Task
 from launcher.models.batch import Batch
 from launcher.models.masked_lm import hidden_words
 from launcher.models.text import pad
@@ -67,6 +67,14 @@ class LanguageMethod(Method):
 
     loss_terms: ClassVar[tuple[str, ...]] = ("task", "language")
 
+    def __init__(self, spec: Any, task: Task, sets: Mapping[str, int], target: int) -> None:
+        super().__init__(spec, task, sets, target)
+        if not self.is_causal and task.processor.mask_token_id is None:
+            raise ModelError(
+                f"the tokenizer has no mask token, so {spec.method} has no words to hide; use method: dapt, which "
+                "learns the next word too"
+            )
+
     @cached_property
     def _special(self) -> frozenset[int]:
         return frozenset(self.task.processor.all_special_ids)
@@ -78,12 +86,7 @@ class LanguageMethod(Method):
         return objective == "causal" or (objective == "auto" and self.task.processor.mask_token_id is None)
 
     def parts(self, around: Surroundings) -> nn.Module:
-        """The head that tells words. Raises ModelError where the model has no mask."""
-        if not self.is_causal and self.task.processor.mask_token_id is None:
-            raise ModelError(
-                f"the tokenizer has no mask token, so {self.spec.method} has no words to hide; use method: dapt, which "
-                "learns the next word too"
-            )
+        """The head that tells words."""
         return around.language_head(CAUSAL if self.is_causal else MASKED)
 
     def collate(

@@ -24,6 +24,7 @@ from launcher.run.events import EventTail, Saved
 from launcher.run.folder import RunFolder, find_latest_run
 from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import begin
+from launcher.start.checking import check_models
 
 SAVES_IN_A_LIMIT = 4
 """A time limit holds at least so many saves, or most of the time goes into them."""
@@ -36,6 +37,7 @@ def submit_job(
     profile = load_profile(profile_file)
     jobs = [load_job(job_file, [*sets, *more]) for more in combinations(each)]
     plans = [plan_for(job, job_file, profile) for job in jobs]
+    check_models(list(zip(jobs, plans, strict=True)))
     depends = None if after is None else _job_of(Path(after))
     scheduler.try_script(_draft(jobs, profile))  # it would queue for ever what no node can run
     runs: list[RunFolder] = []
@@ -58,8 +60,7 @@ def show_script(job_file: Path, sets: Sequence[str], profile_file: Path, each: S
     """Print the script that would be queued, or (`ask`) what the scheduler says of it; nothing is queued or kept."""
     profile = load_profile(profile_file)
     jobs = [load_job(job_file, [*sets, *more]) for more in combinations(each)]
-    for job in jobs:
-        plan_for(job, job_file, profile)
+    check_models([(job, plan_for(job, job_file, profile)) for job in jobs])
     script = _draft(jobs, profile)
     print(scheduler.try_script(script).strip() if ask else script, end="\n" if ask else "")
 

@@ -1,14 +1,20 @@
-"""`adaptrun check`: everything that is wrong with a job, without starting anything."""
+"""What is wrong with a job, before it is started: in its file at once, with the modules of its model in seconds."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.data.columns import check_columns
+from launcher.errors import RunFailed
 from launcher.job.paths import taken_for_hub_ids
 from launcher.job.reading import load_job
+from launcher.job.schema import Job
+from launcher.plan.plan import Plan
+from launcher.run.folder import RunFolder, temporary_folder
+from launcher.start.processes import run_ranks
 
 
 def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
@@ -21,3 +27,48 @@ def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
     for place in taken_for_hub_ids(job):
         print(f"{place}: nothing of that name is here, so it is taken for an id of the Hugging Face hub")
     print(f"{file}: no problem found")
+
+
+def check_models(planned: Sequence[tuple[Job, Plan]]) -> None:
+    """Ask a process that may import torch whether jobs can be had with the modules of their models.
+
+    Only those are asked about whose options depend on that, since the import takes seconds. Raises RequestError.
+    """
+    asked = [(job, plan) for job, plan in planned if _asks_for_modules(job)]
+    if not asked:
+        return
+    try:
+        with temporary_folder() as folder:
+            runs = [RunFolder(folder.path / str(number)) for number in range(len(asked))]
+            for run, (job, plan) in zip(runs, asked, strict=True):
+                run.path.mkdir()
+                run.write_job(job)
+                run.write_plan(plan)
+            run_ranks(
+                "launcher.worker.check",
+                [str(place.path) for place in (folder, *runs)],
+                processes=1,
+                threads=1,
+                folder=folder,
+                watch=lambda: None,
+            )
+    except RunFailed as error:  # nothing is wrong with the request for all that is known
+        lines = str(error).splitlines()
+        told = "; ".join(dict.fromkeys((lines[0], lines[-1])))
+        print(f"the model could not be looked at before the run, which will do so: {told}", file=sys.stderr)
+
+
+def _asks_for_modules(job: Job) -> bool:
+    """Whether something that the job asks for can be had with some models and not with others."""
+    adapt = job.adapt
+    if adapt.method == "lora" and adapt.quantised:
+        return False  # weights in 4 bits are made on a GPU alone
+    options = (adapt.probe, adapt.unfreeze, adapt.average, adapt.interpolate, adapt.distill)
+    return bool(
+        adapt.method not in ("finetune", "lora")
+        or any(option is not None for option in options)
+        or adapt.layer_decay < 1
+        or adapt.lr_factors
+        or job.model.frozen
+        or job.train.activation_checkpointing
+    )

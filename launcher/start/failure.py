@@ -28,7 +28,7 @@ class RankOutOfMemory(RankFailed, OutOfMemory):
 
 
 def report_failure(folder: RunFolder, was_asked: bool = False) -> NoReturn:
-    """Raise what the first failure means, and keep it in `failure.txt` where it is one of the program.
+    """Raise what the first failure means, and keep it in `failure.txt` unless it is a stop.
 
     was_asked: a stop was asked for, so that a rank which a signal ended, or that lost the others, was only stopped
     """
@@ -36,6 +36,7 @@ def report_failure(folder: RunFolder, was_asked: bool = False) -> NoReturn:
     if first is None:
         raise RunFailed(f"the ranks of {folder.path} ended badly, and none says why; look into {folder.logs}")
     if first.exit_code == ExitCode.WRONG_REQUEST:
+        write_page(folder, first)  # for `adaptrun status`; whoever asked needs no more than the message
         raise RequestError(first.message)
     if first.exit_code == ExitCode.STOPPED:
         raise Stopped(first.message)

@@ -7,23 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
-
-from launcher.adapt import adapt_model, freeze_for_method, joined_module, make_method
+from launcher.adapt import joined_module, make_method
 from launcher.adapt.adapters import Adapters, Setting
 from launcher.adapt.averaging import first_step
-from launcher.adapt.course import Course, Stage, plan_course, probe_steps
-from launcher.adapt.depth import learning_rate_factors
+from launcher.adapt.course import Course, Stage, probe_steps
 from launcher.adapt.distilling import TEACHER, add_teacher
 from launcher.adapt.method import Method
 from launcher.adapt.module import PARTS
 from launcher.checkpoint.model_folder import MODEL, write_skeleton
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings, StateDict, Treatment, without
-from launcher.errors import ModelError
 from launcher.job.schema import Job
 from launcher.models.loading import Loaded
 from launcher.run.events import Note
+from launcher.worker.adapted import Adapted, adapt
 from launcher.worker.feeding import Feed
 from launcher.worker.learning import Learner, MethodLearner, TaskLearner
 from launcher.worker.looking import target_view
@@ -86,14 +83,12 @@ def build(session: Session, materials: Materials, step: int) -> Built:
     steps = feed.total_steps
     engine = make_engine(session.plan.engine, _settings(session, is_probe=step < probe_steps(job.adapt, steps)))
     loaded = load_model(session, materials, in_parts=engine.shards_weights or _is_quantised(job))
-    _check_the_start(job, loaded)
     base, has_new_head = loaded.identity if job.adapt.needs_the_start else "", bool(loaded.new)
-    adapters = adapt_model(job.adapt, loaded, _setting(session, materials))
-    freeze_for_method(method, loaded)
-    course = plan_course(job.adapt, loaded, steps)
+    adapted = adapt(job, loaded, method, _setting(session, materials), steps)
+    adapters, course = adapted.adapters, adapted.course
     stage = course.at(step)
     _begin(session, materials, loaded, adapters, stage, course)
-    treatments = _treatments(job, loaded, course)
+    treatments = _treatments(adapted, loaded)
     never = [name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad]
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(name in stage.learning)
@@ -185,29 +180,9 @@ def _begin(
     write_skeleton(session.folder.skeleton, loaded.model, materials.task.processor, card, config)
 
 
-def _treatments(job: Job, loaded: Loaded, course: Course) -> dict[str, Treatment]:
+def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, Treatment]:
     """By the names that parameters have in the task's module."""
-    factors, new = learning_rate_factors(job.adapt, loaded.model), set(loaded.new)
-    return {f"{MODEL}{name}": Treatment(factor, course.since(name), name in new) for name, factor in factors.items()}
-
-
-def _check_the_start(job: Job, loaded: Loaded) -> None:
-    """Raises ModelError where the model as it came cannot be what the job takes it for."""
-    adapt, new = job.adapt, ", ".join(loaded.new)
-    if adapt.interpolate is not None and loaded.new and adapt.probe is None:
-        raise ModelError(
-            f"adapt.interpolate: {new} start at random, so between start and end lies no sensible model; add "
-            "adapt.probe: 0.2, after which the head has a start, or begin with a finished model"
-        )
-    if adapt.distill is not None and loaded.new:
-        raise ModelError(
-            f"adapt.distill: {new} start at random, so the model as it came has no outputs to stay near; begin with a "
-            "finished model"
-        )
-    is_normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in loaded.model.modules())
-    if (adapt.interpolate is not None or adapt.average is not None) and is_normed:
-        name = "average" if adapt.interpolate is None else "interpolate"
-        raise ModelError(
-            f"adapt.{name}: {type(loaded.model).__name__} gathers statistics of batches as it trains, which would be "
-            "those of other weights; remove it"
-        )
+    return {
+        f"{MODEL}{name}": Treatment(factor, adapted.course.since(name), name in loaded.new)
+        for name, factor in adapted.factors.items()
+    }

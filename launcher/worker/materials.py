@@ -158,26 +158,33 @@ def identity(task: str, pretrained: Pretrained, model: Model) -> str:
 
 
 def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loading.Loaded:
-    """The pretrained model with a head for the task's labels, ready to learn; new weights are the same on every rank.
+    """The pretrained model as the job wants it, and a note of what of it is new or was left out.
 
     in_parts: leave the weights in their files, for each rank to read its own
     """
-    job, pretrained = session.job, materials.pretrained
-    session.enter("loading", pretrained.location)
-    torch.manual_seed(job.train.seed)
-    if materials.config is not None:
-        materials.task.configure(materials.config)
-    loaded = loading.load_model(
-        pretrained,
-        job.model,
-        materials.task.auto_class,
-        materials.task.labels,
-        materials.config,
-        in_parts=in_parts,
-    )
-    loading.freeze(loaded.model, job.model.frozen)
+    session.enter("loading", materials.pretrained.location)
+    loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
+    for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
+        if names:
+            session.log.write(Note(text=f"{text}: {', '.join(names)}"))
+    return loaded
+
+
+def pretrained_model(
+    job: Job, pretrained: Pretrained, config: PretrainedConfig | None, task: Task, *, in_parts: bool
+) -> loading.Loaded:
+    """The pretrained model with a head for the task's labels, ready to learn; new weights are the same on every rank.
+
+    in_parts: leave the weights in their files, of which only the headers are read
+    Raises ModelError where it cannot be had as the job asks.
+    """
+    torch.manual_seed(job.train.seed)
+    if config is not None:
+        task.configure(config)
+    loaded = loading.load_model(pretrained, job.model, task.auto_class, task.labels, config, in_parts=in_parts)
+    loading.freeze(loaded.model, job.model.frozen)
     longest = longest_input(loaded.model.config.to_dict())
     if longest is not None and job.train.max_length > longest:
         path, message, fix = too_long(job, longest)
@@ -189,9 +196,6 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
                 "train.activation_checkpointing: false"
             )
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
-    for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
-        if names:
-            session.log.write(Note(text=f"{text}: {', '.join(names)}"))
     return loaded
 
 

@@ -32,11 +32,10 @@ from launcher.checkpoint.means import means, pour
 from launcher.errors import ModelError
 from launcher.job.adapting import Adapting, Distill, Ema, Swa
 from launcher.job.methods import Finetune, GroupDro
-from launcher.job.schema import Job
 from launcher.models.base import TaskModule
 from launcher.models.batch import Batch, Losses
 from launcher.models.loading import Loaded
-from launcher.worker.building import _check_the_start
+from launcher.worker.adapted import check_start
 from launcher.worker.souping import greedy
 from launcher.worker.sweeping import smoothed, suggestion, verdict
 
@@ -287,12 +286,6 @@ def test_a_teacher_adds_its_loss_while_training_alone() -> None:
     torch.testing.assert_close(module(batch).weighted, plain)
 
 
-def job(**adapt: Any) -> Job:
-    data = {"train": "a.csv", "validation": "b.csv"}
-    values = {"name": "x", "model": {"pretrained": "m"}, "task": "text-classification", "data": data}
-    return Job.model_validate({**values, "adapt": {"method": "finetune", **adapt}})
-
-
 NEW = ("classifier.bias", "classifier.weight")
 
 
@@ -307,11 +300,11 @@ NEW = ("classifier.bias", "classifier.weight")
 )
 def test_a_start_that_is_none_is_refused(adapt: dict[str, Any], model: Any, new: tuple[str, ...], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        _check_the_start(job(**adapt), Loaded(model(), new, ()))
+        check_start(Finetune.model_validate(adapt), Loaded(model(), new, ()))
 
 
 def test_with_a_probe_a_new_head_has_a_start() -> None:
-    _check_the_start(job(interpolate=0.5, probe=0.2), Loaded(bert(), NEW, ()))
+    check_start(Finetune(interpolate=0.5, probe=0.2), Loaded(bert(), NEW, ()))
 
 
 def test_a_greedy_soup_keeps_what_makes_it_no_worse() -> None:

@@ -200,9 +200,13 @@ def test_bad_data_are_the_users_to_mend(tmp_path: Path, tiny_model: Path) -> Non
     write_job(tmp_path, tiny_model)
     with (tmp_path / "far.csv").open("a") as file:
         file.write("babe,other\n")
+    wrong = "far.csv, row 14: label 'other' does not occur in the training data"
     said = adaptrun("train", "job.yaml", cwd=tmp_path, code=2)
-    assert "far.csv, row 14: label 'other' does not occur in the training data" in said.stderr
-    assert not list((tmp_path / "runs").glob("*/failure.txt"))
+    assert wrong in said.stderr
+    assert "rank 0" not in said.stderr
+    (told,) = json.loads(adaptrun("status", "--json", cwd=tmp_path).stdout)
+    assert told["state"] == "failed"
+    assert wrong in told["failure"]
 
 
 @pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
@@ -220,6 +224,7 @@ def test_a_request_to_stop_saves_and_the_same_command_goes_on(
     assert_gone(ranks)
     assert "everything is saved, and the same command goes on from there" in (tmp_path / "stderr").read_text()
     (folder,) = (tmp_path / "runs").iterdir()
+    assert not (folder / "failure.txt").exists()
     if processes == 1:
         data = (tmp_path / "train.csv").read_bytes()
         (tmp_path / "train.csv").write_bytes(data + b"babe,class-1\n")
@@ -227,7 +232,6 @@ def test_a_request_to_stop_saves_and_the_same_command_goes_on(
         assert "the training data (or the tokenizer) have changed since" in changed.stderr
         (tmp_path / "train.csv").write_bytes(data)
     assert '"status": "stopped"' in (folder / "result.json").read_text()
-    assert not (folder / "failure.txt").exists()
     said = adaptrun(*command, cwd=tmp_path).stdout
     assert f"{folder}: going on from step-" in said
     assert '"status": "done"' in (folder / "result.json").read_text()
