@@ -207,8 +207,9 @@ class Method:
         """Whether a parameter of the model learns, by its name and the module that holds it."""
         return True
 
-    def begin_epoch(self, epoch: int, target: TargetView) -> None:
-        """Look at the target before an epoch; what is found goes into `state`."""
+    def begin_epoch(self, epoch: int, target: TargetView) -> str | None:
+        """Look at the target before an epoch; what is found goes into `state`, and a note for the user is returned."""
+        return None
 
     def collate(
         self, examples: Sequence[Example], ids: Sequence[int], sets: Sequence[int], moment: Moment

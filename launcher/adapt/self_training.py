@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from launcher.adapt.method import Method, Moment, Seen, StepBatch, TargetView
-from launcher.adapt.pseudo_labels import UNSURE, collate_with_labels
+from launcher.adapt.pseudo_labels import UNSURE, collate_with_labels, counted
 from launcher.job.methods import SelfTraining
 
 
@@ -25,10 +25,10 @@ class SelfTrained(Method):
     spec: SelfTraining
     loss_terms: ClassVar[tuple[str, ...]] = ("task", "pseudo")
 
-    def begin_epoch(self, epoch: int, target: TargetView) -> None:
+    def begin_epoch(self, epoch: int, target: TargetView) -> str | None:
         """Label the target."""
         if epoch < self.spec.after_epochs:
-            return
+            return None
         labels = torch.zeros(target.samples, dtype=torch.float64)
         sureness = torch.zeros(target.samples, dtype=torch.float64)
         for ids, _, logits in target.look():
@@ -37,7 +37,9 @@ class SelfTrained(Method):
         # each sample was looked at once, so that the sums are what was found
         labels, sureness = target.add_up(labels).long(), target.add_up(sureness)
         kept = chosen(labels, sureness, self.spec.threshold, self.spec.class_balanced)
-        self.state["labels"] = torch.where(kept, labels, UNSURE).tolist()
+        labels = torch.where(kept, labels, UNSURE)
+        self.state["labels"] = labels.tolist()
+        return counted(labels, self.task.labels)
 
     def collate(self, examples: Any, ids: Any, sets: Any, moment: Moment) -> Any:
         """The task's batch, with the pseudo-labels."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from launcher.adapt.cdan import entropy
 from launcher.adapt.method import Found, Method, Moment, Seen, StepBatch, TargetView
-from launcher.adapt.pseudo_labels import collate_with_labels
+from launcher.adapt.pseudo_labels import collate_with_labels, counted
 from launcher.adapt.self_training import pseudo_loss
 from launcher.job.methods import Shot
 
@@ -34,7 +34,7 @@ class SourceFree(Method):
         """All but the head."""
         return not is_head
 
-    def begin_epoch(self, epoch: int, target: TargetView) -> None:
+    def begin_epoch(self, epoch: int, target: TargetView) -> str | None:
         """Find the centres, and with them the labels."""
         batches = [(ids, _direction(features), logits.double().softmax(-1)) for ids, features, logits in target.look()]
         for _ in range(2):
@@ -49,7 +49,9 @@ class SourceFree(Method):
         labels = torch.zeros(target.samples, dtype=torch.float64)
         for ids, found in near:
             labels[ids] = found.double()
-        self.state["labels"] = target.add_up(labels).long().tolist()
+        labels = target.add_up(labels).long()
+        self.state["labels"] = labels.tolist()
+        return counted(labels, self.task.labels)
 
     def collate(self, examples: Any, ids: Any, sets: Any, moment: Moment) -> Any:
         """The task's batch, with the labels of the centres."""

@@ -80,8 +80,9 @@ def _duplicates(report: Report) -> Iterator[Finding]:
             yield Finding("look" if report.allowed else "mend", f"leakage into {pair.set}", found, advice)
         else:
             yield Finding("look", f"{pair.other} and {pair.set}", found, "figures of the two are not independent")
-    if any(pair.leaks for pair in report.across) and not any(pair.leaks and pair.pairs for pair in report.across):
-        yield Finding("good", "leakage", "no validation sample is in train")
+    learned = dict.fromkeys(pair.other for pair in report.across if pair.leaks)
+    if learned and not any(pair.leaks and pair.pairs for pair in report.across):
+        yield Finding("good", "leakage", f"no validation sample is in {' or '.join(learned)}")
 
 
 def _near(report: Report) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from launcher.data.fingerprints import repeated
-from launcher.measure.samples import Label, SampleSet
+from launcher.measure.samples import Kind, Label, SampleSet
 
 Place = tuple[str, int]
 """A set's name, and the sample's number in it, from 1."""
@@ -32,7 +32,7 @@ class Across:
     """Samples of one set that are also in another.
 
     pairs: numbers from 1; the sample of `set`, then the first like it in `other`
-    leaks: whether `other` is trained on and `set` judged by
+    leaks: whether `other` is learned from and `set` judged by
     """
 
     set: str
@@ -61,20 +61,18 @@ def within(data: SampleSet) -> Within:
     return Within(data.name, tuple((int(asked[i]) + 1, int(asked[before[i]]) + 1) for i in again))
 
 
-def across(sets: Sequence[SampleSet]) -> list[Across]:
-    """Which samples of each set are also in an earlier one."""
+def across(sets: Sequence[SampleSet], *, learns_from_target: bool) -> list[Across]:
+    """Which samples of each set are also in an earlier one; of one that is judged by, in each that is learned from."""
+    learned: set[Kind] = {"train", "target"} if learns_from_target else {"train"}
     found = []
     for other, data in combinations(sets, 2):
+        if other.kind == "validation" and data.kind in learned:
+            other, data = data, other
         pairs = repeated(other.fingerprints, data.fingerprints)
         says = data.says_something
         kept = tuple((int(here) + 1, int(there) + 1) for here, there in pairs if says[here])
-        found.append(Across(data.name, other.name, leaks(data, other), kept))
+        found.append(Across(data.name, other.name, data.kind == "validation" and other.kind in learned, kept))
     return found
-
-
-def leaks(data: SampleSet, other: SampleSet) -> bool:
-    """Whether what these two share would be judged by after it was trained on."""
-    return data.kind == "validation" and other.kind == "train"
 
 
 def contradictions(sets: Sequence[SampleSet]) -> list[Contradiction]:

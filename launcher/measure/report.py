@@ -84,15 +84,17 @@ class Report:
         return asdict(self)
 
 
-def look_at(sets: Sequence[SampleSet], has_classes: bool, allowed: bool) -> Report:
+def look_at(sets: Sequence[SampleSet], has_classes: bool, allowed: bool, *, learns_from_target: bool = False) -> Report:
     """What the samples alone say, without any model.
 
     has_classes: whether labels name classes, rather than being numbers
+    allowed: whether the job trains in spite of leakage
+    learns_from_target: whether its method sees the target's samples
     """
     train, has_texts = sets[0], sets[0].has_texts
     report = Report(tuple(SetFacts(data.name, data.kind, len(data)) for data in sets), allowed, has_texts)
     report.within = [within(data) for data in sets]
-    report.across = across(sets)
+    report.across = across(sets, learns_from_target=learns_from_target)
     if has_texts:
         report.near = near_duplicates(sets)
         report.garbled = [found for data in sets for found in garbled(data)]

@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from launcher.errors import ExitCode, RequestError
+from launcher.job.domain_rules import learns_from_target
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Job
 from launcher.job.tasks import Family, find_family
@@ -36,7 +37,8 @@ def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_pla
         raise RequestError("finding label errors needs the model's features; leave out --no-features")
     family = find_family(job.task, loss=job.train.loss.name)
     sets = read_sets(job, family)
-    report = look_at(sets, family.has_classes, job.data.allow_leakage)
+    allowed, learns = job.data.allow_leakage, learns_from_target(job)
+    report = look_at(sets, family.has_classes, allowed, learns_from_target=learns)
     _count_tokens(job, family, sets, report)
     if with_features:
         _measure_with_model(job, family, sets, report, label_errors is not False, quietly=as_plain)

@@ -34,8 +34,11 @@ class Step:
 class Learner(Protocol):
     """How the gradient of a step is made."""
 
-    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> None:
-        """What is to be done before a step, by all ranks alike; what is given is called before each of its batches."""
+    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> str | None:
+        """What is to be done before a step, by all ranks alike; a note on it for the user.
+
+        before_batch: called before each of the batches that it takes
+        """
 
     def must_end(self) -> str | None:
         """Why training ends after this step, on all ranks alike; None where it goes on."""
@@ -53,8 +56,9 @@ class TaskLearner:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> None:
+    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> str | None:
         """Nothing."""
+        return None
 
     def must_end(self) -> str | None:
         """Never."""
@@ -90,13 +94,14 @@ class MethodLearner:
         self._method, self._engine, self._world = method, engine, world
         self._precision, self._seed, self._target = precision, seed, target
 
-    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> None:
+    def begin(self, moment: Moment, before_batch: Callable[[], None]) -> str | None:
         """Let the method look at the target before an epoch; not again where a run goes on in the middle of one."""
         state, looks = self._method.state, type(self._method).begin_epoch is not Method.begin_epoch
         if self._target is None or not looks or state.get("epoch") == moment.epoch:
-            return
-        self._method.begin_epoch(moment.epoch, self._target(before_batch))
+            return None
+        found = self._method.begin_epoch(moment.epoch, self._target(before_batch))
         state["epoch"] = moment.epoch
+        return found
 
     def must_end(self) -> str | None:
         """Where the method says so."""

@@ -171,7 +171,9 @@ class Loop:
         step, seed = self.progress.step, self.job.train.seed
         torch.manual_seed(dropout_seed(seed, step, self.world.rank))
         samples, moment = self.feed.samples(step), self.feed.moment(step)
-        self.learner.begin(moment, self._vote_to_stop)
+        found = self.learner.begin(moment, self._vote_to_stop)
+        if found is not None:
+            self.hooks.write(Note(text=found))
         lengths = self.feed.pool.lengths[samples]
         hand = self._deal(lengths)[self.world.rank]
         batches = [self.feed.batch(samples, mine, moment) for mine in hand]

@@ -143,6 +143,20 @@ def test_the_command_with_ranks_of_its_own(tmp_path: Path, tiny_model: Path) -> 
     assert "data.target: finetune does not use" in adaptrun("check", "job.yaml", cwd=tmp_path, code=2).stderr
 
 
+@pytest.mark.parametrize(("method", "leaks"), [("finetune", False), ("coral", True)])
+def test_the_target_leaks_where_it_is_learned_from(method: str, leaks: bool, tmp_path: Path) -> None:
+    for name, words in (("train", ["red", "blue"]), ("held", ["near", "far"]), ("far", ["high", "far"])):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{words[0]},a\n{words[1]},b\n")
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "model": {"pretrained": "minilm"}}))
+    asked = ["gap", "job.yaml", "--no-features", "--json", "--set", f"adapt.method={method}"]
+    report = json.loads(adaptrun(*asked, cwd=tmp_path, code=1 if leaks else 0).stdout)
+    assert report["fit"] is not leaks
+    (shared,) = [pair for pair in report["across"] if pair["pairs"]]
+    assert shared["leaks"] is leaks
+    assert shared["pairs"] == [[2, 2]]
+    assert (shared["set"], shared["other"]) == (("held", "target") if leaks else ("target", "held"))
+
+
 def with_noise(name: str, folder: Path, **options: Any) -> Report:
     """The report on a family's samples with features that say nothing."""
     made = JOBS[name]
