@@ -175,12 +175,17 @@ def gap(
 
 
 @app.command()
-def leave_one_out(job: JobFile, sets: Sets = None, resume: Resume = "auto", as_json: AsJson = False) -> None:
+def leave_one_out(
+    job: JobFile, sets: Sets = None, resume: Resume = "auto", dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
     """Train once for each of several training sets, on the others; tell how well each is understood unseen."""
     from launcher.job.reading import load_job
     from launcher.start.leaving_out import leave_one_out as run_all
+    from launcher.start.leaving_out import show_plans
 
-    run_all(load_job(job, sets or ()), job, resume, as_json)
+    if dry_run:
+        return show_plans(load_job(job, sets or ()), job, as_json)
+    return run_all(load_job(job, sets or ()), job, resume, as_json)
 
 
 @app.command()

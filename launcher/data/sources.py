@@ -89,7 +89,7 @@ def existing(place: str) -> Path:
     """A local place that is there and of a kind that can be read. Raises DataError."""
     path = Path(place)
     if not path.exists():
-        raise DataError(path, "there is no such file; check the path, which is relative to the job file")
+        raise DataError(path, "there is no such file; check the path")
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise DataError(path, f"unknown kind of file {path.suffix!r}; the kinds are {', '.join(SUFFIXES)}")
     return path

@@ -23,6 +23,8 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 PYTHON = Path("Python")
 """Stands for the file of a job that has none."""
+OTHER_WORDS = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""What people write for words that are allowed, and what no likeness of letters would lead to."""
 
 
 def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Job:
@@ -127,7 +129,8 @@ def _explain(section: type[BaseModel], path: tuple[str, ...], errors: Sequence[E
     found = first["ctx"]["tag"] if first["type"] == "union_tag_invalid" else first["input"]
     message = f"found {_shown(found)}; allowed is {allowed}"
     words = [word for error in errors for word in _words(error)]
-    near = get_close_matches(str(found), words, n=1, cutoff=0.5)
+    other = OTHER_WORDS.get(str(found).lower())
+    near = [other] if other in words else get_close_matches(str(found), words, n=1, cutoff=0.5)
     if near:
         return message, f"did you mean {near[0]}?"
     if isinstance(first["input"], bool | int | float) and any(error["type"] == "string_type" for error in errors):

@@ -13,16 +13,18 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.errors import RequestError
 from launcher.job.rules import broken_rules
 from launcher.job.schema import Job
+from launcher.plan.making import make_plan
 from launcher.run.display import with_interval
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result, SetResult
 from launcher.run.resuming import finished_run
+from launcher.start.checking import check_models
 from launcher.start.training import train_job
 
 
@@ -53,6 +55,17 @@ def leave_one_out(job: Job, job_file: Path, resume: str, as_json: bool) -> None:
         print(json.dumps([{"domain": f.domain, "run": f.run, **vars(f.found)} for f in found], indent=2))
     else:
         _print_table(found, job.validation.metric)
+
+
+def show_plans(job: Job, job_file: Path, as_json: bool) -> None:
+    """Print the plan of each run, and start none. Raises RequestError for what could not run."""
+    jobs = {domain: without(job, domain) for domain in job.data.train}
+    plans = {domain: replace(make_plan(one, job_file), commands=()) for domain, one in jobs.items()}
+    check_models([(jobs[domain], plan) for domain, plan in plans.items()])
+    if as_json:
+        print(json.dumps({domain: json.loads(plan.as_json()) for domain, plan in plans.items()}, indent=2))
+    else:
+        print("\n\n".join(map(str, plans.values())))
 
 
 def _finished(jobs: Mapping[str, Job]) -> dict[str, RunFolder]:

@@ -316,6 +316,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "ddp of one": (GOOD + "engine: {name: ddp}\nlaunch: {processes: 1}\n", ["engine.name: ddp is for several"]),
     "an unknown engine": (GOOD + "engine: {name: horovod}\n", ["found 'horovod'", "ddp, fsdp or deepspeed"]),
     "a stage of fsdp": (GOOD + "engine: {name: fsdp, deepspeed: zero3}\n", ["only deepspeed uses deepspeed"]),
+    "a device by another name": (
+        GOOD + "launch: {device: gpu}\n",
+        ["launch.device: found 'gpu'", "did you mean cuda?"],
+    ),
     "an unknown template": (GOOD + "engine: {name: deepspeed, deepspeed: zero33}\n", ["did you mean zero3?"]),
     "no DeepSpeed file": (GOOD + "engine: {name: deepspeed, deepspeed: my.json}\n", ["no template and no file"]),
     "a block of ddp": (GOOD + "engine: {name: ddp, block: Layer}\n", ["engine.block: only fsdp uses block"]),

@@ -14,6 +14,7 @@ from launcher.job.schema import Job
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result, SetResult
 from launcher.start import leaving_out
+from tests.commands import adaptrun
 
 DOMAINS = ("films", "shops", "hotels")
 
@@ -83,3 +84,13 @@ def test_the_answer_is_alone_on_standard_output(
     said = capsys.readouterr()
     assert [one["domain"] for one in json.loads(said.out)] == list(DOMAINS)
     assert "lines of progress" in said.err
+
+
+def test_a_dry_run_shows_the_plan_of_each(job: Job, tmp_path: Path) -> None:
+    said = adaptrun("leave-one-out", "job.yaml", "--dry-run", "--json", cwd=tmp_path).stdout
+    plans = json.loads(said)
+    assert [plan["name"] for plan in plans.values()] == [f"x-without-{domain}" for domain in DOMAINS]
+    assert [plan["train_samples"] for plan in plans.values()] == [2, 2, 2]
+    said = adaptrun("leave-one-out", "job.yaml", "--dry-run", cwd=tmp_path).stdout
+    assert said.count("processes ") == len(DOMAINS)
+    assert not (tmp_path / "runs").exists()
