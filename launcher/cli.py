@@ -123,7 +123,7 @@ def plan(
         return
     asked = load_job(job, sets or ())
     made = make_plan(asked, job).with_sets(sets or ())
-    check_models([(asked, made)])
+    check_models([("", asked, made)])
     print(made.as_json() if as_json else made)
 
 

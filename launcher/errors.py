@@ -1,7 +1,7 @@
 """Every error that a user is meant to read.
 
 AdaptrunError              exit code 1
-├── RequestError           2   what was asked for is wrong; nothing was started
+├── RequestError           2   what was asked for is wrong; nothing was trained
 │   ├── JobError               the job file or a --set, all problems at once
 │   ├── DataError              a data file, with file and row
 │   ├── LeakageError           validation samples that are also trained on
@@ -49,7 +49,7 @@ class AdaptrunError(Exception):
 
 
 class RequestError(AdaptrunError):
-    """What was asked for is wrong; nothing was started."""
+    """What was asked for is wrong; nothing was trained."""
 
     exit_code = ExitCode.WRONG_REQUEST
 

@@ -125,11 +125,12 @@ def load_model(
         "output_loading_info": True,
     }
     try:
-        files = weight_files(pretrained, spec) if in_parts else []
+        files = weight_files(pretrained, spec) if in_parts and can_stay_in_files(auto_class, config) else []
         if files:
             drawn = torch.get_rng_state()
             holders = Placeholders(files)
-            model, found = _class_for(auto, config).from_pretrained(None, state_dict=holders.tensors, **options)
+            made = type(_on_meta(auto, config))
+            model, found = made.from_pretrained(None, state_dict=holders.tensors, **options)
             stored = holders.found_in(model, _new(found))
             if stored is not None:
                 _replace_dropout(model, spec.dropout)
@@ -137,7 +138,7 @@ def load_model(
             torch.set_rng_state(drawn)  # a new head is the same however the rest is loaded
         if pretrained.kind == "state_dict":
             weights = read_state_dict(Path(pretrained.location))
-            model, found = _class_for(auto, config).from_pretrained(None, state_dict=weights, **options)
+            model, found = type(_on_meta(auto, config)).from_pretrained(None, state_dict=weights, **options)
         else:
             model, found = auto.from_pretrained(pretrained.location, **options, **_hub_options(spec))
     except (OSError, ValueError, SafetensorError) as error:
@@ -235,10 +236,24 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
-def _class_for(auto: Any, config: PretrainedConfig) -> Any:
-    """The class that an auto class would take for `config`; with weights in hand the auto class itself gives up."""
+def can_stay_in_files(auto_class: str, config: PretrainedConfig) -> bool:
+    """Whether each parameter is a stored tensor as it is.
+
+    The experts of a mixture are stored one by one and computed into one parameter, for which all of them are read.
+    """
+    import transformers
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    steps = get_model_conversion_mapping(_on_meta(getattr(transformers, auto_class), config))
+    return not any(isinstance(step, WeightConverter) for step in steps)
+
+
+def _on_meta(auto: Any, config: PretrainedConfig) -> PreTrainedModel:
+    """Of the class that an auto class would take for `config`; with weights in hand the auto class itself gives up."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # some draw on the CPU even so
-        return type(auto.from_config(config))
+        made: PreTrainedModel = auto.from_config(config)
+    return made
 
 
 def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrained, spec: Model) -> Loaded:

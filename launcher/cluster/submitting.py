@@ -35,9 +35,7 @@ def submit_job(
 ) -> None:
     """Plan for the cluster's nodes, make the run's folder, queue. Raises RequestError and its kinds."""
     profile = load_profile(profile_file)
-    jobs = [load_job(job_file, [*sets, *more]) for more in combinations(each)]
-    plans = [plan_for(job, job_file, profile) for job in jobs]
-    check_models(list(zip(jobs, plans, strict=True)))
+    jobs, plans = _planned(job_file, sets, profile, each)
     depends = None if after is None else _job_of(Path(after))
     scheduler.try_script(_draft(jobs, profile))  # it would queue for ever what no node can run
     runs: list[RunFolder] = []
@@ -59,10 +57,21 @@ def submit_job(
 def show_script(job_file: Path, sets: Sequence[str], profile_file: Path, each: Sequence[str], ask: bool) -> None:
     """Print the script that would be queued, or (`ask`) what the scheduler says of it; nothing is queued or kept."""
     profile = load_profile(profile_file)
-    jobs = [load_job(job_file, [*sets, *more]) for more in combinations(each)]
-    check_models([(job, plan_for(job, job_file, profile)) for job in jobs])
+    jobs, _ = _planned(job_file, sets, profile, each)
     script = _draft(jobs, profile)
     print(scheduler.try_script(script).strip() if ask else script, end="\n" if ask else "")
+
+
+def _planned(
+    job_file: Path, sets: Sequence[str], profile: Profile, each: Sequence[str]
+) -> tuple[list[Job], list[Plan]]:
+    """The jobs of an array, or the one, each checked in all that can be checked before it runs. Raises RequestError."""
+    found = []
+    for more in combinations(each):
+        job = load_job(job_file, [*sets, *more])
+        found.append((", ".join(more), job, plan_for(job, job_file, profile)))
+    check_models(found)
+    return [job for _, job, _ in found], [plan for _, _, plan in found]
 
 
 def _draft(jobs: Sequence[Job], profile: Profile) -> str:

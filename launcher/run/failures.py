@@ -149,7 +149,14 @@ def first_failure(folder: RunFolder) -> Failure | None:
 
 
 def write_page(folder: RunFolder, first: Failure) -> str:
-    """Keep `failure.txt`, where the disk has room for it, and return its text."""
+    """Keep `failure.txt`, where the disk has room for it, and return its text; of a wrong request what is wrong."""
+    page = f"{first.message}\n" if first.exit_code == ExitCode.WRONG_REQUEST else _page(folder, first)
+    with suppress(OSError):
+        write_whole(folder.failure_file, page)
+    return page
+
+
+def _page(folder: RunFolder, first: Failure) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(first.time))
     others = [end for end in told_ends(folder) if end.rank != first.rank]
     lines = [
@@ -164,10 +171,7 @@ def write_page(folder: RunFolder, first: Failure) -> str:
     told = advice(first.error, first.message)
     if told:
         lines += ["", f"what to do: {told}"]
-    page = "\n".join(lines) + "\n"
-    with suppress(OSError):
-        write_whole(folder.failure_file, page)
-    return page
+    return "\n".join(lines) + "\n"
 
 
 def _keep(folder: RunFolder, name: str, text: str) -> None:

@@ -143,7 +143,7 @@ class RunFolder:
 
     @property
     def failure_file(self) -> Path:
-        """Only after a failure: the first rank that failed, and why."""
+        """Only after a failure: the first rank that failed, and why; or what is wrong with what was asked for."""
         return self.path / "failure.txt"
 
     def claim(self) -> bool:

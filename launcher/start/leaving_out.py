@@ -61,7 +61,7 @@ def show_plans(job: Job, job_file: Path, as_json: bool) -> None:
     """Print the plan of each run, and start none. Raises RequestError for what could not run."""
     jobs = {domain: without(job, domain) for domain in job.data.train}
     plans = {domain: replace(make_plan(one, job_file), commands=()) for domain, one in jobs.items()}
-    check_models([(jobs[domain], plan) for domain, plan in plans.items()])
+    check_models([(f"without {domain}", jobs[domain], plan) for domain, plan in plans.items()])
     if as_json:
         print(json.dumps({domain: json.loads(plan.as_json()) for domain, plan in plans.items()}, indent=2))
     else:

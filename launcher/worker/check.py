@@ -1,4 +1,4 @@
-"""Tells whether jobs can be had with their models: `python -m launcher.worker.check FOLDER RUN...`, planned runs."""
+"""Tells whether planned jobs can be had with their models: `python -m launcher.worker.check FOLDER [RUN NAME]...`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from launcher.worker.process import Place, RankProcess
 
 def main() -> None:
     """Keep what libraries say before anything heavy is imported, then look at each job."""
-    folder, *runs = (RunFolder(Path(name)) for name in sys.argv[1:])
+    folder, asked = RunFolder(Path(sys.argv[1])), sys.argv[2:]
     process = RankProcess(Place(), folder)
     process.keep_output()
 
     def work() -> None:
+        from launcher.errors import RequestError
         from launcher.job.reading import load_job
         from launcher.worker.checking import check_model
 
-        for run in runs:
-            check_model(load_job(run.job_file), run.plan().total_steps)
+        for place, name in zip(asked[::2], asked[1::2], strict=True):
+            run = RunFolder(Path(place))
+            try:
+                check_model(load_job(run.job_file), run.plan().total_steps)
+            except RequestError as error:
+                raise RequestError(f"{name}: {error}" if name else str(error)) from error
 
     process.run(work)
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
+from safetensors import safe_open
 
 from launcher.adapt import make_method
 from launcher.adapt.adapters import Setting
+from launcher.engines.fsdp import blocks_of
+from launcher.job.methods import Own
 from launcher.job.pretrained import Pretrained, find_pretrained, safetensors_files, tokenizer_files
 from launcher.job.schema import Job, Model
+from launcher.job.tasks import FAMILIES
 from launcher.models import loading, task_class
-from launcher.models.base import Task
 from launcher.worker.adapted import adapt
-from launcher.worker.materials import pretrained_model
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from launcher.worker.materials import check_labels, pretrained_model
 
 ENOUGH = 10**9
 """Optimizer steps that all stages of any model fit into."""
@@ -28,8 +26,9 @@ ENOUGH = 10**9
 def check_model(job: Job, total_steps: int | None) -> None:
     """Put the job's model and method together as a rank does, the weights left in their files.
 
-    Nothing is said of a model that is not on this machine, whose weights cannot be left where they are, or that a
-    function builds: that would cost as much as loading it, which says the same.
+    Nothing is said where that would cost as much as loading it does (a model that is not on this machine, whose weights
+    cannot be left where they are, or that a function builds), nor where only the data tell how many outputs the model
+    has, nor of a method of one's own, which is made for data. Loading says the same of those.
 
     total_steps: of the run; None where only the run can know, so that nothing is said of stages that do not fit
     Raises ModelError where the job cannot be had with this model.
@@ -38,31 +37,48 @@ def check_model(job: Job, total_steps: int | None) -> None:
     if pretrained is None:
         return
     config = loading.load_config(pretrained, job.model)
-    task_type = task_class(job.task, job.train.loss.name)
+    assert config is not None  # since no function builds it
+    task_type, known = task_class(job.task, job.train.loss.name), loading.known_labels(config)
+    check_labels(job, pretrained, task_type, known)
+    if task_type.has_classes and not known and (job.task not in FAMILIES or pretrained.kind == "adapter"):
+        return
+    labels = known or tuple(map(str, range(config.num_labels))) if task_type.has_classes else ()
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
-    task = task_type(processor, _labels(task_type, config), job.train)
-    method = make_method(job, task, dict.fromkeys(job.labelled_sets, 1), 1)
+    task = task_type(processor, labels, job.train)
+    own = isinstance(job.adapt, Own)
+    method = None if own else make_method(job, task, dict.fromkeys(job.labelled_sets, 1), 1)
+    if not loading.can_stay_in_files(task.auto_class, config):
+        return
     loaded = pretrained_model(job, pretrained, config, task, in_parts=True)
+    if _stored(pretrained) & set(loaded.new):
+        return  # a head of another size than the config says, which may be the right one
+    if job.engine.block is not None:
+        blocks_of(loaded.model, job.engine.block)
     setting = Setting(pretrained, job.model.revision, task.auto_class, job.train.seed)
     adapt(job, loaded, method, setting, total_steps or ENOUGH)
 
 
-def _labels(task_type: type[Task], config: PretrainedConfig | None) -> Sequence[str]:
-    """As many as the model has outputs, since the data are not looked at."""
-    if not task_type.has_classes or config is None:
-        return ()
-    return loading.known_labels(config) or tuple(map(str, range(config.num_labels)))
+def _files(pretrained: Pretrained) -> list[Path]:
+    """The safetensors files of the model, or of the base of adapters."""
+    source = pretrained if pretrained.base is None else pretrained.base.pretrained
+    return safetensors_files(source.kind, Path(source.location))
+
+
+def _stored(pretrained: Pretrained) -> set[str]:
+    """The names of all tensors in them."""
+    found: set[str] = set()
+    for file in _files(pretrained):
+        with safe_open(file, framework="pt") as opened:
+            found.update(opened.keys())
+    return found
 
 
 def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:
     """The model with a place here for each of its files, None where it has none."""
     if pretrained.kind == "hub":
         pretrained = _downloaded(pretrained, spec)
-    source = pretrained if pretrained.base is None else pretrained.base.pretrained
     places = (Path(pretrained.config), Path(pretrained.tokenizer))
-    if not safetensors_files(source.kind, Path(source.location)) or not all(place.is_dir() for place in places):
-        return None
-    return pretrained
+    return pretrained if _files(pretrained) and all(place.is_dir() for place in places) else None
 
 
 def _downloaded(pretrained: Pretrained, spec: Model) -> Pretrained:
@@ -71,8 +87,9 @@ def _downloaded(pretrained: Pretrained, spec: Model) -> Pretrained:
         folder = snapshot_download(pretrained.location, revision=spec.revision, local_files_only=True)
     except (OSError, ValueError):
         return pretrained
-    if not tokenizer_files(Path(folder)):
-        return pretrained
+    files = safetensors_files("folder", Path(folder))
+    if not tokenizer_files(Path(folder)) or not all(file.is_file() for file in files):
+        return pretrained  # a download that ended half-way, which loading takes up again
 
     def found(place: str) -> str:
         return folder if place == pretrained.location else place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,17 +138,22 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     )
     log.write(Phase(name="preparing", detail="train"))
     train = preparer.prepare_training(job.labelled_sets, known)
-    if not train and task_type.has_classes and not known:
-        raise ModelError(
-            f"{pretrained.location} has no trained head with named labels, and {job.adapt.method} adapts a trained "
-            "model; name a finished run in model.pretrained"
-        )
+    check_labels(job, pretrained, task_type, known)
     labels = next((prepared.facts.labels for prepared in train.values()), known)
     validation = {}
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
         validation[name] = preparer.prepare(source, labels)
     return Found(preparer, Pool(train), tuple(labels), validation)
+
+
+def check_labels(job: Job, pretrained: Pretrained, task_type: type[Task], known: Sequence[str]) -> None:
+    """Raises ModelError where neither samples nor the model (`known`) say what there is to tell apart."""
+    if task_type.has_classes and not job.labelled_sets and not known:
+        raise ModelError(
+            f"{pretrained.location} has no trained head with named labels, and {job.adapt.method} adapts a trained "
+            "model; name a finished run in model.pretrained"
+        )
 
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:

@@ -133,8 +133,8 @@ class RankProcess:
                 follows=isinstance(error, AdaptrunError) and error.of_rank not in (None, self.place.rank),
             )
             leave_word(self.folder, failure, self.start)
-            if self._by_hand and code == ExitCode.FAILED:
-                text = write_page(self.folder, first_failure(self.folder) or failure)
+            if self._by_hand and code in (ExitCode.FAILED, ExitCode.WRONG_REQUEST):
+                text = write_page(self.folder, first_failure(self.folder) or failure).rstrip("\n")
         if self._by_hand and self._terminal is not sys.stderr:
             print(f"adaptrun: {text}", file=self._terminal)
 

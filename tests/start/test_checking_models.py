@@ -6,15 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from launcher.errors import Stopped
+from launcher.job.reading import load_job
+from launcher.plan.making import make_plan
+from launcher.start import checking
 from tests.commands import adaptrun
 from tests.start.conftest import write_job
 
 WRONG = ("--set", 'adapt={method: finetune, lr_factors: {"clasifier.*": 2}}')
-OWN_METHOD = """\
-from launcher.adapt.method import Method
+OWN_TASK = """\
+from launcher.models.text_regression import TextRegression
 
-class Broken(Method):
-    def __init__(self, *arguments):
+class Own(TextRegression):
+    auto_class = "AutoModelForSequenceClassification"
+    losses = ("squared-error",)
+    inputs = ("text",)
+    targets = ("label",)
+
+    def configure(self, config):
         raise ValueError("not today")
 """
 
@@ -23,7 +32,7 @@ class Broken(Method):
 def folder(tmp_path: Path, tiny_model: Path) -> Path:
     write_job(tmp_path, tiny_model)
     (tmp_path / "profile.yaml").write_text("time: '10'\n")
-    (tmp_path / "own.py").write_text(OWN_METHOD)
+    (tmp_path / "own.py").write_text(OWN_TASK)
     return tmp_path
 
 
@@ -41,15 +50,38 @@ def test_what_the_model_does_not_allow_is_told_before_anything_is_made(command: 
 
 
 def test_of_an_array_each_job_is_asked_about(folder: Path) -> None:
-    each = ("--set", "adapt.method=finetune", "--each", "adapt.unfreeze=[2, 400]")
+    each = ("--set", "adapt.method=finetune", "--each", "adapt.unfreeze=[2, 400]", "--each", "train.seed=[1, 2]")
     said = adaptrun("submit", "job.yaml", "--profile", "profile.yaml", *each, cwd=folder, code=2)
-    assert "4 stages that begin after 0, 400, 800, 1200 steps do not fit into 24" in said.stderr
+    assert "adaptrun: adapt.unfreeze=400, train.seed=1: adapt: 4 stages that begin after 0, 400, 800" in said.stderr
     assert not (folder / "runs").exists()
 
 
 def test_what_cannot_be_looked_at_is_left_to_the_run(folder: Path) -> None:
-    own = ("--set", "adapt={method: own, code: own.py:Broken}", "--set", "data.target=train.csv")
-    said = adaptrun("plan", "job.yaml", *own, cwd=folder)
-    assert "the model could not be looked at before the run, which will do so: rank 0 on " in said.stderr
-    assert "ValueError: not today; kept in /" in said.stderr
+    own = ("--set", "task=own.py:Own", "--set", "adapt={method: finetune, layer_decay: 0.9}")
+    said = adaptrun("plan", "job.yaml", *own, "--set", "validation.metric=loss", cwd=folder)
+    assert "the model could not be looked at before the run, which will do so: ValueError: not today" in said.stderr
     assert "torchrun --standalone --nproc-per-node 2" in said.stdout
+
+
+def test_adapters_that_are_made_of_all_weights_are_left_to_the_run(folder: Path) -> None:
+    dora = ("--set", 'adapt={method: lora, dora: true, lr_factors: {"clasifier.*": 2}}')
+    assert "torchrun" in adaptrun("plan", "job.yaml", *dora, cwd=folder).stdout
+
+
+def test_jobs_that_differ_in_the_seed_are_one_question(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(checking, "run_ranks", lambda module, arguments, **_: asked.extend(arguments[2::2]))
+    sets = [["adapt={method: finetune, unfreeze: 2}", f"train.seed={seed}"] for seed in range(3)]
+    jobs = [load_job(folder / "job.yaml", text) for text in [*sets, ["train.seed=7"]]]
+    checking.check_models([(str(number), job, make_plan(job, folder / "job.yaml")) for number, job in enumerate(jobs)])
+    assert asked == ["0"]
+
+
+def test_a_request_to_stop_speaks_of_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise Stopped("the same command goes on from the last complete checkpoint")
+
+    monkeypatch.setattr(checking, "run_ranks", stopped)
+    job = load_job(folder / "job.yaml", ["adapt={method: lora}"])
+    with pytest.raises(Stopped, match="stopped; nothing was made or queued"):
+        checking.check_models([("", job, make_plan(job, folder / "job.yaml"))])

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,9 +205,11 @@ def test_bad_data_are_the_users_to_mend(tmp_path: Path, tiny_model: Path) -> Non
     said = adaptrun("train", "job.yaml", cwd=tmp_path, code=2)
     assert wrong in said.stderr
     assert "rank 0" not in said.stderr
-    (told,) = json.loads(adaptrun("status", "--json", cwd=tmp_path).stdout)
-    assert told["state"] == "failed"
-    assert wrong in told["failure"]
+    run(sys.executable, "-P", "-m", "launcher.worker", "job.yaml", "--resume", "never", cwd=tmp_path, code=2)
+    found = json.loads(adaptrun("status", "--json", cwd=tmp_path).stdout)
+    assert [told["state"] for told in found] == ["failed"] * 2
+    assert all(wrong in told["failure"] for told in found)
+    assert [len(file.read_text().splitlines()) for file in tmp_path.glob("runs/*/failure.txt")] == [1, 1]
 
 
 @pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])

@@ -8,19 +8,34 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import transformers
 from huggingface_hub import constants
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ViTImageProcessor
 
-from launcher.errors import ModelError
+from launcher.errors import ModelError, RequestError
 from launcher.job.schema import Job
 from launcher.models.stored import FIRST_NUMBERS, StoredTensor
 from launcher.worker.checking import check_model
 from tests.families import bert, llama, vit
 
 STEPS = 10
+OWN_TASK = """\
+from launcher.models.text_classification import TextClassification
+
+
+class Own(TextClassification):
+    auto_class = "AutoModelForSequenceClassification"
+    losses = ("cross-entropy",)
+    inputs = ("text",)
+    targets = ("label",)
+    has_classes = True
+
+    def configure(self, config):
+        assert self.labels.index("yes") >= 0
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +71,33 @@ def finished(folder: Path) -> Path:
     return folder
 
 
+def mixtral(folder: Path) -> Path:
+    """Its experts are stored one by one, and are one parameter in memory."""
+    llama(folder)
+    settings = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    known = transformers.AutoConfig.from_pretrained(folder)
+    config = transformers.MixtralConfig(
+        vocab_size=known.vocab_size, num_hidden_layers=2, num_local_experts=4, pad_token_id=0, **settings
+    )
+    transformers.MixtralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def sharded(folder: Path) -> Path:
+    """Its weights in several files."""
+    bert(folder)
+    transformers.BertModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def adapters(folder: Path) -> Path:
+    """As `peft` writes them, beside a model that tells words."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama(folder / "base"))
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(folder / "adapters")
+    return folder / "adapters"
+
+
 def job(pretrained: Path | str, task: str = "text-classification", **sections: Any) -> Job:
     sections["model"] = {"pretrained": str(pretrained)} | sections.get("model", {})
     sections["adapt"] = {"method": "finetune"} | sections.get("adapt", {})
@@ -84,13 +126,28 @@ def job(pretrained: Path | str, task: str = "text-classification", **sections: A
             {"adapt": {"method": "lora", "lr_factors": {"*embeddings*": 2}}},
             "that learns is",
         ),
+        (
+            bert,
+            "text-classification",
+            {"engine": {"name": "fsdp", "block": "Layer"}},
+            "has no module 'Layer'",
+        ),
+        (adapters, "causal-lm", {"adapt": {"lr_factors": {"score.*": 2}}}, r"named 'score.\*'"),
     ],
 )
 def test_what_the_modules_do_not_allow_is_refused(
     make: Callable[[Path], Path], task: str, sections: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(RequestError, match=message):
         check_model(job(make(tmp_path), task, **sections), STEPS)
+
+
+def test_without_samples_the_model_says_what_there_is_to_tell_apart(tmp_path: Path) -> None:
+    asked = job(finished(tmp_path), adapt={"method": "tent"})
+    check_model(asked, STEPS)
+    data = asked.data.model_copy(update={"train": {}})
+    with pytest.raises(ModelError, match="no trained head with named labels, and tent adapts a trained model"):
+        check_model(asked.model_copy(update={"data": data}), STEPS)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +158,8 @@ def test_what_the_modules_do_not_allow_is_refused(
         (bert, {"adapt": {"method": "lora", "lr_factors": {"*lora*": 2}}}),
         (bert, {"adapt": {"method": "udalm"}}),
         (bert, {"adapt": {"method": "tent"}}),
+        (bert, {"engine": {"name": "fsdp", "block": "BertLayer"}}),
+        (sharded, {"adapt": {"layer_decay": 0.9}}),
         (llama, {"adapt": {"method": "dapt"}}),
         (finished, {"adapt": {"interpolate": 0.5, "distill": {}}}),
         (finished, {"train": {"loss": {"class_weights": {"bad": 2.0, "good": 1.0}}}, "adapt": {"layer_decay": 0.9}}),
@@ -131,18 +190,53 @@ def test_nothing_is_said_of_a_model_whose_weights_would_have_to_be_read(tmp_path
     (tmp_path / "own.py").write_text("def build(labels): raise RuntimeError('was built')\n")
     own = f"{tmp_path}/own.py:build"
     check_model(job(own, model={"tokenizer": str(folder)}, **wrong), STEPS)
+    check_model(job(mixtral(tmp_path / "mixture"), "causal-lm", adapt={"lr_factors": {"score.*": 2}}), STEPS)
+
+
+def test_nothing_is_said_where_only_the_data_tell_how_many_outputs_there_are(tmp_path: Path) -> None:
+    bare, whole = bert(tmp_path / "bare"), finished(tmp_path / "whole")
+    weights, config = str(whole / "model.safetensors"), {"config": str(bare), "tokenizer": str(bare)}
+    check_model(job(weights, model=config, adapt={"interpolate": 0.5}), STEPS)
+    (tmp_path / "own.py").write_text(OWN_TASK)
+    with pytest.raises(ModelError, match="begin with a finished model"):
+        check_model(job(bare, adapt={"distill": {}}), STEPS)
+    check_model(job(bare, f"{tmp_path}/own.py:Own", adapt={"distill": {}}), STEPS)
+
+
+def test_a_method_of_ones_own_is_not_made_without_data(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from launcher.adapt.method import Method\n\n\nclass Own(Method):\n"
+        "    def __init__(self, spec, task, sets, target):\n        assert target > 1\n"
+    )
+    own = {"method": "own", "code": f"{tmp_path}/own.py:Own"}
+    check_model(job(bert(tmp_path / "model"), adapt=own), STEPS)
+    with pytest.raises(ModelError, match="clasifier"):
+        check_model(job(tmp_path / "model", adapt=own | {"lr_factors": {"clasifier.*": 2}}), STEPS)
+
+
+def test_a_download_that_ended_half_way_is_left_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sharded(downloaded(tmp_path, monkeypatch))
+    with pytest.raises(ModelError, match="4 stages"):
+        check_model(job("some/model", adapt={"unfreeze": 4}), STEPS)
+    next(folder.glob("model-00002*")).unlink()
+    check_model(job("some/model", adapt={"unfreeze": 4}), STEPS)
 
 
 def test_what_was_downloaded_from_the_hub_is_looked_at_where_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tmp_path / "models--some--model"
-    (kept / "refs").mkdir(parents=True)
-    (kept / "refs" / "main").write_text("abc")
-    bert(kept / "snapshots" / "abc")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = bert(downloaded(tmp_path, monkeypatch))
     check_model(job("some/model", adapt={"unfreeze": 3}), STEPS)
     with pytest.raises(ModelError, match="4 stages"):
         check_model(job("some/model", adapt={"unfreeze": 4}), STEPS)
     shutil.rmtree(kept)
     check_model(job("some/model", adapt={"unfreeze": 4}), STEPS)
+
+
+def downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the hub's client looks for the files of some/model."""
+    kept = tmp_path / "models--some--model"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return kept / "snapshots" / "abc"
