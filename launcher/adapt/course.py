@@ -57,8 +57,11 @@ def plan_course(spec: Adapting, loaded: Loaded, total_steps: int) -> Course:
     sets: list[frozenset[str]] = []
     if spec.probing is not None:
         sets.append(everything & _head(loaded))
+        if not sets[0] and _head(loaded):
+            raise ModelError("adapt.probe: model.frozen or the method keeps the head as it is; remove adapt.probe")
         if not sets[0]:
-            raise ModelError(f"adapt.probe: {type(model).__name__} has no head that learns by itself; remove it")
+            name = type(model).__name__
+            raise ModelError(f"adapt.probe: {name} has no head that learns by itself; remove adapt.probe")
         if sets[0] == everything:
             raise ModelError("adapt.probe: nothing learns beside the head; remove it")
     if spec.unfreeze is not None:
@@ -71,7 +74,7 @@ def plan_course(spec: Adapting, loaded: Loaded, total_steps: int) -> Course:
     if ends != sorted(set(ends)):
         raise ModelError(
             f"adapt: {len(sets)} stages that begin after {', '.join(map(str, starts))} steps do not fit into "
-            f"{total_steps}; shorten adapt.probe or adapt.unfreeze, or train longer"
+            f"{total_steps}, since each needs a step of its own; shorten adapt.probe or adapt.unfreeze, or train longer"
         )
     return Course(tuple(map(Stage, range(len(sets)), starts, ends, sets)))
 

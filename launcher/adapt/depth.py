@@ -54,8 +54,11 @@ def _named_factor(spec: Adapting, name: str) -> float:
 
 def _check_patterns(patterns: Collection[str], names: Collection[str], model: PreTrainedModel) -> None:
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in names):
-            shown = ", ".join(name for name, _ in model.named_children())
+        if any(fnmatch(name, pattern) for name in names):
+            continue
+        if any(fnmatch(name, pattern) for name, _ in model.named_parameters()):
             raise ModelError(
-                f"adapt.lr_factors: no parameter that learns is named {pattern!r}; the model's parts are {shown}"
+                f"adapt.lr_factors: nothing that is named {pattern!r} learns, by model.frozen or the method; remove it"
             )
+        shown = ", ".join(name for name, part in model.named_children() if any(True for _ in part.parameters()))
+        raise ModelError(f"adapt.lr_factors: no parameter is named {pattern!r}; the model's parts are {shown}")

@@ -39,7 +39,8 @@ class SelfTrained(Method):
         kept = chosen(labels, sureness, self.spec.threshold, self.spec.class_balanced)
         labels = torch.where(kept, labels, UNSURE)
         self.state["labels"] = labels.tolist()
-        return counted(labels, self.task.labels)
+        told = counted(labels, self.task.labels)
+        return told if kept.any() else f"{told}; none is as sure as adapt.threshold {self.spec.threshold:g}"
 
     def collate(self, examples: Any, ids: Any, sets: Any, moment: Moment) -> Any:
         """The task's batch, with the pseudo-labels."""

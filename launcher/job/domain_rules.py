@@ -55,7 +55,10 @@ def _training_data_are_used(job: Job) -> Iterator[Found]:
 
 def _training_data_are_named(job: Job) -> Iterator[Found]:
     if not job.data.train:
-        yield ("data", "train"), "is missing and needed", ""
+        fix = ""
+        if job.adapt.method in SOURCE_FREE:  # of a job that is only looked at
+            fix = "name what the model was trained on, to compare the target with: --set data.train=source.csv"
+        yield ("data", "train"), "is missing and needed", fix
 
 
 def _selection_knows_the_source(job: Job) -> Iterator[Found]:

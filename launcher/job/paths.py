@@ -19,7 +19,7 @@ from launcher.job.pretrained import (
 )
 from launcher.job.rule import Found
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Tracker
-from launcher.job.tasks import FAMILIES, find_family
+from launcher.job.tasks import FAMILIES, defined_class, find_family
 
 SQLITE = "sqlite:///"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
@@ -158,6 +158,11 @@ def _adapt(job: Job, folder: Path, found: list[Found]) -> Adapt:
         if not file or not path.is_file():
             message = f"there is no {path}" if file else f"say which class of {name} is the method: {name}:MyMethod"
             found.append((("adapt", "code"), message, "paths are relative to the job file"))
+        else:
+            try:
+                defined_class(path, name)
+            except RequestError as error:
+                found.append((("adapt", "code"), str(error), ""))
         return adapt.model_copy(update={"code": f"{path}:{name}"})
     return adapt
 

@@ -151,6 +151,8 @@ def _allowed(error: ErrorDetails) -> str:
             return f"a number above {context['gt']:g}"
         case "greater_than_equal":
             return f"a number from {context['ge']:g} on"
+        case "less_than_equal":
+            return f"a number up to {context['le']:g}"
         case "less_than":
             return f"a number below {context['lt']:g}"
         case "int_parsing" | "int_type" | "int_from_float":

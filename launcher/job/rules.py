@@ -13,7 +13,7 @@ from launcher.job.adapting import Swa
 from launcher.job.data import COLUMNS, Source
 from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
 from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
-from launcher.job.methods import Finetune
+from launcher.job.methods import SOURCE_FREE, Finetune
 from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.rule import Found, Rule, TaskRule
 from launcher.job.schema import Job
@@ -240,16 +240,22 @@ def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
 
 
 def _start_has_a_head(job: Job, family: Family) -> Iterator[Found]:
-    """A head that starts at random is nothing to stay near; that a model has none, its config may say already here."""
+    """A head that starts at random is nothing to stay near, nor to adapt; that a model has none, its config may say."""
     adapt, head = job.adapt, (family.auto_class or "").removeprefix("AutoModel")
-    asks = "distill" if adapt.distill is not None else "interpolate" if adapt.interpolate is not None else None
-    if asks is None or (asks == "interpolate" and adapt.probe is not None) or not head.endswith("Classification"):
+    if adapt.method in SOURCE_FREE:
+        asks, instead = "method", "or use a method with data.train"
+    elif adapt.distill is not None:
+        asks, instead = "distill", "or remove distill"
+    elif adapt.interpolate is not None and adapt.probe is None:
+        asks, instead = "interpolate", "or adapt.probe: 0.2"
+    else:
+        return
+    if not head.endswith("Classification"):
         return
     with suppress(ModelError):  # resolving the paths has said so
         heads = (read_config(find_pretrained(job.model)) or {}).get("architectures") or []
         if heads and not any(str(name).endswith(head) for name in heads):
             message = f"{job.model.pretrained} is a {heads[0]}: its head for {job.task} would start at random"
-            instead = "or adapt.probe: 0.2" if asks == "interpolate" else f"or remove {asks}"
             yield ("adapt", asks), message, f"begin with a finished model, {instead}"
 
 

@@ -151,6 +151,11 @@ def _named_trackers(value: object) -> object:
     return [{"name": each} if isinstance(each, str) else each for each in listed]
 
 
+def _with_method(value: object) -> object:
+    """Options of `adapt` without a method are of plain fine-tuning."""
+    return {"method": "finetune"} | value if isinstance(value, dict) else value
+
+
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
 
@@ -170,7 +175,9 @@ class Job(Section):
         default_factory=Verdict, description="Whether the result should take the old model's place."
     )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the run saves what it needs to go on.")
-    adapt: Adapt = Field(default_factory=Finetune, description="How the model moves to the domain.")
+    adapt: Annotated[Adapt, BeforeValidator(_with_method)] = Field(
+        default_factory=Finetune, description="How the model moves to the domain."
+    )
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
     launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")
     track: Annotated[tuple[Tracker, ...], BeforeValidator(_named_trackers)] = Field(

@@ -95,7 +95,8 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
     return _read(path.resolve(), class_name, loss)
 
 
-def _read(file: Path, class_name: str, loss: str) -> Family:
+def defined_class(file: Path, name: str) -> tuple[ast.ClassDef, dict[str, ast.ClassDef]]:
+    """A class of a file, which is not run, and all that lie beside it. Raises RequestError where there is none."""
     try:
         classes = _classes_of_models() if file.parent == MODELS else _classes(file)
     except SyntaxError as error:
@@ -103,9 +104,14 @@ def _read(file: Path, class_name: str, loss: str) -> Family:
         raise RequestError(f"{place}: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise RequestError(f"{file}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    if class_name not in classes:
-        raise RequestError(f"{file} defines no class {class_name!r}; it has {', '.join(classes) or 'none'}")
-    said = _said(classes[class_name], classes)
+    if name not in classes:
+        raise RequestError(f"{file} defines no class {name!r}; it has {', '.join(classes) or 'none'}")
+    return classes[name], classes
+
+
+def _read(file: Path, class_name: str, loss: str) -> Family:
+    found, classes = defined_class(file, class_name)
+    said = _said(found, classes)
     variants = said.get("variants")
     if isinstance(variants, dict) and variants.get(loss) in classes and variants[loss] != class_name:
         return _read(file, variants[loss], "auto")

@@ -12,7 +12,7 @@ from typing import Literal
 from launcher.data.columns import check_columns
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
-from launcher.job.methods import Dapt
+from launcher.job.methods import Dapt, SelfTraining
 from launcher.job.schema import Job
 from launcher.plan.deepspeed_config import read_deepspeed, render_deepspeed
 from launcher.plan.drawing import draws_an_epoch, pretraining_steps, target_batch
@@ -20,7 +20,7 @@ from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_b
 from launcher.plan.hardware import Hardware, find_hardware
 from launcher.plan.memory import Sharing, mebibytes
 from launcher.plan.model_size import ModelSize, size_of_job
-from launcher.plan.plan import EngineName, Plan
+from launcher.plan.plan import EngineName, Plan, total_steps
 from launcher.plan.split import split_batch
 
 CPU_MICRO_BATCH, GPU_MICRO_BATCH = 16, 64
@@ -39,6 +39,7 @@ def make_plan(
     hardware = hardware or find_hardware()
     check_columns(job)
     samples = _draws_an_epoch(job)
+    _check_labelling(job, job_file, samples)
     reasons: list[str] = list(_more_of_a_step(job))
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
@@ -109,6 +110,17 @@ def _draws_an_epoch(job: Job) -> int | None:
     if any(count is None for count in counts):
         return None
     return draws_an_epoch(job, sum(count for count in counts if count is not None))
+
+
+def _check_labelling(job: Job, job_file: Path, samples: int | None) -> None:
+    """Raises JobError where the run would end before it has labelled the target."""
+    adapt, train = job.adapt, job.train
+    if not isinstance(adapt, SelfTraining) or samples is None or train.max_steps is None:
+        return
+    before = total_steps(samples, train.global_batch_size, adapt.after_epochs, None)
+    if train.max_steps <= before:
+        message = f"the target would first be labelled after {before} steps, and train.max_steps is {train.max_steps}"
+        raise _refusal(job_file, "adapt.after_epochs", message, f"train.max_steps: {2 * before}, or more")
 
 
 def _more_of_a_step(job: Job) -> Iterator[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from launcher.adapt.method import Found, Method, Moment, Observed, StepBatch, TargetView
 from launcher.engines.base import Engine
 from launcher.engines.single import autocast
+from launcher.errors import RequestError
 from launcher.models.batch import Batch
 from launcher.worker.world import World
 
@@ -111,6 +112,12 @@ class MethodLearner:
         """The sum of the weights of each term."""
         found = [self._method.weights(cast(StepBatch, batch)) for batch in batches]
         names = self._method.loss_terms
+        if any(set(weights) != set(names) for weights in found):
+            told = ", ".join(next(weights for weights in found if set(weights) != set(names)))
+            raise RequestError(
+                f"{type(self._method).__name__}.weights gives {told}, and its loss_terms are {', '.join(names)}; "
+                "each term needs both"
+            )
         return [sum(float(weights[name].sum(dtype=torch.float64)) for weights in found) for name in names]
 
     def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:

@@ -168,9 +168,14 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     in_parts: leave the weights in their files, for each rank to read its own
     """
     session.enter("loading", materials.pretrained.location)
+    known = loading.known_labels(materials.config)
     loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
+    others = ", ".join(label for label in materials.task.labels if label not in known)
+    if others and loaded.new and set(known) & set(materials.task.labels):
+        told = f"the model has a head for {', '.join(known)} and none for {others}, so that a new one takes its place"
+        session.log.write(Note(text=told))
     for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
         if names:
             session.log.write(Note(text=f"{text}: {', '.join(names)}"))

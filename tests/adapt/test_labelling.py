@@ -31,6 +31,8 @@ def labels_of(method: Method, features: Tensor, logits: Tensor) -> list[int]:
     found: list[int] = method.state["labels"]
     assert told is not None
     begun, counts = told.split(": ")
+    counts, _, advice = counts.partition("; ")
+    assert bool(advice) is all(label == UNSURE for label in found)
     assert begun == f"labels for {sum(label != UNSURE for label in found)} of {len(found)} target samples"
     assert dict(reversed(count.split()) for count in counts.split(", ")) == {
         name: str(found.count(number)) for number, name in enumerate(TASK.labels)

@@ -108,7 +108,10 @@ def test_rates_fall_layer_by_layer_and_by_named_groups() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"lr_factors": {"clasifier.*": 2.0}}, r"no parameter that learns is named 'clasifier.\*'; .* bert, dropout"),
+        (
+            {"lr_factors": {"clasifier.*": 2.0}},
+            r"no parameter is named 'clasifier.\*'; the model's parts are bert, classifier",
+        ),
         ({"layer_decay": 0.9}, "has no repeated layers"),
     ],
 )

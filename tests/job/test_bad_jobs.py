@@ -324,7 +324,16 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "no DeepSpeed file": (GOOD + "engine: {name: deepspeed, deepspeed: my.json}\n", ["no template and no file"]),
     "a block of ddp": (GOOD + "engine: {name: ddp, block: Layer}\n", ["engine.block: only fsdp uses block"]),
     "unknown method": (GOOD + "adapt: {method: lorra}\n", [":13:9: adapt.method: found 'lorra'", "did you mean lora?"]),
-    "no method": (GOOD + "adapt: {rank: 8}\n", [":13:1: adapt.method: is missing and needed"]),
+    "no method": (GOOD + "adapt: {rank: 8}\n", [":13:9: adapt.rank: unknown key 'rank'", "the keys here are method"]),
+    "a method for trained heads": (
+        with_target("target.csv").replace("method: mmd", "method: tent").replace("tiny}", "headless}"),
+        ["adapt.method: ", "its head for text-classification would start at random", "begin with a finished model"],
+    ),
+    "a wrong option without a method": (
+        GOOD + "adapt: {unfreeze: gradul}\n",
+        [":13:9: adapt.unfreeze: found 'gradul'"],
+    ),
+    "no such number": (GOOD + "adapt: {layer_decay: 1.5}\n", ["found 1.5; allowed is a number up to 1"]),
     "unknown key of a method": (GOOD + "adapt: {method: lora, rnk: 8}\n", ["adapt.rnk", "did you mean rank?"]),
     "key of another method": (
         GOOD + "adapt: {method: finetune, rank: 8}\n",

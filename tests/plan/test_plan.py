@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import DataError, JobError
+from launcher.job.methods import SelfTraining
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.plan import hardware as hardware_module
@@ -85,6 +87,16 @@ def test_few_samples_need_few_processes(tmp_path: Path) -> None:
 def test_what_this_machine_cannot_do_is_refused(sections: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=message):
         make_plan(*job(tmp_path, **sections), LAPTOP)
+
+
+@pytest.mark.parametrize(("steps", "refused"), [(26, True), (27, False)])
+def test_a_target_that_would_never_be_labelled_is_told(steps: int, refused: bool, tmp_path: Path) -> None:
+    asked, file = job(tmp_path, train={"global_batch_size": 8, "max_steps": steps})
+    adapt = SelfTraining(method="self-training", after_epochs=2)
+    asked = asked.model_copy(update={"adapt": adapt})
+    told = pytest.raises(JobError, match=r"labelled after 26 steps, and train\.max_steps is 26")
+    with told if refused else nullcontext():
+        make_plan(asked, file, LAPTOP)
 
 
 @pytest.mark.parametrize("ranks", [{"processes": 2}, {"nodes": 2}])

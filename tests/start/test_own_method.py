@@ -105,6 +105,28 @@ def test_what_is_no_method_is_refused(folder: Path) -> None:
     assert "is no method; derive it from launcher.adapt.method.Method" in said.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class MeanMatch: ...\n", "means.py defines no class 'MeanMatching'; it has MeanMatch"),
+        ("class MeanMatching(:\n", "means.py, line 1: invalid syntax"),
+    ],
+)
+def test_what_is_no_class_of_the_file_is_told_without_running_it(text: str, said: str, folder: Path) -> None:
+    (folder / "means.py").write_text(text)
+    assert said in adaptrun("check", "job.yaml", *SMALL, cwd=folder, code=2).stderr
+
+
+def test_terms_without_weights_are_told(folder: Path) -> None:
+    text = (folder / "means.py").read_text()
+    (folder / "means.py").write_text(text.replace('("task", "source_domain"', '("task", "source_domian"'))
+    said = adaptrun("train", "job.yaml", *SMALL, "--set", "launch.processes=1", cwd=folder, code=2).stderr
+    assert (
+        "MeanMatching.weights gives task, source_domain, target_domain, and its loss_terms are task, source_domian, "
+        "target_domain; each term needs both"
+    ) in said
+
+
 def test_each_domain_is_left_out_once_and_judged_unseen(folder: Path) -> None:
     once = told("adapt={method: finetune}", "data={train: {reviews: reviews.csv, shops: shops.csv}}", "train.epochs=1")
     once += told("launch.processes=1", "validation.metric=accuracy")

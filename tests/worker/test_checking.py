@@ -117,14 +117,19 @@ def job(pretrained: Path | str, task: str = "text-classification", **sections: A
         (bert, "text-classification", {"model": {"frozen": ["bort.*"]}}, r"no parameter is named 'bort.\*'"),
         (llama, "causal-lm", {"adapt": {"probe": 2}}, "LlamaForCausalLM has no head that learns by itself"),
         (llama, "text-classification", {"adapt": {"method": "udalm"}}, "no mask token, so udalm has no words to hide"),
-        (llama, "text-classification", {"adapt": {"method": "tent", "lr_factors": {"score.*": 2}}}, "that learns is"),
+        (
+            llama,
+            "text-classification",
+            {"adapt": {"method": "tent", "lr_factors": {"score.*": 2}}},
+            "learns, by model.frozen or the method",
+        ),
         (resnet, "image-classification", {"adapt": {"average": {"name": "ema"}}}, "gathers statistics of batches"),
         (resnet, "image-classification", {"adapt": {"method": "coral"}}, "normalises over micro-batches"),
         (
             bert,
             "text-classification",
             {"adapt": {"method": "lora", "lr_factors": {"*embeddings*": 2}}},
-            "that learns is",
+            "learns, by model.frozen or the method",
         ),
         (
             bert,

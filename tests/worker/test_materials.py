@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from launcher.errors import ModelError
 from launcher.job.reading import load_job
@@ -59,8 +61,6 @@ def test_activation_checkpointing_computes_twice_and_changes_no_gradient(tiny_mo
 def test_a_model_that_cannot_compute_again_is_refused(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import BertForSequenceClassification
-
     monkeypatch.setattr(BertForSequenceClassification, "supports_gradient_checkpointing", False)
     start = session(tmp_path, tiny_model, "train.activation_checkpointing=true")
     with pytest.raises(ModelError, match=r"cannot compute its activations again; set train\.activation_checkpointing"):
@@ -72,3 +72,19 @@ def test_a_new_head_is_named(tiny_model: Path, tmp_path: Path) -> None:
     load_model(start, open_materials(start), in_parts=False)
     notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
     assert notes == ["new weights, which start at random: classifier.bias, classifier.weight"]
+
+
+def test_labels_that_a_trained_head_does_not_know_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    """So that a misspelt label, which makes a class of its own, is seen before a head is lost."""
+    config = BertConfig.from_pretrained(tiny_model, id2label={0: "class-0", 1: "class-1"})
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    for file in tiny_model.glob("tok*"):
+        shutil.copy(file, tmp_path / "model")
+    start = session(tmp_path, tmp_path / "model")
+    train = tmp_path / "train.csv"
+    train.write_text(train.read_text() + "babe,clas-1\n")
+    load_model(start, open_materials(start), in_parts=False)
+    notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
+    assert notes[0] == (
+        "the model has a head for class-0, class-1 and none for clas-1, so that a new one takes its place"
+    )
