@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from launcher.adapt import METHODS
-from launcher.run.events import EventTail, Step
+from launcher.run.events import EventTail, Note, Step
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.start.demo_data import Sample, balanced, film_reviews, tweets
@@ -24,6 +24,8 @@ from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
 
 LABELLED, UNLABELLED, HELD_OUT = 160, 120, 60
+FEW = 32
+"""Labelled samples of two steps, after which self-training labels the target: before the step that is gone on from."""
 ENGINES = ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "zero2"))]
 SETTINGS: dict[str, dict[str, Any]] = {"self-training": {"threshold": 0.5}, "dapt": {"max_steps": 4}}
 SAVED = 3
@@ -37,6 +39,7 @@ def material(tmp_path_factory: pytest.TempPathFactory, worlds: Worlds) -> Path:
     target = list(islice(balanced(tweets()), UNLABELLED + HELD_OUT))
     parts = {
         "films": films[:LABELLED],
+        "few-films": films[:FEW],
         "some-films": films[: LABELLED // 2],
         "other-films": films[LABELLED // 2 : LABELLED],
         "films-held": films[LABELLED:],
@@ -66,6 +69,8 @@ def laid_out(folder: Path, material: Path, engine: str, method: str) -> RunFolde
     }
     if method in ("shot", "tent"):
         data["train"], changes["model"] = None, {"pretrained": str(material / "trained"), "dropout": 0.1}
+    if method == "self-training":
+        data["train"] = str(material / "few-films.csv")
     if method == "group-dro":
         sets = {name: str(material / f"{name}.csv") for name in ("some-films", "other-films")}
         data.update(train=sets, target=None)
@@ -88,6 +93,8 @@ def test_it_goes_on_in_the_middle_and_ends_in_a_verdict(
     worlds.run(2, train, [(str(whole.path), None)], timeout=240)
     told = dict(losses(whole))
     assert len(told) == STEPS + SETTINGS.get(method, {}).get("max_steps", 0)
+    noted = [event.text for event in EventTail(whole.events_file).read() if isinstance(event, Note)]
+    assert any("of 120 target samples" in text for text in noted) is (method in ("self-training", "shot"))
     again = laid_out(tmp_path / "again", material, engine, method)
     for kept in (
         whole.checkpoints,
