@@ -31,6 +31,7 @@ class Loaded:
     """A model in memory, or on the meta device with its weights still in their files.
 
     new: weights that start at random because the pretrained model lacks them (a head)
+    reshaped: those of them that it has in another shape
     left_out: weights of the file that the model has no place for (an old head)
     stored: where weights on the meta device are to be read
     """
@@ -39,6 +40,7 @@ class Loaded:
     new: tuple[str, ...]
     left_out: tuple[str, ...]
     stored: Stored = field(default_factory=dict)
+    reshaped: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -125,12 +127,12 @@ def load_model(
         "output_loading_info": True,
     }
     try:
-        files = weight_files(pretrained, spec) if in_parts and can_stay_in_files(auto_class, config) else []
-        if files:
+        files = weight_files(pretrained, spec) if in_parts else []
+        like: Any = _on_meta(auto, config) if files or pretrained.kind == "state_dict" else None
+        if files and _is_stored_as_it_is(like):
             drawn = torch.get_rng_state()
             holders = Placeholders(files)
-            made = type(_on_meta(auto, config))
-            model, found = made.from_pretrained(None, state_dict=holders.tensors, **options)
+            model, found = type(like).from_pretrained(None, state_dict=holders.tensors, **options)
             stored = holders.found_in(model, _new(found))
             if stored is not None:
                 _replace_dropout(model, spec.dropout)
@@ -138,7 +140,7 @@ def load_model(
             torch.set_rng_state(drawn)  # a new head is the same however the rest is loaded
         if pretrained.kind == "state_dict":
             weights = read_state_dict(Path(pretrained.location))
-            model, found = type(_on_meta(auto, config)).from_pretrained(None, state_dict=weights, **options)
+            model, found = type(like).from_pretrained(None, state_dict=weights, **options)
         else:
             model, found = auto.from_pretrained(pretrained.location, **options, **_hub_options(spec))
     except (OSError, ValueError, SafetensorError) as error:
@@ -237,16 +239,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def can_stay_in_files(auto_class: str, config: PretrainedConfig) -> bool:
-    """Whether each parameter is a stored tensor as it is.
-
-    The experts of a mixture are stored one by one and computed into one parameter, for which all of them are read.
-    """
+    """Whether weights of such a model can be left in their files: each parameter is a stored tensor as it is."""
     import transformers
+
+    return _is_stored_as_it_is(_on_meta(getattr(transformers, auto_class), config))
+
+
+def _is_stored_as_it_is(model: Any) -> bool:
+    """Not so a mixture, whose experts are stored one by one and computed into one parameter, all of them at once."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter
 
-    steps = get_model_conversion_mapping(_on_meta(getattr(transformers, auto_class), config))
-    return not any(isinstance(step, WeightConverter) for step in steps)
+    return not any(isinstance(step, WeightConverter) for step in get_model_conversion_mapping(model))
 
 
 def _on_meta(auto: Any, config: PretrainedConfig) -> PreTrainedModel:
@@ -277,12 +281,16 @@ def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrai
                 ]
             )
         )
-    return Loaded(model, tuple(sorted(new)), tuple(sorted(left_out)))
+    return Loaded(model, tuple(sorted(new)), tuple(sorted(left_out)), reshaped=tuple(sorted(_reshaped(found))))
 
 
 def _new(found: Mapping[str, Any]) -> set[str]:
     """Names of the parameters that the files lack, or have in another shape."""
-    return {*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])}
+    return {*found["missing_keys"], *_reshaped(found)}
+
+
+def _reshaped(found: Mapping[str, Any]) -> set[str]:
+    return {key[0] for key in found["mismatched_keys"]}
 
 
 def weight_files(pretrained: Pretrained, spec: Model) -> list[Path]:

@@ -56,8 +56,9 @@ def plan_course(spec: Adapting, loaded: Loaded, total_steps: int) -> Course:
     everything = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     sets: list[frozenset[str]] = []
     if spec.probing is not None:
-        sets.append(everything & _head(loaded))
-        if not sets[0] and _head(loaded):
+        head = _head(loaded)
+        sets.append(everything & head)
+        if head and not sets[0]:
             raise ModelError("adapt.probe: model.frozen or the method keeps the head as it is; remove adapt.probe")
         if not sets[0]:
             name = type(model).__name__

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 
 from launcher.adapt import make_method
 from launcher.adapt.adapters import Setting
@@ -50,7 +49,7 @@ def check_model(job: Job, total_steps: int | None) -> None:
     if not loading.can_stay_in_files(task.auto_class, config):
         return
     loaded = pretrained_model(job, pretrained, config, task, in_parts=True)
-    if _stored(pretrained) & set(loaded.new):
+    if set(loaded.reshaped) & set(loaded.new):
         return  # a head of another size than the config says, which may be the right one
     if job.engine.block is not None:
         blocks_of(loaded.model, job.engine.block)
@@ -58,27 +57,14 @@ def check_model(job: Job, total_steps: int | None) -> None:
     adapt(job, loaded, method, setting, total_steps or ENOUGH)
 
 
-def _files(pretrained: Pretrained) -> list[Path]:
-    """The safetensors files of the model, or of the base of adapters."""
-    source = pretrained if pretrained.base is None else pretrained.base.pretrained
-    return safetensors_files(source.kind, Path(source.location))
-
-
-def _stored(pretrained: Pretrained) -> set[str]:
-    """The names of all tensors in them."""
-    found: set[str] = set()
-    for file in _files(pretrained):
-        with safe_open(file, framework="pt") as opened:
-            found.update(opened.keys())
-    return found
-
-
 def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:
     """The model with a place here for each of its files, None where it has none."""
     if pretrained.kind == "hub":
         pretrained = _downloaded(pretrained, spec)
+    source = pretrained if pretrained.base is None else pretrained.base.pretrained
+    files = safetensors_files(source.kind, Path(source.location))
     places = (Path(pretrained.config), Path(pretrained.tokenizer))
-    return pretrained if _files(pretrained) and all(place.is_dir() for place in places) else None
+    return pretrained if files and all(place.is_dir() for place in places) else None
 
 
 def _downloaded(pretrained: Pretrained, spec: Model) -> Pretrained:

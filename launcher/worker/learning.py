@@ -112,12 +112,12 @@ class MethodLearner:
         """The sum of the weights of each term."""
         found = [self._method.weights(cast(StepBatch, batch)) for batch in batches]
         names = self._method.loss_terms
-        if any(set(weights) != set(names) for weights in found):
-            told = ", ".join(next(weights for weights in found if set(weights) != set(names)))
-            raise RequestError(
-                f"{type(self._method).__name__}.weights gives {told}, and its loss_terms are {', '.join(names)}; "
-                "each term needs both"
-            )
+        for weights in found:
+            if set(weights) != set(names):
+                raise RequestError(
+                    f"{type(self._method).__name__}.weights gives {', '.join(weights)}, and its loss_terms are "
+                    f"{', '.join(names)}; each term needs both"
+                )
         return [sum(float(weights[name].sum(dtype=torch.float64)) for weights in found) for name in names]
 
     def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:

@@ -56,7 +56,7 @@ def _weights_stay_in_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resnet(folder: Path) -> Path:
-    """Normalises over batches, and has no tensor in its file that a placeholder could not stand for."""
+    """Normalises over batches, whose statistics are buffers in its file."""
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
     transformers.ResNetForImageClassification(config).save_pretrained(folder)
