@@ -160,6 +160,7 @@ class DeepSpeedEngine:
 
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer that is saved; stage 3 gathers one at a time."""
+        self._slice_everything()
         parameters = dict(self._model.named_parameters()) if self._sharded else {}
         deepspeed = _import_deepspeed(self._settings.device)
         for name, tensor in saved_tensors(self._model):
@@ -229,6 +230,7 @@ class DeepSpeedEngine:
             load_saved(self._model, weights)
             self._zero.refresh_fp32_params()
             return
+        self._slice_everything()
         parameters: dict[str, Any] = dict(self._model.named_parameters())
         self._model.load_state_dict({name: w for name, w in weights.items() if name not in parameters}, strict=False)
         for name, parameter in parameters.items():
@@ -237,8 +239,6 @@ class DeepSpeedEngine:
                 continue
             saved = weights[name]
             assert isinstance(saved, FlatSlice)
-            if parameter.ds_persist:
-                parameter.partition()  # what is kept whole is gathered anew when it is next used
             _slice(parameter).local.copy_(saved.local)
         for flat, places in self._places_by_flat().items():
             with self._in_memory(flat):
@@ -258,14 +258,22 @@ class DeepSpeedEngine:
         if not self._sharded:
             self._zero.update_lp_params()
             return
+        self._slice_everything()
         parameters: dict[str, Any] = dict(self._model.named_parameters())
         places = self._places()
         for name, parameter in parameters.items():
-            if parameter.ds_persist:
-                parameter.partition()  # what is kept whole is gathered anew, by all ranks, when it is next used
             if name in places:
                 place = places[name]
                 _slice(parameter).local.copy_(place.of(place.flat.data, parameter.ds_shape).local)
+
+    def _slice_everything(self) -> None:
+        """Leave of each parameter its slice alone in stage 3; what is whole is gathered anew when it is next used.
+
+        A pass over the model ends with parameters still on their way that DeepSpeed fetched ahead, and with those kept
+        whole that it calls persistent.
+        """
+        if self._sharded:
+            self._zero.empty_partition_cache()
 
     def _shapes(self) -> dict[str, torch.Size]:
         return {name: getattr(p, "ds_shape", p.shape) for name, p in self._model.named_parameters()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,16 @@ from launcher.errors import JobError, Problem
 from launcher.job.positions import Document, places_in_json, read_document
 from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Job
+from launcher.plan.model_size import hidden_size
 from launcher.plan.split import Split
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "ds_configs"
 NOT_FOR_DEEPSPEED = ("optimizer", "scheduler", "train_batch_size")
 """Checked, and left out of what DeepSpeed gets: optimizer and schedule are ours, and a last batch may be short."""
+FROM_THE_SPLIT = (("train_micro_batch_size_per_gpu",), ("gradient_accumulation_steps",))
+"""What depends on the number of processes, which the plan decides."""
+SCHEDULERS = {"constant": "WarmupLR", "linear": "WarmupDecayLR", "cosine": "WarmupCosineLR"}
+"""DeepSpeed's name of each schedule that it has too."""
 WHAT_IS_NEEDED = 'the least there can be is {"zero_optimization": {"stage": 2}}'
 
 
@@ -24,29 +29,57 @@ WHAT_IS_NEEDED = 'the least there can be is {"zero_optimization": {"stage": 2}}'
 class Wanted:
     """A value of DeepSpeed's JSON that the job decides.
 
-    field: the field of the job file that says so
+    value: what DeepSpeed gets; None leaves the key out, so that DeepSpeed's own default holds
+    field: the field of the job file that says so; empty where it decides speed alone, and a file may say anything
+    agreeing: what else a file may say and mean the same as the job
+    fix: how a file that disagrees is mended
     """
 
     path: tuple[str, ...]
     value: Any
     field: str
+    agreeing: tuple[Any, ...] = ()
+    fix: str = 'write "auto", or change the job file'
 
 
-def render_deepspeed(job: Job, job_file: Path, split: Split) -> dict[str, Any]:
+def check_deepspeed(job: Job, job_file: Path) -> None:
+    """Look at the file of `engine.deepspeed` as far as that can be done before the plan is made.
+
+    Raises JobError for a file that is missing or no JSON, or that disagrees with the job, naming both places.
+    """
+    document = read_deepspeed(job)
+    wanted = list(_wanted(job, None, job.train.precision))
+    _check(document, wanted, job, job_file)
+    for path in FROM_THE_SPLIT:
+        _fill(document.values, Wanted(path, 1, ""))
+    _finish(document, wanted)
+
+
+def render_deepspeed(job: Job, job_file: Path, split: Split, precision: str) -> dict[str, Any]:
     """What DeepSpeed gets.
 
+    precision: as planned, where the job says `auto`
     Raises JobError for a file that is missing, or that disagrees with the job, naming both places.
     """
     document = read_deepspeed(job)
-    wanted = list(_wanted(job, split))
+    wanted = list(_wanted(job, split, precision))
+    _check(document, wanted, job, job_file)
+    return _finish(document, wanted)
+
+
+def _check(document: Document, wanted: Sequence[Wanted], job: Job, job_file: Path) -> None:
     problems = [*_disagreements(document, wanted, job_file), *_unusable(document), *_out_of_reach(document, job)]
     if problems:
         raise JobError(problems)
+
+
+def _finish(document: Document, wanted: Sequence[Wanted]) -> dict[str, Any]:
+    """Put the job's values into a file that agrees with it. Raises JobError for an `auto` that the job does not decide."""
     config = document.values
-    for want in wanted:
-        _fill(config, want)
     for name in NOT_FOR_DEEPSPEED:
         config.pop(name, None)
+    for want in wanted:
+        _fill(config, want)
     config.setdefault("zero_allow_untested_optimizer", True)
     config.setdefault("zero_force_ds_cpu_optimizer", False)
     left = [
@@ -76,18 +109,14 @@ def read_deepspeed(job: Job) -> Document:
     return Document(file, values, places)
 
 
-def _wanted(job: Job, split: Split) -> Iterator[Wanted]:
+def _wanted(job: Job, split: Split | None, precision: str) -> Iterator[Wanted]:
     train, optimizer = job.train, job.train.optimizer
     yield Wanted(("train_batch_size",), train.global_batch_size, "train.global_batch_size")
-    yield Wanted(("train_micro_batch_size_per_gpu",), split.micro_batch, "train.micro_batch_size")
-    yield Wanted(("gradient_accumulation_steps",), split.accumulation, "train.micro_batch_size")
+    if split is not None:
+        for path, value in zip(FROM_THE_SPLIT, (split.micro_batch, split.accumulation), strict=True):
+            yield Wanted(path, value, "train.micro_batch_size")
     yield Wanted(("gradient_clipping",), train.clip_norm or 0.0, "train.clip_norm")
-    for section in ("bf16", "fp16", "torch_autocast"):  # weights stay fp32, and the engine's own autocast does the rest
-        yield Wanted((section, "enabled"), False, "train.precision")
-    for path in (("communication_data_type",), ("data_types", "grad_accum_dtype")):
-        yield Wanted(path, "fp32", "train.precision")
-    for what in ("weights", "gradients"):
-        yield Wanted(("zero_optimization", f"zero_quantized_{what}"), False, "train.precision")
+    yield from _precisions(precision)
     yield Wanted(("optimizer", "type"), {"adamw": "AdamW", "sgd": "SGD"}[optimizer.name], "train.optimizer.name")
     for name in ("lr", "weight_decay", *(("betas", "eps") if optimizer.name == "adamw" else ("momentum",))):
         value = getattr(optimizer, name)
@@ -96,36 +125,56 @@ def _wanted(job: Job, split: Split) -> Iterator[Wanted]:
     for section in ("offload_optimizer", "offload_param"):
         if job.engine.nvme_path is not None:
             yield Wanted(("zero_optimization", section, "nvme_path"), job.engine.nvme_path, "engine.nvme_path")
+    name = train.schedule.name
+    yield Wanted(("scheduler", "type"), SCHEDULERS.get(name, name), "train.schedule.name", fix="remove scheduler")
     hidden = _hidden_size(job)
-    if hidden is not None:  # the sizes that DeepSpeed's integration in transformers takes
-        for name, size in (
-            ("reduce_bucket_size", hidden**2),
-            ("stage3_prefetch_bucket_size", int(0.9 * hidden**2)),
-            ("stage3_param_persistence_threshold", 10 * hidden),
-        ):
-            yield Wanted(("zero_optimization", name), size, "")
+    for name, size in (  # the sizes that DeepSpeed's integration in transformers takes
+        ("reduce_bucket_size", hidden and hidden**2),
+        ("stage3_prefetch_bucket_size", hidden and int(0.9 * hidden**2)),
+        ("stage3_param_persistence_threshold", hidden and 10 * hidden),
+    ):
+        yield Wanted(("zero_optimization", name), size, "")
+
+
+def _precisions(precision: str) -> Iterator[Wanted]:
+    """Weights stay fp32 and the engine's own autocast does the rest, so DeepSpeed's sections are off in what it gets.
+
+    precision: `auto` agrees with any of them
+    """
+    for section in ("bf16", "fp16", "torch_autocast"):
+        is_meant = precision in ("auto", section) or (section == "torch_autocast" and precision != "fp32")
+        agreeing = (True,) if is_meant else ()
+        fix = f'train.precision: {section if section in ("bf16", "fp16") else "bf16"}, or write "auto"'
+        yield Wanted((section, "enabled"), False, "train.precision", agreeing, fix)
+    fix = 'write "auto" or remove it: gradients are added up in fp32 whatever train.precision is'
+    for path in (("communication_data_type",), ("data_types", "grad_accum_dtype")):
+        yield Wanted(path, "fp32", "train.precision", fix=fix)
+    for what in ("weights", "gradients"):
+        yield Wanted(("zero_optimization", f"zero_quantized_{what}"), False, "train.precision", fix="remove it")
 
 
 def _hidden_size(job: Job) -> int | None:
-    size = (read_config(find_pretrained(job.model)) or {}).get("hidden_size")
-    return size if isinstance(size, int) else None
+    config = read_config(find_pretrained(job.model))
+    return None if config is None else hidden_size(config) or None
 
 
 def _disagreements(document: Document, wanted: list[Wanted], job_file: Path) -> Iterator[Problem]:
     ours = read_document(job_file) if job_file.is_file() else None
     for want in wanted:
         found = _at(document.values, want.path)
-        if found in (None, "auto", want.value) or not want.field:
+        if found in (None, "auto", want.value, *want.agreeing) or not want.field:
             continue
         place = ours.where(tuple(want.field.split("."))) if ours is not None else str(job_file)
         message = f"{found!r} disagrees with {want.value!r}, which follows from {want.field} ({place})"
-        yield Problem(document.where(want.path), ".".join(want.path), message, 'write "auto", or change the job file')
+        yield Problem(document.where(want.path), ".".join(want.path), message, want.fix)
 
 
 def _unusable(document: Document) -> Iterator[Problem]:
-    if "scheduler" in document.values:
-        message = "the schedule is the job's: train.schedule"
-        yield Problem(document.where(("scheduler",)), "scheduler", message, "remove it")
+    for name, value in _section(document.values, "scheduler", "params").items():
+        if value != "auto":
+            path = ("scheduler", "params", name)
+            message = "the schedule is the job's: train.schedule"
+            yield Problem(document.where(path), ".".join(path), message, 'write "auto", or remove scheduler')
     stage = _at(document.values, ("zero_optimization", "stage"))
     if stage not in (1, 2, 3):
         where = document.where(("zero_optimization", "stage"))
@@ -145,6 +194,11 @@ def _fix(path: tuple[str, ...]) -> str:
     return "engine.nvme_path: a folder on a fast local disk" if path[-1] == "nvme_path" else "write a value"
 
 
+def _section(values: Any, *path: str) -> dict[str, Any]:
+    found = _at(values, path)
+    return found if isinstance(found, dict) else {}
+
+
 def _at(values: Any, path: tuple[str, ...]) -> Any:
     for part in path:
         values = values.get(part) if isinstance(values, dict) else None
@@ -152,10 +206,14 @@ def _at(values: Any, path: tuple[str, ...]) -> Any:
 
 
 def _fill(config: dict[str, Any], want: Wanted) -> None:
-    """Put the job's value where the file says `auto`; what the file leaves out stays out."""
-    section = _at(config, want.path[:-1]) if want.path[1:] else config
-    if isinstance(section, dict) and section.get(want.path[-1]) == "auto":
-        section[want.path[-1]] = want.value
+    """Put the job's value where the file says `auto` or the same in other words; what it leaves out stays out."""
+    section, name = _at(config, want.path[:-1]), want.path[-1]
+    if not isinstance(section, dict) or section.get(name) not in ("auto", *want.agreeing):
+        return
+    if want.value is None:
+        del section[name]
+    else:
+        section[name] = want.value
 
 
 def _autos(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -66,7 +66,7 @@ def make_plan(
             raise _does_not_fit(job, job_file, size, precision, devices, now)
         if engine == "fsdp" and split.accumulation > 1 and not now.whole_gradients:
             reasons.append("gradients travel after each micro-batch: there is no room for whole ones")
-    deepspeed = render_deepspeed(job, job_file, split) if engine == "deepspeed" else None
+    deepspeed = render_deepspeed(job, job_file, split, precision) if engine == "deepspeed" else None
     return Plan(
         name=job.name,
         model=job.model.pretrained,
@@ -98,7 +98,7 @@ def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int)
         split=split,
         micro_batch_limit=limit,
         whole_gradients=False,
-        deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split),
+        deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split, plan.precision),
         reasons=(*plan.reasons, f"micro-batches of {split.micro_batch}: larger ones ran out of memory"),
     )
 

@@ -187,15 +187,33 @@ def _estimated(config: dict[str, Any], lora: Lora | None, learns_head: bool) -> 
     return replace(adapted, in_4_bits=layers * (block - 4 * hidden) if lora.quantised else 0)
 
 
+def hidden_size(config: dict[str, Any]) -> int:
+    """Width of the hidden states; of the widest stage where there are several; 0 where the config does not say."""
+    widths = _inner(config).get("hidden_sizes")
+    if isinstance(widths, list) and widths and all(isinstance(width, int) for width in widths):
+        return max(widths)
+    return _first(config, "hidden_size", "n_embd", "d_model", "dim")
+
+
+def _inner(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that says what the layers are."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _first(config: dict[str, Any], *names: str) -> int:
+    inner = _inner(config)
+    return next((inner[name] for name in names if isinstance(inner.get(name), int)), 0)
+
+
 def _shape(config: dict[str, Any]) -> dict[str, Any]:
     """The numbers under the names that most configs have."""
-    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    assert isinstance(inner, dict)
+    inner = _inner(config)
 
     def first(*names: str) -> int:
-        return next((inner[name] for name in names if isinstance(inner.get(name), int)), 0)
+        return _first(config, *names)
 
-    hidden = first("hidden_size", "n_embd", "d_model", "dim")
+    hidden = hidden_size(config)
     return {
         "layers": first("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
         "hidden": hidden,

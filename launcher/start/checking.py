@@ -12,6 +12,7 @@ from launcher.errors import RunFailed, Stopped
 from launcher.job.paths import taken_for_hub_ids
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
+from launcher.plan.deepspeed_config import check_deepspeed
 from launcher.plan.plan import Plan
 from launcher.run.folder import RunFolder, temporary_folder
 from launcher.start.failure import RankFailed
@@ -19,8 +20,10 @@ from launcher.start.processes import run_ranks
 
 
 def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
-    """Say what a sound job file means. Raises RequestError with what is wrong with it, or with its data files."""
+    """Say what a sound job file means. Raises RequestError with what is wrong with it, or with the files it names."""
     job = load_job(file, sets)
+    if job.engine.name == "deepspeed":
+        check_deepspeed(job, file)
     check_columns(job)
     if as_json:
         print(json.dumps(job.as_dict(), indent=2))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,13 +74,24 @@ DEALS: dict[int, list[list[list[int]]]] = {
 """deal[world][rank][micro-batch]: uneven on purpose, with ranks and micro-batches that hold nothing."""
 
 
-def engine_of(name: str, clip: float | None = CLIP, precision: Any = "fp32", **kept: Any) -> Engine:
-    """An engine by its name, or a ZeRO stage by the name of its template; kept: what it keeps beside the moments."""
+def engine_of(
+    name: str,
+    clip: float | None = CLIP,
+    precision: Any = "fp32",
+    zero: Mapping[str, Any] = MappingProxyType({}),
+    **kept: Any,
+) -> Engine:
+    """An engine by its name, or a ZeRO stage by the name of its template.
+
+    zero: of DeepSpeed's zero_optimization, over the template
+    kept: what it keeps with the moments
+    """
     settings = EngineSettings(torch.device("cpu"), precision=precision, clip_norm=clip, **kept)
     if not name.startswith("zero"):
         return make_engine(name, settings)
     config = json.loads((TEMPLATES / f"{name}.json").read_text())
     config |= {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2, "gradient_clipping": clip or 0.0}
+    config["zero_optimization"] |= zero
     file = Path(tempfile.mkstemp(suffix=".json")[1])
     file.write_text(json.dumps(config))
     return make_engine("deepspeed", replace(settings, deepspeed=file))
@@ -187,6 +199,40 @@ def test_the_state_and_the_tensors_bear_the_modules_own_names(worlds: Worlds) ->
     assert worlds.run(2, names_of, "ddp") == [alone] * 2
     for name in ENGINES[2:]:
         assert worlds.run(2, names_of, name) == [alone] * 2
+
+
+def after_a_pass(rank: int, size: int, zero: dict[str, Any], folder: str) -> tuple[dict[str, Any], ...]:
+    """Whole weights after steps and a pass without gradients; again after reading them back into what has been used."""
+    engine = engine_of("zero3", zero=zero, averages=True)
+    engine.prepare(Net(), Optimizer.model_validate(ADAMW), {})
+    list(take_steps(engine, rank, size, range(2), ADAMW["lr"]))
+    engine.average(0.5)
+    found = []
+    for _ in range(2):
+        pass_over(engine)
+        found.append(whole(engine))
+        pass_over(engine)
+        engine.swap_average()
+    pass_over(engine)
+    checkpoints = Checkpoints(Path(folder), keep=1)
+    checkpoints.save(2, engine.state(), {}, best_step=None)
+    engine.load(read_state(checkpoints.at(2), engine.state()))
+    return (*found, whole(engine))
+
+
+def pass_over(engine: Engine) -> None:
+    """An evaluation, which ends with what DeepSpeed has fetched ahead for a next layer that does not come."""
+    with torch.no_grad():
+        for _ in range(3):
+            engine.module(micro_batch(0, [0, 1]))
+
+
+FETCHED_AHEAD = {"stage3_prefetch_bucket_size": 40, "stage3_param_persistence_threshold": 10}
+
+
+def test_what_zero_fetches_ahead_and_keeps_whole_changes_nothing(worlds: Worlds, tmp_path: Path) -> None:
+    expected = worlds.run(2, after_a_pass, {}, str(tmp_path / "without"))
+    assert worlds.run(2, after_a_pass, FETCHED_AHEAD, str(tmp_path / "with")) == expected
 
 
 def names_of(rank: int, size: int, name: str) -> tuple[list[str], list[str]]:

@@ -11,10 +11,11 @@ import pytest
 from launcher.errors import JobError
 from launcher.job.reading import load_job
 from launcher.job.schema import DEEPSPEED_TEMPLATES
-from launcher.plan.deepspeed_config import TEMPLATES, render_deepspeed
+from launcher.plan.deepspeed_config import TEMPLATES, check_deepspeed, render_deepspeed
 from launcher.plan.making import make_plan, sharing_of
 from launcher.plan.plan import Plan
 from launcher.plan.split import split_batch
+from tests.commands import adaptrun
 from tests.plan.test_plan import LAPTOP, job
 
 SPLIT = split_batch(global_batch=30, ranks=4, micro_batch=3)
@@ -22,7 +23,7 @@ SPLIT = split_batch(global_batch=30, ranks=4, micro_batch=3)
 
 def rendered(folder: Path, engine: dict[str, Any], train: dict[str, Any] | None = None) -> dict[str, Any]:
     made, file = job(folder, engine={"name": "deepspeed"} | engine, train={"global_batch_size": 30} | (train or {}))
-    return render_deepspeed(made, file, SPLIT)
+    return render_deepspeed(made, file, SPLIT, made.train.precision)
 
 
 def own(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +100,14 @@ def test_a_disagreement_names_both_places(tmp_path: Path) -> None:
     [
         ({"zero_optimization": {"stage": 0}}, "found 0; allowed is 1, 2 or 3"),
         ({}, "found None; allowed is 1, 2 or 3"),
-        ({"zero_optimization": {"stage": 1}, "scheduler": {"type": "WarmupLR"}}, "the schedule is the job's"),
-        ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}, "bf16.enabled: True disagrees with False"),
+        (
+            {"zero_optimization": {"stage": 1}, "scheduler": {"type": "WarmupLR"}},
+            "'WarmupLR' disagrees with 'WarmupCosineLR', which follows from train.schedule.name",
+        ),
+        (
+            {"zero_optimization": {"stage": 1}, "scheduler": {"params": {"warmup_num_steps": 10}}},
+            "scheduler.params.warmup_num_steps: the schedule is the job's: train.schedule",
+        ),
         ({"zero_optimization": {"stage": 1}, "steps_per_print": "auto"}, "steps_per_print: auto is not known here"),
         ({"zero_optimization": {"stage": 2}, "communication_data_type": "fp16"}, "'fp16' disagrees with 'fp32'"),
         (
@@ -115,13 +122,84 @@ def test_what_cannot_work_is_refused(content: dict[str, Any], message: str, tmp_
         rendered(tmp_path, own(tmp_path, content))
 
 
+HUGGING_FACE = {
+    "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16, "min_loss_scale": 1},
+    "bf16": {"enabled": "auto"},
+    "optimizer": {"type": "AdamW", "params": {name: "auto" for name in ("lr", "betas", "eps", "weight_decay")}},
+    "scheduler": {
+        "type": "WarmupDecayLR",
+        "params": {name: "auto" for name in ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps")},
+    },
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "sub_group_size": 1e9,
+        "reduce_bucket_size": "auto",
+        "stage3_prefetch_bucket_size": "auto",
+        "stage3_param_persistence_threshold": "auto",
+        "stage3_max_live_parameters": 1e9,
+        "stage3_max_reuse_distance": 1e9,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "steps_per_print": 2000,
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "wall_clock_breakdown": False,
+}
+"""The ZeRO-3 file of the documentation of `transformers`, of which people have copies."""
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        ({"hidden_size": 64}, (4096, 3686, 640)),
+        ({"d_model": 64}, (4096, 3686, 640)),
+        ({"text_config": {"hidden_size": 64}}, (4096, 3686, 640)),
+        ({"hidden_sizes": [32, 64]}, (4096, 3686, 640)),
+        ({"layers": 2}, (None, None, None)),
+    ],
+)
+def test_a_file_as_hugging_face_prints_it_is_taken(
+    config: dict[str, Any], sizes: tuple[int | None, ...], tmp_path: Path
+) -> None:
+    engine = {"name": "deepspeed"} | own(tmp_path, HUGGING_FACE)
+    made, file = job(tmp_path, engine=engine, train={"global_batch_size": 30, "schedule": {"name": "linear"}})
+    (tmp_path / "tiny" / "config.json").write_text(json.dumps(config))
+    zero = render_deepspeed(made, file, SPLIT, "fp32")["zero_optimization"]
+    names = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+    assert tuple(zero.get(name) for name in names) == sizes
+    assert "auto" not in zero.values()
+
+
+@pytest.mark.parametrize("section", ["bf16", "fp16", "torch_autocast"])
+def test_the_precision_of_a_file_agrees_with_that_of_the_job(section: str, tmp_path: Path) -> None:
+    content = {"zero_optimization": {"stage": 2}, section: {"enabled": True}}
+    precision = "fp16" if section == "fp16" else "bf16"
+    config = rendered(tmp_path, own(tmp_path, content), {"precision": precision})
+    assert config[section] == {"enabled": False}  # weights stay fp32, and the engine's own autocast does the rest
+    with pytest.raises(JobError, match=f"True disagrees with False.*\n    fix: train.precision: {precision}"):
+        rendered(tmp_path, own(tmp_path, content), {"precision": "fp32"})
+
+
+def test_check_reads_the_file(tmp_path: Path) -> None:
+    engine = {"name": "deepspeed"} | own(tmp_path, HUGGING_FACE | {"gradient_accumulation_steps": 7})
+    made, file = job(tmp_path, engine=engine, train={"schedule": {"name": "linear"}})
+    check_deepspeed(made, file)  # how often gradients are accumulated depends on the machine
+    for text, message in (("{", "not valid JSON"), (json.dumps({"zero_optimization": {"stage": 0}}), "found 0")):
+        (tmp_path / "own.json").write_text(text)
+        assert message in adaptrun("check", file, cwd=tmp_path, code=2).stderr
+
+
 def test_copies_of_weights_do_not_go_to_a_disk(tmp_path: Path) -> None:
     offload = {"device": "nvme", "nvme_path": "/local"}
     own(tmp_path, {"zero_optimization": {"stage": 3, "offload_optimizer": offload}})
     engine = {"name": "deepspeed", "deepspeed": "own.json"}
     made, file = job(tmp_path, engine=engine, adapt={"method": "finetune", "average": {"name": "ema"}})
     with pytest.raises(JobError, match=r"offload_optimizer.device: adapt.average keeps copies of weights"):
-        render_deepspeed(made, file, SPLIT)
+        render_deepspeed(made, file, SPLIT, "fp32")
 
 
 def test_nvme_needs_a_path(tmp_path: Path) -> None:
