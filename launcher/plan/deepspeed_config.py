@@ -74,7 +74,7 @@ def _check(document: Document, wanted: Sequence[Wanted], job: Job, job_file: Pat
 
 
 def _finish(document: Document, wanted: Sequence[Wanted]) -> dict[str, Any]:
-    """Put the job's values into a file that agrees with it. Raises JobError for an `auto` that the job does not decide."""
+    """Put the job's values into a file that agrees with it. Raises JobError for an `auto` that is left."""
     config = document.values
     for name in NOT_FOR_DEEPSPEED:
         config.pop(name, None)
@@ -125,15 +125,15 @@ def _wanted(job: Job, split: Split | None, precision: str) -> Iterator[Wanted]:
     for section in ("offload_optimizer", "offload_param"):
         if job.engine.nvme_path is not None:
             yield Wanted(("zero_optimization", section, "nvme_path"), job.engine.nvme_path, "engine.nvme_path")
-    name = train.schedule.name
-    yield Wanted(("scheduler", "type"), SCHEDULERS.get(name, name), "train.schedule.name", fix="remove scheduler")
+    schedule = SCHEDULERS.get(train.schedule.name, train.schedule.name)
+    yield Wanted(("scheduler", "type"), schedule, "train.schedule.name", fix="remove scheduler")
     hidden = _hidden_size(job)
-    for name, size in (  # the sizes that DeepSpeed's integration in transformers takes
+    for bucket, size in (  # the sizes that DeepSpeed's integration in transformers takes
         ("reduce_bucket_size", hidden and hidden**2),
         ("stage3_prefetch_bucket_size", hidden and int(0.9 * hidden**2)),
         ("stage3_param_persistence_threshold", hidden and 10 * hidden),
     ):
-        yield Wanted(("zero_optimization", name), size, "")
+        yield Wanted(("zero_optimization", bucket), size, "")
 
 
 def _precisions(precision: str) -> Iterator[Wanted]:
@@ -158,7 +158,7 @@ def _hidden_size(job: Job) -> int | None:
     return None if config is None else hidden_size(config) or None
 
 
-def _disagreements(document: Document, wanted: list[Wanted], job_file: Path) -> Iterator[Problem]:
+def _disagreements(document: Document, wanted: Sequence[Wanted], job_file: Path) -> Iterator[Problem]:
     ours = read_document(job_file) if job_file.is_file() else None
     for want in wanted:
         found = _at(document.values, want.path)

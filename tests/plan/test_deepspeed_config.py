@@ -125,10 +125,10 @@ def test_what_cannot_work_is_refused(content: dict[str, Any], message: str, tmp_
 HUGGING_FACE = {
     "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16, "min_loss_scale": 1},
     "bf16": {"enabled": "auto"},
-    "optimizer": {"type": "AdamW", "params": {name: "auto" for name in ("lr", "betas", "eps", "weight_decay")}},
+    "optimizer": {"type": "AdamW", "params": dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")},
     "scheduler": {
         "type": "WarmupDecayLR",
-        "params": {name: "auto" for name in ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps")},
+        "params": dict.fromkeys(("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps"), "auto"),
     },
     "zero_optimization": {
         "stage": 3,

@@ -1,0 +1,31 @@
+"""Prints the shape of each parameter of a config's model as JSON: `python -m launcher.worker.shapes FOLDER CLASS`.
+
+The model is built on the meta device, so that nothing of it takes memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def parameter_shapes(folder: str, auto_class: str) -> dict[str, tuple[int, ...]]:
+    """Shapes by name; tied parameters count once.
+
+    auto_class: of `transformers`, such as AutoModel
+    Raises ValueError or OSError for a config that `transformers` does not know; code of the folder's own is not run.
+    """
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    made: Any = getattr(transformers, auto_class)
+    with torch.device("meta"):
+        model = made.from_config(config, trust_remote_code=False)
+    model.tie_weights()
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+if __name__ == "__main__":
+    json.dump(parameter_shapes(*sys.argv[1:]), sys.stdout)
