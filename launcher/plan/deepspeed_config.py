@@ -113,8 +113,8 @@ def _wanted(job: Job, split: Split | None, precision: str) -> Iterator[Wanted]:
     train, optimizer = job.train, job.train.optimizer
     yield Wanted(("train_batch_size",), train.global_batch_size, "train.global_batch_size")
     if split is not None:
-        for path, value in zip(FROM_THE_SPLIT, (split.micro_batch, split.accumulation), strict=True):
-            yield Wanted(path, value, "train.micro_batch_size")
+        for path, share in zip(FROM_THE_SPLIT, (split.micro_batch, split.accumulation), strict=True):
+            yield Wanted(path, share, "train.micro_batch_size")
     yield Wanted(("gradient_clipping",), train.clip_norm or 0.0, "train.clip_norm")
     yield from _precisions(precision)
     yield Wanted(("optimizer", "type"), {"adamw": "AdamW", "sgd": "SGD"}[optimizer.name], "train.optimizer.name")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from launcher.errors import DataError, RequestError
 from launcher.job.data import Source
 from launcher.job.reading import check_section
 from launcher.python.apart import Child
 from launcher.python.job import Job
+from launcher.python.rows import GIVEN, Rows, held_rows, write_rows
 from launcher.run.display import Display, print_outcome
 from launcher.run.folder import RunFolder
 from launcher.run.results import Evaluation, Result
 
 Place = str | PathLike[str]
-Data = Place | Mapping[str, Any]
-"""A file, a folder saved by `datasets` or a hub id, or the keys that name one and its columns in the job file."""
+Data = Place | Mapping[str, Any] | Rows
+"""A file, a folder saved by `datasets` or a hub id; a data frame, a list of rows or of texts; or the keys that the job
+file has for any of these and its columns, such as `{"source": frame, "text": "review"}`."""
 
 
 def train(job: Job, *, resume: Place = "auto", quiet: bool = False) -> Result:
@@ -49,8 +54,7 @@ def evaluate(model: Place, data: Data, *, batch_size: int = 32, processes: int |
     batch_size: samples of full length at once; processes: as for a job where None
     Raises RequestError and its kinds, RunFailed, and Stopped after Ctrl-C.
     """
-    asked = _asked(model, data, batch_size, processes)
-    with Child("evaluate", **asked) as child:
+    with _asked(model, data, batch_size, processes) as asked, Child("evaluate", **asked) as child:
         child.wait()
         found = child.answer()
     intervals = {metric: (low, high) for metric, (low, high) in found["intervals"].items()}
@@ -62,19 +66,29 @@ def predict(model: Place, data: Data, *, batch_size: int = 32, processes: int | 
 
     Raises RequestError and its kinds, RunFailed, and Stopped after Ctrl-C.
     """
-    asked = _asked(model, data, batch_size, processes)
-    with Child("predict", **asked) as child:
+    with _asked(model, data, batch_size, processes) as asked, Child("predict", **asked) as child:
         child.wait()
         file = Path(child.answer()["output"])
         with file.open(encoding="utf-8", newline="\n") as lines:  # an answer may hold other ends of lines
             return [json.loads(line) for line in lines]
 
 
-def _asked(model: Place, data: Data, batch_size: int, processes: int | None) -> dict[str, Any]:
-    source = check_section(data if isinstance(data, Mapping) else {"source": data}, Source)
-    return {
-        "model": fspath(model),
-        "source": source.model_dump(mode="json"),
-        "batch_size": batch_size,
-        "processes": processes,
-    }
+@contextmanager
+def _asked(model: Place, data: Data, batch_size: int, processes: int | None) -> Iterator[dict[str, Any]]:
+    """What the child is asked; inside, rows that the caller holds are in a file."""
+    keys = data if isinstance(data, Mapping) else {"source": data}
+    rows = held_rows(data)
+    with tempfile.TemporaryDirectory(prefix="adaptrun-") as folder:
+        file = Path(folder) / "rows.parquet"
+        source = check_section(keys if rows is None else {**keys, "source": file}, Source)
+        if rows is not None:
+            write_rows(rows, file, source.text, (source.image, source.audio))
+        asked = {"source": source.model_dump(mode="json"), "batch_size": batch_size, "processes": processes}
+        try:
+            yield {"model": fspath(model), **asked}
+        except RequestError as error:
+            if rows is None:
+                raise
+            if isinstance(error, DataError) and error.file == str(file):
+                raise DataError(GIVEN, error.message, error.row) from None
+            raise RequestError(str(error).replace(str(file), GIVEN)) from None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from launcher.errors import NotAdopted
 from launcher.job.reading import load_job
 from launcher.measure.verdict import Verdict
 from launcher.run.folder import RunFolder, write_whole
+from launcher.run.history import history
+
+if TYPE_CHECKING:
+    import pandas
 
 Interval = tuple[float, float]
 
@@ -60,6 +64,7 @@ class Result:
     best_step: the step whose validation was best, None where there is none with a figure
     verdict: whether the result should take the old model's place, None without validation data
     selector: what chose the step that became the result, None where nothing did
+    run: the run's folder, where the result was read from; not kept in it, since folders move
     """
 
     status: Literal["done", "stopped"]
@@ -71,10 +76,23 @@ class Result:
     sets: dict[str, SetResult] = field(default_factory=dict)
     verdict: Verdict | None = None
     selector: str | None = None
+    run: str | None = None
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
-        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
+        values = asdict(self)
+        del values["run"]
+        write_whole(path, json.dumps(values, indent=2) + "\n")
+
+    def history(self) -> pandas.DataFrame:
+        """Loss, rate, gradient norm and speed of each step, and the metrics of each evaluation, indexed by step.
+
+        A metric is NaN at a step after which nothing was evaluated. The columns bear the names that trackers show.
+        """
+        import pandas
+
+        assert self.run is not None, "only a result that was read from its run's folder has a history"
+        return pandas.DataFrame(history(RunFolder(Path(self.run)).events_file)).set_index("step")
 
     @classmethod
     def read(cls, path: Path) -> Result:
@@ -83,7 +101,7 @@ class Result:
         values["sets"] = {name: _set_of(found) for name, found in values["sets"].items()}
         if values.get("verdict") is not None:
             values["verdict"] = Verdict.from_dict(values["verdict"])
-        return cls(**values)
+        return replace(cls(**values), run=str(path.parent))
 
 
 def _set_of(values: dict[str, object]) -> SetResult:

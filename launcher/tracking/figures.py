@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from launcher.run.events import Began, Evaluated, Event, Phase, Step
 from launcher.run.flat import Value
+from launcher.run.history import evaluation_figures, step_figures
 from launcher.run.results import Result
 from launcher.tracking.base import Point, Status
 
@@ -33,32 +34,17 @@ class Figures:
             self.ended_as = ENDS.get(event.name)
         elif isinstance(event, Step) and event.step > (self.last_step or 0):
             self.last_step = event.step
-            return Point(event.step, event.time, _of_step(event))
+            return Point(event.step, event.time, step_figures(event))
         elif isinstance(event, Evaluated):
             new = {name: metrics for name, metrics in event.metrics.items() if self._is_new(name, event.step)}
             if new:
-                values = {
-                    f"validation/{name}/{metric}": v for name, found in new.items() for metric, v in found.items()
-                }
-                return Point(event.step, event.time, values)
+                return Point(event.step, event.time, evaluation_figures(new))
         return None
 
     def _is_new(self, name: str, step: int) -> bool:
         known = (name, step) in self._evaluated
         self._evaluated.add((name, step))
         return not known
-
-
-def _of_step(step: Step) -> dict[str, float]:
-    return {
-        "train/loss": step.loss,
-        "train/lr": step.lr,
-        "train/gradient_norm": step.gradient_norm,
-        "train/epoch": step.epoch + 1,
-        "train/samples_per_second": step.samples / step.seconds,
-        "train/tokens_per_second": step.tokens / step.seconds,
-        "train/memory_gib": step.memory / 2**30,
-    }
 
 
 def summary_of(result: Result) -> dict[str, Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -14,14 +15,20 @@ import time
 from pathlib import Path
 from typing import Any, Required, get_origin, get_type_hints
 
+import numpy as np
+import pandas
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
 import launcher
 from launcher import Job, Result, evaluate, predict, train
 from launcher.errors import DataError, JobError, ModelError, Problem, RequestError, RunFailed
 from launcher.job import schema
 from launcher.python.job import Sections
+from launcher.python.rows import held_rows, write_rows
 from launcher.run.checkpoints import complete_checkpoints, step_of
+from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder
 from tests.commands import ENVIRONMENT, PATIENCE, adaptrun
 from tests.start.conftest import Trained, write_job
@@ -231,6 +238,58 @@ def test_evaluating_and_predicting_in_a_thread_give_what_the_commands_give(
     assert found["rows"] == [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert len(found["rows"]) == 13
     assert found["result"].steps == 2
+
+
+def test_rows_texts_and_data_frames_are_taken_as_files_are(folder: Path, trained: Trained) -> None:
+    frame = pandas.read_csv("near.csv").rename(columns={"text": "review"})
+    frame.index = frame.index[::-1]
+    measured = evaluate(trained.run, {"source": frame, "text": "review"}, processes=1)
+    assert measured.metrics == pytest.approx(Result.read(trained.run / "result.json").sets["near"].after)
+    expected = predict(trained.run, "near.csv", processes=1)
+    answers = predict(trained.run, list(frame["review"]), processes=1)
+    assert [row["label"] for row in answers] == [row["label"] for row in expected]
+    with pytest.raises(RequestError, match="^the given rows, row 2: label 'unheard of' does not occur"):
+        evaluate(trained.run, [{"text": "a", "label": "class-0"}, {"text": "b", "label": "unheard of"}], processes=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "the given rows: there are none"),
+        ([{"text": "a"}, 3], "the given rows, row 2: found int; a row is {column: value}, or a text"),
+        ([{"text": "a"}, {"text": 3}], "the given rows: .*; a column holds values of one kind"),
+        ([{"text": "\ud800"}], "the given rows: .*surrogates"),
+        (["near.csv", "far.csv"], r'these are the names of files; name files as {"source": \[...\]}'),
+    ],
+)
+def test_rows_that_cannot_be_taken_are_told(folder: Path, rows: list[Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        write_rows(rows, folder / "rows.parquet", "text", ())
+
+
+def test_rows_keep_their_values(folder: Path) -> None:
+    image = Image.new("RGB", (2, 3), "red")
+    rows = [
+        {"text": "a", "image": "x.png", "tags": ["b"], "picture": image},
+        {"text": "c", "image": folder / "y.png", "label": np.float32(0.5)},
+    ]
+    write_rows(rows, folder / "rows.parquet", "text", ("image", "audio"))
+    first, second = parquet.read_table(folder / "rows.parquet").to_pylist()
+    assert (first["image"], second["image"]) == (str(folder / "x.png"), str(folder / "y.png"))
+    assert (first["tags"], first["label"], second["label"]) == (["b"], None, 0.5)
+    assert Image.open(io.BytesIO(first["picture"])).getpixel((0, 0)) == (255, 0, 0)
+    for data in ("near.csv", Path("near.csv"), {"source": ["near.csv", Path("far.csv")]}, {"source": "near.csv"}):
+        assert held_rows(data) is None
+
+
+def test_a_result_has_its_history_as_a_data_frame(trained: Trained) -> None:
+    result = Result.read(trained.run / "result.json")
+    history = result.history()
+    steps = [event for event in EventTail(trained.run / "metrics.jsonl").read() if isinstance(event, Step)]
+    assert list(history.loc[1:, "train/loss"]) == [step.loss for step in steps]
+    assert list(history.index) == list(range(result.steps + 1)), "step 0 is the evaluation before training"
+    assert history["validation/near/accuracy"].dropna().iloc[0] == result.sets["near"].before["accuracy"]
+    assert "run" not in json.loads((trained.run / "result.json").read_text())
 
 
 ENDLESS = """\
