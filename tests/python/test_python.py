@@ -248,7 +248,7 @@ def test_rows_texts_and_data_frames_are_taken_as_files_are(folder: Path, trained
     expected = predict(trained.run, "near.csv", processes=1)
     answers = predict(trained.run, list(frame["review"]), processes=1)
     assert [row["label"] for row in answers] == [row["label"] for row in expected]
-    with pytest.raises(RequestError, match="^the given rows, row 2: label 'unheard of' does not occur"):
+    with pytest.raises(RequestError, match=r"^the given rows, row 2: label 'unheard of' does not occur"):
         evaluate(trained.run, [{"text": "a", "label": "class-0"}, {"text": "b", "label": "unheard of"}], processes=1)
 
 
