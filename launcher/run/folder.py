@@ -19,6 +19,8 @@ from typing import IO, Any
 import yaml
 
 from launcher.errors import RequestError, RunFailed
+from launcher.files import partial_of
+from launcher.files import write_whole as write_whole
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
 
@@ -191,7 +193,7 @@ class RunFolder:
         link = self.path.with_name(job.name)
         if link.exists() and not link.is_symlink():
             return
-        beside = self.path.with_name(f".{job.name}.{os.getpid()}.partial")
+        beside = partial_of(link)
         beside.symlink_to(self.path.name)
         beside.replace(link)
 
@@ -257,10 +259,3 @@ def temporary_folder() -> Iterator[RunFolder]:
     finally:
         if not failed:
             shutil.rmtree(folder.path, ignore_errors=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader sees the old or the new text and never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
