@@ -27,6 +27,8 @@ SMALL = 4 * 2**20
 _BUFFER = 16 * 2**20
 _LEFT_FOR_GOOD = 7 * 24 * 3600.0
 """Seconds without a change after which what an unknown process has left is taken for left over."""
+_EARLIER = re.compile(r"\.[0-9a-f]{32}(\.npy)?\.\d+\.partial")
+"""Temporary names of earlier versions, which hold the process id alone."""
 _PARTIAL = re.compile(
     r"\..+\.(?P<host>[\w-]+)-(?P<boot>[0-9a-f]{8})-(?P<namespace>\d+)-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]{8}\.partial"
 )
@@ -98,6 +100,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def _is_left(path: Path) -> bool:
     known = _PARTIAL.fullmatch(path.name)
+    if known is None and _EARLIER.fullmatch(path.name) is None:
+        return False  # not ours
     if known is not None:
         host, boot, *numbers = known.groups()
         if Owner(host, boot, *map(int, numbers)).is_gone():
@@ -143,7 +147,9 @@ class FileHash:
                 beat()
         return cls(size, digest.hexdigest())
 
-    def fault_of(self, file: Path, beat: Callable[[], object] = lambda: None, *, size_alone: bool = False) -> str | None:
+    def fault_of(
+        self, file: Path, beat: Callable[[], object] = lambda: None, *, size_alone: bool = False
+    ) -> str | None:
         """What is wrong with a file that should have these contents; None where nothing is."""
         try:
             size = file.stat().st_size
@@ -182,7 +188,7 @@ def hash_folder(folder: Path) -> None:
 
 
 def read_hashes(folder: Path) -> dict[str, FileHash]:
-    """The hashes of a folder's files. Raises Damaged where they cannot be read, FileNotFoundError where there are none."""
+    """The hashes of a folder's files. Raises Damaged where they cannot be read, FileNotFoundError without any."""
     try:
         values = json.loads((folder / HASHES).read_text(encoding="utf-8"))
         return {name: FileHash(int(known["size"]), str(known["hash"])) for name, known in values.items()}

@@ -1,4 +1,4 @@
-"""The hashes of a checkpoint's files: made of the bytes on their way out, and compared by all ranks before it is read."""
+"""The hashes of a checkpoint's files: made of the bytes on their way out, compared by all ranks before it is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import xxhash
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 
 from launcher.files import Damaged, FileHash, Hashes, faults_of
-from launcher.run.checkpoints import METADATA, PROGRESS, hashes_of
+from launcher.run.checkpoints import MARKER, METADATA, PROGRESS, hashes_of
 
 
 class HashingWriter(FileSystemWriter):
@@ -92,6 +92,10 @@ def fault_of(checkpoint: Path, beat: Callable[[], object] = lambda: None) -> str
 def _own_fault(checkpoint: Path, beat: Callable[[], object]) -> str | None:
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
+    if not checkpoint.is_dir():
+        return "the folder is missing"
+    if not (checkpoint / MARKER).is_file():
+        return f"{MARKER} is missing, so that it is not known to be complete"
     try:
         hashes = hashes_of(checkpoint)
     except Damaged as damaged:

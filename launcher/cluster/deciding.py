@@ -50,8 +50,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
 
     requeues: how often the scheduler has queued the job again
     """
-    result = folder.result()
-    if result is not None and result["status"] == "done":
+    if folder.is_done():
         print_outcome(folder)
         insist_on_adoption(folder)
         return int(ExitCode.DONE)
@@ -82,7 +81,7 @@ def _why_queued_again(folder: RunFolder) -> str | None:
         return f"without {', '.join(f'{node} ({why})' for node, why in unfit.items())}"
     lost = lost_file(folder, _start(folder).count)
     if lost.exists():
-        return lost.read_text(encoding="utf-8").strip()
+        return _text(lost)
     first = first_failure(folder)
     if folder.stop_file.exists() or (first is not None and first.exit_code == ExitCode.STOPPED):
         last = last_checkpoint(folder.checkpoints)
@@ -91,7 +90,11 @@ def _why_queued_again(folder: RunFolder) -> str | None:
 
 
 def _is_cancelled(folder: RunFolder) -> bool:
-    return folder.stop_file.exists() and folder.stop_file.read_text(encoding="utf-8").strip() == CANCEL
+    return folder.stop_file.exists() and _text(folder.stop_file) == CANCEL
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) -> int:

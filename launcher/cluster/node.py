@@ -24,6 +24,7 @@ from launcher.errors import AdaptrunError, ExitCode, RunFailed
 from launcher.job.reading import load_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
+from launcher.run.claims import release_claims
 from launcher.run.failures import Failure, ends_of_nodes, leave_word
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Cause, Start, adopt, begin
@@ -56,6 +57,7 @@ def main() -> None:
         code = int(error.exit_code) if isinstance(error, AdaptrunError) else int(ExitCode.FAILED)
         _leave_word(folder, error, trace, code)
     sys.stdout.flush()
+    release_claims()
     os._exit(code)  # torchrun's agent may be waiting in a thread for nodes that are gone
 
 

@@ -66,7 +66,7 @@ def hashes_of(checkpoint: Path) -> dict[str, FileHash] | None:
 
 
 def quick_fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, by the sizes of its files and what the small ones hold; None where nothing is."""
+    """What is wrong with a checkpoint, by the sizes of its files and what the small ones hold; None for nothing."""
     try:
         hashes = hashes_of(checkpoint)
     except Damaged as damaged:

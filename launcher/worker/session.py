@@ -102,7 +102,7 @@ def _make_run(job: Job, job_file: Path, plan: Plan, world: World, resume: str) -
         folder = decision.folder
         folder.write_plan(with_remembered_limit(plan, job, job_file, decision))
         write_environment(folder)
-        begin(folder, decision.cause, decision.checkpoint)
+        begin(folder, decision.cause, decision.checkpoint, insists=decision.insists)
         print(f"{folder.path}: {decision.reason}", flush=True)
         said = str(folder.path)
     return RunFolder(Path(world.from_first(said) or ""))
