@@ -125,8 +125,12 @@ def remove(path: Path) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file in one step, so that a reader sees the old or the new text and never a part."""
     beside = partial_of(path)
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)

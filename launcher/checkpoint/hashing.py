@@ -15,22 +15,20 @@ from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 
 from launcher.files import Damaged, FileHash, Hashes, faults_of
 from launcher.run.checkpoints import MARKER, METADATA, PROGRESS, hashes_of
+from launcher.run.heartbeats import Pulse
 
 
 class HashingWriter(FileSystemWriter):
-    """Writes as torch does, and knows the hash of each file of this rank.
-
-    hashes: of the files that are written, by name
-    """
+    """Writes as torch does, and knows the hash of each file of this rank."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.fs = _HashingFiles()
+        self.fs = self._files = _HashingFiles()
 
     @property
     def hashes(self) -> dict[str, FileHash]:
         """Of what this rank has written, by name."""
-        return self.fs.hashes
+        return self._files.hashes
 
 
 class _HashingFiles(FileSystem):
@@ -38,7 +36,7 @@ class _HashingFiles(FileSystem):
         self.hashes: dict[str, FileHash] = {}
 
     @contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:  # type: ignore[override]
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         with super().create_stream(path, mode) as raw:
             stream = _HashingStream(cast(IO[bytes], raw))
             yield stream
@@ -76,16 +74,18 @@ class _HashingStream(io.IOBase):
         super().close()
 
 
-def fault_of(checkpoint: Path, beat: Callable[[], object] = lambda: None) -> str | None:
+def fault_of(checkpoint: Path, pulse: Pulse | None = None) -> str | None:
     """What is wrong with the files of a checkpoint, the same on every rank; None where nothing is.
 
     All ranks call this. Each file is hashed by one of them, so that together they read the checkpoint once.
     """
-    own = _own_fault(checkpoint, beat)
+    pulse = pulse or Pulse()
+    own = _own_fault(checkpoint, pulse.beat)
     said: list[str | None] = [own]
     if dist.is_initialized() and dist.get_world_size() > 1:
         said = [None] * dist.get_world_size()
-        dist.all_gather_object(said, own)
+        with pulse.waiting("look at the checkpoint"):
+            dist.all_gather_object(said, own)
     return next((fault for fault in said if fault is not None), None)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from launcher.cluster.lookout import lost_file
 from launcher.cluster.runs import excluded_file
 from launcher.errors import AdaptrunError, ExitCode
-from launcher.job.reading import load_job
+from launcher.job.reading import load_kept_job
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.display import print_outcome
 from launcher.run.events import Began, EventTail
@@ -64,7 +64,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
     try:
         report_failure(folder)
     except RankFailed as failed:
-        restart(folder, load_job(folder.job_file), folder.job_file, failed)
+        restart(folder, load_kept_job(folder.job_file), folder.job_file, failed)
         print(f"the ranks are started again after this:\n{failed}", file=sys.stderr)
         return AGAIN
 
@@ -99,7 +99,7 @@ def _text(file: Path) -> str:
 
 def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) -> int:
     """Whether the run may go back into the queue: not for ever, and not where starts bring nothing."""
-    job, in_vain = load_job(folder.job_file), starts_in_vain(folder, _start(folder))
+    job, in_vain = load_kept_job(folder.job_file), starts_in_vain(folder, _start(folder))
     done = max(requeues, _requeues_since_a_person_began(folder))
     if done >= max_requeues:
         print(f"not queued again, since that was done {done} times (max_requeues of the profile): {why}")

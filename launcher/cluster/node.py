@@ -21,7 +21,7 @@ from launcher.cluster.fitness import faults_of_this_node
 from launcher.cluster.place import NodePlace, free_port
 from launcher.cluster.presence import Presence
 from launcher.errors import AdaptrunError, ExitCode, RunFailed
-from launcher.job.reading import load_job
+from launcher.job.reading import load_kept_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.claims import release_claims
@@ -72,7 +72,7 @@ def _leave_word(folder: RunFolder, error: Exception, trace: str, code: int) -> N
 
 def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
     """Start and watch this node's ranks. Raises AdaptrunError where they could not be started."""
-    job, plan = load_job(folder.job_file), folder.plan()
+    job, plan = load_kept_job(folder.job_file), folder.plan()
     presence = Presence(folder, place.nodes[place.index])
     with ExitStack() as stack:
         requests = stack.enter_context(StopRequests().listening(last=True))

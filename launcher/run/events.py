@@ -230,16 +230,15 @@ def _event_of(line: bytes | str) -> Event | None:
     name = values.get("kind") if isinstance(values, dict) else None
     if not isinstance(name, str):
         raise ValueError("no event")
-    kind = KINDS.get(name)
-    if kind is None:
+    if name not in KINDS:
         return None
-    event: Event = _reader(kind).validate_python(values)
+    event: Event = _reader(name).validate_python(values)
     return event
 
 
 @cache
-def _reader(kind: type[Event]) -> Any:
+def _reader(kind: str) -> Any:
     """Makes an event of values, and refuses those of other types."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    return TypeAdapter(KINDS[kind])

@@ -35,7 +35,6 @@ _BY_ERROR = {
     "Hung": FailureKind.HUNG,
     "Superseded": FailureKind.SUPERSEDED,
     "CheckpointError": FailureKind.DISK,
-    "DamagedCheckpoint": FailureKind.DISK,
     "OSError": FailureKind.DISK,
     "PermissionError": FailureKind.DISK,
     "AgentFailed": FailureKind.COMMUNICATION,
@@ -60,7 +59,6 @@ _ADVICE = {
     "OutOfMemoryError": "lower train.micro_batch_size: it changes memory and no result",
     "MemoryError": "lower train.micro_batch_size or launch.processes: neither changes a result",
     "SIGKILL": "often the system's out-of-memory killer: lower train.micro_batch_size or launch.processes",
-    "DamagedCheckpoint": "look whether the disk is sound, and name another checkpoint: --resume PATH",
     FailureKind.NOT_FINITE: "lower train.optimizer.lr, add train.schedule.warmup, or use train.precision: fp32; "
     "discarded-steps.json in the run's folder names the samples",
     FailureKind.DISK: _DISK,

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,16 +116,12 @@ def told_ends(folder: RunFolder) -> list[Ended]:
 
 def _all_of(kind: type[Left], values: Sequence[Any]) -> Iterator[Left]:
     """What files hold, as far as it can be read: of a damaged one another may still tell."""
-    for each in values:
-        with suppress(ValueError):
-            yield _reader(kind).validate_python(each)
-
-
-@cache
-def _reader(kind: type[Left]) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    reader = TypeAdapter(kind)
+    for each in values:
+        with suppress(ValueError):
+            yield reader.validate_python(each)
 
 
 def _listed(file: Path) -> Sequence[Any]:

@@ -78,7 +78,12 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
         checkpoints = complete_checkpoints(run.checkpoints)
         if not checkpoints or not run.claim():
             continue
-        if _is_of_another_job(run, job):
+        try:
+            is_the_same = not differing_fields(job, load_job(run.job_file))
+        except JobError as error:  # its data are gone, it was written by another version, or it is damaged
+            first = str(error).splitlines()[0]
+            return _new(job, f"a new run: the job of the unfinished {path.name} cannot be read any more: {first}")
+        if not is_the_same:
             return _new(job, f"a new run: the unfinished {path.name} has another job")
         return _go_on(job, run, checkpoints, "to start afresh: --resume never")
     return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")

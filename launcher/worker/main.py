@@ -102,8 +102,16 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
             session, materials, new_head=built.has_new_head, chosen=progress.best_step is not None, lost=chosen.lost
         )
         _conclude(session, progress, "done", after, findings, verdict, chosen, published)
-        session.folder.become_latest(session.job)
+        _become_latest(session)
     session.world.wait()
+
+
+def _become_latest(session: Session) -> None:
+    """A file system without links costs the link, not the run."""
+    try:
+        session.folder.become_latest(session.job)
+    except OSError as error:
+        session.log.write(Note(text=f"runs/{session.job.name} could not be made to lead here: {error}"))
 
 
 def _judge(session: Session, materials: Materials, engine: Engine, remembered: dict[str, Values]) -> Judge:
@@ -301,7 +309,7 @@ def _take_best(session: Session, built: Built, progress: Progress) -> Chosen:
     step = progress.best_step
     assert step is not None
     checkpoint = session.folder.checkpoints / checkpoint_name(step)
-    fault = fault_of(checkpoint, session.world.pulse.beat)
+    fault = fault_of(checkpoint, session.world.pulse)
     if fault is not None:
         lost = f"the checkpoint of step {step}, which was best, cannot be taken: {fault}"
         session.log.write(Note(text=f"{lost}; the last model, of step {progress.step}, is taken"))

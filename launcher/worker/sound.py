@@ -24,7 +24,7 @@ def with_sound_checkpoint(session: Session) -> Session:
     damaged: dict[Path, str] = {}
     while session.checkpoint is not None:
         session.enter("loading", str(session.checkpoint))
-        fault = fault_of(session.checkpoint, session.world.pulse.beat)
+        fault = fault_of(session.checkpoint, session.world.pulse)
         if fault is None:
             _say_if_unhashed(session, session.checkpoint)
             return session
@@ -35,7 +35,7 @@ def with_sound_checkpoint(session: Session) -> Session:
 
 def insist_on_soundness(session: Session, checkpoint: Path) -> None:
     """Raise DamagedCheckpoint, on all ranks, where a checkpoint of this start is damaged."""
-    fault = fault_of(checkpoint, session.world.pulse.beat)
+    fault = fault_of(checkpoint, session.world.pulse)
     if fault is not None:
         raise DamagedCheckpoint(f"{checkpoint} is damaged: {fault}; the same command resumes from the one before", 0)
 

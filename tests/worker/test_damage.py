@@ -66,7 +66,7 @@ def lay_out(folder: Path, material: Path, model: Path, world: int, **settings: A
                 "optimizer": {"name": "adamw", "lr": 1e-3},
             },
             "validation": {"every": 3, "metric": "loss"},
-            "checkpoint": {"every_steps": 3, "keep": 9},
+            "checkpoint": {"every_steps": 3, "keep": 9, "result": "last"},
             "engine": engine_section("single" if world == 1 else "ddp"),
             "launch": {"processes": world, "device": "cpu", "runs": str(folder.parent)},
             **settings,
@@ -209,7 +209,8 @@ def test_what_was_deleted_in_mid_run_costs_the_choice_and_not_the_run(
         "optimizer": {"name": "sgd", "lr": 3.0},
         "clip_norm": None,
     }
-    run = lay_out(tmp_path / "run", material, tiny_model, world, train=train, validation={"every": 1, "metric": "loss"})
+    settings = {"train": train, "validation": {"every": 1, "metric": "loss"}, "checkpoint": {"keep": 1}}
+    run = lay_out(tmp_path / "run", material, tiny_model, world, **settings)
     best = tmp_path / "run" / "skeleton"
     if what == "checkpoint":
         assert worlds.run(world, go, str(run.path)) == [""] * world
@@ -218,9 +219,7 @@ def test_what_was_deleted_in_mid_run_costs_the_choice_and_not_the_run(
         assert step < 6, "it has diverged"
         assert Result.read(run.result_file).result_step == step
         best = at(run, step)
-        run = lay_out(
-            tmp_path / "run", material, tiny_model, world, train=train, validation={"every": 1, "metric": "loss"}
-        )
+        run = lay_out(tmp_path / "run", material, tiny_model, world, **settings)
         shutil.rmtree(run.checkpoints)
         run.checkpoints.mkdir()
     assert worlds.run(world, go, str(run.path), str(best)) == [""] * world
@@ -256,3 +255,28 @@ def test_a_result_is_not_published_with_a_skeleton_that_is_damaged(
     with pytest.raises(CheckpointError, match=r"skeleton is damaged: tokenizer\.json .*--like FOLDER"):
         consolidate(copy.path, tmp_path / "model", "fp32", None, None)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_run_that_resumes_without_its_selection_weights_is_refused(
+    whole: RunFolder, material: Path, tiny_model: Path, worlds: Worlds, tmp_path: Path
+) -> None:
+    data = {
+        "train": str(material / "train.csv"),
+        "validation": {"held": str(material / "held.csv")},
+        "target": str(material / "held.csv"),
+        "cache": str(material / "cache"),
+        "allow_leakage": True,
+    }
+    validation = {"every": 3, "metric": "accuracy", "selector": "importance-weighted"}
+    run = lay_out(tmp_path / "run", material, tiny_model, 1, data=data, validation=validation)
+    assert worlds.run(1, go, str(run.path)) == [""]
+    shutil.rmtree(run.model)
+    begin(run, "resumed", at(run, 9))
+    assert worlds.run(1, go, str(run.path)) == [""], "they are sound"
+    flip_a_bit(run.selection_file)
+    begin(run, "resumed", at(run, 9))
+    (told,) = worlds.run(1, go, str(run.path))
+    assert told.startswith(
+        f"RequestError: {run.selection_file} is damaged: selection.npy does not hold what was written"
+    )
+    assert told.endswith("put the file back, or start afresh with --resume never")
