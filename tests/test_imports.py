@@ -18,7 +18,7 @@ ALLOWED = {
     "job": {"errors"},
     "data": {"errors", "files", "job"},
     "measure": {"errors", "files", "job", "data"},
-    "plan": {"errors", "job", "data"},
+    "plan": {"errors", "files", "job", "data"},
     "run": {"errors", "files", "job", "plan", "measure"},
     "tracking": {"errors", "job", "run"},
     "start": {"errors", "job", "data", "measure", "plan", "run", "tracking"},
