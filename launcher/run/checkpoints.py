@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from launcher.files import Damaged, FileHash, faults_of, read_hashes, remove
@@ -78,7 +79,8 @@ def set_aside(checkpoint: Path) -> None:
     """Let a damaged checkpoint no longer count; the next save that is complete removes it."""
     aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
     remove(aside)
-    checkpoint.rename(aside)
+    with suppress(FileNotFoundError):  # somebody has removed it
+        checkpoint.rename(aside)
 
 
 def _format_of(checkpoint: Path) -> int:

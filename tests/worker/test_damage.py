@@ -183,6 +183,17 @@ def test_one_that_was_named_and_one_with_none_before_end_the_start_and_say_which
     assert at(run, 3).is_dir(), "it is left as it is"
 
 
+def test_one_that_was_removed_before_the_ranks_began_is_passed_over_too(
+    whole: RunFolder, material: Path, tiny_model: Path, worlds: Worlds, tmp_path: Path
+) -> None:
+    run = interrupted(whole, tmp_path / "run", material, tiny_model, 2)
+    shutil.rmtree(at(run, 9))
+    assert worlds.run(2, go, str(run.path)) == ["", ""]
+    assert any(
+        note.startswith("passed over step-00000009, which is damaged: the folder is miss") for note in notes(run)
+    )
+
+
 def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_note(
     whole: RunFolder, material: Path, tiny_model: Path, worlds: Worlds, tmp_path: Path
 ) -> None:
