@@ -13,6 +13,7 @@ AdaptrunError              exit code 1
 │   └── Superseded             a later start of the same run has begun; this one may write nothing
 ├── NotAdopted             1   the run went well, and its verdict is not to adopt the result
 ├── CheckpointError        1   a checkpoint cannot be read or written
+│   └── DamagedCheckpoint  2   its files do not hold what was written, and no other may take its place
 └── Stopped               75   stopped on request; the run can be resumed
 
 Each says what is wrong, where, and what to do, in that order. The message is all that is printed.
@@ -134,6 +135,12 @@ class NotAdopted(AdaptrunError):
 
 class CheckpointError(AdaptrunError):
     """A checkpoint cannot be read or written."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """The files of a checkpoint do not hold what was written, and no other may take its place."""
+
+    exit_code = ExitCode.WRONG_REQUEST
 
 
 class Stopped(AdaptrunError):

@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "launcher"
 
 ALLOWED = {
     "errors": set(),
+    "files": set(),
     "job": {"errors"},
-    "data": {"errors", "job"},
-    "measure": {"errors", "job", "data"},
-    "plan": {"errors", "job", "data"},
-    "run": {"errors", "job", "plan", "measure"},
+    "data": {"errors", "files", "job"},
+    "measure": {"errors", "files", "job", "data"},
+    "plan": {"errors", "files", "job", "data"},
+    "run": {"errors", "files", "job", "plan", "measure"},
     "tracking": {"errors", "job", "run"},
     "start": {"errors", "job", "data", "measure", "plan", "run", "tracking"},
     "cluster": {"errors", "job", "plan", "run", "start", "tracking"},
@@ -27,9 +28,10 @@ ALLOWED = {
     "models": {"errors", "job", "data"},
     "engines": {"errors", "job", "models"},
     "adapt": {"errors", "job", "models"},
-    "checkpoint": {"errors", "job", "run", "engines", "models"},
+    "checkpoint": {"errors", "files", "job", "run", "engines", "models"},
     "worker": {
         "errors",
+        "files",
         "job",
         "data",
         "measure",
@@ -44,7 +46,20 @@ ALLOWED = {
 }
 """What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
 
-WITHOUT_TORCH = ("errors", "cli", "job", "data", "measure", "plan", "run", "tracking", "start", "cluster", "python")
+WITHOUT_TORCH = (
+    "errors",
+    "files",
+    "cli",
+    "job",
+    "data",
+    "measure",
+    "plan",
+    "run",
+    "tracking",
+    "start",
+    "cluster",
+    "python",
+)
 HEAVY = ("torch", "transformers", "deepspeed", "peft")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -9,28 +10,38 @@ from tempfile import TemporaryDirectory
 
 from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.from_deepspeed import deepspeed_weights, is_deepspeed
+from launcher.checkpoint.hashing import fault_of
 from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
-from launcher.errors import RequestError
+from launcher.errors import DamagedCheckpoint, RequestError
+from launcher.files import HASHES
 from launcher.job.pretrained import ADAPTER_CONFIG, read_card
 from launcher.models.adapters import DOWN
 from launcher.run.checkpoints import MARKER, complete_checkpoints
 from launcher.run.folder import RunFolder
 
 
-def consolidate(checkpoint: Path, folder: Path, dtype: str, skeleton: Path | None, prefix: str | None) -> int:
+def consolidate(
+    checkpoint: Path,
+    folder: Path,
+    dtype: str,
+    skeleton: Path | None,
+    prefix: str | None,
+    say: Callable[[str], object] = lambda text: None,
+) -> int:
     """Write the weights of `checkpoint` into `folder`, with the files of `skeleton`; returns how many tensors.
 
     checkpoint: a run (its latest checkpoint is taken), one of its checkpoints, a folder of DeepSpeed's
         `save_checkpoint`, one of torch.distributed.checkpoint, or adapters, which are merged with their base
     skeleton: a model folder whose config and tokenizer are taken; None takes those of the run
     prefix: what stands before the model's own names, for folders of torch.distributed.checkpoint by others
+    say: told of a checkpoint that is passed over since it is damaged, and of one that carries no hashes
     Raises RequestError and CheckpointError.
     """
     if (checkpoint / ADAPTER_CONFIG).is_file():
         return merge_adapters(checkpoint, folder, dtype)
-    source = _latest(checkpoint)
+    source = _sound(checkpoint, say)
     if (source / MARKER).is_file() and skeleton is None:
         run = RunFolder(source.resolve().parent.parent)
         skeleton = run.skeleton if run.skeleton.is_dir() else None
@@ -59,15 +70,35 @@ def _merged(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path)
         return merge_adapters(Path(beside) / "adapter", folder, dtype)
 
 
-def _latest(path: Path) -> Path:
-    """A run's latest checkpoint, or the path itself."""
+def _sound(path: Path, say: Callable[[str], object]) -> Path:
+    """A run's latest checkpoint that is not damaged, or the path itself. Raises DamagedCheckpoint."""
     run = RunFolder(path)
     if not run.checkpoints.is_dir():
+        if (path / MARKER).is_file() and (fault := fault_of(path)) is not None:
+            others = [other.name for other in complete_checkpoints(path.parent) if other != path]
+            there = f"the others of the run are {', '.join(others)}" if others else "the run has no other"
+            raise DamagedCheckpoint(f"{path} is damaged: {fault}; {there}")
+        _say_if_unhashed(path, say)
         return path
     complete = complete_checkpoints(run.checkpoints)
     if not complete:
         raise RequestError(f"{path} holds no complete checkpoint")
-    return complete[-1]
+    faults: dict[str, str] = {}
+    for checkpoint in reversed(complete):
+        fault = fault_of(checkpoint)
+        if fault is None:
+            for name, found in faults.items():
+                say(f"passed over {name}, which is damaged: {found}; {checkpoint.name} is taken")
+            _say_if_unhashed(checkpoint, say)
+            return checkpoint
+        faults[checkpoint.name] = fault
+    told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+    raise DamagedCheckpoint(f"all complete checkpoints of {path} are damaged: {told}")
+
+
+def _say_if_unhashed(checkpoint: Path, say: Callable[[str], object]) -> None:
+    if (checkpoint / MARKER).is_file() and not (checkpoint / HASHES).is_file():
+        say(f"{checkpoint.name} was saved by an earlier version without hashes, so damage to it would not be noticed")
 
 
 def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:

@@ -20,6 +20,7 @@ from launcher.checkpoint.safetensors_writer import SafetensorsFile, grouped
 from launcher.checkpoint.weights import DTYPES, Weight
 from launcher.engines.base import Engine
 from launcher.errors import CheckpointError
+from launcher.files import HASHES, fault_of_folder, hash_folder, partial_of, remove_leftovers
 from launcher.job.pretrained import ADAPTER_CONFIG, ADAPTER_MODEL_CONFIG, ADAPTER_WEIGHTS, CARD, read_card
 from launcher.models.adapters import adapter_name
 from launcher.run.folder import write_whole
@@ -75,7 +76,8 @@ def write_skeleton(
     card: what `adaptrun` remembers of the model beside the standard files
     adapter_config: what `peft` says of adapters, where the folder will hold those alone
     """
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     model.config.architectures = [type(model).__name__]
     if adapter_config is None:
         model.config.save_pretrained(folder)
@@ -86,6 +88,14 @@ def write_skeleton(
         model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     write_whole(folder / CARD, json.dumps(card, indent=2) + "\n")
+    hash_folder(folder)
+
+
+def fault_of_skeleton(skeleton: Path) -> str | None:
+    """What is wrong with a skeleton; None for nothing, or where it carries no hashes: made before, or by others."""
+    if not skeleton.is_dir():
+        return "it is missing"
+    return fault_of_folder(skeleton) if (skeleton / HASHES).exists() else None
 
 
 def publish_model(folder: Path, skeleton: Path, engine: Engine, dtype: str) -> None:
@@ -125,27 +135,32 @@ def publish(
 
     tensors: in the order of `weights`, each as consecutive runs of elements
     """
-    partial = folder.with_name(folder.name + ".partial")
+    partial = _agreed_partial(folder)
     try:
         if _rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)  # of an earlier version
+            remove_leftovers(folder.parent)
             partial.mkdir(parents=True)
             _copy_skeleton(partial, skeleton, dtype, layout)
         problem = None
     except OSError as error:
         problem = f"the model folder {partial} could not be written: {error}"
-    _agree(problem)
-    files = layout.files(weights)
-    _agree(_write(partial, files, iter(tensors)))
     try:
+        _agree(problem)
+        files = layout.files(weights)
+        _agree(_write(partial, files, iter(tensors)))
+        try:
+            if _rank() == 0:
+                _write_index(partial, files)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                partial.rename(folder)
+        except OSError as error:
+            problem = f"the model folder {folder} could not be written: {error}"
+        _agree(problem)
+    finally:
         if _rank() == 0:
-            _write_index(partial, files)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-    except OSError as error:
-        problem = f"the model folder {folder} could not be written: {error}"
-    _agree(problem)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layout) -> None:
@@ -155,7 +170,12 @@ def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layo
     """
     if skeleton is None:
         return
-    shutil.copytree(skeleton, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors*"))
+    fault = fault_of_skeleton(skeleton)
+    if fault is not None:
+        raise OSError(
+            f"{skeleton} is damaged: {fault}; adaptrun consolidate takes these files of another: --like FOLDER"
+        )
+    shutil.copytree(skeleton, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors*", HASHES))
     if layout.whole is None and (folder / ADAPTER_CONFIG).is_file():
         (folder / ADAPTER_CONFIG).unlink()
         shutil.copytree(folder / ADAPTER_MODEL_CONFIG, folder, dirs_exist_ok=True)
@@ -216,6 +236,14 @@ def _write_index(folder: Path, files: dict[str, list[Weight]]) -> None:
     total = sum(weight.nbytes for weights in files.values() for weight in weights)
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _agreed_partial(folder: Path) -> Path:
+    """A temporary name that all ranks know."""
+    said = [str(partial_of(folder))]
+    if dist.is_initialized():
+        dist.broadcast_object_list(said, src=0)
+    return Path(said[0])
 
 
 def _rank() -> int:

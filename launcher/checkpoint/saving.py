@@ -3,6 +3,7 @@
 A checkpoint is a folder `step-00000400` of `torch.distributed.checkpoint` files, in which every tensor has
 the model's own name, and `progress.json`, what the loop remembers. It is written beside as
 `step-00000400.partial-3` (the count of the start) by all ranks, renamed when whole, and complete only with its marker.
+Before that `hashes.json` is written: what each file is known by when it is read.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from launcher.checkpoint.hashing import HashingWriter
 from launcher.checkpoint.planners import SavePlanner
 from launcher.checkpoint.reading import flat, reason
 from launcher.engines.base import Held, StateDict
 from launcher.engines.flat_slice import FlatSlice
 from launcher.errors import CheckpointError
+from launcher.files import FileHash, remove, write_hashes
 from launcher.run.checkpoints import (
+    FORMAT,
     MARKER,
     PROGRESS,
     checkpoint_name,
@@ -36,7 +40,7 @@ from launcher.run.checkpoints import (
     step_of,
 )
 
-FORMAT = 1
+Done = TypeVar("Done")
 
 
 @dataclass
@@ -101,8 +105,8 @@ class Checkpoints:
         partial = final.with_name(f"{final.name}.partial-{self.start}")
         try:
             self._together(lambda: self._make_room(partial, final, _bytes_of(held)))
-            self._together(lambda: self._write_tensors(partial, held))
-            self._together(lambda: self._complete(partial, final, step, progress, best_step))
+            written = self._together(lambda: self._write_tensors(partial, held))
+            self._together(lambda: self._complete(partial, final, step, progress, best_step, written))
         except CheckpointError as error:
             free = shutil.disk_usage(self.folder).free / 2**20  # torch does not always say that a disk is full
             if self._is_first():
@@ -114,23 +118,28 @@ class Checkpoints:
             ) from error
         return step, final, time.perf_counter() - begun
 
-    def _together(self, work: Callable[[], None]) -> None:
-        """Do a part of a save; what fails on one rank is raised on all, so that none waits for another in vain."""
+    def _together(self, work: Callable[[], Done]) -> list[Done]:
+        """Do a part of a save; gives what it came to on each rank.
+
+        What fails on one rank is raised on all, so that none waits for another in vain.
+        """
         own = dist.get_rank() if dist.is_initialized() else 0
         problem: tuple[str, int] | None = None
+        done: Done | None = None
         try:
-            work()
+            done = work()
         except OSError as error:
             problem = reason(error), own
         except CheckpointException as error:  # what torch has already told all ranks
             problem = reason(error), min(error.failures, default=own)
-        said = [problem]
+        said: list[Any] = [(done, problem)]
         if dist.is_initialized():
             said = [None] * dist.get_world_size()
-            dist.all_gather_object(said, problem, group=self._group)
-        found = next((told for told in said if told is not None), None)
+            dist.all_gather_object(said, (done, problem), group=self._group)
+        found = next((told for _, told in said if told is not None), None)
         if found is not None:
             raise CheckpointError(*found)
+        return [each for each, _ in said]
 
     def _make_room(self, partial: Path, final: Path, needed: int) -> None:
         """A disk that fills up fails late, and fails others too, so its space is looked at first."""
@@ -146,19 +155,33 @@ class Checkpoints:
                 "make room and run the same command again"
             )
 
-    def _write_tensors(self, partial: Path, held: dict[str, Held]) -> None:
+    def _write_tensors(self, partial: Path, held: dict[str, Held]) -> dict[str, FileHash]:
+        """The hashes of the files that this rank has written."""
+        writer = HashingWriter(partial)
         save(
             held,
             checkpoint_id=partial,
+            storage_writer=writer,
             planner=SavePlanner(),
             process_group=self._group,
             no_dist=not dist.is_initialized(),
         )
+        return writer.hashes
 
-    def _complete(self, partial: Path, final: Path, step: int, progress: dict[str, Any], best_step: int | None) -> None:
+    def _complete(
+        self,
+        partial: Path,
+        final: Path,
+        step: int,
+        progress: dict[str, Any],
+        best_step: int | None,
+        written: list[dict[str, FileHash]],
+    ) -> None:
         if not self._is_first():
             return
         _write_synced(partial / PROGRESS, progress)
+        hashes = {name: known for files in written for name, known in files.items()}
+        write_hashes(partial, hashes | {PROGRESS: FileHash.of(partial / PROGRESS)})
         self.before_completing()
         (final / MARKER).unlink(missing_ok=True)  # of an earlier start that went further than this one went on from
         shutil.rmtree(final, ignore_errors=True)
@@ -174,10 +197,10 @@ class Checkpoints:
         reached = [path for path in complete_checkpoints(self.folder) if step_of(path) <= step]
         for checkpoint in reached[: -self.keep]:
             if step_of(checkpoint) != best_step:
-                (checkpoint / MARKER).unlink()
-                shutil.rmtree(checkpoint)
+                (checkpoint / MARKER).unlink(missing_ok=True)
+                remove(checkpoint)
         for left in incomplete_checkpoints(self.folder):
-            shutil.rmtree(left)
+            remove(left)
 
     def _is_first(self) -> bool:
         return not dist.is_initialized() or dist.get_rank() == 0

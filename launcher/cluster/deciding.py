@@ -13,7 +13,7 @@ from pathlib import Path
 from launcher.cluster.lookout import lost_file
 from launcher.cluster.runs import excluded_file
 from launcher.errors import AdaptrunError, ExitCode
-from launcher.job.reading import load_job
+from launcher.job.reading import load_kept_job
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.display import print_outcome
 from launcher.run.events import Began, EventTail
@@ -50,8 +50,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
 
     requeues: how often the scheduler has queued the job again
     """
-    result = folder.result()
-    if result is not None and result["status"] == "done":
+    if folder.is_done():
         print_outcome(folder)
         insist_on_adoption(folder)
         return int(ExitCode.DONE)
@@ -65,7 +64,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
     try:
         report_failure(folder)
     except RankFailed as failed:
-        restart(folder, load_job(folder.job_file), folder.job_file, failed)
+        restart(folder, load_kept_job(folder.job_file), folder.job_file, failed)
         print(f"the ranks are started again after this:\n{failed}", file=sys.stderr)
         return AGAIN
 
@@ -82,7 +81,7 @@ def _why_queued_again(folder: RunFolder) -> str | None:
         return f"without {', '.join(f'{node} ({why})' for node, why in unfit.items())}"
     lost = lost_file(folder, _start(folder).count)
     if lost.exists():
-        return lost.read_text(encoding="utf-8").strip()
+        return _text(lost)
     first = first_failure(folder)
     if folder.stop_file.exists() or (first is not None and first.exit_code == ExitCode.STOPPED):
         last = last_checkpoint(folder.checkpoints)
@@ -91,12 +90,16 @@ def _why_queued_again(folder: RunFolder) -> str | None:
 
 
 def _is_cancelled(folder: RunFolder) -> bool:
-    return folder.stop_file.exists() and folder.stop_file.read_text(encoding="utf-8").strip() == CANCEL
+    return folder.stop_file.exists() and _text(folder.stop_file) == CANCEL
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace").strip()
 
 
 def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) -> int:
     """Whether the run may go back into the queue: not for ever, and not where starts bring nothing."""
-    job, in_vain = load_job(folder.job_file), starts_in_vain(folder, _start(folder))
+    job, in_vain = load_kept_job(folder.job_file), starts_in_vain(folder, _start(folder))
     done = max(requeues, _requeues_since_a_person_began(folder))
     if done >= max_requeues:
         print(f"not queued again, since that was done {done} times (max_requeues of the profile): {why}")

@@ -21,9 +21,10 @@ from launcher.cluster.fitness import faults_of_this_node
 from launcher.cluster.place import NodePlace, free_port
 from launcher.cluster.presence import Presence
 from launcher.errors import AdaptrunError, ExitCode, RunFailed
-from launcher.job.reading import load_job
+from launcher.job.reading import load_kept_job
 from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
+from launcher.run.claims import release_claims
 from launcher.run.failures import Failure, ends_of_nodes, leave_word
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Cause, Start, adopt, begin
@@ -56,6 +57,7 @@ def main() -> None:
         code = int(error.exit_code) if isinstance(error, AdaptrunError) else int(ExitCode.FAILED)
         _leave_word(folder, error, trace, code)
     sys.stdout.flush()
+    release_claims()
     os._exit(code)  # torchrun's agent may be waiting in a thread for nodes that are gone
 
 
@@ -70,7 +72,7 @@ def _leave_word(folder: RunFolder, error: Exception, trace: str, code: int) -> N
 
 def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
     """Start and watch this node's ranks. Raises AdaptrunError where they could not be started."""
-    job, plan = load_job(folder.job_file), folder.plan()
+    job, plan = load_kept_job(folder.job_file), folder.plan()
     presence = Presence(folder, place.nodes[place.index])
     with ExitStack() as stack:
         requests = stack.enter_context(StopRequests().listening(last=True))

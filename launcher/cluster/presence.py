@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from launcher.run.folder import RunFolder, write_whole
+from launcher.run.folder import RunFolder, read_json, write_whole
 
 SECONDS_BETWEEN_SIGNS = 5.0
 
@@ -43,4 +43,5 @@ class Sign:
 def signs(folder: RunFolder, start: int) -> list[Sign]:
     """The last signs of the nodes of one start."""
     files = folder.logs.glob(f"start-{start}.*.presence.json")
-    return [Sign(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    values = [found for file in files if (found := read_json(file)) is not None]
+    return [Sign(**found) for found in values if found.keys() == {"node", "time", "ended"}]

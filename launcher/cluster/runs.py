@@ -27,7 +27,7 @@ def excluded_file(run: RunFolder) -> Path:
 def jobs_of(run: RunFolder) -> list[str]:
     """Numbers of the run's jobs, the latest last; whoever queues a job notes its number, and so does its script."""
     try:
-        return list(dict.fromkeys(jobs_file(run).read_text(encoding="utf-8").split()))
+        return list(dict.fromkeys(jobs_file(run).read_text(encoding="utf-8", errors="replace").split()))
     except FileNotFoundError:
         return []
 

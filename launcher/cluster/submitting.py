@@ -131,7 +131,7 @@ def _run_of(
     check_time(run, profile)
     run.write_plan(plan)
     write_environment(run)
-    begin(run, decision.cause, decision.checkpoint)
+    begin(run, decision.cause, decision.checkpoint, insists=decision.insists)
     return run
 
 
@@ -148,8 +148,8 @@ def check_time(run: RunFolder, profile: Profile) -> None:
 def _job_of(path: Path) -> str | None:
     """The number of the job to wait for; None where the run has already gone well."""
     run = find_latest_run(path)
-    result, job = run.result(), current_job(run)
-    if job is None and (result is None or result["status"] != "done"):
+    job = current_job(run)
+    if job is None and not run.is_done():
         raise RequestError(f"{path} has no job in the queue to wait for; submit it first")
     return job
 

@@ -35,6 +35,7 @@ class Status:
     starts: how often its ranks were started
     seconds: where the time went, by the ledger
     verdict: whether the result should take the old model's place, and why; None before the end
+    damage: which of the run's files cannot be read
     """
 
     run: str
@@ -51,6 +52,7 @@ class Status:
     seconds: dict[str, float]
     failure: str | None
     verdict: str | None = None
+    damage: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [("run", self.run), ("state", f"{self.state}, {self.phase}" if self.phase else self.state)]
@@ -68,12 +70,14 @@ class Status:
             lines.append(("failure", self.failure))
         if self.verdict is not None:
             lines.append(("verdict", self.verdict))
+        lines += [("damage", found) for found in self.damage]
         return "\n".join(f"{name:8} {text}" for name, text in lines)
 
 
 def status_of(run: RunFolder) -> Status:
     """How a run stands now."""
-    events = list(EventTail(run.events_file).read())
+    tail = EventTail(run.events_file)
+    events = list(tail.read())
     steps = [event for event in events if isinstance(event, Step)]
     recent = steps[-RECENT:]
     begun = next((event for event in reversed(events) if isinstance(event, Started)), None)
@@ -84,7 +88,10 @@ def status_of(run: RunFolder) -> Status:
     ledger = Ledger.of(events)
     is_running = run.is_claimed() or (job is not None and job.state == "RUNNING")
     total = None if begun is None else begun.total_steps
-    result = Result.read(run.result_file) if run.result_file.exists() else None
+    try:
+        result = Result.read(run.result_file) if run.result_file.exists() else None
+    except RequestError:  # told below
+        result = None
     return Status(
         run=str(run.path),
         state=_state(run, job, is_running, is_known=job is not None or queue is None),
@@ -98,9 +105,19 @@ def status_of(run: RunFolder) -> Status:
         starts=0 if start is None else start.count,
         goodput=ledger.goodput,
         seconds=ledger.seconds,
-        failure=run.failure_file.read_text(encoding="utf-8").splitlines()[0] if run.failure_file.exists() else None,
+        failure=_failure_of(run),
         verdict=None if result is None or result.verdict is None else str(result.verdict),
+        damage=run.damage(tail),
     )
+
+
+def _failure_of(run: RunFolder) -> str | None:
+    """The first line of the page of a failure."""
+    try:
+        lines = run.failure_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    return lines[0] if lines else f"{run.failure_file.name} is empty"
 
 
 def _queue(run: RunFolder) -> tuple[scheduler.JobState | None, str | None]:
@@ -113,8 +130,7 @@ def _queue(run: RunFolder) -> tuple[scheduler.JobState | None, str | None]:
 
 
 def _state(run: RunFolder, job: scheduler.JobState | None, is_running: bool, is_known: bool) -> str:
-    result = run.result()
-    if result is not None and result["status"] == "done":
+    if run.is_done():
         return "done"
     if is_running:
         return "running"
@@ -124,7 +140,7 @@ def _state(run: RunFolder, job: scheduler.JobState | None, is_running: bool, is_
         return "unknown"
     if run.failure_file.exists():
         return "failed"
-    if result is not None:
+    if run.result_file.exists():
         return "stopped"
     return "interrupted" if run.events_file.exists() else "new"
 

@@ -1,9 +1,13 @@
-"""Prepared samples in one Arrow file, memory-mapped by every rank that reads them."""
+"""Prepared samples in one Arrow file, memory-mapped by every rank that reads them.
+
+The folder holds the hash of each of its files. They are looked at once a start, by the process that prepares; what is
+damaged is made again, and its files take the place of the damaged ones one by one: both are of the same samples, and
+other runs may be reading there.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.data.fingerprints import Fingerprints
+from launcher.files import HASHES, hash_folder, partial_of, remove_leftovers
 
 ROWS_A_BATCH = 4096
 """Every record batch but the last holds so many rows, so row i is in batch i // 4096."""
@@ -120,16 +125,17 @@ class PreparedWriter:
         writer.finish(labels, counts)
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    def __init__(self, folder: Path, *, replaces: bool = False) -> None:
+        """replaces: whether the folder is there, and damaged."""
+        self._folder, self._replaces = folder, replaces
+        self._partial = partial_of(folder)
         self._writer: Any = None
         self._waiting: dict[str, list[Any]] = {}
         self._samples = 0
 
     def __enter__(self) -> PreparedWriter:
-        shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
+        remove_leftovers(self._folder.parent)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,11 +162,20 @@ class PreparedWriter:
         facts = Facts(tuple(labels), tuple(counts), self._samples)
         (self._partial / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
         np.save(self._partial / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64))
+        hash_folder(self._partial)
+        if self._replaces:
+            self._replace()
+            return
         try:
             self._partial.rename(self._folder)
         except OSError:
             if not self._folder.is_dir():
                 raise
+
+    def _replace(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        for name in (SAMPLES, FACTS, FINGERPRINTS, HASHES):
+            (self._partial / name).replace(self._folder / name)
 
     def _flush(self, rows: int) -> None:
         import pyarrow as pa

@@ -37,6 +37,14 @@ def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Jo
     return _checked(document, origins, path.resolve().parent, trains)
 
 
+def load_kept_job(path: Path) -> Job:
+    """The job of a run as it was resolved and checked when the run began. Raises JobError for a damaged file.
+
+    Nothing asks whether its data are still there: prepared, they are not read again.
+    """
+    return _validated(Job, read_document(path), {})
+
+
 def check_job(values: Mapping[str, Any], folder: Path) -> Job:
     """Check and resolve a job that was built in Python, by the same rules; relative paths are relative to `folder`."""
     return _checked(_in_python(values), {}, folder)

@@ -90,9 +90,17 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
         raise RequestError(f"say which class of {name} is the task: {name}:MyTask")
     path = Path(place).expanduser()
     path = path if folder is None else folder / path
+    known = _READ.get((path, class_name, loss))
+    if known is not None and not path.is_file():
+        return known
     if not path.is_file():
         raise RequestError(f"there is no {path}; paths are relative to the job file")
-    return _read(path.resolve(), class_name, loss)
+    found = _READ[path, class_name, loss] = _read(path.resolve(), class_name, loss)
+    return found
+
+
+_READ: dict[tuple[Path, str, str], Family] = {}
+"""Own tasks that this process has read: one whose file is removed in mid-run costs the run nothing."""
 
 
 def defined_class(file: Path, name: str) -> tuple[ast.ClassDef, dict[str, ast.ClassDef]]:

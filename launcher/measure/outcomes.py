@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
+
+from launcher.files import partial_of
 
 Values = NDArray[np.float64]
 
@@ -34,26 +37,34 @@ class Outcomes:
 
         rows = pa.array(np.arange(1, len(self.values) + 1))
         columns = [pa.array(column) for column in self.values.T]
-        about = json.dumps({"data": self.data, "model": self.model})
+        about = json.dumps({"data": self.data, "model": self.model, "hash": self._hash()})
         table = pa.table([rows, *columns], names=["row", *self.columns], metadata={"adaptrun": about})
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.partial")
+        beside = partial_of(file)
         pq.write_table(table, beside, compression="zstd")
         beside.replace(file)
 
     @classmethod
     def read(cls, file: Path) -> Outcomes | None:
-        """Read back what `write` wrote; None where there is no such file, or it is not one of ours."""
+        """Read back what `write` wrote; None where there is no such file, it is not one of ours, or it is damaged."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             table = pq.read_table(file)
             about = json.loads(table.schema.metadata[b"adaptrun"])
-        except (OSError, ValueError, KeyError, TypeError):
+            columns = table.column_names[1:]
+            values = np.stack([table.column(name).to_numpy() for name in columns], axis=1)
+            found = cls(about["data"], about["model"], tuple(columns), values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             return None
-        columns = table.column_names[1:]
-        values = np.stack([table.column(name).to_numpy() for name in columns], axis=1)
-        return cls(about["data"], about["model"], tuple(columns), values)
+        return found if about.get("hash") in (None, found._hash()) else None  # earlier versions kept none
+
+    def _hash(self) -> str:
+        """What is told by the file, as one number."""
+        digest = xxhash.xxh3_128(json.dumps([self.data, self.model, *self.columns]).encode())
+        digest.update(np.ascontiguousarray(self.values, dtype=np.float64).data)
+        return digest.hexdigest()
 
 
 def in_order(ids: NDArray[np.int64], rows: Values, samples: int) -> Values:

@@ -10,6 +10,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.errors import RequestError
+from launcher.files import write_whole
 from launcher.plan.memory import Memory
 from launcher.plan.split import Split
 
@@ -115,17 +117,23 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Read back what `save` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["split"] = Split(**values["split"])
-        values["memory"] = None if values["memory"] is None else Memory(**values["memory"])
-        values["reasons"] = tuple(values["reasons"])
-        values["commands"] = tuple(tuple(command) for command in values["commands"])
-        return cls(**values)
+        """Read back what `save` wrote. Raises RequestError where the file is not there or is damaged."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            values["split"] = Split(**values["split"])
+            values["memory"] = None if values["memory"] is None else Memory(**values["memory"])
+            values["reasons"] = tuple(values["reasons"])
+            values["commands"] = tuple(tuple(command) for command in values["commands"])
+            return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RequestError(
+                f"{path} cannot be read: {type(error).__name__}: {error}; the command that started the run makes it "
+                "again: adaptrun train, or adaptrun submit"
+            ) from error
 
 
 def zero_stage(deepspeed: dict[str, Any]) -> int:

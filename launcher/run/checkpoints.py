@@ -1,12 +1,21 @@
-"""Which checkpoints of a run are whole. A checkpoint counts only with its marker, which is written last."""
+"""Which checkpoints of a run are whole. A checkpoint counts only with its marker, which is written last.
+
+The hash of each file is written before the marker. Files are looked at when a checkpoint is about to be read: the small
+ones by whoever decides on it, all of them by the ranks.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
-MARKER, PROGRESS = "complete.json", "progress.json"
+from launcher.files import Damaged, FileHash, faults_of, read_hashes, remove
+
+MARKER, PROGRESS, METADATA = "complete.json", "progress.json", ".metadata"
+FORMAT = 2
+"""Written into the marker; from 2 on there are hashes."""
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -40,9 +49,45 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def micro_batch_limit(checkpoint: Path) -> int | None:
     """What running out of memory had left of micro-batches when the checkpoint was saved; None for no limit."""
-    progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
-    limit: int | None = progress.get("micro_batch_limit")
-    return limit
+    try:
+        limit = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")).get("micro_batch_limit")
+    except (OSError, ValueError, AttributeError):  # the ranks look at the whole checkpoint, and say so
+        return None
+    return limit if isinstance(limit, int) else None
+
+
+def hashes_of(checkpoint: Path) -> dict[str, FileHash] | None:
+    """The hashes of a checkpoint's files; None where an earlier version saved it, without any. Raises Damaged."""
+    try:
+        return read_hashes(checkpoint)
+    except FileNotFoundError:
+        if _format_of(checkpoint) >= FORMAT:
+            raise Damaged("hashes.json is missing") from None
+        return None
+
+
+def quick_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, by the sizes of its files and what the small ones hold; None for nothing."""
+    try:
+        hashes = hashes_of(checkpoint)
+    except Damaged as damaged:
+        return str(damaged)
+    return None if hashes is None else next(faults_of(checkpoint, hashes, quickly=True), None)
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Let a damaged checkpoint no longer count; the next save that is complete removes it."""
+    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    remove(aside)
+    with suppress(FileNotFoundError):  # somebody has removed it
+        checkpoint.rename(aside)
+
+
+def _format_of(checkpoint: Path) -> int:
+    try:
+        return int(json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["format"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
 
 
 def _checkpoints(folder: Path) -> list[Path]:

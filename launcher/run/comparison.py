@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from launcher.errors import RequestError
 from launcher.job.schema import Job
 from launcher.run.events import Evaluated, EventTail, Started, Step
 from launcher.run.flat import Value, flat
-from launcher.run.folder import RunFolder
+from launcher.run.folder import RunFolder, read_json
 from launcher.run.results import Interval, Result
 
 Rows = dict[str, list[Value | None]]
@@ -51,6 +51,7 @@ class RunFacts:
     state: done, stopped, failed, running or unfinished
     steps: optimizer steps done; seconds: spent training
     metrics: for each set, each metric
+    damage: which of its files cannot be read
     """
 
     name: str
@@ -64,15 +65,17 @@ class RunFacts:
     plan: Mapping[str, Value] = field(repr=False)
     environment: Mapping[str, Value] = field(repr=False)
     metrics: Mapping[str, Mapping[str, Measured]] = field(repr=False)
+    damage: Sequence[str] = ()
 
     @classmethod
     def of(cls, run: RunFolder) -> RunFacts:
         """Read a run's folder; nothing outside of it has to be there any more, nor does the run have to be over."""
-        events = list(EventTail(run.events_file).read())
+        tail = EventTail(run.events_file)
+        events = list(tail.read())
         steps = {event.step: event.seconds for event in events if isinstance(event, Step)}
         begun = [event for event in events if isinstance(event, Started)]
-        result = Result.read(run.result_file) if run.result() is not None else None
-        state, plan = _state(run, result), _json(run.plan_file)
+        result = _result_of(run)
+        state, plan = _state(run, result), read_json(run.plan_file) or {}
         evaluated = [event for event in events if isinstance(event, Evaluated)]
         is_done = result is not None and state == "done"
         return cls(
@@ -85,8 +88,11 @@ class RunFacts:
             job=flat(_job_of(run)),
             data=_data_of(run, plan),
             plan=flat({name: plan[name] for name in PLANNED if name in plan}),
-            environment=flat({name: v for name, v in _json(run.environment_file).items() if name in SURROUNDINGS}),
+            environment=flat(
+                {name: v for name, v in (read_json(run.environment_file) or {}).items() if name in SURROUNDINGS}
+            ),
             metrics=_final(result) if is_done and result is not None else _so_far(evaluated),
+            damage=run.damage(tail),
         )
 
 
@@ -143,8 +149,16 @@ def _side_by_side(columns: Sequence[Mapping[str, Measured]]) -> dict[str, list[M
     return rows
 
 
+def _result_of(run: RunFolder) -> Result | None:
+    """None where there is none yet, or where its file is damaged, which is told beside."""
+    try:
+        return Result.read(run.result_file) if run.result_file.exists() else None
+    except RequestError:
+        return None
+
+
 def _state(run: RunFolder, result: Result | None) -> str:
-    if result is not None and result.status == "done":
+    if run.is_done():
         return "done"
     if run.is_claimed():
         return "running"
@@ -164,15 +178,16 @@ def _job_of(run: RunFolder) -> Mapping[str, Any]:
 
 def _data_of(run: RunFolder, plan: Mapping[str, Any]) -> dict[str, Value]:
     """Of each set its samples, and what the prepared data are known by, which content, tokenizer and length decide."""
-    prepared = _json(run.prepared_file)
+    prepared = read_json(run.prepared_file) or {}
     train = prepared.get("train")
     places = {**_named("train", train if isinstance(train, dict) else {"train": train})}
-    places |= _named("validation", prepared.get("validation", {})) | {"target": prepared.get("target")}
+    held = prepared.get("validation")
+    places |= _named("validation", held if isinstance(held, dict) else {}) | {"target": prepared.get("target")}
     found: dict[str, Value] = {}
     for name, place in places.items():
         if isinstance(place, str):
             found[f"{name}.content"] = Path(place).name
-            samples = _json(Path(place) / "facts.json").get("samples")
+            samples = (read_json(Path(place) / "facts.json") or {}).get("samples")
             samples = plan.get("train_samples") if samples is None and name == "train" else samples
             if samples is not None:
                 found[f"{name}.samples"] = samples
@@ -213,12 +228,3 @@ def _so_far(evaluated: Sequence[Evaluated]) -> dict[str, dict[str, Measured]]:
                     event.samples[name], before, value if is_later else None, event.step if is_later else None
                 )
     return found
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """A file's values; none where it is not there yet."""
-    try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return values

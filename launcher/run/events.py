@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from os import SEEK_END
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +186,11 @@ class EventTail:
     """Reads the events of a file that is still being written, each once.
 
     position: bytes read so far, always whole lines
+    garbled: lines among them that are no events, as a damaged disk leaves them
     """
 
     def __init__(self, path: Path, start: int = 0) -> None:
-        self._path, self.position = path, start
+        self._path, self.position, self.garbled = path, start, 0
 
     def read(self, until: int | None = None) -> Iterator[Event]:
         """The events that are new since the last call, or of these the ones that begin before byte `until`."""
@@ -202,7 +204,11 @@ class EventTail:
                 if not line.endswith(b"\n") or (until is not None and self.position >= until):
                     return
                 self.position += len(line)
-                event = parse(line)
+                try:
+                    event = _event_of(line)
+                except ValueError:
+                    self.garbled += 1
+                    continue
                 if event is not None:
                     yield event
 
@@ -210,9 +216,29 @@ class EventTail:
 def parse(line: bytes | str) -> Event | None:
     """One line as an event; None for a kind or a line that this version does not know."""
     try:
-        values = json.loads(line)
-        kind = KINDS[values.pop("kind")]
-    except (ValueError, KeyError, AttributeError, TypeError):
+        return _event_of(line)
+    except ValueError:
         return None
-    known = {f.name for f in fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in known})
+
+
+def _event_of(line: bytes | str) -> Event | None:
+    """The same; raises ValueError for a line that is no event of any version."""
+    try:
+        values = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    name = values.get("kind") if isinstance(values, dict) else None
+    if not isinstance(name, str):
+        raise ValueError("no event")
+    if name not in KINDS:
+        return None
+    event: Event = _reader(name).validate_python(values)
+    return event
+
+
+@cache
+def _reader(kind: str) -> Any:
+    """Makes an event of values, and refuses those of other types."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(KINDS[kind])

@@ -6,17 +6,20 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from launcher.errors import ExitCode
 from launcher.run.events import EventTail, Step
 from launcher.run.failure_kinds import FailureKind, advice, is_consequence, kind_of
-from launcher.run.folder import RunFolder, write_whole
+from launcher.run.folder import RunFolder, read_json, write_whole
 from launcher.run.scratch import scratch
 from launcher.run.starts import Start
+
+Left = TypeVar("Left")
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,33 @@ def leave_ends(folder: RunFolder, ends: Sequence[Ended], start: int) -> None:
 def told_failures(folder: RunFolder) -> list[Failure]:
     """What the ranks of the latest start and their launchers left word of, the earliest first."""
     files = _kept(folder, f"start-{_latest(folder)}.*.failure.json")
-    told = [Failure(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    told = [failure for file in files for failure in _all_of(Failure, [read_json(file)])]
     return sorted(told, key=lambda failure: failure.time)
 
 
 def told_ends(folder: RunFolder) -> list[Ended]:
     """How the ranks of the latest start ended, on all machines."""
     files = ends_of_nodes(folder, _latest(folder))
-    found = [Ended(**values) for file in files for values in json.loads(file.read_text(encoding="utf-8"))]
+    found = [end for file in files for end in _all_of(Ended, _listed(file))]
     return sorted(found, key=lambda end: end.rank)
+
+
+def _all_of(kind: type[Left], values: Sequence[Any]) -> Iterator[Left]:
+    """What files hold, as far as it can be read: of a damaged one another may still tell."""
+    from pydantic import TypeAdapter
+
+    reader = TypeAdapter(kind)
+    for each in values:
+        with suppress(ValueError):
+            yield reader.validate_python(each)
+
+
+def _listed(file: Path) -> Sequence[Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return values if isinstance(values, list) else []
 
 
 def ends_of_nodes(folder: RunFolder, start: int) -> list[Path]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -14,16 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from launcher.errors import RequestError, RunFailed
+from launcher.files import partial_of
+from launcher.files import write_whole as write_whole
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
-
-_CLAIMED: dict[Path, IO[str]] = {}
-"""Open lock files of this process; the system lets go of them when it ends, however it ends."""
+from launcher.run import claims
+from launcher.run.events import EventTail, Phase
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,13 @@ class RunFolder:
         return self.path / "job.yaml"
 
     def job_values(self) -> dict[str, Any]:
-        """The job as it was kept; nothing asks whether its data are still there."""
-        values: dict[str, Any] = yaml.safe_load(self.job_file.read_text(encoding="utf-8"))
+        """The job as it was kept; nothing asks whether its data are still there. Raises RequestError."""
+        try:
+            values = yaml.safe_load(self.job_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            raise RequestError(f"{self.job_file} cannot be read: {_first_line(error)}") from error
+        if not isinstance(values, dict):
+            raise RequestError(f"{self.job_file} is damaged: it holds no job; put back the one that the run began with")
         return values
 
     @property
@@ -148,31 +152,11 @@ class RunFolder:
 
     def claim(self) -> bool:
         """Hold the folder until this process ends. False where another process holds it: the run is still going."""
-        if self.path in _CLAIMED:
-            return True
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return False
-        except OSError:
-            pass  # a file system without locks: nothing can be known of other processes
-        _CLAIMED[self.path] = lock
-        return True
+        return claims.claim(self.path)
 
     def is_claimed(self) -> bool:
         """Whether another process holds the folder: the run is going."""
-        if self.path in _CLAIMED:
-            return False
-        try:
-            with (self.path / ".lock").open("r") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass  # no lock was ever taken, or the file system has none
-        return False
+        return claims.is_claimed(self.path)
 
     def tracker_state(self, name: str) -> Path:
         """Under which id a tracker knows this run, and how far it has read the events."""
@@ -191,7 +175,7 @@ class RunFolder:
         link = self.path.with_name(job.name)
         if link.exists() and not link.is_symlink():
             return
-        beside = self.path.with_name(f".{job.name}.{os.getpid()}.partial")
+        beside = partial_of(link)
         beside.symlink_to(self.path.name)
         beside.replace(link)
 
@@ -200,12 +184,41 @@ class RunFolder:
         return Plan.read(self.plan_file)
 
     def result(self) -> dict[str, object] | None:
-        """The saved result, or None while there is none."""
-        try:
-            loaded: dict[str, object] = json.loads(self.result_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return loaded
+        """The saved result; None while there is none, and where its file is damaged."""
+        return read_json(self.result_file)
+
+    def is_done(self) -> bool:
+        """Whether the run has come to its end; where its result's file is damaged, its events tell."""
+        result = self.result()
+        if result is not None or not self.result_file.exists():
+            return result is not None and result.get("status") == "done"
+        phases = [event for event in EventTail(self.events_file).read() if isinstance(event, Phase)]
+        return bool(phases) and phases[-1].name == "done"
+
+    def damage(self, events: EventTail) -> tuple[str, ...]:
+        """Which of the run's own small files cannot be read, in words.
+
+        events: of this run, which have been read to their end
+        """
+        files = (self.result_file, self.start_file, self.plan_file, self.prepared_file, self.environment_file)
+        found = [f"{file.name} cannot be read" for file in files if file.exists() and read_json(file) is None]
+        if events.garbled:
+            lines = "1 line" if events.garbled == 1 else f"{events.garbled} lines"
+            found.append(f"{lines} of {self.events_file.name} cannot be read")
+        return tuple(found)
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The values of a file that holds a JSON object; None where it is not there or is damaged."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def find_run(path: Path) -> RunFolder:
@@ -257,10 +270,3 @@ def temporary_folder() -> Iterator[RunFolder]:
     finally:
         if not failed:
             shutil.rmtree(folder.path, ignore_errors=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader sees the old or the new text and never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launcher.errors import NotAdopted
-from launcher.job.reading import load_job
+from launcher.errors import NotAdopted, RequestError
 from launcher.measure.verdict import Verdict
 from launcher.run.folder import RunFolder, write_whole
 from launcher.run.history import history
@@ -64,6 +63,7 @@ class Result:
     best_step: the step whose validation was best, None where there is none with a figure
     verdict: whether the result should take the old model's place, None without validation data
     selector: what chose the step that became the result, None where nothing did
+    result_step: the step whose weights the result is, None before the end
     run: the run's folder, where the result was read from; not kept in it, since folders move
     """
 
@@ -76,6 +76,7 @@ class Result:
     sets: dict[str, SetResult] = field(default_factory=dict)
     verdict: Verdict | None = None
     selector: str | None = None
+    result_step: int | None = None
     run: str | None = None
 
     def write(self, path: Path) -> None:
@@ -96,12 +97,18 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        """Read back what `write` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["sets"] = {name: _set_of(found) for name, found in values["sets"].items()}
-        if values.get("verdict") is not None:
-            values["verdict"] = Verdict.from_dict(values["verdict"])
-        return replace(cls(**values), run=str(path.parent))
+        """Read back what `write` wrote. Raises RequestError where the file is not there or is damaged."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            values["sets"] = {name: _set_of(found) for name, found in values["sets"].items()}
+            if values.get("verdict") is not None:
+                values["verdict"] = Verdict.from_dict(values["verdict"])
+            return replace(cls(**values), run=str(path.parent))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+            raise RequestError(
+                f"{path} cannot be read: {type(error).__name__}: {error}; what the run measured is in metrics.jsonl, "
+                "and its model is not touched by that"
+            ) from error
 
 
 def _set_of(values: dict[str, object]) -> SetResult:
@@ -113,7 +120,10 @@ def _set_of(values: dict[str, object]) -> SetResult:
 
 
 def insist_on_adoption(folder: RunFolder) -> None:
-    """Where the job asks for it, raise NotAdopted unless the verdict is to adopt."""
+    """Where the job asks for it, raise NotAdopted unless the verdict is to adopt; the data may be gone by now."""
+    asked = folder.job_values().get("verdict")
+    if not (isinstance(asked, dict) and asked.get("gate")):
+        return
     verdict = Result.read(folder.result_file).verdict
-    if load_job(folder.job_file).verdict.gate and (verdict is None or verdict.decision != "adopt"):
+    if verdict is None or verdict.decision != "adopt":
         raise NotAdopted("inconclusive: there is no verdict" if verdict is None else str(verdict))

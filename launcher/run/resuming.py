@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.errors import JobError, RequestError
+from launcher.errors import DamagedCheckpoint, JobError, RequestError
+from launcher.files import remove_leftovers
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.plan.making import with_smaller_micro_batches
 from launcher.plan.plan import Plan
-from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints, micro_batch_limit
+from launcher.run.checkpoints import (
+    complete_checkpoints,
+    incomplete_checkpoints,
+    micro_batch_limit,
+    quick_fault,
+    set_aside,
+)
+from launcher.run.claims import holder
 from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder, runs_named
 from launcher.run.starts import Cause
@@ -32,11 +40,15 @@ CHANGEABLE = {
 
 @dataclass(frozen=True)
 class Decision:
-    """The run's folder, the checkpoint it goes on from (None: from the beginning), and why, for the user."""
+    """The run's folder, the checkpoint it goes on from (None: from the beginning), and why, for the user.
+
+    insists: the user named the very checkpoint
+    """
 
     folder: RunFolder
     checkpoint: Path | None
     reason: str
+    insists: bool = False
 
     @property
     def cause(self) -> Cause:
@@ -58,24 +70,29 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
     alive: str | None = None
     for path in runs_named(job.runs_folder, job.name):
         run = RunFolder(path.resolve())
-        if not run.job_file.is_file() or _is_done(run):
+        if not run.job_file.is_file() or run.is_done():
             continue
         if is_taken(run) or run.is_claimed():
-            alive = alive or path.name
+            alive = alive or (path.name if (held := holder(run.path)) is None else f"{path.name} ({held})")
             continue
         checkpoints = complete_checkpoints(run.checkpoints)
         if not checkpoints or not run.claim():
             continue
-        if _is_of_another_job(run, job):
+        try:
+            is_the_same = not differing_fields(job, load_job(run.job_file))
+        except JobError as error:  # its data are gone, it was written by another version, or it is damaged
+            first = str(error).splitlines()[0]
+            return _new(job, f"a new run: the job of the unfinished {path.name} cannot be read any more: {first}")
+        if not is_the_same:
             return _new(job, f"a new run: the unfinished {path.name} has another job")
-        return _go_on(job, run, checkpoints[-1], "to start afresh: --resume never")
+        return _go_on(job, run, checkpoints, "to start afresh: --resume never")
     return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")
 
 
 def finished_run(job: Job) -> RunFolder | None:
     """The newest run of a job, if it has come to its end; None where that is another job's."""
     run = next(map(RunFolder, runs_named(job.runs_folder, job.name)), None)
-    if run is None or not run.job_file.is_file() or not _is_done(run) or _is_of_another_job(run, job):
+    if run is None or not run.job_file.is_file() or not run.is_done() or _is_of_another_job(run, job):
         return None
     return run
 
@@ -101,7 +118,8 @@ def differing_fields(job: Job, other: Job) -> list[str]:
 
 
 def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decision:
-    if path.parent.name == "checkpoints":
+    is_checkpoint = path.parent.name == "checkpoints"
+    if is_checkpoint:
         run, checkpoints = RunFolder(path.parent.parent.resolve()), [path.resolve()]
         if checkpoints[0] not in complete_checkpoints(run.checkpoints):
             raise RequestError(f"{path} is no complete checkpoint; the complete ones are {_listed(run)}")
@@ -113,14 +131,18 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
     if not checkpoints:
         raise RequestError(f"{path} holds no complete checkpoint to go on from; to start afresh: --resume never")
     if is_taken(run) or not run.claim():
-        raise RequestError(f"{path} is still running, or waiting in a queue; stop that one first, or --resume never")
+        held = holder(run.path)
+        who = "" if held is None else f" ({held})"
+        raise RequestError(
+            f"{path} is still running, or waiting in a queue{who}; stop that one first, or --resume never"
+        )
     differing = differing_fields(job, load_job(run.job_file))
     if differing:
         raise RequestError(
             f"the job differs from that of {path} in {', '.join(differing)}, which would change its numbers; use the "
             f"same values, or --resume never"
         )
-    return _go_on(job, run, checkpoints[-1], "as asked")
+    return _go_on(job, run, checkpoints, "as asked", insists=is_checkpoint)
 
 
 def _new(job: Job, reason: str) -> Decision:
@@ -129,18 +151,44 @@ def _new(job: Job, reason: str) -> Decision:
     return Decision(run, None, reason)
 
 
-def _go_on(job: Job, run: RunFolder, checkpoint: Path, reason: str) -> Decision:
+def _go_on(job: Job, run: RunFolder, checkpoints: list[Path], reason: str, insists: bool = False) -> Decision:
+    """Go on from the last of `checkpoints` that is not seen to be damaged; the ranks look at it more closely."""
+    checkpoint, damaged = _sound(run, checkpoints, insists)
     run.write_job(job)
     run.prepared_file.unlink(missing_ok=True)
     forget_failures(run)
+    for folder in (run.path, run.logs):
+        remove_leftovers(folder)
     passed = [path.name for path in incomplete_checkpoints(run.checkpoints)]
     skipped = f"; passed over the incomplete {', '.join(passed)}" if passed else ""
-    return Decision(run, checkpoint, f"going on from {checkpoint.name} ({reason}){skipped}")
+    skipped += "".join(f"; passed over {path.name}, which is damaged: {fault}" for path, fault in damaged.items())
+    for path in damaged:
+        set_aside(path)
+    return Decision(run, checkpoint, f"going on from {checkpoint.name} ({reason}){skipped}", insists)
 
 
-def _is_done(run: RunFolder) -> bool:
-    result = run.result()
-    return result is not None and result["status"] == "done"
+def _sound(run: RunFolder, checkpoints: list[Path], insists: bool) -> tuple[Path, dict[Path, str]]:
+    """The last checkpoint that is not seen to be damaged, and what is wrong with later ones."""
+    damaged: dict[Path, str] = {}
+    for checkpoint in reversed(checkpoints):
+        fault = quick_fault(checkpoint)
+        if fault is None:
+            return checkpoint, damaged
+        damaged[checkpoint] = fault
+    raise DamagedCheckpoint(damage_of(run, damaged, insists))
+
+
+def damage_of(run: RunFolder, damaged: Mapping[Path, str], insists: bool) -> str:
+    """Which checkpoints are damaged, that none takes their place, and which others there are.
+
+    insists: the damaged one was named by the user
+    """
+    found = "; ".join(f"{path} is damaged: {fault}" for path, fault in damaged.items())
+    others = [path.name for path in complete_checkpoints(run.checkpoints) if path not in damaged]
+    there = f"the others are {', '.join(others)}" if others else "there is no other"
+    fix = f"resume from one of them: --resume {run.checkpoints}/NAME, or" if others else ""
+    none = "" if insists else "no earlier one can take its place; "
+    return f"{found}; {none}{there}; {fix} start afresh: --resume never".replace(";  ", "; ")
 
 
 def _deciding(job: Job) -> dict[str, object]:

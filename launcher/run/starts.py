@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from launcher.errors import Superseded
-from launcher.run.checkpoints import last_checkpoint, step_of
-from launcher.run.events import Began, EventLog
+from launcher.run.checkpoints import checkpoint_name, last_checkpoint, step_of
+from launcher.run.events import Began, EventLog, EventTail
 from launcher.run.folder import RunFolder, write_whole
 
 Cause = Literal["first", "resumed", "requeued", "restart"]
 """Why the ranks start: a new run; a person took it up again, or the scheduler; a failure that may pass."""
 
+_CAUSES: dict[str, Cause] = {cause: cause for cause in get_args(Cause)}
 SECONDS_BETWEEN_LOOKS = 2.0
 
 
@@ -30,6 +31,7 @@ class Start:
     token: what the nodes of a cluster know this start by; empty until the first of them has taken it up
     endpoint: host:port where the nodes meet; empty while the first of them prepares the data
     ends: when the scheduler takes the machines away, in seconds since the epoch; None where it does not
+    insists: the user named the very checkpoint, so that no other takes its place where it is damaged
     """
 
     count: int = 1
@@ -39,6 +41,7 @@ class Start:
     token: str = ""
     endpoint: str = ""
     ends: float | None = None
+    insists: bool = False
 
     @property
     def from_step(self) -> int:
@@ -47,11 +50,25 @@ class Start:
 
     @classmethod
     def read(cls, folder: RunFolder) -> Start | None:
-        """The latest start, None before the first."""
+        """The latest start, None before the first; where its file is damaged, what the run's events tell of it."""
         try:
-            return cls(**json.loads(folder.start_file.read_text(encoding="utf-8")))
+            values = json.loads(folder.start_file.read_text(encoding="utf-8"))
+            known = {each.name for each in fields(cls)}
+            return cls(**{name: value for name, value in values.items() if name in known})
         except FileNotFoundError:
             return None
+        except (OSError, ValueError, TypeError, AttributeError):
+            return cls._as_told_by_events(folder)
+
+    @classmethod
+    def _as_told_by_events(cls, folder: RunFolder) -> Start:
+        """Counts of starts only grow, so that ranks of earlier ones stay without the right to write."""
+        begun = [event for event in EventTail(folder.events_file).read() if isinstance(event, Began)]
+        if not begun:
+            return cls()
+        last = max(begun, key=lambda event: event.start)
+        checkpoint = str(folder.checkpoints / checkpoint_name(last.step)) if last.step else None
+        return cls(last.start, _CAUSES.get(last.cause, "first"), checkpoint)
 
 
 def begin(
@@ -61,10 +78,11 @@ def begin(
     *,
     token: str = "",
     ends: float | None = None,
+    insists: bool = False,
 ) -> Start:
     """Count a new start, which ends the right of every earlier one to write."""
     before = Start.read(folder)
-    start = Start(1, cause, None if checkpoint is None else str(checkpoint), 0, token, ends=ends)
+    start = Start(1, cause, None if checkpoint is None else str(checkpoint), 0, token, ends=ends, insists=insists)
     if before is not None:
         gained = start.from_step > before.from_step or cause == "resumed"
         start = replace(start, count=before.count + 1, fruitless=0 if gained else before.fruitless + 1)
@@ -80,6 +98,13 @@ def begin(
 def adopt(folder: RunFolder, start: Start, *, token: str, endpoint: str, ends: float | None) -> Start:
     """Take up a start that was counted before the nodes were known."""
     start = replace(start, token=token, endpoint=endpoint, ends=ends)
+    write_whole(folder.start_file, json.dumps(asdict(start)))
+    return start
+
+
+def go_further_back(folder: RunFolder, start: Start, checkpoint: Path) -> Start:
+    """Let a start resume from an earlier checkpoint, since the one that it was to resume from is damaged."""
+    start = replace(start, checkpoint=str(checkpoint))
     write_whole(folder.start_file, json.dumps(asdict(start)))
     return start
 

@@ -30,7 +30,7 @@ def compare_runs(paths: Sequence[Path], as_json: bool) -> None:
 
 
 def _values(comparison: Comparison) -> dict[str, object]:
-    known = ("name", "path", "state", "steps", "total_steps", "seconds")
+    known = ("name", "path", "state", "steps", "total_steps", "seconds", "damage")
     values = asdict(comparison)
     values["runs"] = [{name: run[name] for name in known} for run in values["runs"]]
     return values
@@ -46,6 +46,9 @@ def _print(comparison: Comparison, paths: Sequence[str]) -> None:
     for letter, path, run in zip(letters, paths, comparison.runs, strict=True):
         table.add_row(letter, path, run.state, f"{run.steps} of {run.total_steps or '?'}", duration(run.seconds))
     console.print(table)
+    for letter, run in zip(letters, comparison.runs, strict=True):
+        if run.damage:
+            console.print(f"run {letter} is damaged: {'; '.join(run.damage)}", highlight=False, markup=False)
     for section in ("job", "data", "plan", "environment"):
         rows: Rows = getattr(comparison, section)
         console.print(_differences(section, rows, letters) if rows else f"{section}: no difference", highlight=False)

@@ -38,8 +38,10 @@ def consolidate_checkpoint(
             folder=folder,
             watch=lambda: None,
         )
-        tensors = json.loads(folder.result_file.read_text(encoding="utf-8"))["tensors"]
+        done = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    for note in done["notes"]:
+        print(note)
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
-    print(f"{output}: {tensors} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
+    print(f"{output}: {done['tensors']} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
     if not (output / "config.json").is_file() and not (output / ADAPTER_CONFIG).is_file():
         print("no config.json beside them: the checkpoint does not say what model it is of; --like FOLDER takes one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
             watch=lambda: None,
         )
         result: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    for note in result.pop("notes"):
+        print(note, file=sys.stderr)
     return result
 
 

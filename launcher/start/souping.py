@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def soup_runs(runs: Sequence[Path], output: Path, dtype: str, processes: int | N
         run_ranks(
             "launcher.worker.soup", arguments, processes=ranks, threads=threads, folder=folder, watch=lambda: None
         )
-        found: list[dict[str, Any]] = json.loads(folder.result_file.read_text(encoding="utf-8"))
+        answer = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = answer["runs"]
+    for note in answer["notes"]:
+        print(note, file=sys.stderr)
     if as_json:
         print(json.dumps({"metric": job.validation.metric, "set": job.deciding_set, "runs": found}, indent=2))
         return

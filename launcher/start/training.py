@@ -65,7 +65,9 @@ def begin_run(job: Job, job_file: Path, resume: str) -> Begun:
         plan = replace(plan, commands=tuple(_with_file(command, job_file, folder) for command in plan.commands))
     folder.write_plan(plan)
     write_environment(folder)
-    return Begun(folder, plan, begin(folder, decision.cause, decision.checkpoint), decision.reason)
+    return Begun(
+        folder, plan, begin(folder, decision.cause, decision.checkpoint, insists=decision.insists), decision.reason
+    )
 
 
 def run_to_the_end(begun: Begun, job: Job, job_file: Path, display: Display, requests: StopRequests) -> None:

@@ -9,10 +9,11 @@ from typing import cast, get_args
 
 import yaml
 
+from launcher.errors import RequestError
 from launcher.job.schema import Tracker as Settings
 from launcher.run.environment import redacted
 from launcher.run.events import EventTail
-from launcher.run.flat import flat
+from launcher.run.flat import Value, flat
 from launcher.run.folder import RunFolder, write_whole
 from launcher.run.results import Result
 from launcher.tracking import make_tracker
@@ -40,6 +41,12 @@ class State:
             return cls(**json.loads(folder.tracker_state(name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls()
+        except (OSError, ValueError, TypeError) as error:
+            file = folder.tracker_state(name)
+            raise RequestError(
+                f"{file} is damaged, so that it is not known what {name} has got; remove it, and the next start sends "
+                "all figures to a new run there"
+            ) from error
 
     def write(self, folder: RunFolder, name: str) -> None:
         """Keep it, where it is new."""
@@ -79,8 +86,17 @@ def follow(folder: RunFolder, settings: Settings, ending: Ending) -> None:
         if points:
             tracker.log(points)
     State(known, tail.position).write(folder, settings.name)
-    summary = summary_of(Result.read(folder.result_file)) if figures.ended_as == "done" else {}
+    summary = _summary(folder) if figures.ended_as == "done" else {}
     tracker.conclude(figures.ended_as or ending.status, summary)
+
+
+def _summary(folder: RunFolder) -> dict[str, Value]:
+    """Nothing where the result cannot be read: the figures have been delivered all the same."""
+    try:
+        return summary_of(Result.read(folder.result_file))
+    except RequestError as error:
+        print(error, flush=True)
+        return {}
 
 
 def _points(figures: Figures, tail: EventTail, until: int | None = None) -> list[Point]:

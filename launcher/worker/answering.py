@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,7 +33,8 @@ def answer(place: Place, folder: RunFolder) -> None:
     torch.manual_seed(0)
     with World.at(place, request.device).joined(TIMEOUT) as world:
         task, module, known_by = open_model(request)
-        data = prepared_for(request, task, known_by, world)
+        notes: list[str] = []
+        data = prepared_for(request, task, known_by, world, notes.append)
         module.to(world.device)
         if request.output is None:
             evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
@@ -44,7 +46,7 @@ def answer(place: Place, folder: RunFolder) -> None:
             if world.is_first:
                 merge_predictions(folder.path, world.size, len(data), Path(request.output))
         if world.is_first:
-            write_whole(folder.result_file, json.dumps(result))
+            write_whole(folder.result_file, json.dumps(result | {"notes": notes}))
         world.wait()
 
 
@@ -71,8 +73,17 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     return task, task.build(loaded), identity(task_name, pretrained, request.model)
 
 
-def prepared_for(request: EvaluationRequest, task: Task, identity: str, world: World) -> Prepared:
-    """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word."""
+def prepared_for(
+    request: EvaluationRequest,
+    task: Task,
+    identity: str,
+    world: World,
+    say: Callable[[str], object] = lambda text: None,
+) -> Prepared:
+    """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word.
+
+    say: told of prepared data that are damaged
+    """
     preparer = Preparer(
         task_type=type(task),
         processor=task.processor,
@@ -80,6 +91,7 @@ def prepared_for(request: EvaluationRequest, task: Task, identity: str, world: W
         train=task.train,
         cache=Path(request.cache),
         progress=lambda done, total: None,
+        say=say,
     )
     place = None
     if world.is_first:

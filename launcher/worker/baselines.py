@@ -14,6 +14,7 @@ from launcher.errors import DataError, RequestError
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.schema import Model
 from launcher.measure.outcomes import Outcomes
+from launcher.run.events import Note
 from launcher.run.folder import RunFolder
 from launcher.worker.answering import open_model, prepared_for
 from launcher.worker.evaluating import evaluate
@@ -68,7 +69,8 @@ def _measure(session: Session, arm: str, place: str, names: list[str], materials
     for name in names:
         session.enter("evaluating", f"{name} with {place}")
         try:
-            data = prepared_for(request.model_copy(update={"data": job.data.validation[name]}), task, known_by, world)
+            asked = request.model_copy(update={"data": job.data.validation[name]})
+            data = prepared_for(asked, task, known_by, world, lambda text: session.log.write(Note(text=text)))
         except DataError as error:
             raise RequestError(f"{place} cannot be compared on {name}: {error}") from error
         found = evaluate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +40,7 @@ class Built:
     base: identity of the pretrained weights, where the run needs them when it goes on; else empty
     never_saved: names of parameters that checkpoints leave out, since they never learn
     has_new_head: whether weights of the model as it came started at random
+    write_skeleton: writes the model folder without its weights
     """
 
     job: Job
@@ -50,6 +51,7 @@ class Built:
     base: str
     never_saved: frozenset[str]
     has_new_head: bool
+    write_skeleton: Callable[[], None]
 
     def state(self) -> StateDict:
         """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
@@ -87,7 +89,8 @@ def build(session: Session, materials: Materials, step: int) -> Built:
     adapted = adapt(job, loaded, method, _setting(session, materials), steps)
     adapters, course = adapted.adapters, adapted.course
     stage = course.at(step)
-    _begin(session, materials, loaded, adapters, stage, course)
+    writes_skeleton = _skeleton_writer(session, materials, loaded, adapters)
+    _begin(session, loaded, adapters, stage, course, writes_skeleton)
     treatments = _treatments(adapted, loaded)
     never = [name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad]
     for name, parameter in loaded.model.named_parameters():
@@ -104,7 +107,8 @@ def build(session: Session, materials: Materials, step: int) -> Built:
     engine.prepare(module, job.train.optimizer, stored, treatments)
     base = base if adapters is None else adapters.base
     learner = _learner(session, feed, engine)
-    return Built(job, engine, feed, learner, stage, base, frozenset(never_saved), has_new_head)
+    unsaved = frozenset(never_saved)
+    return Built(job, engine, feed, learner, stage, base, unsaved, has_new_head, writes_skeleton)
 
 
 def _method(job: Job, materials: Materials) -> Method | None:
@@ -158,11 +162,11 @@ def _settings(session: Session, *, is_probe: bool) -> EngineSettings:
 
 def _begin(
     session: Session,
-    materials: Materials,
     loaded: Loaded,
     adapters: Adapters | None,
     stage: Stage,
     course: Course,
+    writes_skeleton: Callable[[], None],
 ) -> None:
     """Write what is known of the result before it has any weights, and say which stage begins."""
     if not session.world.is_first:
@@ -175,9 +179,16 @@ def _begin(
         return
     if adapters is not None:
         session.log.write(Note(text=str(adapters)))
+    writes_skeleton()
+
+
+def _skeleton_writer(
+    session: Session, materials: Materials, loaded: Loaded, adapters: Adapters | None
+) -> Callable[[], None]:
+    """Writes the model folder without its weights, at the start and again where something happened to it."""
     config = None if adapters is None else adapters.config
-    card = materials.card(session.job, adapters)
-    write_skeleton(session.folder.skeleton, loaded.model, materials.task.processor, card, config)
+    card, model = materials.card(session.job, adapters), loaded.model
+    return lambda: write_skeleton(session.folder.skeleton, model, materials.task.processor, card, config)
 
 
 def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, Treatment]:

@@ -19,6 +19,7 @@ from launcher.measure.outcomes import Outcomes
 from launcher.measure.paired import Difference, holm, mcnemar, paired_bootstrap
 from launcher.measure.verdict import AS_IT_CAME, Comparison, Role, Scale, Verdict, corrected, decide, undecided
 from launcher.models.base import Array, Task
+from launcher.run.events import Note
 from launcher.worker.judging import BEFORE, RESULT
 from launcher.worker.materials import Materials
 from launcher.worker.session import Session
@@ -42,12 +43,13 @@ class SetFindings:
 
 
 def judge_result(
-    session: Session, materials: Materials, *, new_head: bool, chosen: bool
+    session: Session, materials: Materials, *, new_head: bool, chosen: bool, lost: str | None = None
 ) -> tuple[Verdict | None, dict[str, SetFindings]]:
     """The verdict, None without validation data, and what else the samples of each set tell.
 
     new_head: whether the model as it came had weights that started at random
     chosen: whether any checkpoint had a figure to be chosen by
+    lost: why the one that was chosen could not be taken
     """
     job, task = session.job, materials.task
     target = job.verdict_set
@@ -74,8 +76,10 @@ def judge_result(
     if not any(found.role == "decides" for found in comparisons):
         why = f"nothing is kept of what {_name(job, deciding)} made of each sample of {target}"
         return undecided(why, scale, target, _name(job, deciding)), findings
-    verdict = decide(named, scale, _caveats(job, new_head, chosen, deciding), chose=job.deciding_set)
-    if job.selects_for_target and not chosen:
+    verdict = decide(named, scale, _caveats(job, new_head, chosen, deciding, lost), chose=job.deciding_set)
+    if job.selects_for_target and lost is not None:
+        verdict = verdict.forbidden(lost)
+    elif job.selects_for_target and not chosen:
         verdict = verdict.forbidden("no checkpoint could be chosen for the target, since each has collapsed there")
     return verdict, findings
 
@@ -96,7 +100,10 @@ def _arms(
 ) -> Iterator[tuple[str, Array]]:
     """The outcomes that the run's folder holds of this set."""
     for arm in (RESULT, BEFORE, *session.job.others):
-        known = Outcomes.read(session.folder.outcomes(name, arm))
+        file = session.folder.outcomes(name, arm)
+        known = Outcomes.read(file)
+        if known is None and file.exists():
+            session.log.write(Note(text=f"{file} is damaged, so that the result is not compared with it"))
         if known is None or known.data != data.folder.name:
             continue
         yield arm, known.values
@@ -166,10 +173,16 @@ def _name(job: Job, arm: str) -> str:
     return NAMES.get(arm, arm)
 
 
-def _caveats(job: Job, new_head: bool, chosen: bool, deciding: str) -> Iterator[str]:
+def _caveats(job: Job, new_head: bool, chosen: bool, deciding: str, lost: str | None) -> Iterator[str]:
     """What the comparison is worth less by."""
+    if lost is not None:
+        yield f"The result is the last model, since {lost}"
     if job.selects_for_target:
-        alone = "; the checkpoint alone was chosen for it" if chosen and job.checkpoint.result != "last" else ""
+        alone = (
+            "; the checkpoint alone was chosen for it"
+            if chosen and not lost and job.checkpoint.result != "last"
+            else ""
+        )
         yield f"The target has no labels, so this says nothing of it{alone}"
     if new_head and deciding in (BEFORE, CONSTANT):
         instead = ", so it was not compared with that" if deciding == CONSTANT else ""

@@ -20,15 +20,16 @@ def main() -> None:
         from launcher.checkpoint.consolidating import consolidate
 
         request = json.loads((folder.path / "request.json").read_text(encoding="utf-8"))
-        skeleton = request["skeleton"]
+        skeleton, notes = request["skeleton"], list[str]()
         tensors = consolidate(
             Path(request["checkpoint"]),
             Path(request["output"]),
             request["dtype"],
             None if skeleton is None else Path(skeleton),
             request["prefix"],
+            notes.append,
         )
-        write_whole(folder.result_file, json.dumps({"tensors": tensors}))
+        write_whole(folder.result_file, json.dumps({"tensors": tensors, "notes": notes}))
 
     process.run(work)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
+from launcher.files import fault_of_sealed, partial_of, remove_leftovers, seal
 from launcher.job.pretrained import find_pretrained
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
 from launcher.models.features import features_of, inputs_of
-from launcher.run.events import EventLog, Phase
+from launcher.run.events import EventLog, Note, Phase
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.materials import prepare_sets
@@ -53,7 +53,7 @@ def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str
     files = {}
     for number, (name, data) in enumerate(prepared.items()):
         file = _file(Path(job.data.cache), data, identity)
-        if world.from_first("kept" if file.exists() else "new") == "new":
+        if world.from_first("kept" if world.is_first and _is_kept(file, log) else "new") == "new":
             log.write(Phase(name="extracting features", detail=name))
             _extract(module, task, data, world, folder.path / f"{number}", job.validation.batch_size)
             world.wait()
@@ -98,6 +98,16 @@ def _file(cache: Path, data: Pool, identity: str) -> Path:
     return cache.expanduser() / "features" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
+def _is_kept(file: Path, log: EventLog) -> bool:
+    """Whether features are there and hold what was extracted."""
+    if not file.exists():
+        return False
+    fault = fault_of_sealed(file)
+    if fault is not None:
+        log.write(Note(text=f"the features in {file} are damaged, and are extracted again: {fault}"))
+    return fault is None
+
+
 def _extract(module: TaskModule, task: Task, data: Pool, world: World, place: Path, batch_size: int) -> None:
     """Write this rank's features, and which samples they are of."""
     found: list[NDArray[np.float32]] = []
@@ -122,12 +132,14 @@ def _merge(place: Path, ranks: int, samples: int, file: Path) -> None:
         raise RuntimeError(f"features of {sum(map(len, ids))} samples were extracted, and there are {samples}")
     parts = [np.load(_part(place, "features", rank), mmap_mode="r") for rank in present]
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    remove_leftovers(file.parent)
+    beside = partial_of(file)
     whole = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=(samples, parts[0].shape[1]))
     for numbers, part in zip(ids, parts, strict=True):
         whole[numbers] = part
     whole.flush()
     beside.replace(file)
+    seal(file)
 
 
 def _part(place: Path, what: str, rank: int) -> Path:

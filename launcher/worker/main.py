@@ -7,18 +7,21 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from launcher.checkpoint.hashing import fault_of
 from launcher.checkpoint.merging import merge_adapters
-from launcher.checkpoint.model_folder import publish_model
+from launcher.checkpoint.model_folder import fault_of_skeleton, publish_model
 from launcher.checkpoint.reading import read_progress, read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines.base import Engine
-from launcher.errors import NotAdopted, NotFinite, RequestError, Stopped
+from launcher.errors import ModelError, NotAdopted, NotFinite, RequestError, Stopped
+from launcher.job.schema import Job
+from launcher.measure.outcomes import Values
 from launcher.measure.verdict import Verdict
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Note, Saved, Started
@@ -37,6 +40,7 @@ from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
 from launcher.worker.selecting import TargetSelector, selector_of
 from launcher.worker.session import Session, joined_session
+from launcher.worker.sound import insist_on_soundness, with_sound_checkpoint
 from launcher.worker.stopping import StopRequest
 
 
@@ -64,59 +68,86 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = session.job.train.tf32
     materials = open_materials(session)
     measure_others(session, materials)
+    session = with_sound_checkpoint(session)
     trained_on = Feed.of(session.job, materials, None).pool.name
     progress, reached = _remembered(session, trained_on), session.checkpoint
     checkpoints = _checkpoints(session, stop)
+    remembered: dict[str, Values] = {}
     while True:
         built = build(session, materials, progress.step)
         _take_up(session, built, progress, reached)
-        judge = _judge(session, materials, built.engine)
+        judge = _judge(session, materials, built.engine, remembered)
         if not progress.before:
             progress.before = judge.measure(progress.step)
             judge.keep_outcomes(progress.step, BEFORE)
         reached = _train(session, built, progress, judge, checkpoints, stop)
         if reached is None:
             break
+        insist_on_soundness(session, reached)
         del built, judge
         gc.collect()  # the engine of the next stage needs the room
-    step = _choose_weights(session, built, progress)
+    chosen = _choose_weights(session, built, progress)
     if session.job.adapt.interpolate is not None:
-        selector = _selector(session, materials, built.engine)
+        selector = _selector(session, materials, built.engine, remembered)
         interpolate(session, materials, built.engine, selector)
         judge = Judge(session, materials, built.engine.module, selector)
-    after = judge.measure(step)
-    judge.keep_outcomes(step, RESULT)
+    after = judge.measure(chosen.step)
+    judge.keep_outcomes(chosen.step, RESULT)
     session.enter("publishing", str(session.folder.model))
     session.fence.check()
-    _publish(session, built.engine)
+    published = _publish(session, built)
     session.enter("comparing")
     if session.world.is_first:
         verdict, findings = judge_result(
-            session, materials, new_head=built.has_new_head, chosen=progress.best_step is not None
+            session, materials, new_head=built.has_new_head, chosen=progress.best_step is not None, lost=chosen.lost
         )
-        _conclude(session, progress, "done", after, findings, verdict)
-        session.folder.become_latest(session.job)
+        _conclude(session, progress, "done", after, findings, verdict, chosen, published)
+        _become_latest(session)
     session.world.wait()
 
 
-def _judge(session: Session, materials: Materials, engine: Engine) -> Judge:
+def _become_latest(session: Session) -> None:
+    """A file system without links costs the link, not the run."""
+    try:
+        session.folder.become_latest(session.job)
+    except OSError as error:
+        session.log.write(Note(text=f"runs/{session.job.name} could not be made to lead here: {error}"))
+
+
+def _judge(session: Session, materials: Materials, engine: Engine, remembered: dict[str, Values]) -> Judge:
     """Measures the model in an engine; for a target without labels, in the way that the job selects by."""
-    return Judge(session, materials, engine.module, _selector(session, materials, engine))
+    return Judge(session, materials, engine.module, _selector(session, materials, engine, remembered))
 
 
-def _selector(session: Session, materials: Materials, engine: Engine) -> TargetSelector | None:
+def _selector(
+    session: Session, materials: Materials, engine: Engine, remembered: dict[str, Values]
+) -> TargetSelector | None:
     """What chooses for a target without labels; None where labels choose."""
-    return TargetSelector(session, materials, engine.module) if session.job.selects_for_target else None
+    if not session.job.selects_for_target:
+        return None
+    return TargetSelector(session, materials, engine.module, remembered)
 
 
-def _publish(session: Session, engine: Engine) -> None:
-    """Leave the result: the whole model or the adapters; or both, where they are to be merged."""
-    job, folder = session.job, session.folder
+def _publish(session: Session, built: Built) -> Path:
+    """Leave the result: the whole model or the adapters; or both, where they are to be merged.
+
+    Returns the folder that holds it: that of the adapters where the base that they were to be merged with is gone.
+    """
+    job, folder, engine = session.job, session.folder, built.engine
+    if session.world.is_first and (fault := fault_of_skeleton(folder.skeleton)) is not None:
+        session.log.write(Note(text=f"{folder.skeleton} is damaged, and was written again: {fault}"))
+        built.write_skeleton()
     if job.adapt.method == "lora" and job.adapt.merge:
         publish_model(folder.adapter, folder.skeleton, engine, "fp32")
-        merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype)
+        try:
+            merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype)
+        except ModelError as error:  # raised by all ranks alike
+            way = f"adaptrun consolidate {folder.adapter} -o {folder.model}"
+            session.log.write(Note(text=f"the adapters could not be merged: {error}; once the base is back: {way}"))
+            return folder.adapter
     else:
         publish_model(folder.model, folder.skeleton, engine, job.checkpoint.dtype)
+    return folder.model
 
 
 def _remembered(session: Session, data: str) -> Progress:
@@ -251,19 +282,42 @@ def _discarded_kept(session: Session, loop: Loop) -> Iterator[None]:
         raise
 
 
-def _choose_weights(session: Session, built: Built, progress: Progress) -> int:
-    """Leave the weights that become the result in the engine; returns the step they are of."""
-    step = progress.step if progress.best_step is None else progress.best_step
-    if session.job.checkpoint.result == "last":
-        step = progress.step
-    if step != progress.step:
-        session.log.write(Note(text=f"the best model was that of step {step}; taking it"))
-        checkpoint = session.folder.checkpoints / checkpoint_name(step)
-        has_copies = built.is_averaged(step) or session.job.adapt.interpolate is not None
-        built.engine.load(read_state(checkpoint, built.state(), optimizer=has_copies))
-    if built.is_averaged(step):
+@dataclass(frozen=True)
+class Chosen:
+    """Whose weights become the result.
+
+    step: that they are of
+    lost: why they are the last ones, where those of a better step were chosen and cannot be had; None elsewhere
+    """
+
+    step: int
+    lost: str | None = None
+
+
+def _choose_weights(session: Session, built: Built, progress: Progress) -> Chosen:
+    """Leave the weights that become the result in the engine."""
+    chosen = Chosen(progress.step)
+    if session.job.checkpoint.result != "last" and progress.best_step not in (None, progress.step):
+        chosen = _take_best(session, built, progress)
+    if built.is_averaged(chosen.step):
         built.engine.swap_average()
-    return step
+    return chosen
+
+
+def _take_best(session: Session, built: Built, progress: Progress) -> Chosen:
+    """The weights of the best step, from its checkpoint; that one is damaged or gone costs the choice, not the run."""
+    step = progress.best_step
+    assert step is not None
+    checkpoint = session.folder.checkpoints / checkpoint_name(step)
+    fault = fault_of(checkpoint, session.world.pulse)
+    if fault is not None:
+        lost = f"the checkpoint of step {step}, which was best, cannot be taken: {fault}"
+        session.log.write(Note(text=f"{lost}; the last model, of step {progress.step}, is taken"))
+        return Chosen(progress.step, lost)
+    session.log.write(Note(text=f"the best model was that of step {step}; taking it"))
+    has_copies = built.is_averaged(step) or session.job.adapt.interpolate is not None
+    built.engine.load(read_state(checkpoint, built.state(), optimizer=has_copies))
+    return Chosen(step)
 
 
 def _conclude(
@@ -273,6 +327,8 @@ def _conclude(
     after: Metrics,
     findings: Mapping[str, SetFindings] | None = None,
     verdict: Verdict | None = None,
+    chosen: Chosen | None = None,
+    published: Path | None = None,
 ) -> None:
     """Write what this start came to. Raises Superseded where a later one has begun."""
     session.fence.check()
@@ -281,16 +337,23 @@ def _conclude(
         name=session.job.name,
         steps=progress.step,
         seconds=progress.seconds,
-        model=str(session.folder.model) if status == "done" else None,
+        model=None if published is None else str(published),
         best_step=progress.best_step,
         sets={
             name: _set_result(progress.before[name], after[name], (findings or {}).get(name, SetFindings()))
             for name in after
         },
         verdict=verdict,
-        selector=None if progress.best_step is None else selector_of(session.job),
+        selector=_selector_in_words(session.job, progress, chosen),
+        result_step=None if chosen is None else chosen.step,
     ).write(session.folder.result_file)
     session.enter(status)
+
+
+def _selector_in_words(job: Job, progress: Progress, chosen: Chosen | None) -> str | None:
+    if chosen is not None and chosen.lost is not None:
+        return f"being the last, of step {chosen.step}, since {chosen.lost}"
+    return None if progress.best_step is None else selector_of(job)
 
 
 def _set_result(before: dict[str, Any], after: dict[str, Any], found: SetFindings) -> SetResult:

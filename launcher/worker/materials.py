@@ -25,7 +25,7 @@ from launcher.job.tasks import FAMILIES, find_family
 from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.run.events import EventLog, Note, Phase, Progress
-from launcher.run.folder import RunFolder, write_whole
+from launcher.run.folder import RunFolder, read_json, write_whole
 from launcher.worker.leakage import check_leakage
 from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
@@ -72,13 +72,12 @@ def open_materials(session: Session) -> Materials:
     """Find the model, prepare the data or map what another process prepared."""
     job, folder = session.job, session.folder
     session.enter("preparing")
-    if session.world.is_first and not folder.prepared_file.exists():
+    if session.world.is_first and read_json(folder.prepared_file) is None:
         prepare(job, folder, session.log)
-    _wait_for(folder.prepared_file)
+    prepared = _wait_for(folder.prepared_file)
     pretrained = find_pretrained(job.model)
     task_type = task_class(job.task, job.train.loss.name)
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
-    prepared = json.loads(folder.prepared_file.read_text(encoding="utf-8"))
     train, validation = (
         {name: Prepared(Path(place)) for name, place in prepared[kind].items()} for kind in ("train", "validation")
     )
@@ -135,6 +134,7 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
         train=job.train,
         cache=Path(job.data.cache),
         progress=lambda done, total: log.write(Progress(done=done, total=total, unit="samples")),
+        say=lambda text: log.write(Note(text=text)),
     )
     log.write(Phase(name="preparing", detail="train"))
     train = preparer.prepare_training(job.labelled_sets, known)
@@ -209,10 +209,11 @@ def pretrained_model(
     return loaded
 
 
-def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> None:
+def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
     """Wait outside any collective, which would time out: a large data set takes long to prepare.
 
     A rank that fails to prepare ends, and whoever started the ranks then ends the ones that wait.
     """
-    while not file.exists():
+    while (prepared := read_json(file)) is None:
         sleep(pause)
+    return prepared

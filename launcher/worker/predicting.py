@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher.data.prepared import Prepared
 from launcher.engines.single import autocast
+from launcher.files import partial_of
 from launcher.models.base import Task, TaskModule
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.world import World
@@ -47,9 +48,12 @@ def merge_predictions(folder: Path, ranks: int, rows: int, output: Path) -> None
     table = pa.concat_tables(parts, promote_options="permissive").sort_by("row")
     if table.num_rows != rows:
         raise RuntimeError(f"{table.num_rows} predictions for {rows} rows")
-    beside = output.with_name(f".{output.name}.partial")
-    _write(table, beside, output.suffix)
-    beside.replace(output)
+    beside = partial_of(output)
+    try:
+        _write(table, beside, output.suffix)
+        beside.replace(output)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> Iterator[Any]:

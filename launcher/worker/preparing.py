@@ -6,7 +6,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from launcher.data.fingerprints import fingerprint
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
+from launcher.files import fault_of_folder, fault_of_sealed, seal, write_whole
 from launcher.job.data import Source
 from launcher.job.training import Train
 from launcher.models.base import Task
 from launcher.models.classes import ordered
-from launcher.run.folder import write_whole
 
 ROWS_AT_ONCE = 1000
 
@@ -34,6 +34,7 @@ class Preparer:
     identity: what tells the task's code and the processor from others
     cache: where prepared data are kept
     progress: called with rows done and rows in all (0 where unknown)
+    say: told of prepared data that are damaged and made again
     """
 
     task_type: type[Task]
@@ -42,12 +43,20 @@ class Preparer:
     train: Train
     cache: Path
     progress: Callable[[int, int], None]
+    say: Callable[[str], object] = lambda text: None
+    _sound: set[Path] = field(default_factory=set, init=False)
 
     def prepare(self, source: Source, labels: Sequence[str], *, labelled: bool = True) -> Prepared:
         """The samples of `source`, from the cache or made now. Raises DataError with file and row."""
         folder = self._folder(source, labels, labelled)
-        if not folder.is_dir():
-            self._make(folder, source, labels, labelled)
+        if folder not in self._sound:
+            is_there = folder.is_dir()
+            fault = fault_of_folder(folder) if is_there else None
+            if fault is not None:
+                self.say(f"the prepared data in {folder} are damaged, and are made again: {fault}")
+            if not is_there or fault is not None:
+                self._make(folder, source, labels, labelled, replaces=is_there)
+            self._sound.add(folder)
         return Prepared(folder)
 
     def prepare_training(self, sources: Mapping[str, Source], known: Sequence[str]) -> dict[str, Prepared]:
@@ -67,10 +76,14 @@ class Preparer:
     def _surveyed(self, source: Source) -> tuple[str, ...]:
         """The labels that occur in a source, from the cache or found now."""
         file = self._folder(source, ["surveyed"], True).with_suffix(".labels.json")
-        if not file.is_file():
+        fault = fault_of_sealed(file) if file.exists() else None
+        if fault is not None:
+            self.say(f"the labels kept in {file} are damaged, and are looked up again: {fault}")
+        if fault is not None or not file.exists():
             occurring = self._task(()).survey(read_rows(source, self.task_type.columns(source)))
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps(occurring))
+            seal(file)
         return tuple(json.loads(file.read_text(encoding="utf-8")))
 
     def _folder(self, source: Source, labels: Sequence[str], labelled: bool) -> Path:
@@ -84,13 +97,13 @@ class Preparer:
         }
         return prepared_folder(self.cache, source, settings, self.task_type.columns(source, labelled=labelled))
 
-    def _make(self, folder: Path, source: Source, labels: Sequence[str], labelled: bool) -> None:
+    def _make(self, folder: Path, source: Source, labels: Sequence[str], labelled: bool, *, replaces: bool) -> None:
         task = self._task(labels)
         rows = read_rows(source, self.task_type.columns(source, labelled=labelled))
         done, total = 0, count_rows(source) or 0
         counted: Counter[int] = Counter()
         fingerprints = array("Q")
-        with PreparedWriter(folder) as writer:
+        with PreparedWriter(folder, replaces=replaces) as writer:
             for chunk in _chunks(rows):
                 columns = task.prepare(chunk, labelled=labelled)
                 writer.write(columns)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn, TextIO
 
 from launcher.errors import AdaptrunError, ExitCode, RequestError, Stopped, Superseded
+from launcher.run.claims import release_claims
 from launcher.run.failures import Failure, first_failure, leave_word, write_page
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import DUMP_STACKS, Pulse, heartbeat_file
@@ -115,6 +116,7 @@ class RankProcess:
         with suppress(OSError):  # of a log on a full disk
             sys.stdout.flush()
             sys.stderr.flush()
+        release_claims()
         os._exit(code)
 
     def _report(self, error: BaseException, code: int) -> None:

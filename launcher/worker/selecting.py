@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.engines.single import autocast
-from launcher.errors import ModelError
+from launcher.errors import ModelError, RequestError
+from launcher.files import fault_of_sealed, partial_of, seal
 from launcher.job.schema import Job
 from launcher.measure.outcomes import Values, in_order
 from launcher.measure.selection import importance_weights, lost_classes, weighted_mean
@@ -30,6 +31,7 @@ from launcher.worker.evaluating import Measured, batches_of_rank, evaluating
 from launcher.worker.materials import Materials
 from launcher.worker.session import Session
 
+NEW, KEPT = "new", "kept"
 MOST = 1000
 """Samples of each domain that tell the domains apart, and target samples that are answered at each check."""
 
@@ -40,24 +42,57 @@ def deciding_value_of(found: Measured, job: Job, selector: TargetSelector | None
 
 
 class TargetSelector:
-    """Turns what was made of labelled source samples into an estimate for the target. All ranks call it alike."""
+    """Turns what was made of labelled source samples into an estimate for the target. All ranks call it alike.
 
-    def __init__(self, session: Session, materials: Materials, module: nn.Module) -> None:
+    remembered: what each sample of the deciding set counts, by the name of that set, for all selectors of this start;
+        the first one fills it, on rank 0
+    Raises RequestError where a run that resumes has lost what its model as it came has told.
+    """
+
+    def __init__(
+        self, session: Session, materials: Materials, module: nn.Module, remembered: dict[str, Values]
+    ) -> None:
         assert materials.target is not None
         self._session, self._materials, self._module = session, materials, module
         self._target = materials.target
-        file = session.folder.selection_file
         name = session.job.deciding_set
         assert name is not None
-        self._name = name
-        if session.world.from_first(str(file.exists())) == "False":
-            weights = self._weights()
-            if weights is not None:
-                session.fence.check()
-                beside = file.with_name(f".{file.stem}.partial.npy")
-                np.save(beside, weights)
-                beside.replace(file)
-        self._kept: Values | None = np.load(file) if session.world.is_first else None
+        self._name, self._remembered = name, remembered
+        state = self._state() if session.world.is_first else None
+        state = session.world.from_first(state) or ""
+        if state == NEW:
+            self._weigh()
+        elif state not in ("", KEPT):
+            raise RequestError(state, 0)
+        if session.world.is_first and name not in remembered:
+            remembered[name] = np.load(session.folder.selection_file)
+        self._kept = remembered.get(name)
+
+    def _state(self) -> str:
+        """Whether the weights are kept or have to be found; else what is wrong."""
+        file = self._session.folder.selection_file
+        if self._name in self._remembered:
+            return KEPT
+        fault = fault_of_sealed(file) if file.exists() else f"{file.name} is missing"
+        if fault is None:
+            return KEPT
+        if self._session.checkpoint is None:
+            return NEW
+        return (
+            f"{file} is damaged: {fault}; it was made by the model as it came, which a run that resumes no longer has: "
+            "put the file back, or start afresh with --resume never"
+        )
+
+    def _weigh(self) -> None:
+        """Keep how much each sample counts, as features of the model as it came tell."""
+        file, weights = self._session.folder.selection_file, self._weights()
+        if weights is not None:
+            self._session.fence.check()
+            beside = partial_of(file)
+            with beside.open("wb") as opened:
+                np.save(opened, weights)
+            beside.replace(file)
+            seal(file)
 
     def value(self, outcomes: Values | None) -> float:
         """The deciding metric as if on the target, on every rank; no number where the model has collapsed there.

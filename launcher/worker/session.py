@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from launcher.job.reading import load_job
+from launcher.job.reading import load_job, load_kept_job
 from launcher.job.schema import Job
 from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
@@ -61,7 +61,7 @@ def joined_session(process: RankProcess, target: Path, sets: Sequence[str], resu
     with ExitStack() as stack:
         if process.folder is not None:
             folder = process.folder
-            job, plan = load_job(folder.job_file), folder.plan()
+            job, plan = load_kept_job(folder.job_file), folder.plan()
             world = stack.enter_context(World.at(process.place, plan.device, process.pulse).joined(job.launch.timeout))
             start = start_of(process, folder)
         else:
@@ -102,7 +102,7 @@ def _make_run(job: Job, job_file: Path, plan: Plan, world: World, resume: str) -
         folder = decision.folder
         folder.write_plan(with_remembered_limit(plan, job, job_file, decision))
         write_environment(folder)
-        begin(folder, decision.cause, decision.checkpoint)
+        begin(folder, decision.cause, decision.checkpoint, insists=decision.insists)
         print(f"{folder.path}: {decision.reason}", flush=True)
         said = str(folder.path)
     return RunFolder(Path(world.from_first(said) or ""))

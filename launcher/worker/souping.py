@@ -45,7 +45,8 @@ def make_soup(place: Place, folder: RunFolder) -> None:
     torch.manual_seed(0)
     with World.at(place, request.device).joined(TIMEOUT) as world:
         task, module, known_by = open_model(request)
-        data = prepared_for(request, task, known_by, world)
+        notes: list[str] = []
+        data = prepared_for(request, task, known_by, world, notes.append)
         module.to(world.device)
 
         def value_of(members: Sequence[Path]) -> float:
@@ -57,7 +58,7 @@ def make_soup(place: Place, folder: RunFolder) -> None:
         kept = [Path(one.folder) for one in found if one.kept]
         publish_mean(kept, Path(asked["output"]), asked["dtype"])
         if world.is_first:
-            write_whole(folder.result_file, json.dumps([asdict(one) for one in found]))
+            write_whole(folder.result_file, json.dumps({"runs": [asdict(one) for one in found], "notes": notes}))
         world.wait()
 
 

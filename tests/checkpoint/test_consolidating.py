@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines.base import StateDict
 from launcher.errors import RequestError
+from launcher.files import HASHES
+from launcher.run.checkpoints import MARKER
 from tests.commands import adaptrun
 from tests.engines.test_engines import ADAMW, ENGINES, started, take_steps, whole
 from tests.models.test_stored import peak
@@ -194,8 +197,12 @@ def test_a_damaged_file_is_named_with_what_is_in_it(tmp_path: Path) -> None:
     (file,) = (tmp_path / "checkpoints" / "step-00000001").glob("*.distcp")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     said = adaptrun("consolidate", tmp_path, "-o", "out", cwd=tmp_path, code=2).stderr
-    assert "step-00000001: model/model.v cannot be read: " in said
+    assert re.search(r"are damaged: step-00000001: __0_0\.distcp has [\d,]+ bytes, and [\d,]+ were written", said)
     assert "Traceback" not in said
+    (file.parent / MARKER).write_text('{"format": 1}')
+    (file.parent / HASHES).unlink()
+    with pytest.raises(RequestError, match=r"step-00000001: model/model\.v cannot be read: "):
+        consolidate(tmp_path, tmp_path / "out", "fp32", None, None)
     assert not (tmp_path / "out").exists()
 
 

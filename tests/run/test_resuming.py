@@ -10,12 +10,14 @@ from subprocess import PIPE
 
 import pytest
 
-from launcher.errors import RequestError
+from launcher.errors import DamagedCheckpoint, RequestError
+from launcher.files import hash_folder
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
-from launcher.run.checkpoints import MARKER, checkpoint_name
+from launcher.run.checkpoints import MARKER, PROGRESS, checkpoint_name
 from launcher.run.folder import RunFolder
 from launcher.run.resuming import decide_run
+from tests.damage import DAMAGES
 
 
 @pytest.fixture
@@ -169,3 +171,64 @@ def test_a_run_that_is_still_going_is_left_alone(folder: Path) -> None:
             decide_run(job(folder), str(run.path))
         other.kill()
     assert decide_run(job(folder), "auto").folder == run
+
+
+def hashed(folder: Path, *sets: str) -> RunFolder:
+    """An unfinished run whose checkpoints, of steps 10 and 20, carry hashes."""
+    run = unfinished(folder, *sets)
+    for step in (10, 20):
+        checkpoint = run.checkpoints / checkpoint_name(step)
+        (checkpoint / MARKER).unlink()
+        (checkpoint / PROGRESS).write_text(json.dumps({"step": step}))
+        (checkpoint / "__0_0.distcp").write_bytes(b"numbers" * 99)
+        hash_folder(checkpoint)
+        (checkpoint / MARKER).write_text('{"format": 2}')
+    return run
+
+
+@pytest.mark.parametrize("file", [PROGRESS, "__0_0.distcp", "hashes.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_checkpoint_that_is_seen_to_be_damaged_is_passed_over(damage: str, file: str, folder: Path) -> None:
+    run = hashed(folder)
+    last = run.checkpoints / checkpoint_name(20)
+    DAMAGES[damage](last / file)
+    if file == "hashes.json" and damage == "flip_a_bit":
+        return  # what it says may be of any other file
+    decision = decide_run(job(folder), "auto")
+    assert decision.checkpoint == run.checkpoints / checkpoint_name(10)
+    assert f"; passed over step-00000020, which is damaged: {file} " in decision.reason
+    assert not last.exists()
+    assert (run.checkpoints / "step-00000020.damaged").is_dir(), "it no longer counts"
+
+
+def test_a_run_may_be_named_and_a_damaged_checkpoint_of_it_may_not(folder: Path) -> None:
+    run = hashed(folder)
+    last = run.checkpoints / checkpoint_name(20)
+    (last / PROGRESS).write_text("{")
+    with pytest.raises(
+        DamagedCheckpoint, match=r"step-00000020 is damaged: progress\.json has 1 bytes.*; the others are st"
+    ):
+        decide_run(job(folder), str(last))
+    assert last.is_dir()
+    decision = decide_run(job(folder), str(run.path))
+    assert (decision.checkpoint, decision.insists) == (run.checkpoints / checkpoint_name(10), False)
+    assert decide_run(job(folder), str(run.checkpoints / checkpoint_name(10))).insists
+
+
+def test_where_all_are_damaged_all_are_named(folder: Path) -> None:
+    run = hashed(folder)
+    for step in (10, 20):
+        (run.checkpoints / checkpoint_name(step) / PROGRESS).unlink()
+    with pytest.raises(
+        DamagedCheckpoint, match="no earlier one can take its place; there is no other; start afresh"
+    ) as error:
+        decide_run(job(folder), "auto")
+    assert str(error.value).count("progress.json is missing") == 2
+
+
+def test_a_run_whose_job_is_damaged_is_not_in_the_way_and_is_named(folder: Path) -> None:
+    run = hashed(folder)
+    run.job_file.write_text(run.job_file.read_text()[:15])
+    decision = decide_run(job(folder), "auto")
+    assert decision.folder != run
+    assert decision.reason.startswith(f"a new run: the job of the unfinished {run.path.name} cannot be read any more: ")

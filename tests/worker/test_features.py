@@ -14,7 +14,9 @@ from transformers import AutoModel, AutoTokenizer
 from launcher.job.schema import Job
 from launcher.job.tasks import find_family
 from launcher.measure.samples import read_sets
+from launcher.run.events import EventTail, Note
 from launcher.run.folder import RunFolder
+from tests.damage import DAMAGES
 from tests.families import JOBS, SAMPLES, job_values
 from tests.worlds import Worlds
 
@@ -100,3 +102,16 @@ def test_they_are_kept_until_the_model_or_the_data_change(worlds: Worlds, tmp_pa
     third = worlds.run(1, extract, str(tmp_path), values)[0]
     assert not set(third.values()) & set(second.values())
     assert not list(Path(next(iter(third.values()))).parent.glob(".*")), "nothing half written is left"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_ones_are_extracted_again_with_a_word(damage: str, worlds: Worlds, tmp_path: Path) -> None:
+    values = job_values("focal", tmp_path)
+    files = worlds.run(1, extract, str(tmp_path), values)[0]
+    expected = np.load(files["train"])
+    DAMAGES[damage](Path(files["train"]))
+    assert worlds.run(2, extract, str(tmp_path), values) == [files, files]
+    np.testing.assert_allclose(np.load(files["train"]), expected, atol=2e-6)
+    notes = [event.text for event in EventTail(tmp_path / "metrics.jsonl").read() if isinstance(event, Note)]
+    told = [note for note in notes if note.startswith(f"the features in {files['train']} are damaged")]
+    assert len(told) == (0 if damage == "delete" else 1)
