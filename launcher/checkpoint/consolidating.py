@@ -12,7 +12,7 @@ from launcher.checkpoint.from_deepspeed import deepspeed_weights, is_deepspeed
 from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
-from launcher.errors import RequestError
+from launcher.errors import CheckpointError, RequestError
 from launcher.job.pretrained import ADAPTER_CONFIG, read_card
 from launcher.models.adapters import DOWN
 from launcher.run.checkpoints import MARKER, complete_checkpoints
@@ -81,6 +81,8 @@ def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:
                 f"{source} is neither a run, nor a checkpoint of one, nor a folder that DeepSpeed or "
                 "torch.distributed.checkpoint wrote"
             )
+    except CheckpointError as error:
+        raise RequestError(str(error)) from error
     except (
         OSError,
         UnpicklingError,
@@ -90,6 +92,7 @@ def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:
         EOFError,
         ImportError,
         AttributeError,
+        TypeError,
     ) as error:
         raise RequestError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
     return [replace(weight, name=weight.name.replace(COMPILED, "")) for weight in found]
