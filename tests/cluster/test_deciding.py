@@ -128,16 +128,6 @@ def test_a_mistake_in_a_nodes_launcher_is_told(folder: RunFolder) -> None:
         decide(folder, requeues=0, max_requeues=20)
 
 
-def test_an_agent_that_lost_the_others_is_not_what_failed_first(folder: RunFolder) -> None:
-    leave_word(folder, Failure(None, "n1", 1.0, "AgentFailed", "lost", "", 1, follows=True), 1)
-    kill_rank_1(folder)
-    assert decide(folder, requeues=0, max_requeues=0) == AGAIN
-    assert "rank 1 on n2 failed first" in folder.failure_file.read_text()
-    leave_word(folder, Failure(None, "n1", 1.0, "AgentFailed", "lost", "", 1, follows=True), 2)
-    save(folder, 5)
-    assert decide(folder, requeues=0, max_requeues=0) == AGAIN, "but alone it is reason enough to start again"
-
-
 def test_unfit_and_lost_nodes_are_named(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     save(folder, 5)
     report_unfit(folder, "n2", ["/tmp has 1 MiB free"])

@@ -10,7 +10,6 @@ import pytest
 
 from launcher.errors import ExitCode, RequestError, Superseded
 from launcher.run.folder import RunFolder
-from launcher.run.heartbeats import forget_heartbeats
 from launcher.run.starts import begin
 from launcher.worker.process import Place, RankProcess
 from launcher.worker.session import start_of
@@ -59,7 +58,6 @@ def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_l
     folder = RunFolder(tmp_path)
     first = begin(folder, "first", None)
     process = RankProcess(Place(), folder)
-    forget_heartbeats(folder)
     assert start_of(process, folder) == first
     begin(folder, "requeued", None)
     with pytest.raises(Superseded, match="start 2 of"):
