@@ -18,12 +18,13 @@ from pathlib import Path
 from launcher.cluster.fitness import faults_of_this_node
 from launcher.cluster.place import NodePlace
 from launcher.cluster.presence import Presence
-from launcher.errors import AdaptrunError, ExitCode, RunFailed
+from launcher.errors import AdaptrunError, ExitCode, RunFailed, Stopped
 from launcher.job.reading import load_job
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.failures import Failure, ends_of_nodes, leave_word
 from launcher.run.folder import RunFolder
 from launcher.run.meeting import new_token, read_token
+from launcher.run.results import mark_stopped
 from launcher.run.starts import Cause, Start, adopt, begin
 from launcher.run.unfit import report_unfit
 from launcher.start.failure import RankFailed
@@ -53,6 +54,8 @@ def main() -> None:
         print(f"adaptrun: {socket.gethostname()}: {said}", file=sys.stderr, flush=True)
         code = int(error.exit_code) if isinstance(error, AdaptrunError) else int(ExitCode.FAILED)
         _leave_word(folder, error, trace, code)
+        if isinstance(error, Stopped):
+            mark_stopped(folder)
     sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from launcher.errors import NotAdopted
 from launcher.job.reading import load_job
 from launcher.measure.verdict import Verdict
+from launcher.run.checkpoints import last_checkpoint, step_of
+from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder, write_whole
 from launcher.run.history import history
 
@@ -110,6 +113,18 @@ def _set_of(values: dict[str, object]) -> SetResult:
         assert isinstance(intervals, dict)
         values[when] = {metric: tuple(ends) for metric, ends in intervals.items()}
     return SetResult(**values)  # type: ignore[arg-type]
+
+
+def mark_stopped(folder: RunFolder) -> None:
+    """Note that a run was stopped on request, where no rank was far enough to do so; a full disk leaves it unsaid."""
+    if folder.result() is not None:
+        return
+    last = last_checkpoint(folder.checkpoints)
+    steps = 0 if last is None else step_of(last)
+    seconds = {e.step: e.seconds for e in EventTail(folder.events_file).read() if isinstance(e, Step)}
+    spent = sum(took for step, took in seconds.items() if step <= steps)
+    with suppress(OSError):
+        Result("stopped", folder.job_values()["name"], steps, spent).write(folder.result_file)
 
 
 def insist_on_adoption(folder: RunFolder) -> None:

@@ -11,7 +11,12 @@ from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.plan.making import with_smaller_micro_batches
 from launcher.plan.plan import Plan
-from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints, micro_batch_limit
+from launcher.run.checkpoints import (
+    complete_checkpoints,
+    incomplete_checkpoints,
+    last_checkpoint,
+    micro_batch_limit,
+)
 from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder, runs_named
 from launcher.run.starts import Cause
@@ -32,16 +37,15 @@ CHANGEABLE = {
 
 @dataclass(frozen=True)
 class Decision:
-    """The run's folder, the checkpoint it goes on from (None: from the beginning), and why, for the user."""
+    """The run's folder, the checkpoint it goes on from (None: from the beginning), and why, for the user.
+
+    cause: why the ranks start
+    """
 
     folder: RunFolder
     checkpoint: Path | None
     reason: str
-
-    @property
-    def cause(self) -> Cause:
-        """Why the ranks start."""
-        return "first" if self.checkpoint is None else "resumed"
+    cause: Cause = "resumed"
 
 
 def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = lambda run: False) -> Decision:
@@ -63,12 +67,14 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
         if is_taken(run) or run.is_claimed():
             alive = alive or path.name
             continue
-        checkpoints = complete_checkpoints(run.checkpoints)
-        if not checkpoints or not run.claim():
+        checkpoint = last_checkpoint(run.checkpoints)
+        if (checkpoint is None and not _is_stopped(run)) or not run.claim():
             continue
         if _is_of_another_job(run, job):
+            if checkpoint is None:  # it holds nothing that would be lost
+                continue
             return _new(job, f"a new run: the unfinished {path.name} has another job")
-        return _go_on(job, run, checkpoints[-1], "to start afresh: --resume never")
+        return _go_on(job, run, checkpoint, "to start afresh: --resume never")
     return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")
 
 
@@ -108,9 +114,10 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
     else:
         run = RunFolder(path.resolve())
         checkpoints = complete_checkpoints(run.checkpoints)
+    checkpoint = checkpoints[-1] if checkpoints else None
     if not run.job_file.is_file():
         raise RequestError(f"{path} is neither a run's folder nor one of its checkpoints")
-    if not checkpoints:
+    if checkpoint is None and not _is_stopped(run):
         raise RequestError(f"{path} holds no complete checkpoint to go on from; to start afresh: --resume never")
     if is_taken(run) or not run.claim():
         raise RequestError(f"{path} is still running, or waiting in a queue; stop that one first, or --resume never")
@@ -120,27 +127,36 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
             f"the job differs from that of {path} in {', '.join(differing)}, which would change its numbers; use the "
             f"same values, or --resume never"
         )
-    return _go_on(job, run, checkpoints[-1], "as asked")
+    return _go_on(job, run, checkpoint, "as asked")
 
 
 def _new(job: Job, reason: str) -> Decision:
     run = RunFolder.create(job)
     run.claim()
-    return Decision(run, None, reason)
+    return Decision(run, None, reason, "first")
 
 
-def _go_on(job: Job, run: RunFolder, checkpoint: Path, reason: str) -> Decision:
+def _go_on(job: Job, run: RunFolder, checkpoint: Path | None, reason: str) -> Decision:
     run.write_job(job)
     run.prepared_file.unlink(missing_ok=True)
     forget_failures(run)
     passed = [path.name for path in incomplete_checkpoints(run.checkpoints)]
     skipped = f"; passed over the incomplete {', '.join(passed)}" if passed else ""
-    return Decision(run, checkpoint, f"going on from {checkpoint.name} ({reason}){skipped}")
+    whence = "the beginning: it was stopped before it saved" if checkpoint is None else checkpoint.name
+    return Decision(run, checkpoint, f"going on from {whence} ({reason}){skipped}")
 
 
 def _is_done(run: RunFolder) -> bool:
+    return _has_status(run, "done")
+
+
+def _is_stopped(run: RunFolder) -> bool:
+    return _has_status(run, "stopped")
+
+
+def _has_status(run: RunFolder, status: str) -> bool:
     result = run.result()
-    return result is not None and result["status"] == "done"
+    return result is not None and result["status"] == status
 
 
 def _deciding(job: Job) -> dict[str, object]:

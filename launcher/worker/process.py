@@ -25,6 +25,7 @@ from launcher.run.failures import Failure, first_failure, leave_word, write_page
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import DUMP_STACKS, Pulse
 from launcher.run.meeting import LAUNCHER
+from launcher.run.results import mark_stopped
 from launcher.run.starts import Start
 from launcher.worker.stopping import SIGNALS, StopRequest
 
@@ -161,6 +162,8 @@ class RankProcess:
                 follows=isinstance(error, AdaptrunError) and error.of_rank not in (None, self.place.rank),
             )
             leave_word(self.folder, failure, self.start)
+            if self._by_hand and self.place.rank == 0 and isinstance(error, Stopped):
+                mark_stopped(self.folder)
             if self._by_hand and code in (ExitCode.FAILED, ExitCode.WRONG_REQUEST):
                 text = write_page(self.folder, first_failure(self.folder) or failure).rstrip("\n")
         if self._by_hand and self._terminal is not sys.stderr:
