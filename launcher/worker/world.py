@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from launcher.errors import RequestError
 from launcher.run.heartbeats import Pulse
@@ -116,7 +116,7 @@ class World:
                 dist.barrier()
 
 
-def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> dist.Store | None:
+def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> Store | None:
     """The store of rank 0 where the ranks meet; None leaves it to torch, which listens on all addresses.
 
     Ranks of our launcher have a socket for it. For others on one machine rank 0 binds one to the address that they
@@ -133,7 +133,7 @@ def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> dist.S
         return None
     if not token and rank == 0:
         listener = str(_bound_to(address, int(port)))
-    store = dist.TCPStore(
+    store = TCPStore(
         address,
         int(port),
         size,
@@ -141,7 +141,7 @@ def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> dist.S
         timeout=timeout,
         master_listen_fd=int(listener) if rank == 0 else None,
     )
-    return dist.PrefixStore(token, store) if token else store
+    return PrefixStore(token, store) if token else store
 
 
 def _bound_to(address: str, port: int) -> int:
