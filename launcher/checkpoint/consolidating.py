@@ -14,7 +14,7 @@ from launcher.checkpoint.hashing import fault_of
 from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
-from launcher.errors import DamagedCheckpoint, RequestError
+from launcher.errors import CheckpointError, DamagedCheckpoint, RequestError
 from launcher.files import HASHES
 from launcher.job.pretrained import ADAPTER_CONFIG, read_card
 from launcher.models.adapters import DOWN
@@ -112,6 +112,8 @@ def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:
                 f"{source} is neither a run, nor a checkpoint of one, nor a folder that DeepSpeed or "
                 "torch.distributed.checkpoint wrote"
             )
+    except CheckpointError as error:
+        raise RequestError(str(error)) from error
     except (
         OSError,
         UnpicklingError,
@@ -121,6 +123,7 @@ def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:
         EOFError,
         ImportError,
         AttributeError,
+        TypeError,
     ) as error:
         raise RequestError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
     return [replace(weight, name=weight.name.replace(COMPILED, "")) for weight in found]

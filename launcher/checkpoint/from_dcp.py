@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from launcher.checkpoint.metadata import MetadataReader
+from launcher.checkpoint.planners import LoadPlanner
 from launcher.checkpoint.reading import reason
 from launcher.checkpoint.weights import StoredWeight
 from launcher.engines.flat_slice import boxes
@@ -26,16 +27,8 @@ AVERAGE = "optimizer/average/model."
 """What stands before the names of averages of the weights, where a run keeps them: they would be its result."""
 
 
-class _Reader(FileSystemReader):
-    """Reads the metadata once, not once a tensor, and parts of a tensor one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.folder = folder
-        self._metadata: Metadata = super().read_metadata()
-
-    def read_metadata(self, *_: object, **__: object) -> Metadata:
-        return self._metadata
+class _Reader(MetadataReader):
+    """Reads parts of a tensor one at a time."""
 
     def parts(self, name: str, found: TensorStorageMetadata) -> list[Any] | None:
         """Where the parts of a tensor lie, in order; None unless each is a run of elements, stored as torch does."""
@@ -44,7 +37,7 @@ class _Reader(FileSystemReader):
         for chunk in sorted(found.chunks, key=lambda chunk: tuple(chunk.offsets)):
             end = begin + prod(chunk.sizes)
             if end > begin:
-                places.append(self._metadata.storage_data[MetadataIndex(name, chunk.offsets)])
+                places.append(self.read_metadata().storage_data[MetadataIndex(name, chunk.offsets)])
                 run = [(tuple(chunk.offsets), tuple(chunk.sizes))]
                 if places[-1].transform_descriptors or list(boxes(tuple(found.size), begin, end)) != run:
                     return None
@@ -61,7 +54,7 @@ class _Reader(FileSystemReader):
 def dcp_weights(folder: Path, prefix: str | None) -> list[StoredWeight]:
     """The weights whose names begin with `prefix`, which is left off; None takes the usual one.
 
-    Raises OSError, or pickle's errors, where the metadata cannot be read.
+    Raises CheckpointError, or OSError, where the metadata cannot be read.
     """
     reader = _Reader(folder)
     saved = reader.read_metadata().state_dict_metadata
@@ -98,7 +91,15 @@ class _Pieces:
         """Raises RequestError where the files are damaged."""
         try:
             yield from self._read()
-        except (OSError, RuntimeError, EOFError, UnpicklingError, CheckpointException) as error:
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            LookupError,
+            ValueError,
+            UnpicklingError,
+            CheckpointException,
+        ) as error:
             why = reason(error).partition(". ")[0]
             raise RequestError(
                 f"{self._reader.folder}: {self._name} cannot be read: {why}; take another one"
@@ -110,7 +111,7 @@ class _Pieces:
         parts = self._reader.parts(self._name, found)
         if parts is None:
             tensor = torch.empty(found.size, dtype=found.properties.dtype)
-            load({self._name: tensor}, storage_reader=self._reader, no_dist=True)
+            load({self._name: tensor}, storage_reader=self._reader, planner=LoadPlanner(), no_dist=True)
             yield tensor
             return
         for place in parts:

@@ -7,7 +7,6 @@ what is read of them can be dropped by the system at any time.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +18,17 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from launcher.checkpoint.pickles import Record, refused
 from launcher.checkpoint.weights import StoredWeight
 from launcher.errors import RequestError
+
+ALLOWED: dict[str, type] = {
+    "deepspeed.runtime.zero.config.ZeroStageEnum": int,
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler": Record,
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler": Record,
+    "deepspeed.utils.tensor_fragment.fragment_address": Record,
+}
+"""What stands for each class that DeepSpeed's ZeRO writes beside tensors and plain values; it is never imported."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def deepspeed_weights(folder: Path) -> list[StoredWeight]:
     """Parameters in fp32, and buffers; tied ones once.
 
     folder: the one given to `save_checkpoint`, or the `global_stepN` in it
-    Raises RequestError where files are missing or are not DeepSpeed's.
+    Raises RequestError where files are missing or are not DeepSpeed's, CheckpointError for one that could run code.
     """
     folder = _step_folder(folder)
     optimizer_files = _by_rank(folder, "*_optim_states.pt")
@@ -70,7 +78,12 @@ def is_deepspeed(folder: Path) -> bool:
 
 def _step_folder(folder: Path) -> Path:
     latest = folder / "latest"
-    return folder / latest.read_text(encoding="utf-8").strip() if latest.is_file() else folder
+    if not latest.is_file():
+        return folder
+    name = latest.read_text(encoding="utf-8").strip()
+    if name in ("", "..") or Path(name).name != name:
+        raise RequestError(f"{latest} names {name!r}, which is no folder in {folder}; name the folder that you mean")
+    return folder / name
 
 
 def _by_rank(folder: Path, pattern: str) -> list[Path]:
@@ -81,15 +94,10 @@ def _by_rank(folder: Path, pattern: str) -> list[Path]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A file's contents, tensors mapped; of classes, DeepSpeed's own are let in and no others. Raises RequestError."""
-    allowed: list[Any] = []
-    for name in get_unsafe_globals_in_checkpoint(file):
-        module, _, attribute = name.rpartition(".")
-        found = getattr(importlib.import_module(module), attribute) if name.startswith("deepspeed.") else None
-        if not isinstance(found, type):
-            raise RequestError(f"{file} would run code of its own when read ({name}), which is refused")
-        allowed.append(found)
-    with safe_globals(allowed):
+    """A file's contents, tensors mapped; what it names of DeepSpeed's are records. Raises CheckpointError."""
+    with safe_globals([(stand_in, name) for name, stand_in in ALLOWED.items()]):
+        for name in get_unsafe_globals_in_checkpoint(file):
+            raise refused(file, name)
         read: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     return read
 

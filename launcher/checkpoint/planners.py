@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.planner import ReadItem
 
 from launcher.engines.flat_slice import FlatSlice
 
@@ -30,6 +32,10 @@ class LoadPlanner(DefaultLoadPlanner):
         self.state_dict = self.original_state_dict = state_dict
         self.mappings = {name: (name,) for name in state_dict}
         self.metadata, self.is_coordinator = metadata, is_coordinator
+
+    def load_bytes(self, read_item: ReadItem, value: BytesIO) -> None:
+        """No value of ours is a pickle; torch's own would run it."""
+        raise ValueError(f"{read_item.dest_index.fqn} is no tensor")
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
         """The tensor, or part of one, that `index` means."""

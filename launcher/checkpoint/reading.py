@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from launcher.checkpoint.metadata import MetadataReader
 from launcher.checkpoint.planners import LoadPlanner
 from launcher.engines.base import Held, StateDict
 from launcher.engines.flat_slice import FlatSlice
@@ -36,7 +37,7 @@ def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> 
     What scaled the loss is read where `like` scales it and the checkpoint's run did too.
     Raises CheckpointError.
     """
-    reader = FileSystemReader(checkpoint)
+    reader = MetadataReader(checkpoint)
     try:
         saved = reader.read_metadata().state_dict_metadata
         state: StateDict = {
@@ -75,6 +76,8 @@ def flat(state: StateDict) -> dict[str, Held]:
 
 
 def _same_room(name: str, found: Any, like: Held) -> Held:
+    if not isinstance(found, TensorStorageMetadata):
+        raise ValueError(f"{name} is no tensor there")
     if found.size != like.size():
         raise ValueError(f"{name} has shape {list(found.size)} there and {list(like.size())} in the model")
     return _room(found, like)
@@ -82,6 +85,8 @@ def _same_room(name: str, found: Any, like: Held) -> Held:
 
 def _room(found: Any, like: Held) -> Held:
     """A moment has its parameter's shape and sharding; a counter is a plain tensor."""
+    if not isinstance(found, TensorStorageMetadata):
+        raise ValueError("a value in it is no tensor")
     if found.size != like.size() or not found.size:
         return torch.empty(found.size, dtype=found.properties.dtype)
     if isinstance(like, FlatSlice):

@@ -1,7 +1,7 @@
 """What comes after the ranks of a batch job have ended: `python -m launcher.cluster.deciding RUN`.
 
 Its exit code tells the batch script: 0 done, 1 failed, 2 the request is wrong, 10 start the ranks again in this
-allocation, 75 queue the job again.
+allocation, 11 the run was cancelled, 75 queue the job again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from launcher.run.display import print_outcome
 from launcher.run.events import Began, EventTail
 from launcher.run.failures import first_failure
 from launcher.run.folder import RunFolder
-from launcher.run.results import insist_on_adoption
+from launcher.run.results import insist_on_adoption, mark_stopped
 from launcher.run.starts import Start, starts_in_vain
 from launcher.run.unfit import take_unfit
 from launcher.start.failure import RankFailed, report_failure
 from launcher.start.restarting import restart
 
 AGAIN = 10
+CANCELLED = 11
 CANCEL = "cancel"
 """In the stop file: the run is not to be taken up again."""
 
@@ -57,7 +58,8 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
     why = _why_queued_again(folder)
     if why is not None and _is_cancelled(folder):
         print(f"cancelled, or queued again by the scheduler itself: {why}")
-        return int(ExitCode.FAILED)
+        mark_stopped(folder)
+        return CANCELLED
     if why is not None:
         folder.stop_file.unlink(missing_ok=True)
         return _queue_again(folder, requeues, max_requeues, why)

@@ -1,36 +1,34 @@
 """One node's part of a run: `python -m launcher.cluster.node RUN --nodes A,B --ends SECONDS`, under srun.
 
-The leading node prepares the data, counts the start and says where to meet; every node starts its ranks through
-torchrun's agent, watches them, and leaves word of how they ended. What that means is decided once, in the batch
+The leading node prepares the data, counts the start and says where to meet; every node starts its ranks, watches
+them, and leaves word of how they ended. What that means is decided once, in the batch
 script, by `launcher.cluster.deciding`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import sys
 import time
 import traceback
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from launcher.cluster.fitness import faults_of_this_node
-from launcher.cluster.place import NodePlace, free_port
+from launcher.cluster.place import NodePlace
 from launcher.cluster.presence import Presence
-from launcher.errors import AdaptrunError, ExitCode, RunFailed
+from launcher.errors import AdaptrunError, ExitCode, RunFailed, Stopped
 from launcher.job.reading import load_kept_job
-from launcher.plan.plan import Plan
 from launcher.run.checkpoints import last_checkpoint
-from launcher.run.claims import release_claims
 from launcher.run.failures import Failure, ends_of_nodes, leave_word
 from launcher.run.folder import RunFolder
+from launcher.run.meeting import new_token, read_token
+from launcher.run.results import mark_stopped
 from launcher.run.starts import Cause, Start, adopt, begin
 from launcher.run.unfit import report_unfit
 from launcher.start.failure import RankFailed
-from launcher.start.processes import AgentFailed, Rendezvous, run_agent
+from launcher.start.processes import Rendezvous, run_agent
 from launcher.start.stopping import StopRequests
 from launcher.start.training import prepare_data, shown, watchdog_of
 from launcher.tracking.starting import tracked
@@ -56,18 +54,17 @@ def main() -> None:
         print(f"adaptrun: {socket.gethostname()}: {said}", file=sys.stderr, flush=True)
         code = int(error.exit_code) if isinstance(error, AdaptrunError) else int(ExitCode.FAILED)
         _leave_word(folder, error, trace, code)
-    sys.stdout.flush()
-    release_claims()
-    os._exit(code)  # torchrun's agent may be waiting in a thread for nodes that are gone
+        if isinstance(error, Stopped):
+            mark_stopped(folder)
+    sys.exit(code)
 
 
 def _leave_word(folder: RunFolder, error: Exception, trace: str, code: int) -> None:
-    """For whoever decides what comes next. An agent fails because of what happened to ranks, here or elsewhere."""
-    start = Start.read(folder) or Start()
-    failure = Failure.now(None, type(error).__name__, str(error), trace, code)
+    """For whoever decides what comes next."""
     if isinstance(error, RankFailed):  # it has left word of itself
         return
-    leave_word(folder, replace(failure, follows=isinstance(error, AgentFailed)), start.count)
+    start = Start.read(folder) or Start()
+    leave_word(folder, Failure.now(None, type(error).__name__, str(error), trace, code), start.count)
 
 
 def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
@@ -93,14 +90,16 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
             presence.start = start.count
             folder.prepared_file.unlink(missing_ok=True)
             prepare_data(folder, plan, watch, requests)
-            start = adopt(folder, start, token=place.token, endpoint=f"{place.address}:{free_port()}", ends=ends)
+            rendezvous = Rendezvous.at(place.address, new_token(folder), plan.nodes)
+            start = adopt(folder, start, token=place.token, endpoint=rendezvous.endpoint, ends=ends)
             stack.enter_context(tracked(folder, job))
         else:
             start = _wait_for_start(folder, place, presence, requests)
+            rendezvous = Rendezvous(start.endpoint, read_token(folder), plan.nodes, place.index)
         watchdog = watchdog_of(folder, start, job)
         command = [sys.executable, "-P", "-m", "launcher.worker", str(folder.path)]
-        look = [display.refresh, requests.pass_on, watchdog.look, presence.tell]
-        went_well = run_agent(command, plan.processes, plan.threads, folder, look, _rendezvous(place, start, plan))
+        look = [display.refresh, requests.pass_on, presence.tell]
+        went_well = run_agent(command, plan.processes, plan.threads, folder, look, watchdog, rendezvous)
         presence.tell(ended=True)
     if not went_well:
         _wait_for_word_of_all(folder, start, plan.nodes)
@@ -134,16 +133,6 @@ def _wait_for_word_of_all(folder: RunFolder, start: Start, nodes: int) -> None:
     until = time.monotonic() + SECONDS_FOR_WORD
     while len(ends_of_nodes(folder, start.count)) < nodes and time.monotonic() < until:
         time.sleep(PAUSE)
-
-
-def _rendezvous(place: NodePlace, start: Start, plan: Plan) -> Rendezvous:
-    return Rendezvous(
-        nodes=plan.nodes,
-        run_id=start.token,
-        endpoint=start.endpoint,
-        keeps_store=place.leads,
-        address=place.address,
-    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,10 +54,3 @@ class NodePlace:
             return address_towards(peer)
         except OSError as error:
             raise RunFailed(f"no way leads to {peer}: {error}; each node must know the others by name") from error
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])

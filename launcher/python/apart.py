@@ -1,7 +1,7 @@
 """A call in a process of its own, so that the caller's stays as it is.
 
-Starting ranks takes signal handlers, environment variables, a thread of torchrun's and the import of torch; none of it
-belongs into a notebook or a program that has children and handlers of its own. The two meet in a temporary folder:
+Starting ranks takes signal handlers and children, and holds the lock of a run; none of it belongs into a notebook, or
+a program that has children and handlers of its own. The two meet in a temporary folder:
 
     request.json    what is asked
     begun           for `train`: the run, as soon as it is known

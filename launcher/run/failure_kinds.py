@@ -37,7 +37,6 @@ _BY_ERROR = {
     "CheckpointError": FailureKind.DISK,
     "OSError": FailureKind.DISK,
     "PermissionError": FailureKind.DISK,
-    "AgentFailed": FailureKind.COMMUNICATION,
     "DistBackendError": FailureKind.COMMUNICATION,
     "DistNetworkError": FailureKind.COMMUNICATION,
     "DistStoreError": FailureKind.COMMUNICATION,

@@ -16,7 +16,7 @@ from launcher.errors import ExitCode
 from launcher.run.events import EventTail, Step
 from launcher.run.failure_kinds import FailureKind, advice, is_consequence, kind_of
 from launcher.run.folder import RunFolder, read_json, write_whole
-from launcher.run.scratch import scratch
+from launcher.run.scratch import make_scratch, scratch
 from launcher.run.starts import Start
 
 Left = TypeVar("Left")
@@ -142,6 +142,8 @@ def forget_failures(folder: RunFolder) -> None:
     for pattern in ("*.failure.json", "*.ends.json"):
         for left in _kept(folder, pattern):
             left.unlink(missing_ok=True)
+    with suppress(OSError):  # it was never made, as a rule
+        scratch(folder, "words").rmdir()
     folder.failure_file.unlink(missing_ok=True)
 
 
@@ -200,14 +202,15 @@ def _keep(folder: RunFolder, name: str, text: str) -> None:
     try:
         write_whole(folder.logs / name, text)
     except OSError:
-        beside = scratch(folder, "words")
         with suppress(OSError):
-            beside.mkdir(exist_ok=True)
-            write_whole(beside / name, text)
+            write_whole(make_scratch(folder, "words") / name, text)
 
 
 def _kept(folder: RunFolder, pattern: str) -> list[Path]:
-    return [file for place in (folder.logs, scratch(folder, "words")) for file in place.glob(pattern)]
+    places = [folder.logs]
+    with suppress(OSError):
+        places.append(scratch(folder, "words"))
+    return [file for place in places for file in place.glob(pattern)]
 
 
 def _latest(folder: RunFolder) -> int:

@@ -136,6 +136,11 @@ class RunFolder:
         return self.path / "start.json"
 
     @property
+    def token_file(self) -> Path:
+        """What the ranks of the latest start on several machines know each other by; only its user can read it."""
+        return self.path / ".token"
+
+    @property
     def stop_file(self) -> Path:
         """Made by anyone who wants the run to save and stop; with `cancel` in it, the run is not taken up again."""
         return self.path / "stop"

@@ -1,27 +1,27 @@
 """What each rank is doing, for whoever started it: a few bytes of memory that both sides map, on the rank's machine.
 
-A beat costs no system call, so there is one for each micro-batch and each collective of the loop.
+A beat costs no system call, so there is one for each micro-batch and each collective of the loop. The memory has no
+name by which anybody else could open it, and is gone with the last process that has it.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import signal
 import struct
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-from launcher.run.folder import RunFolder
-from launcher.run.scratch import scratch
 
 DUMP_STACKS = signal.SIGUSR2
 """On this signal a rank writes the stacks of all its threads to its log."""
+
+HEARTBEAT = "ADAPTRUN_HEARTBEAT"
+"""Tells a rank where its beats go: the file descriptor of the memory, and the place in it."""
 
 _LAYOUT = struct.Struct("<qqqdd32s32s")
 _NAME = 32
@@ -57,20 +57,29 @@ class Beat:
 
 
 class Pulse:
-    """This rank's beats. Without a file it is silent: nobody watches a run that was started by hand."""
+    """This rank's beats. Without memory it is silent: nobody watches a run that was started by hand.
 
-    def __init__(self, file: Path | None = None) -> None:
-        self._memory: mmap.mmap | None = None
+    place: of this rank in the memory
+    """
+
+    def __init__(self, memory: mmap.mmap | None = None, place: int = 0) -> None:
+        self._memory, self._place = memory, place
         self._phase, self._step, self._collective = "", 0, ""
         self._beats: Counter[str] = Counter()
         self._longest: defaultdict[str, float] = defaultdict(float)
         self._at = time.monotonic()
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("w+b") as opened:
-                opened.truncate(_LAYOUT.size)
-                self._memory = mmap.mmap(opened.fileno(), _LAYOUT.size)
-            self._write()
+        self._write()
+
+    @classmethod
+    def here(cls) -> Pulse:
+        """Of the rank that this process is: in the memory that its launcher has handed on, if one has."""
+        told = os.environ.pop(HEARTBEAT, "")
+        if not told:
+            return cls()
+        descriptor, place = (int(number) for number in told.split(":"))
+        memory = mmap.mmap(descriptor, 0)
+        os.close(descriptor)
+        return cls(memory, place)
 
     def enter(self, phase: str) -> None:
         """A phase begins, or goes on, with a measure of its own."""
@@ -106,27 +115,48 @@ class Pulse:
             now = self.now()
             names = (now.phase.encode()[:_NAME], now.collective.encode()[:_NAME])
             numbers = (now.pid, now.beats, now.step, now.at, now.longest)
-            self._memory[:] = _LAYOUT.pack(*numbers, *names)
+            begin = self._place * _LAYOUT.size
+            self._memory[begin : begin + _LAYOUT.size] = _LAYOUT.pack(*numbers, *names)
 
 
-def heartbeat_file(folder: RunFolder, rank: int) -> Path:
-    """Where a rank's beats are, on its own machine: a network's file system would be asked at each beat."""
-    return scratch(folder, "beats") / f"rank-{rank}"
+class Heartbeats:
+    """The memory of the ranks of one machine, on the side of their launcher.
 
+    first, count: the ranks
+    """
 
-def forget_heartbeats(folder: RunFolder) -> None:
-    """Remove what ranks on this machine left."""
-    shutil.rmtree(heartbeat_file(folder, 0).parent, ignore_errors=True)
+    def __init__(self, first: int, count: int) -> None:
+        self._first, self._count = first, count
+        self.descriptor = _nameless_file(count * _LAYOUT.size)
+        self._memory = mmap.mmap(self.descriptor, 0)
 
+    def told(self, rank: int) -> str:
+        """What a rank is told in `HEARTBEAT`, beside inheriting the descriptor."""
+        return f"{self.descriptor}:{rank - self._first}"
 
-def read_heartbeats(folder: RunFolder) -> dict[int, Beat]:
-    """The last beat of each rank on this machine."""
-    found = {}
-    for file in heartbeat_file(folder, 0).parent.glob("rank-*"):
-        with file.open("rb") as opened:
-            held = opened.read(_LAYOUT.size)
-        if len(held) == _LAYOUT.size:
-            *numbers, phase, collective = _LAYOUT.unpack(held)
+    def read(self) -> dict[int, Beat]:
+        """The last beat of each rank that has given one."""
+        found = {}
+        for place in range(self._count):
+            *numbers, phase, collective = _LAYOUT.unpack_from(self._memory, place * _LAYOUT.size)
             names = (name.rstrip(b"\0").decode(errors="replace") for name in (phase, collective))
-            found[int(file.name.removeprefix("rank-"))] = Beat(*numbers, *names)
-    return found
+            beat = Beat(*numbers, *names)
+            if beat.pid:
+                found[self._first + place] = beat
+        return found
+
+    def close(self) -> None:
+        """Give the memory up on this side."""
+        self._memory.close()
+        os.close(self.descriptor)
+
+
+def _nameless_file(size: int) -> int:
+    """Descriptor of a file of zeros that no path leads to, in memory where the system can."""
+    try:
+        descriptor = os.memfd_create("adaptrun-heartbeats")
+    except (AttributeError, OSError):  # macOS, or a container that forbids it
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.pwrite(descriptor, bytes(size), 0)
+    return descriptor

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.errors import NotAdopted, RequestError
 from launcher.measure.verdict import Verdict
+from launcher.run.checkpoints import last_checkpoint, step_of
+from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder, write_whole
 from launcher.run.history import history
 
@@ -77,7 +80,7 @@ class Result:
     verdict: Verdict | None = None
     selector: str | None = None
     result_step: int | None = None
-    run: str | None = None
+    run: str | None = field(default=None, compare=False)
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
@@ -117,6 +120,18 @@ def _set_of(values: dict[str, object]) -> SetResult:
         assert isinstance(intervals, dict)
         values[when] = {metric: tuple(ends) for metric, ends in intervals.items()}
     return SetResult(**values)  # type: ignore[arg-type]
+
+
+def mark_stopped(folder: RunFolder) -> None:
+    """Note that a run was stopped on request, where no rank was far enough to do so; a full disk leaves it unsaid."""
+    if folder.result() is not None:
+        return
+    last = last_checkpoint(folder.checkpoints)
+    steps = 0 if last is None else step_of(last)
+    seconds = {e.step: e.seconds for e in EventTail(folder.events_file).read() if isinstance(e, Step)}
+    spent = sum(took for step, took in seconds.items() if step <= steps)
+    with suppress(OSError):
+        Result("stopped", folder.job_values()["name"], steps, spent).write(folder.result_file)
 
 
 def insist_on_adoption(folder: RunFolder) -> None:

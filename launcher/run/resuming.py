@@ -42,18 +42,15 @@ CHANGEABLE = {
 class Decision:
     """The run's folder, the checkpoint it goes on from (None: from the beginning), and why, for the user.
 
+    cause: why the ranks start
     insists: the user named the very checkpoint
     """
 
     folder: RunFolder
     checkpoint: Path | None
     reason: str
+    cause: Cause = "resumed"
     insists: bool = False
-
-    @property
-    def cause(self) -> Cause:
-        """Why the ranks start."""
-        return "first" if self.checkpoint is None else "resumed"
 
 
 def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = lambda run: False) -> Decision:
@@ -76,16 +73,18 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
             alive = alive or (path.name if (held := holder(run.path)) is None else f"{path.name} ({held})")
             continue
         checkpoints = complete_checkpoints(run.checkpoints)
-        if not checkpoints or not run.claim():
+        if not (checkpoints or _is_stopped(run)) or not run.claim():
             continue
         try:
             is_the_same = not differing_fields(job, load_job(run.job_file))
+            why = f"the unfinished {path.name} has another job"
         except JobError as error:  # its data are gone, it was written by another version, or it is damaged
-            first = str(error).splitlines()[0]
-            return _new(job, f"a new run: the job of the unfinished {path.name} cannot be read any more: {first}")
-        if not is_the_same:
-            return _new(job, f"a new run: the unfinished {path.name} has another job")
-        return _go_on(job, run, checkpoints, "to start afresh: --resume never")
+            is_the_same, first = False, str(error).splitlines()[0]
+            why = f"the job of the unfinished {path.name} cannot be read any more: {first}"
+        if is_the_same:
+            return _go_on(job, run, checkpoints, "to start afresh: --resume never")
+        if checkpoints:  # else it holds nothing that would be lost
+            return _new(job, f"a new run: {why}")
     return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")
 
 
@@ -128,7 +127,7 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
         checkpoints = complete_checkpoints(run.checkpoints)
     if not run.job_file.is_file():
         raise RequestError(f"{path} is neither a run's folder nor one of its checkpoints")
-    if not checkpoints:
+    if not (checkpoints or _is_stopped(run)):
         raise RequestError(f"{path} holds no complete checkpoint to go on from; to start afresh: --resume never")
     if is_taken(run) or not run.claim():
         held = holder(run.path)
@@ -148,12 +147,15 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
 def _new(job: Job, reason: str) -> Decision:
     run = RunFolder.create(job)
     run.claim()
-    return Decision(run, None, reason)
+    return Decision(run, None, reason, "first")
 
 
 def _go_on(job: Job, run: RunFolder, checkpoints: list[Path], reason: str, insists: bool = False) -> Decision:
-    """Go on from the last of `checkpoints` that is not seen to be damaged; the ranks look at it more closely."""
-    checkpoint, damaged = _sound(run, checkpoints, insists)
+    """Go on from the last of `checkpoints` that is not seen to be damaged; the ranks look at it more closely.
+
+    Without any, from the beginning: the run was stopped before it saved.
+    """
+    checkpoint, damaged = _sound(run, checkpoints, insists) if checkpoints else (None, {})
     run.write_job(job)
     run.prepared_file.unlink(missing_ok=True)
     forget_failures(run)
@@ -164,7 +166,13 @@ def _go_on(job: Job, run: RunFolder, checkpoints: list[Path], reason: str, insis
     skipped += "".join(f"; passed over {path.name}, which is damaged: {fault}" for path, fault in damaged.items())
     for path in damaged:
         set_aside(path)
-    return Decision(run, checkpoint, f"going on from {checkpoint.name} ({reason}){skipped}", insists)
+    whence = "the beginning: it was stopped before it saved" if checkpoint is None else checkpoint.name
+    return Decision(run, checkpoint, f"going on from {whence} ({reason}){skipped}", insists=insists)
+
+
+def _is_stopped(run: RunFolder) -> bool:
+    result = run.result()
+    return result is not None and result.get("status") == "stopped"
 
 
 def _sound(run: RunFolder, checkpoints: list[Path], insists: bool) -> tuple[Path, dict[Path, str]]:

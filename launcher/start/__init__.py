@@ -1,1 +1,1 @@
-"""Starting processes and watching them. Torch is imported only to speak with torchrun."""
+"""Starting processes and watching them; nothing here imports torch."""

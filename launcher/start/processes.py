@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import secrets
+import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
-import psutil
-
-from launcher.errors import RunFailed
 from launcher.run.failures import Ended, forget_failures, leave_ends
 from launcher.run.folder import RunFolder
-from launcher.run.heartbeats import forget_heartbeats, read_heartbeats
+from launcher.run.heartbeats import HEARTBEAT, Beat, Heartbeats
+from launcher.run.meeting import LAUNCHER, LISTENER, LOOPBACK, TOKEN, listen_at
 from launcher.run.starts import Start
 from launcher.start.failure import report_failure
 from launcher.start.stopping import StopRequests
@@ -27,30 +24,31 @@ from launcher.start.watchdog import Watchdog
 
 PAUSE = 0.2
 """Seconds between two looks at the ranks."""
-SECONDS_WITHOUT_RANKS = 20.0
-"""After so long with no rank left, torchrun's agent is given up: one that lost its store can wait for minutes."""
-
-
-class AgentFailed(RunFailed):
-    """torchrun's agent of this machine failed: it lost those of other machines, or their ranks' meeting place."""
+SECONDS_TO_END = 30.0
+"""That ranks have to end by themselves once another one has ended badly; then they are killed."""
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the agents of all nodes meet, one agent a node.
+    """Where the ranks of all nodes meet: in the store of rank 0.
 
-    endpoint: host:port of the node that keeps the store
-    address: by which the other nodes reach this one
+    node: which of the `nodes` this machine is
+    endpoint: host:port of the store
+    token: stands before all its keys
+    listener: on the machine of rank 0, the socket of the store
     """
 
+    endpoint: str
+    token: str
     nodes: int = 1
-    run_id: str = ""
-    endpoint: str = "localhost:0"
-    keeps_store: bool = True
-    address: str = "127.0.0.1"
+    node: int = 0
+    listener: socket.socket | None = None
 
-
-HERE = Rendezvous()
+    @classmethod
+    def at(cls, address: str, token: str, nodes: int = 1) -> Rendezvous:
+        """Of the machine of rank 0, where it listens on this address alone. Raises OSError."""
+        listener = listen_at(address)
+        return cls(f"{address}:{listener.getsockname()[1]}", token, nodes, 0, listener)
 
 
 def run_ranks(
@@ -73,14 +71,20 @@ def run_ranks(
     if requests is None:
         with StopRequests().listening() as requests:
             return run_ranks(
-                module, arguments, processes=processes, threads=threads, folder=folder, watch=watch, requests=requests
+                module,
+                arguments,
+                processes=processes,
+                threads=threads,
+                folder=folder,
+                watch=watch,
+                requests=requests,
+                watchdog=watchdog,
             )
     requests.check()
     folder.logs.mkdir(parents=True, exist_ok=True)
     forget_failures(folder)
     command = [sys.executable, "-P", "-m", module, *arguments]
-    look = [watch, requests.pass_on, *([] if watchdog is None else [watchdog.look])]
-    if not run_agent(command, processes, threads, folder, look):
+    if not run_agent(command, processes, threads, folder, [watch, requests.pass_on], watchdog):
         report_failure(folder, was_asked=requests.count > 0)
     return None
 
@@ -91,26 +95,26 @@ def run_agent(
     threads: int,
     folder: RunFolder,
     look: Sequence[Callable[[], None]],
-    rendezvous: Rendezvous = HERE,
+    watchdog: Watchdog | None = None,
+    rendezvous: Rendezvous | None = None,
 ) -> bool:
     """Start this machine's ranks and wait for their end. Where that is bad, leave word of each and return False.
 
     look: each called a few times a second meanwhile
+    rendezvous: of all machines; None where there is only this one, whose ranks meet on its loopback
     """
-    forget_heartbeats(folder)
-    with _environment(OMP_NUM_THREADS=str(threads)):
-        if processes == 1 and rendezvous.nodes == 1:
-            codes = _run_one(command, look)
-        else:
-            codes = _Agent(command, processes, rendezvous).run(look)
-    if codes:
-        _leave_ends(folder, codes)
-    forget_heartbeats(folder)
+    if rendezvous is None and processes > 1:
+        rendezvous = Rendezvous.at(LOOPBACK, secrets.token_hex(16))
+    heartbeats = Heartbeats(0 if rendezvous is None else rendezvous.node * processes, processes)
+    watching = [] if watchdog is None else [lambda: watchdog.look(heartbeats.read())]
+    with closing(heartbeats), _started(command, processes, threads, rendezvous, heartbeats) as ranks:
+        codes = _codes_at_the_end(ranks, [*look, *watching])
+        if codes:
+            _leave_ends(folder, codes, heartbeats.read())
     return not codes
 
 
-def _leave_ends(folder: RunFolder, codes: Mapping[int, int]) -> None:
-    beats = read_heartbeats(folder)
+def _leave_ends(folder: RunFolder, codes: Mapping[int, int | None], beats: Mapping[int, Beat]) -> None:
     start, host = Start.read(folder), socket.gethostname()
     ends = [
         Ended(rank, host, codes.get(rank), str(beats[rank]) if rank in beats else "", _step(beats.get(rank)))
@@ -123,103 +127,83 @@ def _step(beat: object) -> int:
     return getattr(beat, "step", 0)
 
 
-def _run_one(command: Sequence[str], look: Sequence[Callable[[], None]]) -> dict[int, int]:
-    """One process, no torchrun. In a session of its own, so that a terminal's Ctrl-C reaches it once, from here."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    while process.poll() is None:
-        _look(look)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(PAUSE)
-    _look(look)
-    return {} if process.returncode == 0 else {0: process.returncode}
-
-
-class _Agent:
-    """Several processes through torchrun's own API.
-
-    It runs in a thread, where it sets no signal handlers: its own would give the ranks seconds to save and
-    then kill them, while ours passes the request on and waits.
-    """
-
-    def __init__(self, command: Sequence[str], processes: int, rendezvous: Rendezvous) -> None:
-        self._command, self._processes, self._rendezvous = command, processes, rendezvous
-        self._codes: dict[int, int] | None = None
-        self._problem: BaseException | None = None
-        self._alone_since: float | None = None
-
-    def run(self, look: Sequence[Callable[[], None]]) -> dict[int, int]:
-        """Exit codes of the ranks that ended badly, those that were only ended because of them included."""
-        thread = threading.Thread(target=self._launch, name="agent", daemon=True)
-        thread.start()
-        had_ranks = False
-        while thread.is_alive():
-            _look(look)
-            thread.join(PAUSE)
-            has_ranks = self._has_ranks()
-            had_ranks = had_ranks or has_ranks
-            if had_ranks and not has_ranks and self._has_been_alone():
-                return self._codes or {-1: 1}
-        _look(look)
-        if self._problem is not None:
-            raise AgentFailed(f"torchrun's agent: {type(self._problem).__name__}: {self._problem}") from self._problem
-        return self._codes or {}
-
-    def _has_ranks(self) -> bool:
-        return any(" ".join(self._command) in " ".join(words) for words in _commands_of_children())
-
-    def _has_been_alone(self) -> bool:
-        self._alone_since = self._alone_since or time.monotonic()
-        return time.monotonic() - self._alone_since > SECONDS_WITHOUT_RANKS
-
-    def _launch(self) -> None:
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-        place = self._rendezvous
-        config = LaunchConfig(
-            min_nodes=place.nodes,
-            max_nodes=place.nodes,
-            nproc_per_node=self._processes,
-            run_id=place.run_id or uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint=place.endpoint,
-            rdzv_configs={} if place.nodes == 1 else {"is_host": place.keeps_store},
-            max_restarts=0,
-            monitor_interval=PAUSE,
-            local_addr=place.address,
-        )
-        try:
-            elastic_launch(config, self._command[0])(*self._command[1:])
-        except ChildFailedError as error:
-            self._codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        except BaseException as error:
-            self._problem = error
-
-
-def _look(look: Sequence[Callable[[], None]]) -> None:
-    for each in look:
-        each()
-
-
-def _commands_of_children() -> Iterator[list[str]]:
-    """The command lines of those that live; one may end while it is looked at."""
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                yield child.cmdline()
-
-
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set variables that the ranks inherit, and put back what was there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _started(
+    command: Sequence[str], processes: int, threads: int, rendezvous: Rendezvous | None, heartbeats: Heartbeats
+) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
+    """This machine's ranks by their number; none of them lives on afterwards."""
+    first = rendezvous.node * processes if rendezvous is not None else 0
+    ranks: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        yield
+        for local in range(processes):
+            told = {"OMP_NUM_THREADS": str(threads), **_place(first + local, local, processes, rendezvous)}
+            ranks[first + local] = _start_rank(command, first + local, told, rendezvous, heartbeats)
+        if rendezvous is not None and rendezvous.listener is not None:
+            rendezvous.listener.close()  # so that it ends with rank 0, and nobody waits there for a rank that is gone
+        yield ranks
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for process in ranks.values():
+            process.kill()
+            process.wait()
+
+
+def _place(rank: int, local: int, processes: int, rendezvous: Rendezvous | None) -> dict[str, str]:
+    """Where a rank stands, as torchrun would tell it."""
+    nodes = 1 if rendezvous is None else rendezvous.nodes
+    place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": processes * nodes, "LOCAL_WORLD_SIZE": processes}
+    told = {name: str(number) for name, number in place.items()}
+    if rendezvous is not None:
+        told["MASTER_ADDR"], _, told["MASTER_PORT"] = rendezvous.endpoint.rpartition(":")
+    return told
+
+
+def _start_rank(
+    command: Sequence[str], rank: int, told: Mapping[str, str], rendezvous: Rendezvous | None, heartbeats: Heartbeats
+) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that a terminal's Ctrl-C reaches it once, from here."""
+    ours, handed_on = {LAUNCHER: str(os.getpid()), HEARTBEAT: heartbeats.told(rank)}, [heartbeats.descriptor]
+    if rendezvous is not None:
+        ours[TOKEN] = rendezvous.token
+        if rank == 0 and rendezvous.listener is not None:
+            handed_on.append(rendezvous.listener.fileno())
+            ours[LISTENER] = str(handed_on[-1])
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=handed_on,
+        env={**os.environ, **told, **ours},
+    )
+
+
+def _codes_at_the_end(
+    ranks: Mapping[int, subprocess.Popen[bytes]], look: Sequence[Callable[[], None]]
+) -> dict[int, int | None]:
+    """Wait until all have ended; once one has ended badly, the others are asked to end, and then killed.
+
+    Returns the exit codes of those that ended badly; None for one that only was ended because of another.
+    """
+    bad: dict[int, int | None] = {}
+    until = float("inf")
+    while True:
+        alive = {rank: process for rank, process in ranks.items() if process.poll() is None}
+        if not bad:
+            bad = {rank: process.returncode for rank, process in ranks.items() if process.poll()}
+            if bad:
+                until = time.monotonic() + SECONDS_TO_END
+                _send(alive.values(), signal.SIGTERM)
+        if time.monotonic() > until:
+            _send(alive.values(), signal.SIGKILL)
+        for each in look:
+            each()
+        if not alive:
+            break
+        with suppress(subprocess.TimeoutExpired):
+            next(iter(alive.values())).wait(PAUSE)
+    ended = {rank: process.returncode for rank, process in ranks.items() if process.returncode} if bad else {}
+    return {rank: bad.get(rank, code if code > 0 else None) for rank, code in ended.items()}
+
+
+def _send(processes: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        process.send_signal(number)

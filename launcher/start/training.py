@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launcher.errors import Stopped
 from launcher.job.schema import Job
 from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
 from launcher.run.display import Display, print_outcome
 from launcher.run.environment import write_environment
 from launcher.run.folder import RunFolder
-from launcher.run.results import insist_on_adoption
+from launcher.run.results import insist_on_adoption, mark_stopped
 from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import Start, begin
 from launcher.start.failure import RankFailed
@@ -74,7 +75,7 @@ def run_to_the_end(begun: Begun, job: Job, job_file: Path, display: Display, req
     """Prepare the data and run the ranks, again after a failure that may pass. Raises RunFailed or Stopped."""
     folder, plan, start = begun.folder, begun.plan, begun.start
     requests.watch(folder.stop_file)
-    with tracked(folder, job):
+    with _marked_where_stopped(folder), tracked(folder, job):
         if plan.processes > 1:
             prepare_data(folder, plan, display.refresh, requests)
         while True:
@@ -84,6 +85,16 @@ def run_to_the_end(begun: Begun, job: Job, job_file: Path, display: Display, req
             except RankFailed as failed:
                 start = restart(folder, job, job_file, failed)
                 plan = folder.plan()
+
+
+@contextmanager
+def _marked_where_stopped(folder: RunFolder) -> Iterator[None]:
+    """A stop before the first step is one too, though no rank could write what the run came to."""
+    try:
+        yield
+    except Stopped:
+        mark_stopped(folder)
+        raise
 
 
 def _with_file(command: tuple[str, ...], job_file: Path, folder: RunFolder) -> tuple[str, ...]:

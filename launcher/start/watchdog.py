@@ -15,7 +15,7 @@ import psutil
 from launcher.errors import ExitCode, Hung
 from launcher.run.failures import Failure, leave_word
 from launcher.run.folder import RunFolder
-from launcher.run.heartbeats import DUMP_STACKS, Beat, read_heartbeats
+from launcher.run.heartbeats import DUMP_STACKS, Beat
 from launcher.start.stacks import Stack, dumped_stack
 
 TIMES_THE_LONGEST = 10.0
@@ -46,11 +46,13 @@ class Watchdog:
     _dumped_for: frozenset[int] = field(default=frozenset(), init=False)
     _ended: bool = field(default=False, init=False)
 
-    def look(self) -> None:
-        """End the ranks of this machine where one of them is hung, and leave word of which."""
+    def look(self, beats: Mapping[int, Beat]) -> None:
+        """End the ranks of this machine where one of them is hung, and leave word of which.
+
+        beats: the last one of each
+        """
         if self._ended:
             return
-        beats = read_heartbeats(self.folder)
         silent = {rank: beat for rank, beat in beats.items() if self.is_silent(beat) and psutil.pid_exists(beat.pid)}
         if not silent:
             return

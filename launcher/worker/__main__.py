@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from launcher.run.folder import RunFolder
-from launcher.worker.process import Place, RankProcess
+from launcher.worker.process import RankProcess
 
 
 def read_arguments() -> argparse.Namespace:
@@ -28,7 +28,7 @@ def main() -> None:
     """Keep this rank's output before anything heavy is imported, then do its work."""
     arguments = read_arguments()
     planned = RunFolder(arguments.target.resolve()) if arguments.target.is_dir() else None
-    process = RankProcess(Place.from_environment(), planned)
+    process = RankProcess.here(planned)
     if planned is not None:
         process.keep_output()
 

@@ -16,7 +16,7 @@ MINUTES = 2.0
 def main() -> None:
     """Keep this rank's output before anything heavy is imported, then measure."""
     folder = RunFolder(Path(sys.argv[1]))
-    process = RankProcess(Place.from_environment(), folder)
+    process = RankProcess.here(folder)
     process.keep_output()
     process.run(lambda: probe(process.place, folder, sys.argv[2]))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,11 +18,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, TextIO
 
+import psutil
+
 from launcher.errors import AdaptrunError, ExitCode, RequestError, Stopped, Superseded
 from launcher.run.claims import release_claims
 from launcher.run.failures import Failure, first_failure, leave_word, write_page
 from launcher.run.folder import RunFolder
-from launcher.run.heartbeats import DUMP_STACKS, Pulse, heartbeat_file
+from launcher.run.heartbeats import DUMP_STACKS, Pulse
+from launcher.run.meeting import LAUNCHER
+from launcher.run.results import mark_stopped
 from launcher.run.starts import Start
 from launcher.worker.stopping import SIGNALS, StopRequest
 
@@ -43,11 +48,14 @@ class Place:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Place:
-        """Read torchrun's or deepspeed's variables, else those of srun's tasks, else one process alone."""
+        """Read torchrun's or deepspeed's variables, else those of srun's tasks, else one process alone.
+
+        Raises RequestError where they name no place.
+        """
         if "RANK" in environment:
             names = "RANK", "LOCAL_RANK", "WORLD_SIZE"
             is_alone = environment.get("LOCAL_WORLD_SIZE") == environment.get("WORLD_SIZE")
-        elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        elif _number("SLURM_NTASKS", environment, 1) > 1 and "SLURM_PROCID" in environment:
             names = "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"
             is_alone = environment.get("SLURM_STEP_NUM_NODES") == "1"
             if "MASTER_ADDR" not in environment:
@@ -57,9 +65,21 @@ class Place:
                 )
         else:
             return cls()
-        rank, local_rank, size = (int(environment.get(name, "0")) for name in names)
+        rank, local_rank, size = (_number(name, environment, 0) for name in names)
+        if rank >= size:
+            raise RequestError(f"{names[0]} is {rank}, and {names[2]} {size}: ranks are counted from 0 to one less")
+        leader = environment.get("MASTER_ADDR", "")
+        is_alone = is_alone or leader in ("localhost", "127.0.0.1", "::1")
         node = environment.get("SLURMD_NODENAME") or socket.gethostname()
-        return cls(rank, local_rank, size, node, "" if is_alone else environment.get("MASTER_ADDR", ""))
+        return cls(rank, local_rank, size, node, "" if is_alone else leader)
+
+
+def _number(name: str, environment: Mapping[str, str], default: int) -> int:
+    """A variable that counts. Raises RequestError."""
+    said = environment.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,9}", said):
+        raise RequestError(f"{name} is {said!r} in the environment, where a number is needed; correct or unset it")
+    return int(said)
 
 
 class RankProcess:
@@ -73,10 +93,19 @@ class RankProcess:
         self.place, self.folder = place, folder
         begun = None if folder is None else Start.read(folder)
         self.start = 0 if begun is None else begun.count
-        self.pulse = Pulse(None if folder is None else heartbeat_file(folder, place.rank))
+        self.pulse = Pulse.here()
         self.stop = StopRequest()
         self._by_hand = folder is None
         self._terminal = sys.stderr
+
+    @classmethod
+    def here(cls, folder: RunFolder | None = None) -> RankProcess:
+        """The rank that this process's environment says it is; ends the process where it says none."""
+        try:
+            return cls(Place.from_environment(), folder)
+        except RequestError as error:
+            print(f"adaptrun: {error}", file=sys.stderr)
+            sys.exit(int(error.exit_code))
 
     def keep_output(self) -> TextIO:
         """Send the output of this process, and of the libraries below Python, to its own log.
@@ -135,6 +164,8 @@ class RankProcess:
                 follows=isinstance(error, AdaptrunError) and error.of_rank not in (None, self.place.rank),
             )
             leave_word(self.folder, failure, self.start)
+            if self._by_hand and self.place.rank == 0 and isinstance(error, Stopped):
+                mark_stopped(self.folder)
             if self._by_hand and code in (ExitCode.FAILED, ExitCode.WRONG_REQUEST):
                 text = write_page(self.folder, first_failure(self.folder) or failure).rstrip("\n")
         if self._by_hand and self._terminal is not sys.stderr:
@@ -161,6 +192,14 @@ def _ignore_requests() -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the process that started this one ends; elsewhere there is no such thing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Ask Linux for SIGKILL when the process that started this one ends; elsewhere there is no such thing.
+
+    A launcher of ours that ended before it was asked is no longer among the processes that this one comes from. Whoever
+    else started this one is not known by number, so nothing can be said of it.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    launcher = os.environ.pop(LAUNCHER, "")
+    if launcher and int(launcher) not in (os.getppid(), *(parent.pid for parent in psutil.Process().parents())):
+        os.kill(os.getpid(), signal.SIGKILL)

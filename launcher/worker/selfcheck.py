@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from launcher.run.folder import RunFolder
-from launcher.worker.process import Place, RankProcess
+from launcher.worker.process import RankProcess
 
 MATERIAL = "material"
 SAMPLES = 70
@@ -22,7 +22,7 @@ SAMPLES = 70
 def main() -> None:
     """Do as one rank what the command line says."""
     folder, *cases = sys.argv[1:]
-    process = RankProcess(Place.from_environment(), RunFolder(Path(folder)))
+    process = RankProcess.here(RunFolder(Path(folder)))
     process.keep_output()
 
     def work() -> None:

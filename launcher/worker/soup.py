@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from launcher.run.folder import RunFolder
-from launcher.worker.process import Place, RankProcess
+from launcher.worker.process import RankProcess
 
 
 def main() -> None:
     """Keep this rank's output before anything heavy is imported, then do its work."""
     folder = RunFolder(Path(sys.argv[1]))
-    process = RankProcess(Place.from_environment(), folder)
+    process = RankProcess.here(folder)
     process.keep_output()
 
     def work() -> None:

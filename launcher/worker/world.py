@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,10 +12,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from launcher.errors import RequestError
 from launcher.run.heartbeats import Pulse
-from launcher.run.network import interface_towards
+from launcher.run.meeting import LISTENER, LOOPBACK, TOKEN
+from launcher.run.network import interface_of, interface_towards
 from launcher.worker.process import Place
 
 
@@ -64,13 +67,16 @@ class World:
         dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
 
     def _join(self, timeout_minutes: float) -> None:
-        interface = interface_towards(self.leader) if self.leader else None
-        if interface is not None:  # gloo else looks up this machine's own name, which may be the loopback
+        timeout = timedelta(minutes=timeout_minutes)
+        interface = interface_towards(self.leader) if self.leader else interface_of(LOOPBACK)
+        if interface is not None:  # gloo else looks up this machine's own name, which may be any of its addresses
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            if not self.leader:
+                os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
-            store=HashStore() if self.size == 1 else None,
-            timeout=timedelta(minutes=timeout_minutes),
+            store=HashStore() if self.size == 1 else _store(self.rank, self.size, bool(self.leader), timeout),
+            timeout=timeout,
             rank=self.rank,
             world_size=self.size,
         )
@@ -108,3 +114,43 @@ class World:
         if self.size > 1:
             with self.pulse.waiting("wait for all ranks"):
                 dist.barrier()
+
+
+def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> Store | None:
+    """The store of rank 0 where the ranks meet; None leaves it to torch, which listens on all addresses.
+
+    Ranks of our launcher have a socket for it. For others on one machine rank 0 binds one to the address that they
+    were told; torchrun keeps a store of its own. Raises RequestError.
+    """
+    token, listener = os.environ.pop(TOKEN, ""), os.environ.pop(LISTENER, "")
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not address or not port.isdecimal():
+        raise RequestError(
+            f"{size} processes were started, but none says where to meet; set MASTER_ADDR to the address of the first "
+            "one's machine and MASTER_PORT to a free port there, or start them with torchrun"
+        )
+    if not token and (on_several or "TORCHELASTIC_USE_AGENT_STORE" in os.environ):
+        return None
+    if not token and rank == 0:
+        listener = str(_bound_to(address, int(port)))
+    store = TCPStore(
+        address,
+        int(port),
+        size,
+        is_master=rank == 0,
+        timeout=timeout,
+        master_listen_fd=int(listener) if rank == 0 else None,
+    )
+    return PrefixStore(token, store) if token else store
+
+
+def _bound_to(address: str, port: int) -> int:
+    """Descriptor of a socket that listens there alone. Raises RequestError."""
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return socket.create_server((address, port), family=family, backlog=1024).detach()
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen at {address}:{port} (MASTER_ADDR and MASTER_PORT): {error}; name an address of this "
+            "machine and a port that nobody uses"
+        ) from error

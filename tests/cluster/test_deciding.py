@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster.deciding import AGAIN, CANCEL, decide
+from launcher.cluster.deciding import AGAIN, CANCEL, CANCELLED, decide
 from launcher.cluster.lookout import lost_file
 from launcher.errors import ExitCode, RequestError
 from launcher.job.reading import load_job
@@ -14,6 +14,7 @@ from launcher.run.checkpoints import MARKER, checkpoint_name
 from launcher.run.events import EventTail, Note
 from launcher.run.failures import Ended, Failure, leave_ends, leave_word
 from launcher.run.folder import RunFolder
+from launcher.run.results import Result
 from launcher.run.starts import Start, begin, go_on
 from launcher.run.unfit import report_unfit
 from launcher.start.failure import RankFailed
@@ -80,7 +81,8 @@ def test_a_person_who_takes_a_run_up_again_gets_all_its_requeues_back(folder: Ru
 def test_what_is_cancelled_is_not_queued_again(folder: RunFolder) -> None:
     save(folder, 5)
     folder.stop_file.write_text(CANCEL)
-    assert decide(folder, requeues=0, max_requeues=20) == ExitCode.FAILED
+    assert decide(folder, requeues=0, max_requeues=20) == CANCELLED
+    assert Result.read(folder.result_file).status == "stopped"
 
 
 def test_a_killed_rank_starts_all_again_until_nothing_is_saved(folder: RunFolder) -> None:
@@ -126,16 +128,6 @@ def test_a_mistake_in_a_nodes_launcher_is_told(folder: RunFolder) -> None:
     word(folder, None, "ValueError", ExitCode.FAILED)
     with pytest.raises(RankFailed, match=r"the launcher on n1 failed first, at .*: ValueError: so it is"):
         decide(folder, requeues=0, max_requeues=20)
-
-
-def test_an_agent_that_lost_the_others_is_not_what_failed_first(folder: RunFolder) -> None:
-    leave_word(folder, Failure(None, "n1", 1.0, "AgentFailed", "lost", "", 1, follows=True), 1)
-    kill_rank_1(folder)
-    assert decide(folder, requeues=0, max_requeues=0) == AGAIN
-    assert "rank 1 on n2 failed first" in folder.failure_file.read_text()
-    leave_word(folder, Failure(None, "n1", 1.0, "AgentFailed", "lost", "", 1, follows=True), 2)
-    save(folder, 5)
-    assert decide(folder, requeues=0, max_requeues=0) == AGAIN, "but alone it is reason enough to start again"
 
 
 def test_unfit_and_lost_nodes_are_named(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def spoken(rendered: str, folder: Path, *stubs: Path) -> list[tuple[str, list[st
     """Run a script with stubs for the cluster's commands; what each was called with, and its variables."""
     commands = folder / "commands"
     commands.mkdir()
-    names = ("srun", "scontrol", "squeue", "sbatch", "module", "conda", "apptainer", "date", "python")
+    names = ("srun", "scontrol", "scancel", "squeue", "sbatch", "module", "conda", "apptainer", "date", "python")
     for stub in (*(commands / name for name in names), *stubs):
         stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text(STUB)
@@ -146,6 +146,24 @@ def test_unfit_nodes_are_left_out_beside_those_of_the_profile(tmp_path: Path) ->
     said = spoken(rendered.replace("NEXT=$?", "NEXT=75"), tmp_path, python)
     assert ["--parsable", "--exclude=n[1-2],n7,n8", "--array=1", f"{runs[1]}/job.sbatch"] in [a for _, a, _ in said]
     assert not [arguments for name, arguments, _ in said if name == "scontrol" and "requeue" in arguments]
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM], ids=["by adaptrun cancel", "by the scheduler"])
+def test_the_scheduler_is_told_of_a_cancelled_run_that_it_has_not_cancelled_itself(
+    number: signal.Signals | None, tmp_path: Path
+) -> None:
+    run, venv = tmp_path / "run", tmp_path / "venv"
+    run.mkdir()
+    profile = Profile(
+        venv=str(venv),
+        environment={} if number is None else {"MY_SIGNAL": str(int(number))},
+        after=('echo "ended with $NEXT" >after',),
+    )
+    rendered = render_script("x", [run], profile).replace("NEXT=$?", "NEXT=11").replace("sleep", "true")
+    said = spoken(rendered, tmp_path, venv / "bin" / "python")
+    assert [words for name, words, _ in said if name == "scancel"] == ([["7"]] if number is None else [])
+    assert (tmp_path / "after").read_text() == "ended with 75\n"
+    assert not [words for name, words, _ in said if name == "scontrol" and "requeue" in words]
 
 
 def test_each_task_of_an_array_asks_for_itself_alone(tmp_path: Path) -> None:

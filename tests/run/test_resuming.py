@@ -15,7 +15,9 @@ from launcher.files import hash_folder
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.run.checkpoints import MARKER, PROGRESS, checkpoint_name
+from launcher.run.events import EventLog, Step
 from launcher.run.folder import RunFolder
+from launcher.run.results import Result, mark_stopped
 from launcher.run.resuming import decide_run
 from tests.damage import DAMAGES
 
@@ -94,6 +96,43 @@ def test_a_stopped_run_is_gone_on_with(folder: Path) -> None:
     run = unfinished(folder)
     run.result_file.write_text(json.dumps({"status": "stopped"}))
     assert decide_run(job(folder), "auto").folder == run
+
+
+@pytest.mark.parametrize("resume", ["auto", "RUN"])
+def test_a_run_that_was_stopped_before_it_saved_begins_again(resume: str, folder: Path) -> None:
+    run = unfinished(folder, steps=())
+    mark_stopped(run)
+    decision = decide_run(job(folder), resume.replace("RUN", str(run.path)))
+    assert (decision.folder, decision.checkpoint, decision.cause) == (run, None, "resumed")
+    assert decision.reason.startswith("going on from the beginning: it was stopped before it saved")
+
+
+def test_a_run_that_ended_without_a_word_before_it_saved_does_not(folder: Path) -> None:
+    run = unfinished(folder, steps=())
+    decision = decide_run(job(folder), "auto")
+    assert (decision.folder == run, decision.cause) == (False, "first")
+
+
+def test_a_run_of_another_job_that_was_stopped_before_it_saved_hides_no_earlier_one(folder: Path) -> None:
+    run = unfinished(folder)
+    mark_stopped(unfinished(folder, "train.seed=7", steps=()))
+    assert decide_run(job(folder), "auto").folder == run
+
+
+def test_a_stop_is_noted_once_with_what_is_saved(folder: Path) -> None:
+    run = unfinished(folder)
+    log = EventLog(run.events_file)
+    for step in (19, 20, 21):
+        log.write(
+            Step(step=step, epoch=1, loss=1.0, lr=0.1, gradient_norm=1.0, samples=4, tokens=9, seconds=2.0, memory=1)
+        )
+    log.close()
+    mark_stopped(run)
+    expected = Result("stopped", "x", steps=20, seconds=4.0)
+    assert Result.read(run.result_file) == expected
+    Result("done", "x", 30, 9.0).write(run.result_file)
+    mark_stopped(run)
+    assert Result.read(run.result_file).status == "done"
 
 
 def test_never_starts_afresh(folder: Path) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from launcher.cluster.runs import jobs_of
 from launcher.run.checkpoints import complete_checkpoints, step_of
-from launcher.run.events import Began, EventTail, Saved, Started, Step
+from launcher.run.events import Began, EventTail, Phase, Saved, Started, Step
 from launcher.run.folder import RunFolder, write_whole
 from launcher.start.demo import EXAMPLES
 from launcher.start.demo_data import write_demo_data
@@ -371,7 +371,7 @@ def test_cancel_saves_and_a_submit_goes_on(cluster: Cluster, folder: Path, refer
     again = adaptrun("submit", "job.yaml", "--profile", "profile.yaml", "--resume", job.run.path, cwd=folder, code=2)
     assert "is still running, or waiting in a queue" in again.stderr
     assert "saves and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
-    job.wait("FAILED")
+    job.wait("CANCELLED")
     saved = step_of(complete_checkpoints(job.run.checkpoints)[-1])
     assert saved == max(job.steps)
     job.pace(0)
@@ -381,6 +381,25 @@ def test_cancel_saves_and_a_submit_goes_on(cluster: Cluster, folder: Path, refer
     after.assert_equals(reference)
     (started,) = [e.step for e in EventTail(job.run.events_file).read() if isinstance(e, Started) and e.step]
     assert started == saved
+
+
+def test_a_run_that_is_cancelled_while_it_prepares_is_stopped_and_a_submit_goes_on(
+    cluster: Cluster, folder: Path, reference: Path
+) -> None:
+    job = Submitted(cluster, folder)
+    begun = time.monotonic()
+    while not any(isinstance(event, Phase) for event in EventTail(job.run.events_file).read()):
+        assert time.monotonic() - begun < 120, job.printed()
+        time.sleep(0.05)
+    assert "saves and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
+    job.wait("CANCELLED")
+    assert job.steps == {}
+    status = json.loads(adaptrun("status", job.run.path, "--json", cwd=folder).stdout)
+    assert (status["state"], status["failure"]) == ("stopped", None)
+    after = Submitted(cluster, folder)
+    assert after.run == job.run
+    after.wait()
+    after.assert_equals(reference)
 
 
 def test_a_task_of_an_array_is_queued_again_alone_and_one_that_is_cancelled_is_not(

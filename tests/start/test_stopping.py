@@ -1,14 +1,18 @@
-"""A request to stop that comes when a process has only to end changes nothing."""
+"""Requests to stop outside of the training loop: while the data are prepared, and when a process has only to end."""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from launcher.start.stopping import SIGNALS
+from tests.commands import adaptrun, start, wait_until
+from tests.start.conftest import write_job
 
 ENDING = """
 import atexit, sys, time
@@ -37,3 +41,27 @@ def test_a_request_comes_too_late_where_the_process_only_ends(number: signal.Sig
 
 def test_a_process_that_does_more_is_stopped_as_before() -> None:
     assert exit_code_after(signal.SIGTERM, "more") == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(("processes", "how"), [(1, "the stop file"), (2, "SIGTERM")])
+def test_a_run_that_is_stopped_while_it_prepares_is_taken_up_again(
+    processes: int, how: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    write_job(tmp_path, tiny_model)
+    command = ["train", "job.yaml", "--set", f"launch.processes={processes}", "--set", "train.max_steps=2"]
+    launcher = start(*command, cwd=tmp_path)
+    wait_until(
+        lambda: any('"preparing"' in file.read_text() for file in tmp_path.glob("runs/*/metrics.jsonl")), launcher
+    )
+    (run,) = (tmp_path / "runs").iterdir()
+    if how == "SIGTERM":
+        launcher.send_signal(signal.SIGTERM)
+    else:
+        (run / "stop").write_text("cancel")
+    assert launcher.wait(90) == 75, (tmp_path / "stderr").read_text()
+    status = json.loads(adaptrun("status", run, "--json", cwd=tmp_path).stdout)
+    assert (status["state"], status["step"], status["failure"]) == ("stopped", 0, None)
+    said = adaptrun(*command, cwd=tmp_path).stdout
+    assert "going on from the beginning: it was stopped before it saved" in said
+    status = json.loads(adaptrun("status", run, "--json", cwd=tmp_path).stdout)
+    assert (status["state"], status["step"], status["starts"]) == ("done", 2, 2)

@@ -17,7 +17,7 @@ import pytest
 
 from launcher.run.failures import Failure
 from launcher.run.folder import RunFolder
-from launcher.run.heartbeats import Beat, forget_heartbeats, read_heartbeats
+from launcher.run.heartbeats import HEARTBEAT, Beat, Heartbeats
 from launcher.start.stacks import Frame, Stack, dumped_stack
 from launcher.start.watchdog import Watchdog, culprit
 
@@ -50,24 +50,31 @@ def beat(step: int = 5, collective: str = "", at: float = 0.0) -> Beat:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[RunFolder]:
+def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path / "run")
     made.logs.mkdir(parents=True)
-    yield made
-    forget_heartbeats(made)
+    return made
 
 
 @pytest.fixture
-def ranks(folder: RunFolder) -> Iterator[Callable[..., list[subprocess.Popen[bytes]]]]:
+def heartbeats() -> Iterator[Heartbeats]:
+    made = Heartbeats(0, 2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ranks(folder: RunFolder, heartbeats: Heartbeats) -> Iterator[Callable[..., list[subprocess.Popen[bytes]]]]:
     """Starts a rank for each collective named; the empty one hangs outside of any."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*collectives: str) -> list[subprocess.Popen[bytes]]:
         for rank, collective in enumerate(collectives):
             command = [sys.executable, "-c", RANK, str(folder.path), str(rank), collective]
-            started.append(subprocess.Popen(command))
+            environment = os.environ | {HEARTBEAT: heartbeats.told(rank)}
+            started.append(subprocess.Popen(command, env=environment, pass_fds=[heartbeats.descriptor]))
         begun = time.monotonic()
-        while [b.collective for _, b in sorted(read_heartbeats(folder).items()) if b.beats >= 4] != list(collectives):
+        while [b.collective for _, b in sorted(heartbeats.read().items()) if b.beats >= 4] != list(collectives):
             assert time.monotonic() - begun < 60
             time.sleep(0.05)
         return started
@@ -84,10 +91,10 @@ def told(folder: RunFolder) -> Failure:
 
 
 def test_a_rank_outside_of_any_collective_is_the_one_and_all_are_ended(
-    folder: RunFolder, ranks: Callable[..., list[subprocess.Popen[bytes]]]
+    folder: RunFolder, heartbeats: Heartbeats, ranks: Callable[..., list[subprocess.Popen[bytes]]]
 ) -> None:
     processes = ranks("sum over the ranks", "")
-    Watchdog(folder, 1, 5.0, 5.0, clock=lambda: time.monotonic() + LATER).look()
+    Watchdog(folder, 1, 5.0, 5.0, clock=lambda: time.monotonic() + LATER).look(heartbeats.read())
     failure = told(folder)
     assert (failure.rank, failure.step, failure.follows) == (1, 7, False)
     assert "in hang" in failure.traceback
@@ -96,27 +103,27 @@ def test_a_rank_outside_of_any_collective_is_the_one_and_all_are_ended(
 
 
 def test_a_stopped_process_is_the_one_even_in_a_collective(
-    folder: RunFolder, ranks: Callable[..., list[subprocess.Popen[bytes]]]
+    folder: RunFolder, heartbeats: Heartbeats, ranks: Callable[..., list[subprocess.Popen[bytes]]]
 ) -> None:
     processes = ranks("wait for all ranks", "wait for all ranks")
     psutil.Process(processes[0].pid).suspend()
-    Watchdog(folder, 1, 5.0, 5.0, clock=lambda: time.monotonic() + LATER).look()
+    Watchdog(folder, 1, 5.0, 5.0, clock=lambda: time.monotonic() + LATER).look(heartbeats.read())
     assert told(folder).rank == 0
     assert "the process is stopped (SIGSTOP)" in told(folder).message
     assert not told(folder).follows
 
 
 def test_ranks_that_only_wait_are_given_time_for_the_culprit_to_show(
-    folder: RunFolder, ranks: Callable[..., list[subprocess.Popen[bytes]]]
+    folder: RunFolder, heartbeats: Heartbeats, ranks: Callable[..., list[subprocess.Popen[bytes]]]
 ) -> None:
     processes = ranks("sum over the ranks", "sum over the ranks")
-    later = max(b.at for b in read_heartbeats(folder).values()) + 5.0
+    later = max(b.at for b in heartbeats.read().values()) + 5.0
     watchdog = Watchdog(folder, 1, 4.0, 4.0, clock=lambda: later)
-    watchdog.look()
+    watchdog.look(heartbeats.read())
     assert not list(folder.logs.glob("*.failure.json"))
     assert all(process.poll() is None for process in processes)
     watchdog.clock = lambda: later + 20.0
-    watchdog.look()
+    watchdog.look(heartbeats.read())
     assert told(folder).follows
     assert told(folder).is_consequence
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 
 from launcher.errors import ExitCode, RequestError, Superseded
 from launcher.run.folder import RunFolder
-from launcher.run.heartbeats import forget_heartbeats
 from launcher.run.starts import begin
 from launcher.worker.process import Place, RankProcess
 from launcher.worker.session import start_of
+from tests.start.conftest import write_job
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 HERE = {"LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "n1"}
@@ -30,6 +31,7 @@ SRUN = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "3", "MASTER_
         (SRUN, Place(2, 0, 3, leader="node-1")),
         (SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURMD_NODENAME": "n7"}, Place(2, 0, 3, "n7")),
         (SRUN | TORCHRUN, Place(3, 1, 4, leader="node-1")),
+        (TORCHRUN | {"MASTER_ADDR": "127.0.0.1"}, Place(3, 1, 4)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(0, 0, 1)),
         ({"SLURM_NTASKS": "4"}, Place(0, 0, 1)),
     ],
@@ -41,6 +43,7 @@ SRUN = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "3", "MASTER_
         "srun",
         "srun on one machine",
         "torchrun within srun",
+        "deepspeed on one machine",
         "one task",
         "a batch script",
     ],
@@ -55,11 +58,51 @@ def test_tasks_without_a_meeting_place_are_told_how_to_name_one() -> None:
         Place.from_environment(alone)
 
 
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (TORCHRUN | {"RANK": "first"}, "RANK is 'first' in the environment, where a number is needed"),
+        (TORCHRUN | {"RANK": "-1"}, "RANK is '-1' in the environment"),
+        (TORCHRUN | {"LOCAL_RANK": "1.5"}, "LOCAL_RANK is '1.5' in the environment"),
+        (TORCHRUN | {"WORLD_SIZE": ""}, "WORLD_SIZE is '' in the environment"),
+        ({"RANK": "3"}, "RANK is 3, and WORLD_SIZE 0: ranks are counted from 0 to one less"),
+        (TORCHRUN | {"WORLD_SIZE": "3"}, "RANK is 3, and WORLD_SIZE 3"),
+        (SRUN | {"SLURM_NTASKS": "many"}, "SLURM_NTASKS is 'many' in the environment"),
+        (SRUN | {"SLURM_PROCID": "9"}, "SLURM_PROCID is 9, and SLURM_NTASKS 3"),
+    ],
+)
+def test_variables_that_name_no_place_are_told(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Place.from_environment(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}, "srun started several tasks, but none says where to meet"),
+        ({"RANK": "zero", "WORLD_SIZE": "2"}, "RANK is 'zero' in the environment"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "2 processes were started, but none says where to meet; set MASTER_ADDR"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "192.0.2.99", "MASTER_PORT": "1"},
+            "cannot listen at 192.0.2.99:1 .* name an address of this machine and a port that nobody uses",
+        ),
+    ],
+    ids=["srun without an address", "no number", "no address", "an address of another machine"],
+)
+def test_a_rank_that_is_started_by_hand_says_in_a_sentence_what_it_was_not_told(
+    environment: dict[str, str], message: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    job = write_job(tmp_path, tiny_model)
+    command = [sys.executable, "-P", "-m", "launcher.worker", str(job)]
+    ended = subprocess.run(command, env=environment | {"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
+    assert ended.returncode == ExitCode.WRONG_REQUEST, ended.stderr
+    assert re.fullmatch(f"(adaptrun: )?{message}.*\n", ended.stderr), ended.stderr
+
+
 def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_later_one(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     first = begin(folder, "first", None)
     process = RankProcess(Place(), folder)
-    forget_heartbeats(folder)
     assert start_of(process, folder) == first
     begin(folder, "requeued", None)
     with pytest.raises(Superseded, match="start 2 of"):
