@@ -29,6 +29,7 @@ from launcher.checkpoint.pickles import Record
 from launcher.checkpoint.reading import read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.errors import CheckpointError, RequestError
+from launcher.files import hash_folder
 
 
 class Call:
@@ -68,7 +69,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def assert_refused(checkpoint: Path, message: str) -> None:
-    """Neither consolidating nor resuming reads it."""
+    """Neither consolidating nor resuming reads it, though its hashes are right, as an attacker would make them."""
+    hash_folder(checkpoint)
     with pytest.raises(RequestError, match=message):
         consolidate(checkpoint, checkpoint.parent / "model", "fp32", None, None)
     with pytest.raises(CheckpointError, match=message):
