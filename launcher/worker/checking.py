@@ -11,7 +11,8 @@ from launcher.adapt import make_method
 from launcher.adapt.adapters import Setting
 from launcher.engines.fsdp import blocks_of
 from launcher.job.methods import Own
-from launcher.job.pretrained import Pretrained, find_pretrained, safetensors_files, tokenizer_files
+from launcher.job.model_files import safetensors_files
+from launcher.job.pretrained import Pretrained, find_pretrained, tokenizer_files
 from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES
 from launcher.models import loading, task_class
@@ -59,6 +60,8 @@ def check_model(job: Job, total_steps: int | None) -> None:
 
 def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:
     """The model with a place here for each of its files, None where it has none."""
+    if pretrained.builder is not None:
+        return None
     if pretrained.kind == "hub":
         pretrained = _downloaded(pretrained, spec)
     source = pretrained if pretrained.base is None else pretrained.base.pretrained

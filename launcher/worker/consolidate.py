@@ -27,6 +27,7 @@ def main() -> None:
             request["dtype"],
             None if skeleton is None else Path(skeleton),
             request["prefix"],
+            request["trusted"],
         )
         write_whole(folder.result_file, json.dumps({"tensors": tensors}))
 

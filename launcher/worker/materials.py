@@ -22,6 +22,7 @@ from launcher.job.paths import too_long
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES, find_family
+from launcher.job.trust import told_of_code
 from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.run.events import EventLog, Note, Phase, Progress
@@ -59,7 +60,7 @@ class Materials:
             "task": job.task,
             "max_length": job.train.max_length,
             "train": job.train.model_dump(mode="json", include=REMEMBERED),  # type: ignore[arg-type]
-            "function": self.pretrained.location if self.pretrained.kind == "function" else None,
+            "function": self.pretrained.builder,
         }
         if adapters is None:
             return card
@@ -97,6 +98,8 @@ def open_materials(session: Session) -> Materials:
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
+    for told in told_of_code(job.model.trust_code):
+        log.write(Note(text=told))
     found = prepare_sets(job, log)
     target = None
     if job.data.target is not None:
@@ -126,7 +129,7 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     """The training and validation sets, made now or before. Raises DataError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
-    known = loading.known_labels(loading.load_config(pretrained, job.model))
+    known = loading.trained_labels(pretrained, loading.load_config(pretrained, job.model))
     task_type = task_class(job.task, job.train.loss.name)
     preparer = Preparer(
         task_type=task_type,
@@ -168,7 +171,7 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     in_parts: leave the weights in their files, for each rank to read its own
     """
     session.enter("loading", materials.pretrained.location)
-    known = loading.known_labels(materials.config)
+    known = loading.trained_labels(materials.pretrained, materials.config)
     loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
