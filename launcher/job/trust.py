@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from launcher.errors import UntrustedCode
+from launcher.job.own_files import with_imports
 
 
 def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
@@ -51,8 +52,9 @@ def _refusal(file: str, named_in: Path, sha256: str | None) -> str:
 
 
 def told_of_code(files: Iterable[str]) -> list[str]:
-    """A line for each file whose code may run."""
-    return [f"own code: {file} (sha256 {sha256_of(Path(file))})" for file in files]
+    """A line for each file whose code may run, the modules beside it that it imports among them."""
+    every = dict.fromkeys(one for file in files for one in with_imports(Path(file)))
+    return [f"own code: {file} (sha256 {sha256_of(file)})" for file in every]
 
 
 def sha256_of(file: Path) -> str:

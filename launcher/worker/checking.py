@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from launcher.adapt import make_method
 from launcher.adapt.adapters import Setting
 from launcher.engines.fsdp import blocks_of
+from launcher.errors import ModelError
 from launcher.job.methods import Own
 from launcher.job.model_files import safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, tokenizer_files
@@ -76,9 +77,12 @@ def _downloaded(pretrained: Pretrained, spec: Model) -> Pretrained:
         folder = snapshot_download(pretrained.location, revision=spec.revision, local_files_only=True)
     except (OSError, ValueError):
         return pretrained
-    files = safetensors_files("folder", Path(folder))
-    if not tokenizer_files(Path(folder)) or not all(file.is_file() for file in files):
-        return pretrained  # a download that ended half-way, which loading takes up again
+    try:
+        safetensors_files("folder", Path(folder))
+    except ModelError:  # a download that ended half-way, which loading takes up again
+        return pretrained
+    if not tokenizer_files(Path(folder)):
+        return pretrained
 
     def found(place: str) -> str:
         return folder if place == pretrained.location else place

@@ -18,6 +18,7 @@ from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.domain_rules import learns_from_target
+from launcher.job.own_files import with_imports
 from launcher.job.paths import too_long
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Job, Model
@@ -161,7 +162,8 @@ def check_labels(job: Job, pretrained: Pretrained, task_type: type[Task], known:
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:
     """What tells a task's own code and a processor from others."""
-    own = "" if task in FAMILIES else hashlib.sha256(find_family(task).place[0].read_bytes()).hexdigest()
+    files = [] if task in FAMILIES else with_imports(find_family(task).place[0])
+    own = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
     return own + tokenizer_identity(pretrained.tokenizer, model.revision)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import ModelError
+from launcher.job.own_files import with_imports
 from launcher.job.own_function import check_function
 from launcher.models.own_code import build_model, own_object
 
@@ -139,3 +140,12 @@ def test_what_only_running_it_tells_is_refused_with_the_form_expected(text: str,
     with pytest.raises(ModelError, match=said) as refused:
         build_model(f"{file}:build", ("a", "b"))
     assert "def build(labels):" in str(refused.value)
+
+
+def test_the_modules_beside_a_file_that_it_imports_are_a_part_of_it(tmp_path: Path) -> None:
+    file = own(tmp_path, "import bag.words, os\nfrom net import part\n", net="import deep\n", deep="", other="")
+    (tmp_path / "bag").mkdir()
+    for name in ("__init__", "words", "other"):
+        (tmp_path / "bag" / f"{name}.py").write_text("")
+    names = ["build.py", "bag/__init__.py", "bag/words.py", "net.py", "deep.py"]
+    assert with_imports(file) == [tmp_path / name for name in names]
