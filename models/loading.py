@@ -98,7 +98,7 @@ def known_labels(config: PretrainedConfig | None) -> tuple[str, ...]:
     architectures = getattr(config, "architectures", None) or ()
     if not any("Classification" in name for name in architectures):
         return ()
-    return _named_labels(config)  # type: ignore[arg-type]
+    return _named_labels(config)
 
 
 def _named_labels(config: PretrainedConfig) -> tuple[str, ...]:

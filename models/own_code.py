@@ -61,7 +61,7 @@ def build_model(location: str, labels: Sequence[str]) -> PreTrainedModel:
     if not isinstance(model, nn.Module) or not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
         what = "a plain nn.Module, which has no config" if isinstance(model, nn.Module) else "no model"
         raise ModelError(f"{location} returned {type(model).__name__}, {what}; {expected(name)}")
-    built: PreTrainedModel = model  # type: ignore[assignment]
+    built: PreTrainedModel = model
     return built
 
 
