@@ -141,7 +141,8 @@ def _size_of(
 
 def _language_model(config: dict[str, Any]) -> str:
     """The class of `transformers` that builds the model with its own head."""
-    fills_masks = any("MaskedLM" in str(name) for name in config.get("architectures") or ())
+    named = config.get("architectures")
+    fills_masks = isinstance(named, list) and any("MaskedLM" in str(name) for name in named)
     return "AutoModelForMaskedLM" if fills_masks else "AutoModelForCausalLM"
 
 
