@@ -47,6 +47,10 @@ DataFile = Annotated[
 ]
 TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a `datasets` folder or a hub id.")]
+Quoting = Annotated[
+    bool | None,
+    typer.Option("--quoting/--no-quoting", help="Whether fields may stand in quotes; else in csv alone."),
+]
 Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a csv, tsv or jsonl file.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
 Columns = Annotated[
@@ -255,6 +259,7 @@ def evaluate(
     columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
+    quoting: Quoting = None,
     batch_size: BatchSize = 32,
     processes: Processes = None,
     as_json: AsJson = False,
@@ -263,7 +268,9 @@ def evaluate(
     from launcher.job.evaluation import source_of
     from launcher.start.evaluating import evaluate_model
 
-    source = source_of(data, {"text": text, "label": label}, columns or (), split=split, encoding=encoding)
+    source = source_of(
+        data, {"text": text, "label": label}, columns or (), split=split, encoding=encoding, quoting=quoting
+    )
     evaluate_model(model, source, batch_size, processes, as_json)
 
 
@@ -276,6 +283,7 @@ def predict(
     columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
+    quoting: Quoting = None,
     batch_size: BatchSize = 32,
     processes: Processes = None,
 ) -> None:
@@ -283,7 +291,7 @@ def predict(
     from launcher.job.evaluation import source_of
     from launcher.start.evaluating import predict_with_model
 
-    source = source_of(data, {"text": text}, columns or (), split=split, encoding=encoding)
+    source = source_of(data, {"text": text}, columns or (), split=split, encoding=encoding, quoting=quoting)
     predict_with_model(model, source, output, batch_size, processes)
 
 

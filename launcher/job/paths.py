@@ -22,7 +22,7 @@ from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Tracker
 from launcher.job.tasks import FAMILIES, defined_class, find_family
 
 SQLITE = "sqlite:///"
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".conllu", ".conllup")
 
 
 def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:

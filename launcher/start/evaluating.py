@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from launcher.data.sources import count_rows
+from launcher.data.sources import count_rows, files_left_out
 from launcher.errors import RequestError
 from launcher.job.data import Data, Source
 from launcher.job.evaluation import EvaluationRequest
@@ -52,6 +52,8 @@ def predict_with_model(model: str, source: Source, output: Path, batch_size: int
 def _run(model: str, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
     hardware = find_hardware()
     rows = count_rows(source)
+    for line in files_left_out(source):
+        print(line, file=sys.stderr)
     find_pretrained(Model(pretrained=model), Path.cwd())
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, rows))
     request = EvaluationRequest(
