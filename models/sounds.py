@@ -106,7 +106,7 @@ def _read_other(content: bytes) -> tuple[Frames, int]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as opened:
+        with soundfile.SoundFile(_Bytes(content)) as opened:
             promised, rate, log = opened.frames, opened.samplerate, opened.extra_info
             pieces = []
             while len(piece := opened.read(AT_ONCE, dtype="float32", always_2d=True)):
@@ -118,6 +118,14 @@ def _read_other(content: bytes) -> tuple[Frames, int]:
     if len(frames) < promised or (content[:4] != b"RIFF" and _is_cut(log)):
         raise Unreadable("is truncated; replace or remove it")
     return frames, rate
+
+
+class _Bytes(io.BytesIO):
+    """Bytes in which a damaged header may send a decoder before their beginning, and it comes to lie there."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As ever, and never before the beginning."""
+        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
 def _is_cut(log: str) -> bool:
