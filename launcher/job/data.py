@@ -44,7 +44,8 @@ class Source(Section):
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="Names of the columns that a task of your own reads, by role; absent: as the role is called.",
+        description="Names of columns by role, also of roles that a task of your own reads; absent: as the role is "
+        "called.",
     )
     encoding: str = Field("utf-8", description="Encoding of csv, tsv, jsonl and conll files.")
     quoting: bool | None = Field(
@@ -61,10 +62,8 @@ class Source(Section):
 
     def column(self, role: str) -> str | None:
         """Name of the column in a role; None for one that this source does not have."""
-        if role in COLUMNS:
-            name: str | None = getattr(self, role)
-            return name
-        return self.columns.get(role, role)
+        name: str | None = getattr(self, role) if role in COLUMNS else role
+        return self.columns.get(role, name)
 
 
 COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "audio", "label")

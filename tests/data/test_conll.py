@@ -9,6 +9,7 @@ import pytest
 from launcher.data.sources import count_rows, read_rows
 from launcher.errors import DataError
 from launcher.job.data import Source
+from launcher.job.tasks import find_family
 
 UNIVERSAL = """\
 # newdoc id = d1
@@ -57,6 +58,12 @@ def test_universal_columns_are_read_by_name_whatever_the_file_is_called(
         (["#"], ["root"]),
     ]
     assert read(file, label="feats")[0][1] == ["Number=Plur", "_", "_", "_", "_"]
+
+
+def test_columns_may_be_named_by_role(tmp_path: Path) -> None:
+    source = Source(source=str(written(tmp_path / "a.conllu", UNIVERSAL)), columns={"words": "lemma", "label": "head"})
+    rows = read_rows(source, find_family("token-classification").columns(source))
+    assert [row.values for row in rows][1] == {"words": ["#"], "label": ["0"]}
 
 
 def test_a_file_may_name_columns_of_its_own(tmp_path: Path) -> None:
