@@ -19,6 +19,8 @@ from launcher.errors import DataError
 
 DOCUMENT = "-DOCSTART-"
 """The word that begins a document in the files of CoNLL 2003; it is no sentence."""
+NO_WORDS = ("#", DOCUMENT)
+"""What a line may begin with that is none of a word."""
 CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
 CONLLU_SUFFIXES = (".conllu", ".conllup")
 DEFAULTS = {"words": "FORM", "label": "UPOS"}
@@ -67,11 +69,11 @@ def _blocks(file: Iterator[str]) -> Iterator[list[Line]]:
 
 
 def _beginning(blocks: Iterator[list[Line]]) -> list[list[Line]]:
-    """The first blocks, up to one that is surely not of comments alone."""
+    """The first blocks, up to one with a line that is surely of a word."""
     beginning: list[list[Line]] = []
     for block in blocks:
         beginning.append(block)
-        if not all(text.startswith("#") for _, text in block):
+        if not all(text.startswith(NO_WORDS) for _, text in block):
             break
     return beginning
 
@@ -183,7 +185,7 @@ class PlainReader:
                 ordinary = "the first" if role == "words" else "the last"
                 fault = f"the columns of this file have no names, and so there is no {name!r}"
                 raise DataError(path, f"{fault}; name one by its place (`{role}: 2`), or none to read {ordinary}")
-        word = next((text for text in lines if not text.startswith(("#", DOCUMENT))), "")
+        word = next((text for text in lines if not text.startswith(NO_WORDS)), "")
         separator = "\t" if "\t" in word else " "
         return cls(path, separator, len(_split(word, separator)), {role: places[role] for role in columns})
 

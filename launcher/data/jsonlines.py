@@ -66,7 +66,8 @@ def _wanted_values(path: Path, number: int, line: str, wanted: Collection[str]) 
         except RecursionError:
             raise DataError(path, f"{key!r} is nested too deeply to be read; correct the row", number) from None
         except ValueError as error:
-            raise DataError(path, f"{key!r} cannot be read: {error}; correct the row", number) from None
+            said = str(error).partition(";")[0]  # Python goes on to name a setting of its own
+            raise DataError(path, f"{key!r} cannot be read: {said}; correct the row", number) from None
     return record
 
 

@@ -105,6 +105,7 @@ PLAIN: dict[str, tuple[str, list[tuple[list[str], list[str]]]]] = {
     "spaces of other kinds": ("10\u00a0000 CD O\n", [(["10\u00a0000"], ["O"])]),
     "trailing white space": ("Anna\tB-PER  \r\n \t\r\nRo\tB-LOC \r\n", [(["Anna"], ["B-PER"]), (["Ro"], ["B-LOC"])]),
     "documents": ("-DOCSTART- -X- O\n\na O\n\n-DOCSTART-\nb O\n", [(["a"], ["O"]), (["b"], ["O"])]),
+    "tabs after a document": ("-DOCSTART-\t-X-\n\n# 1\nNew York\tB-LOC\n", [(["New York"], ["B-LOC"])]),
     "keys and values": ("# sent_id = 1\n# text = a b\na\tO\nb\tO\n", [(["a", "b"], ["O", "O"])]),
     "ids": ("# id 5628 domain=en\na _ _ O\n\n# id 77 domain=en\nb _ _ O\n", [(["a"], ["O"]), (["b"], ["O"])]),
     "a source": ("#\tn-tv.de vom 26.02.2005\n1\ta\tO\n2\tb\tO\n", [(["1", "2"], ["O", "O"])]),
