@@ -25,8 +25,12 @@ def read_delimited(
     is_tsv = path.suffix.lower() == ".tsv"
     quoted = not is_tsv if quoting is None else quoting
     with opened_text(path, encoding) as file:
-        style = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        reader = csv.reader(file, delimiter="\t" if is_tsv else ",", strict=True, quoting=style)
+        reader = csv.reader(
+            file,
+            delimiter="\t" if is_tsv else ",",
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        )
         records = _checked(path, reader, quoted)
         header = next(records, None)
         if header is None:

@@ -96,7 +96,7 @@ def look_at(sets: Sequence[SampleSet], has_classes: bool, allowed: bool, *, lear
     train, has_texts = sets[0], sets[0].has_texts
     report = Report(tuple(SetFacts(data.name, data.kind, len(data)) for data in sets), allowed, has_texts)
     report.within = [within(data) for data in sets]
-    report.line_breaks = [found for data in sets if (found := rare_line_breaks(data)) is not None]
+    report.line_breaks = [breaks for data in sets if (breaks := rare_line_breaks(data)) is not None]
     report.across = across(sets, learns_from_target=learns_from_target)
     if has_texts:
         report.near = near_duplicates(sets)
