@@ -51,6 +51,10 @@ DataFile = Annotated[
 ]
 TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a `datasets` folder or a hub id.")]
+Quoting = Annotated[
+    bool | None,
+    typer.Option("--quoting/--no-quoting", help="Whether fields may stand in quotes; else in csv alone."),
+]
 Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a csv, tsv or jsonl file.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
 Columns = Annotated[
@@ -279,6 +283,7 @@ def evaluate(
     columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
+    quoting: Quoting = None,
     batch_size: BatchSize = 32,
     processes: Processes = None,
     trust_code: TrustCode = None,
@@ -288,7 +293,9 @@ def evaluate(
     from launcher.job.evaluation import source_of
     from launcher.start.evaluating import evaluate_model
 
-    source = source_of(data, {"text": text, "label": label}, columns or (), split=split, encoding=encoding)
+    source = source_of(
+        data, {"text": text, "label": label}, columns or (), split=split, encoding=encoding, quoting=quoting
+    )
     evaluate_model(named_model(model, trust_code), source, batch_size, processes, as_json)
 
 
@@ -301,6 +308,7 @@ def predict(
     columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
+    quoting: Quoting = None,
     batch_size: BatchSize = 32,
     processes: Processes = None,
     trust_code: TrustCode = None,
@@ -309,7 +317,7 @@ def predict(
     from launcher.job.evaluation import source_of
     from launcher.start.evaluating import predict_with_model
 
-    source = source_of(data, {"text": text}, columns or (), split=split, encoding=encoding)
+    source = source_of(data, {"text": text}, columns or (), split=split, encoding=encoding, quoting=quoting)
     predict_with_model(named_model(model, trust_code), source, output, batch_size, processes)
 
 

@@ -40,13 +40,14 @@ class ExitCode(IntEnum):
 class AdaptrunError(Exception):
     """Base of the errors that are shown without a traceback.
 
+    message: what no file can hold (half a character, bytes of a file's name that are no text) is escaped in it
     of_rank: the rank whose failure it is, where that is known and all ranks raise it
     """
 
     exit_code = ExitCode.FAILED
 
     def __init__(self, message: str, of_rank: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message.encode(errors="backslashreplace").decode())
         self.of_rank = of_rank
 
 

@@ -42,12 +42,14 @@ class CausalLM(LanguageTask):
     @classmethod
     def columns(cls, source: Source, *, labelled: bool = True) -> dict[str, str]:
         """Chats, or prompts with responses, or plain texts: the first that the source names."""
-        if source.messages is not None:
-            return {"messages": source.messages}
-        if source.prompt is not None:
-            answer = {"response": source.response} if labelled and source.response is not None else {}
-            return {"prompt": source.prompt, **answer}
-        return {"text": source.text}
+        found = {role: name for role in ("messages", "prompt", "response", "text") if (name := source.column(role))}
+        if "messages" in found:
+            return {"messages": found["messages"]}
+        if "prompt" in found:
+            return {
+                role: found[role] for role in ("prompt", "response") if role in found and (labelled or role == "prompt")
+            }
+        return {"text": found["text"]}
 
     @property
     def packs(self) -> bool:  # type: ignore[override]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from launcher.data.media import content_of
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
 from launcher.job.training import Augment
@@ -23,30 +23,27 @@ def image_of(row: Row) -> Any:
 
     Raises DataError where it is missing, truncated, no image, or of more than 8 bits.
     """
-    from PIL import Image, UnidentifiedImageError
-
     value = row.values["image"]
-    if isinstance(value, dict):  # how parquet files made by `datasets` hold an image
-        value = value.get("bytes") or value.get("path")
     name = ""
     try:
-        if isinstance(value, str) and value:
-            path = Path(row.file).parent / value
-            name = f" {path}"
-            return _in_rgb(Image.open(path), row, name)
-        if isinstance(value, bytes) and value:
-            return _in_rgb(Image.open(io.BytesIO(value)), row, name)
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        fix = 'pip install "adaptrun[images]"'
+        raise ModelError(f"reading images needs the package pillow, which is not installed: {fix}") from None
+    try:
         if isinstance(value, Image.Image):
             return _in_rgb(value, row, name)
-    except FileNotFoundError:
-        raise DataError(row.file, f"there is no image{name}; correct the path or remove the row", row.number) from None
+        content, path = content_of(row, "image")
+        name = f" {path}" if path else ""
+        return _in_rgb(Image.open(io.BytesIO(content)), row, name)
+    except DataError:
+        raise
     except UnidentifiedImageError:
         fault = f"the image{name} is of no known kind; convert it to png or jpeg, or remove the row"
         raise DataError(row.file, fault, row.number) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(row.file, f"the image{name} is broken: {error}; replace or remove it", row.number) from None
-    found = "empty" if not value else f"{type(value).__name__}, neither a path nor bytes"
-    raise DataError(row.file, f"the image is {found}; name the right column or remove the row", row.number)
+    except Exception as error:  # of whatever kind: the file's bytes decide where its reader stumbles
+        said = str(error) or type(error).__name__
+        raise DataError(row.file, f"the image{name} is broken: {said}; replace or remove it", row.number) from None
 
 
 def _in_rgb(image: Any, row: Row, name: str) -> Any:

@@ -8,12 +8,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from launcher.data.class_folders import FILES, is_class_folder
+from launcher.data.class_folders import FILES, files_within, is_class_folder
+from launcher.data.media import named_file
 from launcher.data.sources import existing, is_local, read_rows
 from launcher.job.data import Source
 from launcher.job.pretrained import tokenizer_files
 
-FORMAT = 4
+FORMAT = 5
 
 
 def prepared_folder(
@@ -43,7 +44,7 @@ def _content(place: Path) -> str:
     """Of a folder also the names within it, of which some are labels."""
     if not place.is_dir():
         return _digest_of([place])
-    files = sorted(file for file in place.rglob("*") if file.is_file())
+    files = [file for file in files_within(place) if file.is_file()]
     return json.dumps([_digest_of(files), [file.relative_to(place).as_posix() for file in files]])
 
 
@@ -57,9 +58,17 @@ def _files_of_rows(place: str, source: Source, columns: Mapping[str, str]) -> It
             if not isinstance(value, str | Mapping | None):
                 return  # the column holds the images themselves
             name = value if not isinstance(value, Mapping) else None if value.get("bytes") else value.get("path")
-            file = Path(row.file).parent / name if name else None
-            if file is not None and file.is_file():  # what is not there is told, with its row, when it is prepared
+            file = named_file(row.file, name) if isinstance(name, str) and name else None
+            if file is not None and _is_file(file):  # what is not there is told, with its row, when it is prepared
                 yield file
+
+
+def _is_file(place: Path) -> bool:
+    """Of names too long or holding a null byte as well."""
+    try:
+        return place.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _digest_of(files: Sequence[Path]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from launcher.data.rows import resolve_columns
 from launcher.errors import DataError
 
 ROWS_AT_ONCE = 4096
+DICTIONARY, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
+"""The files by which `datasets` knows a folder of splits, and one of rows."""
 
 
 def read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
@@ -18,12 +20,19 @@ def read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
     with _parquet(path) as file:
         found = resolve_columns(path, file.schema_arrow.names, columns)
         number = 0
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=sorted(set(found.values()))):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, {role: record[name] for role, name in found.items()}
+        for number, record in _records(path, _each(path, _batches(file, sorted(set(found.values()))))):
+            yield number, {role: record[name] for role, name in found.items()}
         if number == 0:
             raise DataError(path, "the file has no row; at least one sample is needed")
+        if number != file.metadata.num_rows:
+            fault = f"the file is damaged: it holds {number} rows and says {file.metadata.num_rows}"
+            raise DataError(path, f"{fault}; write it anew")
+
+
+def _batches(file: Any, columns: list[str]) -> Iterator[Any]:
+    """The record batches of each row group apart, so that damage to one leaves those before it."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
 
 
 def count_parquet(path: Path) -> int:
@@ -34,25 +43,89 @@ def count_parquet(path: Path) -> int:
 
 
 def _parquet(path: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(path, f"not a readable parquet file: {error}") from None
+        file = pq.ParquetFile(path, memory_map=True)
+        names, rows = file.schema_arrow.names, file.metadata.num_rows
+        if rows < 0 or not names:
+            raise ValueError(f"it says that it has {rows} rows of {len(names)} columns")
+        return file
+    except Exception as error:  # of whatever kind: the file's bytes decide where its reader stumbles
+        raise DataError(path, f"not a readable parquet file: {_said(error)}") from None
+
+
+def _each(place: Path | str, batches: Iterable[Any]) -> Iterator[Any]:
+    """The record batches. Raises DataError where one cannot be read."""
+    remaining, rows = iter(batches), 0
+    while True:
+        try:
+            batch = next(remaining, None)
+        except Exception as error:  # as above
+            raise DataError(
+                place, f"the data are damaged from here on: {_said(error)}; write them anew", rows + 1
+            ) from None
+        if batch is None:
+            return
+        rows += batch.num_rows
+        yield batch
+
+
+def _records(place: Path | str, batches: Iterable[Any]) -> Iterator[tuple[int, dict[str, object]]]:
+    """Number and plain values by column of each row. Raises DataError for values that are none of their type."""
+    before = 0
+    for batch in batches:
+        records = _plain(batch)
+        for place_in_batch in range(batch.num_rows):
+            record = records[place_in_batch] if records is not None else None
+            number = before + place_in_batch + 1
+            if record is None:
+                record = _plain_row(place, number, batch.slice(place_in_batch, 1))
+            yield number, record
+        before += batch.num_rows
+
+
+def _plain(batch: Any) -> list[dict[str, object]] | None:
+    """None where some value cannot be had."""
+    try:
+        batch.validate(full=True)
+        records: list[dict[str, object]] = batch.to_pylist()
+    except Exception:  # as above; the row at fault is found by its own
+        return None
+    return records
+
+
+def _plain_row(place: Path | str, number: int, row: Any) -> dict[str, object]:
+    try:
+        row.validate(full=True)
+        record: dict[str, object] = row.to_pylist()[0]
+    except Exception as error:  # as above
+        raise DataError(place, f"the row is damaged: {_said(error)}; write the data anew", number) from None
+    return record
+
+
+def _said(error: Exception) -> str:
+    """The first line of a library's own words."""
+    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets.Dataset.save_to_disk` made a folder, for all that its files' names say."""
+    return (folder / DICTIONARY).is_file() or ((folder / STATE).is_file() and (folder / INFO).is_file())
 
 
 def read_saved(folder: Path, split: str | None, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
-    """Rows of a folder saved by `datasets.Dataset.save_to_disk`. Raises DataError."""
-    from datasets import DatasetDict, load_from_disk
+    """Rows of a folder saved by `datasets.Dataset.save_to_disk`, as they are stored. Raises DataError.
 
+    How the data were to be shown when they were saved (`with_format`, some columns alone) does not matter.
+    """
+    from datasets import Dataset
+
+    part = _saved_part(folder, split)
     try:
-        loaded = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(folder, f"not a folder saved by `datasets`: {error}") from None
-    if isinstance(loaded, DatasetDict):
-        loaded = loaded[_split_of(folder, split, list(loaded))]
+        loaded = Dataset.load_from_disk(str(part))
+    except Exception as error:  # as above
+        raise _not_saved(folder, error) from None
     yield from _read_dataset(folder, loaded, columns)
 
 
@@ -60,16 +133,32 @@ def count_saved(folder: Path, split: str | None) -> int:
     """Rows of such a folder, from its files' headers. Raises DataError."""
     import pyarrow as pa
 
-    dictionary = folder / "dataset_dict.json"
-    if dictionary.is_file():
-        splits = json.loads(dictionary.read_text(encoding="utf-8"))["splits"]
-        folder = folder / _split_of(folder, split, splits)
+    part = _saved_part(folder, split)
     try:
-        files = json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
-        streams = [pa.ipc.open_stream(pa.memory_map(str(folder / file["filename"]))) for file in files]
+        files = json.loads((part / STATE).read_text(encoding="utf-8"))["_data_files"]
+        streams = [pa.ipc.open_stream(pa.memory_map(str(part / file["filename"]))) for file in files]
         return sum(batch.num_rows for stream in streams for batch in stream)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise DataError(folder, f"not a folder saved by `datasets`: {error}") from None
+    except Exception as error:  # as above
+        raise _not_saved(folder, error) from None
+
+
+def _saved_part(folder: Path, split: str | None) -> Path:
+    """The folder of a split, where there are several. Raises DataError."""
+    dictionary = folder / DICTIONARY
+    if not dictionary.is_file():
+        return folder
+    try:
+        splits = [str(name) for name in json.loads(dictionary.read_text(encoding="utf-8"))["splits"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _not_saved(folder, error) from None
+    wanted = split or "train"
+    if wanted not in splits:
+        raise DataError(folder, f"there is no split {wanted!r}; set `split` to one of {', '.join(splits)}")
+    return folder / wanted
+
+
+def _not_saved(folder: Path, error: Exception) -> DataError:
+    return DataError(folder, f"not a folder saved by `datasets`: {_said(error)}")
 
 
 def read_hub(name: str, split: str | None, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
@@ -78,10 +167,9 @@ def read_hub(name: str, split: str | None, columns: Mapping[str, str]) -> Iterat
 
     try:
         loaded = load_dataset(name, split=split or "train")
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
+    except Exception as error:  # as above
         raise DataError(
-            name, f"neither a file or folder here nor a data set that the hub gives: {reason}; check the name"
+            name, f"neither a file or folder here nor a data set that the hub gives: {_said(error)}; check the name"
         ) from error
     yield from _read_dataset(name, loaded, columns)
 
@@ -89,12 +177,14 @@ def read_hub(name: str, split: str | None, columns: Mapping[str, str]) -> Iterat
 def _read_dataset(
     place: Path | str, loaded: Any, columns: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, object]]]:
-    found = resolve_columns(place, loaded.column_names, columns)
+    """Rows as they are stored: an image or a sound is its bytes or its path, and what is not asked for is not read."""
+    table = loaded.data.table
+    found = resolve_columns(place, table.column_names, columns)
     labels = {role: _names(loaded.features[name]) for role, name in found.items()}
     number = 0
-    for record in loaded:
-        number += 1
-        yield number, {role: _named(record[name], labels[role]) for role, name in found.items()}
+    batches = _each(place, table.select(sorted(set(found.values()))).to_batches(max_chunksize=ROWS_AT_ONCE))
+    for number, record in _records(place, batches):
+        yield number, {role: _named(place, number, record[name], labels[role]) for role, name in found.items()}
     if number == 0:
         raise DataError(place, "the data set has no row; at least one sample is needed")
 
@@ -104,15 +194,14 @@ def _names(feature: Any) -> list[str] | None:
     return names
 
 
-def _named(value: object, names: list[str] | None) -> object:
+def _named(place: Path | str, number: int, value: object, names: list[str] | None) -> object:
     """A `ClassLabel` holds an index, or a list of them; the name is what the label says."""
-    if names is not None and isinstance(value, list):
-        return [_named(part, names) for part in value]
-    return names[value] if names is not None and isinstance(value, int) and value >= 0 else value
-
-
-def _split_of(folder: Path, split: str | None, present: list[str]) -> str:
-    wanted = split or "train"
-    if wanted not in present:
-        raise DataError(folder, f"there is no split {wanted!r}; set `split` to one of {', '.join(present)}")
-    return wanted
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [_named(place, number, part, names) for part in value]
+    if not isinstance(value, int) or value < 0:
+        return value
+    if value >= len(names):
+        raise DataError(place, f"the label {value} has no name: its column has {len(names)}; correct it", number)
+    return names[value]

@@ -11,32 +11,58 @@ from typing import TextIO
 from launcher.errors import DataError
 
 CHUNK = 1 << 20
+MARK = "\ufeff"
+"""The byte order mark, decoded."""
+WIDE = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order marks that tell an encoding; the longer ones first, since one begins with the other."""
 
 
 @contextmanager
 def opened_text(path: Path, encoding: str) -> Iterator[TextIO]:
     """The file as text whose line ends are left as they are; a byte order mark is skipped.
 
-    Raises DataError for an unknown encoding, and for bytes that are not in it.
+    Raises DataError for an unknown encoding, for bytes that are not in it, and for a file that cannot be read.
     """
+    codec = _codec(path, encoding)
     try:
-        codec = codecs.lookup(encoding).name
-    except LookupError:
-        raise DataError(path, f"unknown encoding {encoding!r}; for example utf-8, latin-1 or cp1252") from None
-    try:
-        with path.open(encoding="utf-8-sig" if codec == "utf-8" else codec, newline="") as file:
+        with path.open(encoding=codec, newline="") as file:
+            if file.read(1) != MARK:
+                file.seek(0)
             yield file
-    except UnicodeDecodeError:
-        offset, value = _first_bad_byte(path, codec)
-        raise DataError(
-            path,
-            f"byte {value:#04x} at offset {offset} is not {encoding}; save the file as UTF-8, or say which encoding it "
-            "has (`encoding: latin-1`, say)",
-        ) from None
+    except UnicodeError:
+        raise DataError(path, _undecodable(path, codec, encoding)) from None
+    except OSError as error:
+        raise DataError(path, f"cannot be read: {error.strerror or error}") from None
 
 
-def _first_bad_byte(path: Path, codec: str) -> tuple[int, int]:
-    """Its offset in the file and its value."""
+def _codec(path: Path, encoding: str) -> str:
+    """The encoding's own name; of those that make text of bytes. Raises DataError."""
+    try:
+        "".encode(encoding)
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError):
+        raise DataError(path, f"unknown encoding {encoding!r}; for example utf-8, latin-1 or cp1252") from None
+
+
+def _undecodable(path: Path, codec: str, encoding: str) -> str:
+    """What is wrong with a file that is not in its encoding, and what to do."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    told = next((name for mark, name in WIDE.items() if start.startswith(mark)), None)
+    fix = "save the file as UTF-8, or say which encoding it has"
+    bad = _first_bad_byte(path, codec)
+    if bad is None:
+        return f"the file is not {encoding}; {fix}"
+    return f"byte {bad[1]:#04x} at offset {bad[0]} is not {encoding}; {fix} (`encoding: {told or 'latin-1'}`, say)"
+
+
+def _first_bad_byte(path: Path, codec: str) -> tuple[int, int] | None:
+    """Its offset in the file and its value; None where no single byte is to blame."""
     decoder, read = codecs.getincrementaldecoder(codec)(), 0
     with path.open("rb") as file:
         while True:
@@ -46,4 +72,8 @@ def _first_bad_byte(path: Path, codec: str) -> tuple[int, int]:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 return read - pending + error.start, error.object[error.start]
+            except UnicodeError:
+                return None
+            if not chunk:
+                return None
             read += len(chunk)

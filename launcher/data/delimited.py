@@ -14,29 +14,57 @@ from launcher.errors import DataError
 csv.field_size_limit(sys.maxsize)
 
 
-def read_delimited(path: Path, encoding: str, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
-    """Number and values by role of each row. Raises DataError."""
+def read_delimited(
+    path: Path, encoding: str, columns: Mapping[str, str], quoting: bool | None = None
+) -> Iterator[tuple[int, dict[str, object]]]:
+    """Number and values by role of each row. Raises DataError.
+
+    quoting: whether a field that begins with a double quote ends with one and may hold separators and line ends;
+    None: in csv files, and not in tsv files, where a quote is a character like any other
+    """
+    is_tsv = path.suffix.lower() == ".tsv"
+    quoted = not is_tsv if quoting is None else quoting
     with opened_text(path, encoding) as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        records = _checked(path, reader)
+        reader = csv.reader(
+            file,
+            delimiter="\t" if is_tsv else ",",
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        )
+        records = _checked(path, reader, quoted)
         header = next(records, None)
         if header is None:
             raise DataError(path, "the file is empty; it needs a header and at least one row")
-        places = {role: header.index(name) for role, name in resolve_columns(path, header, columns).items()}
+        places = {role: header.index(name) for role, name in _resolved(path, header, columns, quoted).items()}
         number = 0
         for number, record in enumerate(records, start=1):
             if len(record) != len(header):
-                raise DataError(
-                    path,
-                    f"{len(record)} fields where the header has {len(header)}; quote fields that hold the separator",
-                    number,
-                )
+                raise DataError(path, _ragged(record, header, quoted), number)
             yield number, {role: record[place] for role, place in places.items()}
         if number == 0:
             raise DataError(path, "there is a header and no row; at least one sample is needed")
 
 
-def _checked(path: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+def _resolved(path: Path, header: list[str], columns: Mapping[str, str], quoted: bool) -> dict[str, str]:
+    try:
+        return resolve_columns(path, header, columns)
+    except DataError as error:
+        if quoted or not any(f'"{name}"' in header for name in columns.values()):
+            raise
+        fault = "the names of the columns stand in quotes, which mean nothing in a tsv file unless asked for"
+        raise DataError(path, f"{fault}; set `quoting: true`") from error
+
+
+def _ragged(record: list[str], header: list[str], quoted: bool) -> str:
+    fault = f"{len(record)} fields where the header has {len(header)}"
+    if quoted:
+        return f"{fault}; quote fields that hold the separator"
+    if any(field.startswith('"') for field in record):
+        return f"{fault}; where fields that hold line ends or separators stand in quotes, set `quoting: true`"
+    return f"{fault}; a field cannot hold the separator or a line end without quotes (`quoting: true`)"
+
+
+def _checked(path: Path, reader: Iterator[list[str]], quoted: bool) -> Iterator[list[str]]:
     """The records without blank lines."""
     number = -1
     try:
@@ -45,4 +73,5 @@ def _checked(path: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
                 number += 1
                 yield record
     except csv.Error as error:
-        raise DataError(path, f"not a valid csv row: {error}", number + 1) from None
+        advice = "; where quotes mean nothing in this file, set `quoting: false`" if quoted else ""
+        raise DataError(path, f"not a valid csv row: {error}{advice}", number + 1) from None

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from launcher.data.class_folders import FILES
+from launcher.data.media import content_of
 from launcher.data.rows import Row
-from launcher.errors import DataError
 
 Fingerprints = NDArray[np.uint64]
 """[samples]. Of ten million samples against a million, two that differ agree by chance once in two million times."""
@@ -54,27 +53,17 @@ def repeated(known: Fingerprints, asked: Fingerprints) -> NDArray[np.int64]:
 
 def _content(row: Row, role: str, value: object) -> bytes:
     if isinstance(value, str):
-        return normalised(value).encode(errors="surrogatepass") if role not in FILES else _file(row, value)
+        return normalised(value).encode(errors="surrogatepass") if role not in FILES else content_of(row, role)[0]
     if isinstance(value, bytes):
         return value
     if hasattr(value, "tobytes"):  # an image or an array in memory, as `datasets` gives them
         return bytes(value.tobytes())
     if isinstance(value, Mapping):
         if role in FILES:  # how parquet files hold an image or a sound
-            held = [value[key] for key in ("bytes", "array", "path") if value.get(key) is not None]
-            return _content(row, role, held[0]) if held else b""
+            if value.get("array") is not None:
+                return _content(row, "", value["array"])
+            return content_of(row, role)[0] if value.get("bytes") or value.get("path") else b""
         return b"\1".join(_content(row, "", value[key]) for key in sorted(value))
     if isinstance(value, Sequence):
         return b"\1".join(_content(row, "", part) for part in value)
     return repr(value).encode()
-
-
-def _file(row: Row, name: str) -> bytes:
-    """The bytes of an image or a sound in a file of its own, relative to that of its row. Raises DataError."""
-    path = Path(row.file).parent / name
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            row.file, f"{path} cannot be read: {error}; correct the path or remove the row", row.number
-        ) from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from launcher.errors import DataError
+
+DEEPEST = 100
+"""Lists within lists that a value may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,44 @@ def resolve_columns(place: Path | str, present: Sequence[str], columns: Mapping[
                 place, f"the column {name!r} is there {list(present).count(name)} times; rename all but one"
             )
     return dict(columns)
+
+
+def check_values(place: Path | str, number: int, values: Mapping[str, object]) -> None:
+    """Raises DataError for half a character in a text, which no file can hold, and for lists in lists without end."""
+    for role, value in values.items():
+        if isinstance(value, str) and value.isascii():
+            continue
+        for text, depth in _texts_within(value):
+            if depth > DEEPEST:
+                raise DataError(
+                    place, f"the {role} is nested more than {DEEPEST} deep; correct or remove the row", number
+                )
+            if (half := _half_character(text)) is not None:
+                fault = f"the {role} holds half a character (the lone surrogate \\u{ord(half):04x}) in {text[:40]!r}"
+                raise DataError(place, f"{fault}; put the whole one there or remove the row", number)
+
+
+def _texts_within(value: object) -> Iterator[tuple[str, int]]:
+    """The texts of a value and how deep in it they are; with an empty one for what is too deep."""
+    remaining = [(value, 0)]
+    while remaining:
+        part, depth = remaining.pop()
+        if isinstance(part, str):
+            yield part, depth
+        elif isinstance(part, list | Mapping):
+            if depth > DEEPEST:
+                yield "", depth
+            within = part if isinstance(part, list) else [*part, *part.values()]
+            remaining += [(one, depth + 1) for one in within if isinstance(one, str | list | Mapping)]
+
+
+def _half_character(text: str) -> str | None:
+    """The first lone surrogate, if any."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
 
 
 def missing_column(place: Path | str, name: str, present: Sequence[str], row: int | None = None) -> DataError:

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from launcher.data.class_folders import is_class_folder, read_class_folders
+from launcher.data.class_folders import is_class_folder, left_out, read_class_folders, some
 from launcher.data.columnar import count_parquet, count_saved, read_hub, read_parquet, read_saved
-from launcher.data.conll import read_conll
+from launcher.data.conll import CONLLU_SUFFIXES, read_conll
 from launcher.data.delimited import read_delimited
 from launcher.data.jsonlines import read_jsonlines
-from launcher.data.rows import Row
+from launcher.data.rows import Row, check_values
 from launcher.errors import DataError
 from launcher.job.data import Source
 
-DELIMITED, JSONLINES, PARQUET, CONLL = (".csv", ".tsv"), (".jsonl",), (".parquet",), (".conll",)
+DELIMITED, JSONLINES, PARQUET, CONLL = (".csv", ".tsv"), (".jsonl",), (".parquet",), (".conll", *CONLLU_SUFFIXES)
 SUFFIXES = DELIMITED + JSONLINES + PARQUET + CONLL
 
 
@@ -25,12 +25,14 @@ def read_rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
     columns: role to the column's name in the file
     Raises DataError with file and row.
     """
-    rows = (
-        Row(place, number, values, source.label_separator)
-        for place in source.files
-        for number, values in _read(place, source, columns)
-    )
-    return islice(rows, source.limit)
+    return islice(_rows(source, columns), source.limit)
+
+
+def _rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
+    for place in source.files:
+        for number, values in _read(place, source, columns):
+            check_values(place, number, values)
+            yield Row(place, number, values, source.label_separator)
 
 
 def count_rows(source: Source) -> int | None:
@@ -51,6 +53,13 @@ def look_at_beginnings(source: Source, columns: Mapping[str, str]) -> None:
             next(_read(place, source, columns), None)
 
 
+def files_left_out(source: Source) -> list[str]:
+    """What lies in folders of classes and is no sample, a line a folder, without hidden files. Raises DataError."""
+    folders = [Path(place) for place in source.files if Path(place).is_dir() and is_class_folder(Path(place))]
+    return [f"{folder}: {some(files, folder)} left out: of no kind that is read" for folder in folders
+            if (files := left_out(folder))]  # fmt: skip
+
+
 def is_local(place: str) -> bool:
     """Whether `place` means a file or a folder rather than a hub id."""
     path = Path(place)
@@ -61,14 +70,14 @@ def _read(place: str, source: Source, columns: Mapping[str, str]) -> Iterator[tu
     if not is_local(place):
         return read_hub(place, source.split, columns)
     path = existing(place)
-    if path.is_dir() and is_class_folder(path):
+    if is_class_folder(path):
         return read_class_folders(path, columns)
     if path.is_dir():
         return read_saved(path, source.split, columns)
     if path.suffix.lower() in CONLL:
         return read_conll(path, source.encoding, columns)
     if path.suffix.lower() in DELIMITED:
-        return read_delimited(path, source.encoding, columns)
+        return read_delimited(path, source.encoding, columns, source.quoting)
     if path.suffix.lower() in JSONLINES:
         return read_jsonlines(path, source.encoding, columns)
     return read_parquet(path, columns)

@@ -9,6 +9,8 @@ from launcher.errors import DataError
 
 LARGEST = 3.4e38
 """Numbers are learned in 32 bits, where larger ones are infinite."""
+SHOWN = 60
+"""Characters of a value that a message shows."""
 
 
 def text_of(row: Row, role: str = "text") -> str:
@@ -17,7 +19,7 @@ def text_of(row: Row, role: str = "text") -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise DataError(row.file, f"the {role} is empty; remove the row or fill it", row.number)
     if not isinstance(value, str):
-        raise DataError(row.file, f"the {role} is {value!r}, not text; name the right column", row.number)
+        raise DataError(row.file, f"the {role} is {_shown(value)}, not text; name the right column", row.number)
     return value
 
 
@@ -36,8 +38,8 @@ def labels_of(row: Row, role: str = "label") -> list[str]:
     if value is None or isinstance(value, bool | float):
         raise DataError(
             row.file,
-            f"the {role} is {value!r}; several labels are a list, or a text with {row.separator!r} between them, empty "
-            "for none",
+            f"the {role} is {_shown(value)}; several labels are a list, or a text with {row.separator!r} between them, "
+            "empty for none",
             row.number,
         )
     return [_label(row, role, value)]
@@ -52,10 +54,10 @@ def number_of(row: Row, role: str = "label") -> float:
         number = float(value)
     except (ValueError, OverflowError):
         raise DataError(
-            row.file, f"the {role} is {str(value)[:40]!r}, not a number; correct or remove the row", row.number
+            row.file, f"the {role} is {_shown(value)}, not a number; correct or remove the row", row.number
         ) from None
     if not abs(number) <= LARGEST:
-        raise DataError(row.file, f"the {role} is {value!r}, not a finite number; remove the row", row.number)
+        raise DataError(row.file, f"the {role} is {_shown(value)}, not a finite number; remove the row", row.number)
     return number
 
 
@@ -65,10 +67,16 @@ def list_of(row: Row, role: str) -> list[object]:
     if not isinstance(value, list) or not value:
         raise DataError(
             row.file,
-            f"the {role} is {str(value)[:40]!r}, not a list; lists come from jsonl, parquet and conll files",
+            f"the {role} is {_shown(value)}, not a list; lists come from jsonl, parquet and conll files",
             row.number,
         )
     return value
+
+
+def _shown(value: object) -> str:
+    """A value in a message, cut: it may be an image."""
+    shown = repr(value)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
 
 
 def _label(row: Row, role: str, value: object) -> str:
@@ -77,7 +85,7 @@ def _label(row: Row, role: str, value: object) -> str:
     if value is None or value == "" or (isinstance(value, float) and isnan(value)):
         raise DataError(row.file, f"the {role} is empty; remove the row or fill it", row.number)
     if isinstance(value, bool | float) or not isinstance(value, str | int):
-        raise DataError(row.file, f"the {role} is {value!r}; a label is text or an integer", row.number)
+        raise DataError(row.file, f"the {role} is {_shown(value)}; a label is text or an integer", row.number)
     name = str(value).strip()
     if not name:
         raise DataError(row.file, f"the {role} is blank; remove the row or fill it", row.number)

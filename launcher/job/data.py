@@ -13,8 +13,8 @@ class Source(Section):
     """One data set: where it lies and which columns it has."""
 
     source: str | tuple[str, ...] = Field(
-        description="A csv, tsv, jsonl, parquet or conll file, or several, a folder saved by `datasets`, a folder with "
-        "a folder of files for each class, or a hub id."
+        description="A csv, tsv, jsonl, parquet, conll or conllu file, or several, a folder saved by `datasets`, a "
+        "folder with a folder of files for each class, or a hub id."
     )
     split: str | None = Field(None, description="Which split of a hub id or of a `datasets` folder.")
     text: str = Field("text", description="Name of the column that holds the text.")
@@ -26,22 +26,33 @@ class Source(Section):
         description="causal-lm: name of the column of chats: lists of `{role, content}`, of which the turns of the "
         "assistant are learned.",
     )
-    words: str = Field("words", description="token-classification: name of the column of lists of words.")
+    words: str = Field(
+        "words",
+        description="token-classification: name of the column of lists of words; of a conllu file a column's name, by "
+        "default `form`; of a conll file its place, by default the first.",
+    )
     image: str = Field("image", description="Name of the column of images: paths, relative to the file, or bytes.")
-    audio: str = Field("audio", description="Name of the column of wav files: paths, relative to the file, or bytes.")
+    audio: str = Field("audio", description="Name of the column of sounds: paths, relative to the file, or bytes.")
     label: str = Field(
         "label",
         description="Name of the column that holds the label: text or integers; numbers for regression; lists "
-        "for several labels and for words.",
+        "for several labels and for words; of a conllu file a column's name, by default `upos`; of a conll file "
+        "its place, by default the last.",
     )
     label_separator: str = Field(
         ",", min_length=1, description="What stands between several labels that are held in one text."
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="Names of the columns that a task of your own reads, by role; absent: as the role is called.",
+        description="Names of columns by role, also of roles that a task of your own reads; absent: as the role is "
+        "called.",
     )
     encoding: str = Field("utf-8", description="Encoding of csv, tsv, jsonl and conll files.")
+    quoting: bool | None = Field(
+        None,
+        description="Whether a field of a csv or tsv file may stand in double quotes and then hold separators and line "
+        "ends; null: in csv files alone. Where it is false, a quote is a character like any other.",
+    )
     limit: PositiveInt | None = Field(None, description="Take only the first so many samples.")
 
     @property
@@ -51,10 +62,8 @@ class Source(Section):
 
     def column(self, role: str) -> str | None:
         """Name of the column in a role; None for one that this source does not have."""
-        if role in COLUMNS:
-            name: str | None = getattr(self, role)
-            return name
-        return self.columns.get(role, role)
+        name: str | None = getattr(self, role) if role in COLUMNS else role
+        return self.columns.get(role, name)
 
 
 COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "image", "audio", "label")

@@ -25,7 +25,7 @@ from launcher.job.tasks import FAMILIES, defined_class, find_family
 from launcher.job.trust import file_of
 
 SQLITE = "sqlite:///"
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".conllu", ".conllup")
 
 
 def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:

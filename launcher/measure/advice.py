@@ -47,6 +47,7 @@ def findings(report: Report) -> list[Finding]:
         *_near(report),
         *_contradictions(report),
         *_garbled(report),
+        *_line_breaks(report),
         *(line for one in report.balances for line in _balance(one)),
         *_lengths(report),
         *_label_errors(report),
@@ -139,6 +140,15 @@ def _garbled(report: Report) -> Iterator[Finding]:
             yield Finding("look", fault, found, "read them; remove what says nothing")
     if report.has_texts and not report.garbled:
         yield Finding("good", "texts", "none is empty or garbled")
+
+
+def _line_breaks(report: Report) -> Iterator[Finding]:
+    sizes = {one.name: one.samples for one in report.sets}
+    for one in report.line_breaks:
+        shown = _some([str(number) for number in one.numbers])
+        found = f"{_count(len(one.numbers), sizes[one.set])} of {one.set} hold a line break: samples {shown}"
+        advice = "look whether a quote that means nothing has merged rows there; if so, set `quoting: false`"
+        yield Finding("look", f"line breaks in {one.set}", found, advice)
 
 
 def _balance(one: Balance) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from launcher.measure.duplicates import Across, Contradiction, Within, across, c
 from launcher.measure.garbled import Garbled, garbled
 from launcher.measure.label_errors import LabelError, Probe
 from launcher.measure.lengths import Lengths
+from launcher.measure.line_breaks import LineBreaks, rare_line_breaks
 from launcher.measure.mmd import MMD
 from launcher.measure.movers import LengthMove, WordMove, length_move, word_moves
 from launcher.measure.near_duplicates import Near, near_duplicates
@@ -70,6 +71,7 @@ class Report:
     near: list[Near] = field(default_factory=list)
     contradictions: list[Contradiction] = field(default_factory=list)
     garbled: list[Garbled] = field(default_factory=list)
+    line_breaks: list[LineBreaks] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
     lengths: list[Lengths] = field(default_factory=list)
     moves: list[Comparison] = field(default_factory=list)
@@ -94,6 +96,7 @@ def look_at(sets: Sequence[SampleSet], has_classes: bool, allowed: bool, *, lear
     train, has_texts = sets[0], sets[0].has_texts
     report = Report(tuple(SetFacts(data.name, data.kind, len(data)) for data in sets), allowed, has_texts)
     report.within = [within(data) for data in sets]
+    report.line_breaks = [breaks for data in sets if (breaks := rare_line_breaks(data)) is not None]
     report.across = across(sets, learns_from_target=learns_from_target)
     if has_texts:
         report.near = near_duplicates(sets)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from launcher.data.fingerprints import Fingerprints, fingerprint
 from launcher.data.rows import Row
-from launcher.data.sources import read_rows
+from launcher.data.sources import DELIMITED, read_rows
 from launcher.job.data import Source
 from launcher.job.schema import Job
 from launcher.job.tasks import Family
@@ -32,6 +32,7 @@ class SampleSet:
     parts: the texts of each sample by role, a chat's turns and a sentence's words in one; empty where there are none
     labels: one a sample, None where it has none; None as a whole where the family has no labels
     fingerprints: of what each sample shows a model
+    broken: numbers of the samples of csv and tsv files in which a text or label holds a line break
     """
 
     name: str
@@ -39,6 +40,7 @@ class SampleSet:
     parts: tuple[Mapping[str, str], ...]
     labels: tuple[Label | None, ...] | None
     fingerprints: Fingerprints
+    broken: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -72,15 +74,30 @@ def _read(name: str, kind: Kind, sources: Sequence[Source], family: Family) -> S
     parts: list[Mapping[str, str]] = []
     labels: list[Label | None] = []
     fingerprints: list[int] = []
+    broken: list[int] = []
     targets = family.targets or ()
     rows = (row for one in sources for row in read_rows(one, family.columns(one, labelled=kind != "target")))
     for row in rows:
         parts.append({role: _text(row.values[role]) for role in TEXTS if role in row.values})
         labels.append(_label(row, family))
         fingerprints.append(fingerprint(row, targets))
+        if _has_line_break(row):
+            broken.append(len(parts))
     labelled = kind != "target" and "label" in targets
     return SampleSet(
-        name, kind, tuple(parts), tuple(labels) if labelled else None, np.array(fingerprints, dtype=np.uint64)
+        name,
+        kind,
+        tuple(parts),
+        tuple(labels) if labelled else None,
+        np.array(fingerprints, dtype=np.uint64),
+        tuple(broken),
+    )
+
+
+def _has_line_break(row: Row) -> bool:
+    """Whether a field holds a line break, as only quotes let it: what merges rows where quotes mean nothing."""
+    return row.file.lower().endswith(DELIMITED) and any(
+        isinstance(value, str) and ("\n" in value or "\r" in value) for value in row.values.values()
     )
 
 

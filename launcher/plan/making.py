@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from launcher.data.columns import check_columns
+from launcher.data.columns import check_columns, left_out_of
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.methods import Dapt, SelfTraining
@@ -40,7 +40,7 @@ def make_plan(
     check_columns(job)
     samples = _draws_an_epoch(job)
     _check_labelling(job, job_file, samples)
-    reasons: list[str] = list(_more_of_a_step(job))
+    reasons: list[str] = [*left_out_of(job), *_more_of_a_step(job)]
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.data.columns import check_columns
+from launcher.data.columns import check_columns, left_out_of
 from launcher.errors import RunFailed, Stopped
 from launcher.job.paths import taken_for_hub_ids
 from launcher.job.reading import load_job
@@ -30,6 +30,8 @@ def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
         return
     for place in taken_for_hub_ids(job):
         print(f"{place}: nothing of that name is here, so it is taken for an id of the Hugging Face hub")
+    for line in left_out_of(job):
+        print(line)
     print(f"{file}: no problem found")
 
 

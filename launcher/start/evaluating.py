@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.data.sources import count_rows
+from launcher.data.sources import count_rows, files_left_out
 from launcher.errors import RequestError
 from launcher.job.data import Data, Source
 from launcher.job.evaluation import EvaluationRequest
@@ -55,6 +55,8 @@ def _run(model: Model, source: Source, output: Path | None, batch_size: int, pro
     hardware = find_hardware()
     model = checked_model(model)
     rows = count_rows(source)
+    for line in files_left_out(source):
+        print(line, file=sys.stderr)
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, rows))
     request = EvaluationRequest(
         model=model,

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from launcher.data.columns import left_out_of
 from launcher.errors import ExitCode, RequestError
 from launcher.job.domain_rules import learns_from_target
 from launcher.job.pretrained import find_pretrained
@@ -39,6 +40,7 @@ def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_pla
     sets = read_sets(job, family)
     allowed, learns = job.data.allow_leakage, learns_from_target(job)
     report = look_at(sets, family.has_classes, allowed, learns_from_target=learns)
+    report.left_out += [LeftOut("files in folders of classes", line) for line in left_out_of(job)]
     _count_tokens(job, family, sets, report)
     if with_features:
         _measure_with_model(job, family, sets, report, label_errors is not False, quietly=as_plain)

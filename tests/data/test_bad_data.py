@@ -101,3 +101,54 @@ def test_labels_are_text_or_integers(value: object, name: str) -> None:
 def test_what_is_no_label_is_refused(value: object) -> None:
     with pytest.raises(DataError, match=r"f\.csv, row 2: the label"):
         label_of(Row("f.csv", 2, {"label": value}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-9", "base64", "rot13", "a\0b", "undefined"])
+def test_what_is_no_encoding_of_text_is_refused(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,b\n")
+    with pytest.raises(DataError, match=r"unknown encoding|the file is not undefined"):
+        list(read_rows(Source(source=str(tmp_path / "a.csv"), encoding=encoding), COLUMNS))
+
+
+def test_a_mark_of_another_encoding_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label\na,b\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"byte 0xff at offset 0 is not utf-8; .* \(`encoding: utf-16`, say\)"):
+        list(read_rows(Source(source=str(tmp_path / "a.csv")), COLUMNS))
+    (tmp_path / "a.csv").write_bytes(b"text,label\na,b\n")
+    with pytest.raises(DataError, match="the file is not utf-16; save the file as UTF-8, or say which encoding it has"):
+        list(read_rows(Source(source=str(tmp_path / "a.csv"), encoding="utf-16"), COLUMNS))
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b", "text": "c"}\n')
+    with pytest.raises(DataError, match="row 1: the key 'text' is there 2 times; remove all but one"):
+        list(read_rows(Source(source=str(tmp_path / "a.jsonl")), COLUMNS))
+
+
+def test_damage_within_a_parquet_file_is_told_with_its_row(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [f"text number {number}" for number in range(50)]
+    file = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"text": texts, "label": ["x"] * 50}),
+        file,
+        compression="none",
+        use_dictionary=False,
+        row_group_size=10,
+    )
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"text number 33", b"text \xff\xfe\xff\xfe\xff\xfe 33"))
+    with pytest.raises(DataError, match=r"a\.parquet, row 34: the row is damaged: .*UTF8"):
+        list(read_rows(Source(source=str(file)), COLUMNS))
+    length = whole.index(b"text number 40") - 4
+    file.write_bytes(whole[:length] + b"\xff" * 4 + whole[length + 4 :])
+    with pytest.raises(DataError, match=r"a\.parquet, row 41: the data are damaged"):
+        list(read_rows(Source(source=str(file)), COLUMNS))
+
+
+def test_a_value_in_a_message_is_cut(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as raised:
+        text_of(Row("f.parquet", 1, {"text": {"bytes": b"x" * 100_000}}))
+    assert len(str(raised.value)) < 200

@@ -14,9 +14,11 @@ from launcher.data.rows import Row
 from launcher.errors import DataError
 from launcher.job.schema import Job
 from launcher.job.tasks import find_family
+from launcher.measure.advice import findings
 from launcher.measure.duplicates import contradictions, within
 from launcher.measure.garbled import fault_of
 from launcher.measure.near_duplicates import LIKENESS, jaccard, near_duplicates, pieces
+from launcher.measure.report import look_at
 from launcher.measure.samples import SampleSet, read_sets
 from tests.commands import adaptrun
 from tests.families import JOBS, SAMPLES
@@ -88,7 +90,7 @@ def test_an_image_is_known_by_its_bytes_wherever_they_are(tmp_path: Path) -> Non
     assert of("a.png") == of(str(tmp_path / "a.png")) == of(b"pixels") == of({"bytes": b"pixels", "path": "b.png"})
     assert of({"bytes": None, "path": "a.png"}) == of(b"pixels") != of(b"others")
     assert of(np.arange(3)) == of(np.arange(3)) != of(np.arange(4))
-    with pytest.raises(DataError, match=r"row 1: .*b\.png cannot be read: .*No such file"):
+    with pytest.raises(DataError, match=r"row 1: there is no image .*b\.png; correct the path"):
         of("b.png")
 
 
@@ -187,3 +189,19 @@ def test_samples_of_every_family_are_read(family: str, tmp_path: Path) -> None:
     assert (len(train), len(held)) == (SAMPLES, 9)
     assert train.has_texts == (made.task not in ("image-classification", "audio-classification"))
     assert len(set(train.fingerprints.tolist())) >= SAMPLES - 2
+
+
+@pytest.mark.parametrize(("merged", "told"), [(0, False), (1, True), (3, True), (40, False)])
+def test_rows_that_a_quote_has_merged_are_told_where_others_hold_no_line_break(
+    merged: int, told: bool, tmp_path: Path
+) -> None:
+    rows = [f"text number {number} of words,x\n" for number in range(400)]
+    rows[7 : 7 + merged] = [f'"text {number},x\ntext {number}"" ",x\n' for number in range(merged)]
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(rows))
+    (tmp_path / "held.csv").write_text("text,label\nanother,x\n")
+    report = look_at(read(tmp_path), True, False)
+    lines = [line for line in findings(report) if line.subject == "line breaks in train"]
+    assert bool(lines) == told
+    if told:
+        assert report.line_breaks[0].numbers == tuple(range(8, 8 + merged))
+        assert "set `quoting: false`" in lines[0].advice
