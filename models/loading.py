@@ -20,6 +20,7 @@ from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
 from launcher.models.adapters import add_adapters
 from launcher.models.own_code import own_object
+from launcher.models.padding_token import give_padding_token
 from launcher.models.stored import Placeholders, Stored, identity_of
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
             f"no {kind} in {pretrained.tokenizer}: {_first_line(error)}; name its folder or hub id in model.tokenizer"
         ) from error
     if kind == "tokenizer" and processor.pad_token_id is None:
-        processor.pad_token = processor.eos_token or processor.unk_token
+        give_padding_token(processor, load_config(pretrained, spec))
     return processor
 
 

@@ -19,6 +19,7 @@ from launcher.worker.answering import open_model, prepared_for
 from launcher.worker.evaluating import evaluate
 from launcher.worker.judging import RESULT
 from launcher.worker.materials import Materials
+from launcher.worker.padding import choose_batches
 from launcher.worker.session import Session
 
 
@@ -71,6 +72,7 @@ def _measure(session: Session, arm: str, place: str, names: list[str], materials
             data = prepared_for(request.model_copy(update={"data": job.data.validation[name]}), task, known_by, world)
         except DataError as error:
             raise RequestError(f"{place} cannot be compared on {name}: {error}") from error
+        choose_batches(module, task, {name: data}, world)
         found = evaluate(
             module,
             task,
