@@ -29,6 +29,7 @@ class MaskedLM(LanguageTask):
 
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     settings: ClassVar[tuple[str, ...]] = ("mask_share",)
+    reads_marks: ClassVar[bool] = True  # a mask in a text is how a word is asked
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
         """Token ids; for prediction, of texts that hold masks to fill."""

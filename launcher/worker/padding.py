@@ -1,9 +1,10 @@
 """Whether what shares a batch with a sample changes the sample's numbers, which it must not.
 
 Some models let real tokens see padding (a Fourier transform, a convolution), or decide by the longest sample of a batch
-how they compute. So before the first step a short and a long sample are computed alone and together, by the module that
-will compute everything, in evaluation mode. Where padding makes a difference, batches hold samples of one length each.
-Where even neighbours of the same length do, or what was computed before, no batch is right, and the model is refused.
+how they compute. So before the first step a few samples of unlike length are computed alone and in pairs, in evaluation
+mode, by the module that will compute everything: a copy would not show what the trained weights and the engine do.
+Where padding makes a difference, batches hold samples of one length each. Where even neighbours of the same length do,
+or what was computed before, no batch is right, and the model is refused.
 
 What is compared is each sample's loss and, as far as the model's body gives one for each token, the hidden states of
 its own tokens: there the difference is plain also where the head has learned nothing yet.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from launcher.data.pool import Pool
@@ -33,6 +35,9 @@ ROUNDING = 1e-4
 COARSE_ROUNDING = 0.05
 """The same where weights are in 16 bits or less."""
 
+TRIED = 4
+"""Samples of unlike length that are tried, at most."""
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -45,13 +50,22 @@ class Numbers:
     loss: float
     hidden: Tensor | None
 
+    def differ(self, other: Numbers, rounding: float) -> bool:
+        """Whether they are apart by more than rounding."""
+        if abs(self.loss - other.loss) > rounding * max(abs(other.loss), 1.0):
+            return True
+        if self.hidden is None or other.hidden is None or self.hidden.shape != other.hidden.shape:
+            return False
+        apart = (self.hidden - other.hidden).norm(dim=-1)
+        return bool((apart > rounding * other.hidden.norm(dim=-1).clamp(min=1e-3)).any())
+
 
 def choose_batches(
     module: nn.Module, task: Task, sets: Mapping[str, Prepared], world: World, precision: str = "fp32"
 ) -> str:
     """Set `task.one_length` where padding changes the model's numbers; what to tell the user then, else nothing.
 
-    sets: all samples that the model will see, of which the shortest and the longest are tried
+    sets: all samples that the model will see, of which some from the shortest to the longest are tried
     precision: what weights are in while they compute
     All ranks compute the same and agree. Raises ModelError where no batches give a sample the same numbers always.
     """
@@ -88,23 +102,21 @@ class _Probe:
 
     def findings(self) -> tuple[bool, bool, bool, bool]:
         """Whether the model remembers earlier batches, padding is seen, neighbours are seen, packed rows leak."""
-        lengths = self._pool.lengths
-        short, long = int(lengths.argmin()), int(lengths.argmax())
+        places, twins = _of_many_lengths(self._pool.lengths), _twins(self._pool.lengths)
         with evaluating(self._module), _exact_multiplication():
-            (long_alone,), (short_alone,) = self._numbers([long]), self._numbers([short])
-            pads = mixes = False
-            if lengths[short] < lengths[long]:
-                together = self._numbers([short, long])
-                pads = self._differ(together[0], short_alone) or self._differ(together[1], long_alone)
-            twins = _twins(lengths)
-            if twins:
-                (alone,) = self._numbers(twins[:1])
-                mixes = self._differ(self._numbers(twins)[0], alone)
-            remembers = self._differ(self._numbers([long])[0], long_alone)
-            leaks = self._task.packs and self._leaks(short, long, short_alone, long_alone)
+            alone = {place: self._numbers([place])[0] for place in [*places, *twins]}
+            pads = any(self._differ([place, places[-1]], alone) for place in places[:-1])
+            mixes = bool(twins) and self._differ(twins, alone)
+            remembers = any(self._differ([place], alone) for place in {places[0], places[-1]})
+            leaks = self._task.packs and self._leaks(places[0], places[-1], alone)
         if self._rounding == COARSE_ROUNDING:  # too coarse to refuse a model for
             return False, pads, False, False
         return remembers, pads, mixes, leaks
+
+    def _differ(self, places: Sequence[int], alone: Mapping[int, Numbers]) -> bool:
+        """Whether samples in one batch have other numbers than each alone."""
+        found = zip(places, self._numbers(places), strict=True)
+        return any(numbers.differ(alone[place], self._rounding) for place, numbers in found)
 
     def _numbers(self, places: Sequence[int]) -> list[Numbers]:
         batch = self._task.collate_padded(self._pool[places], places).to(self._world.device)
@@ -132,32 +144,35 @@ class _Probe:
         try:
             with autocast(self._world.device, self._precision):
                 losses: Losses = self._module(batch)
+        except IndexError as error:
+            raise ModelError(
+                f"{type(model).__name__} cannot compute a sample of {batch.tokens // batch.samples} tokens: {error}; "
+                "lower train.max_length, or use a model and a tokenizer that belong together"
+            ) from error
         finally:
             handle.remove()
         return losses.weighted.double().tolist(), states[-1] if states and states[-1].ndim == 3 else None
 
-    def _leaks(self, short: int, long: int, short_alone: Numbers, long_alone: Numbers) -> bool:
+    def _leaks(self, short: int, long: int, alone: Mapping[int, Numbers]) -> bool:
         """Fill a row with the long sample as often as it fits, then with the short one, and begin another row."""
-        room = self._task.train.max_length
-        longs, rest = divmod(room, int(self._pool.lengths[long]))
-        shorts = 1 + rest // int(self._pool.lengths[short])
+        lengths = self._pool.lengths
+        longs, rest = divmod(self._task.train.max_length, int(lengths[long]))
+        shorts = 1 + rest // int(lengths[short])
         places = [long] * longs + [short] * shorts
         batch = self._task.collate(self._pool[places], places, 0).to(self._world.device)
-        losses, _ = self._computed(batch)
-        return self._differ(
-            Numbers(sum(losses), None), Numbers(longs * long_alone.loss + shorts * short_alone.loss, None)
-        )
-
-    def _differ(self, one: Numbers, other: Numbers) -> bool:
-        if abs(one.loss - other.loss) > self._rounding * max(abs(other.loss), 1.0):
-            return True
-        if one.hidden is None or other.hidden is None or one.hidden.shape != other.hidden.shape:
-            return False
-        apart = (one.hidden - other.hidden).norm(dim=-1)
-        return bool((apart > self._rounding * other.hidden.norm(dim=-1).clamp(min=1e-3)).any())
+        packed = Numbers(sum(self._computed(batch)[0]), None)
+        apart = Numbers(longs * alone[long].loss + shorts * alone[short].loss, None)
+        return packed.differ(apart, self._rounding)
 
 
-def _twins(lengths: np.ndarray) -> list[int]:
+def _of_many_lengths(lengths: NDArray[np.int32]) -> list[int]:
+    """Samples from the shortest to the longest, at most `TRIED`: some models change how they compute in between."""
+    _, places = np.unique(lengths, return_index=True)
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(TRIED, len(places))).round().astype(np.int64))
+    return [int(place) for place in places[chosen]]
+
+
+def _twins(lengths: NDArray[np.int32]) -> list[int]:
     """Two samples of one length, the shortest that two have; none where all lengths differ."""
     found, counts = np.unique(lengths, return_counts=True)
     several = found[counts > 1]
