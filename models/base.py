@@ -140,7 +140,7 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Prepared samples as one padded batch on the CPU; no samples give one row of filler.
+        """Prepared samples as one padded batch on the CPU; there is at least one.
 
         ids: positions of the samples in their data set. What is drawn at random is a function of the seed, the id and
         the epoch alone, so that no split changes it.

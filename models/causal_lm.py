@@ -104,9 +104,9 @@ class CausalLM(LanguageTask):
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
         """Right-padded token ids whose target is the next one; packed in training; left-padded to be continued."""
-        if examples and "targets" not in examples[0]:
+        if "targets" not in examples[0]:
             return self._to_be_continued(examples, ids)
-        if self.packs and examples and epoch is not None:
+        if self.packs and epoch is not None:
             return self._packed(examples, ids)
         return self.token_batch(examples, ids, [_next(example["targets"]) for example in examples])
 

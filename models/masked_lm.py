@@ -51,7 +51,7 @@ class MaskedLM(LanguageTask):
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
         """Right-padded token ids with some hidden; the same ones at each evaluation, whatever the seed."""
-        if examples and "given" in examples[0]:
+        if "given" in examples[0]:
             mask = self.processor.mask_token_id
             asked = [np.where(example["input_ids"] == mask, mask, UNTOLD) for example in examples]
             return self.token_batch(examples, ids, asked)

@@ -1,4 +1,4 @@
-"""What families of text share: token ids from rows, padding, filler, and a mean loss's interval."""
+"""What families of text share: token ids from rows, padding, and a mean loss's interval."""
 
 from __future__ import annotations
 
@@ -49,10 +49,7 @@ class TextTask(Task):
         return columns
 
     def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """The model's inputs, right-padded, with their mask; no examples give one token of filler."""
-        if not examples:
-            one = torch.ones((1, 1), dtype=torch.int64)
-            return {"input_ids": one * self.processor.pad_token_id, "attention_mask": one}
+        """The model's inputs, right-padded, with their mask."""
         inputs = {
             "input_ids": pad([example["input_ids"] for example in examples], self.processor.pad_token_id),
             "attention_mask": pad([np.ones(example["length"], dtype=np.int64) for example in examples], 0),
@@ -62,12 +59,12 @@ class TextTask(Task):
         return inputs
 
     def batch(self, examples: Sequence[Example], ids: Sequence[int], targets: Tensor, weights: Tensor) -> Batch:
-        """The padded examples with their targets [samples, …] and weights; filler where there are none."""
+        """The padded examples with their targets [samples, …] and weights."""
         return Batch(
             inputs=self.padded(examples),
             targets=targets,
             weights=weights,
-            ids=torch.tensor(list(ids) or [-1]),
+            ids=torch.tensor(list(ids)),
             tokens=sum(int(example["length"]) for example in examples),
         )
 

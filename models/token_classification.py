@@ -80,8 +80,6 @@ class TokenClassification(Classification, SummedTask, TextTask):
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
         """Right-padded token ids; the first token of each word has its label for target."""
-        if not examples:
-            return self.batch([], ids, torch.full((1, 1), UNTOLD), torch.zeros((1, 1)))
         targets = pad([self._targets(example) for example in examples], UNTOLD)
         classes, counts = self.class_weights(), targets != UNTOLD
         weights = counts.float() if classes is None else classes[targets.clamp(min=0)] * counts

@@ -122,7 +122,7 @@ class _Probe:
         batch = self._task.collate_padded(self._pool[places], places).to(self._world.device)
         losses, states = self._computed(batch)
         mask = batch.inputs.get("attention_mask")
-        if states is None or mask is None or states.shape[:2] != mask.shape:
+        if states is None or mask is None or states.shape[:2] != mask.shape or len(states) != len(losses):
             return [Numbers(loss, None) for loss in losses]
         return [
             Numbers(loss, state[row.bool()].float().cpu())
