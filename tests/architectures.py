@@ -62,7 +62,7 @@ SEQUENCE_TO_SEQUENCE = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "bert": ENCODER,
-    "roberta": {**ENCODER, "pad_token_id": 1},
+    "roberta": ENCODER,
     "albert": {**ENCODER, "embedding_size": 16},
     "electra": {**ENCODER, "embedding_size": 16},
     "deberta-v2": {**ENCODER, "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c"]},
@@ -103,7 +103,7 @@ SEEN_PADDING = {"fnet", "convbert", "big_bird", "xlnet", "phi3", "funnel", "dyna
 
 
 def small_model(kind: str, folder: Path, auto_class: str = "AutoModel", **settings: Any) -> Path:
-    """Save a model of an architecture with its tokenizer."""
+    """Save a model of an architecture, without dropout, with its tokenizer."""
     import torch
     import transformers
     from transformers import AutoConfig, CanineTokenizer
@@ -121,5 +121,8 @@ def small_model(kind: str, folder: Path, auto_class: str = "AutoModel", **settin
     name = {"dynamic": "llama"}.get(kind, kind)
     torch.manual_seed(0)
     config = AutoConfig.for_model(name, **{**numbers, **WEIGHTS, **sizes, **settings})
+    for setting, value in config.to_dict().items():
+        if "drop" in setting and isinstance(value, float):
+            setattr(config, setting, 0.0)
     getattr(transformers, auto_class).from_config(config).save_pretrained(folder)
     return folder

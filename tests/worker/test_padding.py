@@ -63,11 +63,7 @@ def opened(folder: Path, **train: Any) -> tuple[TextClassification, Any]:
     forget_between_calls(model)
     agree_on_padding(model, tokenizer)
     task = TextClassification(tokenizer, ("a", "b"), Train(max_length=250, **train))
-    module = task.build(model)
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-    return task, module
+    return task, task.build(model)
 
 
 def step(task: Task, module: Any, data: Prepared, micro_batch: int) -> tuple[float, Tensor]:
@@ -169,10 +165,10 @@ def test_a_model_that_no_batches_are_right_for_is_refused(head: type, said: str,
 
 
 def test_a_sample_that_the_model_cannot_compute_is_told(tmp_path: Path) -> None:
-    task, module = opened(small_model("bert", tmp_path / "model", max_position_embeddings=40))
+    task, module = opened(small_model("gpt2", tmp_path / "model", n_positions=40))
     data = prepared(tmp_path / "data", task, [3, 44])
     with pytest.raises(
-        ModelError, match=r"cannot compute a sample of 46 tokens: index out of range.*lower train\.max_length"
+        ModelError, match=r"cannot compute a sample of 45 tokens: index out of range.*lower train\.max_length"
     ):
         choose_batches(module, task, {"data": data}, World())
 
@@ -215,7 +211,7 @@ class Coarse(nn.Module):
         return found
 
 
-@pytest.mark.parametrize(("kind", "pads"), [("bert", False), ("fnet", True)])
+@pytest.mark.parametrize(("kind", "pads"), [("bert", False), ("convbert", True)])
 def test_sixteen_bits_are_no_padding(kind: str, pads: bool, tmp_path: Path) -> None:
     task, module = opened(small_model(kind, tmp_path / "model"))
     choose_batches(Coarse(module.bfloat16()), task, {"data": prepared(tmp_path / "data", task)}, World(), "bf16")
@@ -249,7 +245,7 @@ def job(folder: Path, kind: str, micro_batch: int) -> Job:
     )
 
 
-WAYS = [("single", 1, 1), ("single", 1, 8), ("fsdp", 2, 1), ("zero3", 3, 2)]
+WAYS = [("single", 1, 1), ("single", 1, 8), ("fsdp", 2, 1), ("zero3", 2, 2)]
 
 
 @pytest.mark.parametrize(
