@@ -13,7 +13,7 @@ from launcher.data.sources import existing, is_local, read_rows
 from launcher.job.data import Source
 from launcher.job.pretrained import tokenizer_files
 
-FORMAT = 4
+FORMAT = 5
 
 
 def prepared_folder(
