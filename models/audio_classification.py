@@ -51,15 +51,16 @@ class AudioClassification(Classes):
         return name
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Sounds of one length; filler is silence."""
+        """Sounds of one length."""
         targets, weights = self.answers(examples)
         silence = np.zeros(round(self.train.max_seconds * self.processor.sampling_rate), dtype=np.float32)
         found = self.processor(silence, sampling_rate=self.processor.sampling_rate, return_tensors="np")[self._input]
-        rows = [example["features"].reshape(found.shape[1:]) for example in examples]
+        shape = found.shape[1:]
+        rows = [example["features"].reshape(shape) for example in examples]
         return Batch(
-            inputs={self._input: torch.from_numpy(np.stack(rows) if rows else found)},
+            inputs={self._input: torch.from_numpy(np.stack(rows))},
             targets=targets,
             weights=weights,
-            ids=torch.tensor(list(ids) or [-1]),
+            ids=torch.tensor(list(ids)),
             tokens=len(examples),
         )

@@ -98,6 +98,11 @@ class Task(ABC):
     """The metric that is the share of samples answered right; empty where there is none."""
     packs: bool = False
     """Whether a training batch lays several samples into each row."""
+    one_length: bool = False
+    """Whether a batch must hold samples of one length, since padding would change the model's numbers.
+
+    Set once the model and the data are known, by `launcher/worker/padding.py`.
+    """
     variants: ClassVar[dict[str, str]] = {}
     """Losses that make it another class of the same file, by the class's name."""
 
@@ -135,12 +140,16 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Prepared samples as one padded batch on the CPU; no samples give one row of filler.
+        """Prepared samples as one padded batch on the CPU; there is at least one.
 
         ids: positions of the samples in their data set. What is drawn at random is a function of the seed, the id and
         the epoch alone, so that no split changes it.
         epoch: None in evaluation
         """
+
+    def collate_padded(self, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
+        """Samples padded as one call of the model takes them; `generate` may want them padded otherwise."""
+        return self.collate(examples, ids)
 
     @abstractmethod
     def build(self, model: PreTrainedModel) -> TaskModule:

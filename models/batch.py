@@ -12,7 +12,7 @@ from torch import Tensor
 class Batch:
     """One micro-batch on one device.
 
-    A rank without samples computes on filler of weight zero, so that it joins every collective.
+    A rank without samples computes on a real sample with weight zero (filler), so that it joins every collective.
 
     inputs: what the model is called with, each [samples, length]
     targets: [samples], or [samples, length] where each token has a target
@@ -36,6 +36,10 @@ class Batch:
     def weight(self) -> float:
         """Sum of the samples' weights."""
         return float(self.weights.sum(dtype=torch.float64))
+
+    def as_filler(self) -> Batch:
+        """What a rank without samples computes on: the same inputs, which count for nothing."""
+        return replace(self, weights=torch.zeros_like(self.weights), ids=torch.full_like(self.ids, -1), tokens=0)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""

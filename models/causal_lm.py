@@ -106,11 +106,20 @@ class CausalLM(LanguageTask):
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
         """Right-padded token ids whose target is the next one; packed in training; left-padded to be continued."""
-        if examples and "targets" not in examples[0]:
+        if "targets" not in examples[0]:
             return self._to_be_continued(examples, ids)
-        if self.packs and examples and epoch is not None:
+        if self.packs and epoch is not None:
             return self._packed(examples, ids)
         return self.token_batch(examples, ids, [_next(example["targets"]) for example in examples])
+
+    def collate_padded(self, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
+        """Right-padded, prompts too: only `generate` gives left-padded ones their positions."""
+        unasked = [np.full(example["length"], UNTOLD) for example in examples]
+        targets = [
+            _next(example["targets"]) if "targets" in example else nothing
+            for example, nothing in zip(examples, unasked, strict=True)
+        ]
+        return self.token_batch(examples, ids, targets)
 
     def _packed(self, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
         """Samples laid into rows in their order; padding is one more sample, that nobody asks."""

@@ -124,9 +124,7 @@ class Classes(Classification):
         return [self.index(row, label_of(row)) for row in rows]
 
     def answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Targets [samples] int64 and weights [samples]; of filler where there are no examples."""
-        if not examples:
-            return torch.zeros(1, dtype=torch.int64), torch.zeros(1)
+        """Targets [samples] int64 and weights [samples]."""
         targets = torch.tensor([int(example.get("label", 0)) for example in examples])
         classes = self.class_weights()
         return targets, torch.ones(len(targets)) if classes is None else classes[targets]
@@ -234,11 +232,11 @@ class LabelSets(Classification, SummedTask):
         return [sorted({self.index(row, label) for label in labels_of(row)}) for row in rows]
 
     def answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Targets [samples, classes] of 0 and 1, and weights [samples]; of filler where there are no examples."""
-        targets = torch.zeros((max(1, len(examples)), len(self.labels)))
+        """Targets [samples, classes] of 0 and 1, and weights [samples]."""
+        targets = torch.zeros((len(examples), len(self.labels)))
         for row, example in enumerate(examples):
             targets[row, torch.as_tensor(example.get("label", ()), dtype=torch.int64)] = 1.0
-        return targets, torch.full((len(targets),), float(bool(examples)))
+        return targets, torch.ones(len(targets))
 
     @property
     def measured(self) -> int:  # type: ignore[override]

@@ -50,12 +50,7 @@ class Images(Classification):
         }
 
     def pictured(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None) -> torch.Tensor:
-        """[samples, channels, height, width] scaled pixels; changed at random in training; filler is black."""
-        if not examples:
-            crops = getattr(self.processor, "do_center_crop", False)
-            size = dict(self.processor.crop_size if crops else self.processor.size)
-            sides = [size.get(side) or size["shortest_edge"] for side in ("height", "width")]
-            return torch.zeros((1, 3, *sides))
+        """[samples, channels, height, width] scaled pixels; changed at random in training."""
         images = []
         for example, sample in zip(examples, ids, strict=True):
             image = example["pixels"].reshape(-1, example["height"], example["width"])
@@ -85,7 +80,7 @@ class ImageClassification(Images, Classes):
             inputs={"pixel_values": self.pictured(examples, ids, epoch)},
             targets=targets,
             weights=weights,
-            ids=torch.tensor(list(ids) or [-1]),
+            ids=torch.tensor(list(ids)),
             tokens=len(examples),
         )
 

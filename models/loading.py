@@ -20,6 +20,7 @@ from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
 from launcher.models.adapters import add_adapters
 from launcher.models.own_code import build_model
+from launcher.models.padding_token import give_padding_token
 from launcher.models.stored import Placeholders, Stored, identity_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
         except ImportError as error:
             raise ModelError(f'{_first_line(error)}; run: pip install "adaptrun[images]"') from error
     if kind == "tokenizer" and processor.pad_token_id is None:
-        processor.pad_token = processor.eos_token or processor.unk_token
+        give_padding_token(processor, load_config(pretrained, spec))
     return processor
 
 

@@ -29,6 +29,7 @@ class MaskedLM(LanguageTask):
 
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     settings: ClassVar[tuple[str, ...]] = ("mask_share",)
+    reads_marks: ClassVar[bool] = True  # a mask in a text is how a word is asked
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
         """Token ids; for prediction, of texts that hold masks to fill."""
@@ -50,7 +51,7 @@ class MaskedLM(LanguageTask):
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
         """Right-padded token ids with some hidden; the same ones at each evaluation, whatever the seed."""
-        if examples and "given" in examples[0]:
+        if "given" in examples[0]:
             mask = self.processor.mask_token_id
             asked = [np.where(example["input_ids"] == mask, mask, UNTOLD) for example in examples]
             return self.token_batch(examples, ids, asked)

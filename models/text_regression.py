@@ -67,8 +67,8 @@ class TextRegression(SummedTask, TextTask):
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
         """Right-padded token ids with their mask, and the numbers in fp32."""
-        targets = torch.tensor([float(example.get("target", 0.0)) for example in examples] or [0.0])
-        return self.batch(examples, ids, targets, torch.full((len(targets),), float(bool(examples))))
+        targets = torch.tensor([float(example.get("target", 0.0)) for example in examples])
+        return self.batch(examples, ids, targets, torch.ones(len(targets)))
 
     def build(self, model: PreTrainedModel) -> TaskModule:
         """The model with its loss; the padding token is made known to models that look for it."""

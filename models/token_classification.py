@@ -17,7 +17,7 @@ from launcher.models.batch import Batch
 from launcher.models.classes import Classification, ordered
 from launcher.models.entities import entities_of
 from launcher.models.summed import SummedTask, Sums, ratio
-from launcher.models.text import TextTask, no_token, pad
+from launcher.models.text import TextTask, marks_of, no_token, pad, plainly
 from launcher.models.token_loss import UNTOLD, TokenModel
 
 if TYPE_CHECKING:
@@ -48,8 +48,14 @@ class TokenClassification(Classification, SummedTask, TextTask):
             raise ModelError("the tokenizer does not tell which token is of which word; use a fast one")
         words = [_words(row) for row in rows]
         length = self.train.max_length
-        found = self.processor(words, is_split_into_words=True, truncation=True, max_length=length)
+        options = {"is_split_into_words": True, "truncation": True, "max_length": length}
+        found = self.processor(words, **options)
         begins = [_begins(found.word_ids(number)) for number in range(len(rows))]
+        marks = marks_of(self.processor)
+        for number, row in enumerate(rows):
+            if any(mark in word for word in words[number] for mark in marks):
+                again = plainly(self.processor, row, marks, words[number], **options)
+                found["input_ids"][number], begins[number] = again["input_ids"], _begins(again.word_ids(0))
         for row, starts, ids in zip(rows, begins, found["input_ids"], strict=True):
             if max(starts, default=-1) < 0:
                 raise no_token(row)
@@ -74,8 +80,6 @@ class TokenClassification(Classification, SummedTask, TextTask):
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
         """Right-padded token ids; the first token of each word has its label for target."""
-        if not examples:
-            return self.batch([], ids, torch.full((1, 1), UNTOLD), torch.zeros((1, 1)))
         targets = pad([self._targets(example) for example in examples], UNTOLD)
         classes, counts = self.class_weights(), targets != UNTOLD
         weights = counts.float() if classes is None else classes[targets.clamp(min=0)] * counts

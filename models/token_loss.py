@@ -54,7 +54,7 @@ class LanguageTask(SummedTask, TextTask):
 
     def token_batch(self, examples: Sequence[Example], ids: Sequence[int], targets: Sequence[Any]) -> Batch:
         """The padded examples with a target for each token; all tokens that have one weigh alike."""
-        padded = pad(targets, UNTOLD) if examples else torch.full((1, 1), UNTOLD)
+        padded = pad(targets, UNTOLD)
         return self.batch(examples, ids, padded, (padded != UNTOLD).float())
 
     def measures(self, batch: Batch, outputs: Tensor) -> Tensor:

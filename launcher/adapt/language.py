@@ -103,8 +103,7 @@ class LanguageMethod(Method):
             shown.append({**example, "input_ids": tokens})
             told.append(targets)
         batch = self.task.collate(shown, ids, moment.epoch)
-        asked = pad(told, UNTOLD) if told else torch.full_like(batch.inputs["input_ids"], UNTOLD)
-        return batch, {"told": asked}
+        return batch, {"told": pad(told, UNTOLD)}
 
     def _asked(self, example: Example, id_: int, moment: Moment) -> tuple[Any, Any]:
         """A target sample's words as shown, and of each word what its place is to tell."""

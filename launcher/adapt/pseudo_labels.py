@@ -32,7 +32,7 @@ def collate_with_labels(
     told = [
         labels[id_] if labels is not None and which == TARGET else UNSURE for id_, which in zip(ids, sets, strict=True)
     ]
-    return task.collate(examples, ids, moment.epoch), {"pseudo": torch.tensor(told or [UNSURE])}
+    return task.collate(examples, ids, moment.epoch), {"pseudo": torch.tensor(told)}
 
 
 def counted(labels: Tensor, names: Sequence[str]) -> str:

@@ -15,9 +15,12 @@ from launcher.job.pretrained import find_pretrained, longest_input, task_of
 from launcher.job.training import Train
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
+from launcher.models.padding_token import agree_on_padding
+from launcher.models.stateless import forget_between_calls
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.evaluating import evaluate
 from launcher.worker.materials import identity
+from launcher.worker.padding import choose_batches
 from launcher.worker.predicting import merge_predictions, predict
 from launcher.worker.preparing import Preparer
 from launcher.worker.process import Place
@@ -36,6 +39,7 @@ def answer(place: Place, folder: RunFolder) -> None:
         notes: list[str] = []
         data = prepared_for(request, task, known_by, world, notes.append)
         module.to(world.device)
+        choose_batches(module, task, {"data": data}, world)
         if request.output is None:
             evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
             result: dict[str, object] = evaluation.as_dict()
@@ -73,6 +77,8 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     task = task_type(processor, labels, train)
     task.configure(config)
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config)
+    forget_between_calls(loaded)
+    agree_on_padding(loaded, processor)
     return task, task.build(loaded), identity(task_name, pretrained, request.model)
 
 

@@ -20,6 +20,7 @@ from launcher.worker.answering import open_model, prepared_for
 from launcher.worker.evaluating import evaluate
 from launcher.worker.judging import RESULT
 from launcher.worker.materials import Materials
+from launcher.worker.padding import choose_batches
 from launcher.worker.session import Session
 
 
@@ -73,6 +74,7 @@ def _measure(session: Session, arm: str, place: str, names: list[str], materials
             data = prepared_for(asked, task, known_by, world, lambda text: session.log.write(Note(text=text)))
         except DataError as error:
             raise RequestError(f"{place} cannot be compared on {name}: {error}") from error
+        choose_batches(module, task, {name: data}, world)
         found = evaluate(
             module,
             task,

@@ -25,6 +25,7 @@ from launcher.worker.feeding import Feed
 from launcher.worker.learning import Learner, MethodLearner, TaskLearner
 from launcher.worker.looking import target_view
 from launcher.worker.materials import Materials, load_model
+from launcher.worker.padding import choose_batches
 from launcher.worker.session import Session
 
 NEW = Treatment(is_new=True)
@@ -105,10 +106,20 @@ def build(session: Session, materials: Materials, step: int) -> Built:
     module = joined_module(module, method, loaded, job, materials.pretrained)
     treatments |= {name: NEW for name, _ in module.named_parameters() if name.startswith(f"{PARTS}.")}
     engine.prepare(module, job.train.optimizer, stored, treatments)
+    _choose_batches(session, materials, engine)
     base = base if adapters is None else adapters.base
     learner = _learner(session, feed, engine)
     unsaved = frozenset(never_saved)
     return Built(job, engine, feed, learner, stage, base, unsaved, has_new_head, writes_skeleton)
+
+
+def _choose_batches(session: Session, materials: Materials, engine: Engine) -> None:
+    """Find out whether padding changes the model's numbers; nothing is padded then."""
+    plan = session.plan
+    weights_in = plan.precision if plan.engine == "fsdp" else "fp32"
+    told = choose_batches(engine.module, materials.task, materials.sets, session.world, weights_in)
+    if told:
+        session.log.write(Note(text=told))
 
 
 def _method(job: Job, materials: Materials) -> Method | None:

@@ -30,6 +30,20 @@ def deal(samples: Indices, lengths: NDArray[np.int32], ranks: int, accumulation:
     return [[runs[_seat(rank, turn, ranks)] for turn in range(accumulation)] for rank in range(ranks)]
 
 
+def deal_by_length(samples: Indices, lengths: NDArray[np.int32], ranks: int, micro_batch: int) -> Deal:
+    """Deal samples so that each micro-batch holds samples of one length, and nothing is padded.
+
+    A micro-batch has at most as many tokens as `micro_batch` of the longest samples. Every rank gets as many
+    micro-batches as that takes, of which some hold no sample.
+    """
+    by_length = np.argsort(-lengths, kind="stable")
+    cuts = cut(lengths[by_length], micro_batch * int(lengths.max()), one_length=True)
+    runs = [samples[by_length[first:last]] for first, last in pairwise(cuts)]
+    turns = -(-len(runs) // ranks)
+    runs += [np.empty(0, dtype=np.int64)] * (ranks * turns - len(runs))
+    return [[runs[_seat(rank, turn, ranks)] for turn in range(turns)] for rank in range(ranks)]
+
+
 def deal_packed(samples: Indices, lengths: NDArray[np.int32], ranks: int, rows: int, row_length: int) -> Deal:
     """Deal samples that are laid into rows of at most `row_length` tokens, `rows` of them in a micro-batch.
 
@@ -70,17 +84,25 @@ def _cuts(lengths: NDArray[np.int32], runs: int) -> list[int]:
     low, high = int(lengths[0]), int(lengths[0]) * -(-len(lengths) // runs)
     while low < high:
         middle = (low + high) // 2
-        if len(_greedy(lengths, middle)) - 1 <= runs:
+        if len(cut(lengths, middle)) - 1 <= runs:
             high = middle
         else:
             low = middle + 1
-    ends = _greedy(lengths, high)
+    ends = cut(lengths, high)
     return ends + [len(lengths)] * (runs + 1 - len(ends))
 
 
-def _greedy(lengths: NDArray[np.int32], bound: int) -> list[int]:
-    """Ends of runs of cost at most `bound`, each as long as it can be."""
+def cut(lengths: NDArray[np.int32], bound: int, *, one_length: bool = False) -> list[int]:
+    """Ends of runs over descending `lengths`, each as long as it can be.
+
+    bound: what a run may cost, its longest sample times its count
+    one_length: whether a run ends where a shorter sample comes
+    """
     ends = [0]
     while ends[-1] < len(lengths):
-        ends.append(min(len(lengths), ends[-1] + bound // int(lengths[ends[-1]])))
+        first = ends[-1]
+        last = min(len(lengths), first + bound // int(lengths[first]))
+        if one_length:
+            last = min(last, int(np.searchsorted(-lengths, -lengths[first], side="right")))
+        ends.append(last)
     return ends

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.engines.single import autocast
 from launcher.measure.outcomes import Values, in_order
 from launcher.models.base import Tally, Task
-from launcher.models.batch import Losses
+from launcher.models.batch import Batch, Losses
 from launcher.run.results import Evaluation
+from launcher.worker.dealing import cut
 from launcher.worker.world import World
 
 Indices = NDArray[np.int64]
@@ -59,10 +61,10 @@ def evaluate(
     values = torch.zeros((len(data), task.kept), dtype=torch.float64, device=world.device)
     seen, outcomes = list[NDArray[np.int64]](), list[Values]()
     with evaluating(module):
-        for ids in batches_of_rank(data.lengths, batch_size, world):
+        for ids in batches_of_rank(data.lengths, batch_size, world, one_length=task.one_length):
             world.pulse.beat()
             before_batch()
-            batch = task.collate(data[ids], ids.tolist()).to(world.device)
+            batch = batch_of(task, data, ids).to(world.device)
             with autocast(world.device, precision):
                 losses: Losses = module(batch)
             if len(ids):
@@ -104,13 +106,18 @@ def _gathered(
     return in_order(together[:, 0].astype(np.int64), together[:, 1:], samples)
 
 
-def batches_of_rank(lengths: NDArray[np.int32], batch_size: int, world: World) -> Iterator[Indices]:
+def batches_of_rank(
+    lengths: NDArray[np.int32], batch_size: int, world: World, *, one_length: bool = False
+) -> Iterator[Indices]:
     """The samples of each of this rank's batches; all ranks have the same number of batches, some empty.
 
     Batches hold samples of like length, and at most as many tokens as `batch_size` of the longest. They are
     dealt in turns, dearest first, each second turn in reverse, so that the ranks end together.
+    one_length: whether all samples of a batch must have the same length
     """
-    batches = _cut(lengths, batch_size * int(lengths.max(initial=1)))
+    order = np.argsort(-lengths, kind="stable")
+    cuts = cut(lengths[order], batch_size * int(lengths.max(initial=1)), one_length=one_length)
+    batches = [order[first:last] for first, last in pairwise(cuts)]
     turns = -(-len(batches) // world.size)
     for turn in range(turns):
         seat = world.rank if turn % 2 == 0 else world.size - 1 - world.rank
@@ -118,13 +125,12 @@ def batches_of_rank(lengths: NDArray[np.int32], batch_size: int, world: World) -
         yield batches[number] if number < len(batches) else np.empty(0, dtype=np.int64)
 
 
-def _cut(lengths: NDArray[np.int32], tokens: int) -> list[Indices]:
-    """Cut the samples, longest first, into batches of at most `tokens` with their padding."""
-    order = np.argsort(-lengths, kind="stable")
-    cuts = [0]
-    while cuts[-1] < len(order):
-        cuts.append(min(len(order), cuts[-1] + tokens // int(lengths[order[cuts[-1]]])))
-    return [order[first:last] for first, last in itertools.pairwise(cuts)]
+def batch_of(task: Task, data: Prepared | Pool, ids: Indices) -> Batch:
+    """Some samples of `data` as evaluation sees them; of none the shortest sample as filler, which any model takes."""
+    if len(ids):
+        return task.collate(data[ids], ids.tolist())
+    shortest = int(data.lengths.argmin())
+    return task.collate(data[[shortest]], [shortest]).as_filler()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ from launcher.job.schema import Job
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
 from launcher.models.features import features_of, inputs_of
+from launcher.models.padding_token import agree_on_padding
+from launcher.models.stateless import forget_between_calls
 from launcher.run.events import EventLog, Note, Phase
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.evaluating import batches_of_rank, evaluating
 from launcher.worker.materials import prepare_sets
+from launcher.worker.padding import choose_batches
 from launcher.worker.process import Place
 from launcher.worker.world import World
 
@@ -50,6 +54,7 @@ def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str
     prepared = _prepared(job, world, log)
     task, module, identity = _open(job, next(iter(prepared.values())))
     module.to(world.device)
+    choose_batches(module, task, _sets(prepared), world)
     files = {}
     for number, (name, data) in enumerate(prepared.items()):
         file = _file(Path(job.data.cache), data, identity)
@@ -80,6 +85,10 @@ def _prepared(job: Job, world: World, log: EventLog) -> dict[str, Pool]:
     return dict(zip(names, pools, strict=True))
 
 
+def _sets(pools: Mapping[str, Pool]) -> dict[str, Prepared]:
+    return {f"{pool} {name}": data for pool, parts in pools.items() for name, data in parts.sets.items()}
+
+
 def _open(job: Job, train: Pool) -> tuple[Task, TaskModule, str]:
     """The task, the model as it came, and what tells its weights from others."""
     pretrained = find_pretrained(job.model)
@@ -90,6 +99,8 @@ def _open(job: Job, train: Pool) -> tuple[Task, TaskModule, str]:
     if config is not None:
         task.configure(config)
     loaded = loading.load_model(pretrained, job.model, task_type.auto_class, task.labels, config)
+    forget_between_calls(loaded.model)
+    agree_on_padding(loaded.model, processor)
     return task, task.build(loaded.model), loaded.identity
 
 
@@ -113,7 +124,7 @@ def _extract(module: TaskModule, task: Task, data: Pool, world: World, place: Pa
     found: list[NDArray[np.float32]] = []
     mine: list[NDArray[np.int64]] = []
     with evaluating(module):
-        for ids in batches_of_rank(data.lengths, batch_size, world):
+        for ids in batches_of_rank(data.lengths, batch_size, world, one_length=task.one_length):
             if len(ids):
                 inputs = inputs_of(task, data[ids], ids.tolist())
                 on_device = {name: tensor.to(world.device) for name, tensor in inputs.items()}

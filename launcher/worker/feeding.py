@@ -132,20 +132,28 @@ class Feed:
         which, _ = self.pool.found(samples)
         return np.where(which == len(self.train.sets), TARGET, which)
 
+    @cached_property
+    def _shortest(self) -> int:
+        """Place in the pool of the sample that a rank without samples computes on, since any model takes it."""
+        return int(self.pool.lengths.argmin())
+
     def batch(self, samples: Indices, mine: Indices, moment: Moment) -> Batch:
         """Some of a step's samples as one batch.
 
         samples: places in the pool of the whole global batch
         mine: positions in `samples`, perhaps none
         """
-        places = samples[mine]
+        is_filler = not len(mine)
+        places = samples[mine] if len(mine) else np.array([self._shortest])
         _, ids = self.pool.found(places)
         examples = self.pool[places]
         if self.method is None:
-            return self.task.collate(examples, ids.tolist(), moment.epoch)
-        sets = self.sets(places)
+            made = self.task.collate(examples, ids.tolist(), moment.epoch)
+            return made.as_filler() if is_filler else made
+        sets = np.array([FILLER]) if is_filler else self.sets(places)
         made, extra = self.method.collate(examples, ids.tolist(), sets.tolist(), moment)
-        told = torch.tensor(sets.tolist() or [FILLER])
+        made = made.as_filler() if is_filler else made
+        told = torch.tensor(sets.tolist())
         labelled = (told >= 0).view(-1, *[1] * (made.weights.ndim - 1))
         return StepBatch(
             **{name: getattr(made, name) for name in ("inputs", "targets", "ids", "tokens")},

@@ -12,7 +12,7 @@ from launcher.adapt.method import TARGET, Moment, Observed, StepBatch, TargetVie
 from launcher.data.prepared import Prepared
 from launcher.engines.single import autocast
 from launcher.models.base import Task
-from launcher.worker.evaluating import batches_of_rank, evaluating
+from launcher.worker.evaluating import batch_of, batches_of_rank, evaluating
 from launcher.worker.world import World
 
 
@@ -32,10 +32,10 @@ def target_view(
 
     def look() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         with evaluating(module):
-            for ids in batches_of_rank(target.lengths, batch_size, world):
+            for ids in batches_of_rank(target.lengths, batch_size, world, one_length=task.one_length):
                 world.pulse.beat()
                 before_batch()
-                plain = task.collate(target[ids], ids.tolist())
+                plain = batch_of(task, target, ids)
                 batch = StepBatch(
                     **vars(plain),
                     sets=torch.full(plain.ids.shape, TARGET),

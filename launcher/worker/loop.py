@@ -23,7 +23,7 @@ from launcher.models.batch import Batch
 from launcher.plan.split import Split
 from launcher.run.events import Discarded, Event, Note, Step
 from launcher.worker import learning
-from launcher.worker.dealing import Deal, deal, deal_packed
+from launcher.worker.dealing import Deal, deal, deal_by_length, deal_packed
 from launcher.worker.feeding import Feed
 from launcher.worker.learning import Learner
 from launcher.worker.memory import memory_in_use
@@ -225,6 +225,8 @@ class Loop:
         split, positions = self.split, np.arange(len(lengths))
         if self.feed.task.packs:
             return deal_packed(positions, lengths, split.ranks, split.micro_batch, self.job.train.max_length)
+        if self.feed.task.one_length:
+            return deal_by_length(positions, lengths, split.ranks, split.micro_batch)
         turns = max(split.accumulation, -(-len(positions) // (split.ranks * split.micro_batch)))
         return deal(positions, lengths, split.ranks, turns)
 

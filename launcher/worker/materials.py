@@ -26,6 +26,8 @@ from launcher.job.tasks import FAMILIES, find_family
 from launcher.job.trust import told_of_code
 from launcher.models import loading, task_class
 from launcher.models.base import Task
+from launcher.models.padding_token import agree_on_padding
+from launcher.models.stateless import forget_between_calls
 from launcher.run.events import EventLog, Note, Phase, Progress
 from launcher.run.folder import RunFolder, read_json, write_whole
 from launcher.worker.leakage import check_leakage
@@ -54,6 +56,12 @@ class Materials:
     train: Pool
     validation: dict[str, Prepared]
     target: Prepared | None = None
+
+    @property
+    def sets(self) -> dict[str, Prepared]:
+        """All samples that the model sees."""
+        named = {f"train {name}": data for name, data in self.train.sets.items()} | self.validation
+        return named if self.target is None else {**named, "target, unlabelled": self.target}
 
     def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
         """What the model folder says beside the standard files."""
@@ -175,6 +183,10 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     session.enter("loading", materials.pretrained.location)
     known = loading.trained_labels(materials.pretrained, materials.config)
     loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
+    forget_between_calls(loaded.model)
+    told = agree_on_padding(loaded.model, materials.task.processor)
+    if told:
+        session.log.write(Note(text=told))
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
     others = ", ".join(label for label in materials.task.labels if label not in known)

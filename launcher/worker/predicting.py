@@ -28,12 +28,12 @@ def predict(
     import pyarrow as pa
 
     with evaluating(module), pa.OSFile(str(_part(folder, world.rank)), "wb") as file:
-        for ids in batches_of_rank(data.lengths, batch_size, world):
+        for ids in batches_of_rank(data.lengths, batch_size, world, one_length=task.one_length):
+            if not len(ids):
+                continue
             batch = task.collate(data[ids], ids.tolist()).to(world.device)
             with autocast(world.device, precision):
-                answers = task.answer(module, batch) if len(ids) else []
-            if not answers:
-                continue
+                answers = task.answer(module, batch)
             rows = [{"row": int(i) + 1, **row} for i, row in zip(ids, answers, strict=True)]
             table = pa.RecordBatch.from_pylist(rows)
             with pa.ipc.new_stream(file, table.schema) as writer:

@@ -27,7 +27,7 @@ from launcher.models.base import TaskModule
 from launcher.models.batch import Batch, Losses
 from launcher.models.features import pooled
 from launcher.run.events import Note
-from launcher.worker.evaluating import Measured, batches_of_rank, evaluating
+from launcher.worker.evaluating import Measured, batch_of, batches_of_rank, evaluating
 from launcher.worker.materials import Materials
 from launcher.worker.session import Session
 
@@ -172,10 +172,10 @@ class TargetSelector:
 
     def _batches(self, data: Prepared | Pool, chosen: NDArray[np.int64]) -> Iterator[Batch]:
         world, task = self._session.world, self._materials.task
-        for places in batches_of_rank(data.lengths[chosen], self._session.plan.evaluation_batch, world):
+        size = self._session.plan.evaluation_batch
+        for places in batches_of_rank(data.lengths[chosen], size, world, one_length=task.one_length):
             world.pulse.beat()
-            ids = chosen[places]
-            yield task.collate(data[ids], ids.tolist()).to(world.device)
+            yield batch_of(task, data, chosen[places]).to(world.device)
 
 
 def selector_of(job: Job) -> str:

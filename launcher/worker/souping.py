@@ -15,6 +15,7 @@ from launcher.job.schema import Job
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.answering import TIMEOUT, open_model, prepared_for
 from launcher.worker.evaluating import evaluate
+from launcher.worker.padding import choose_batches
 from launcher.worker.process import Place
 from launcher.worker.progress import goodness_of
 from launcher.worker.world import World
@@ -48,6 +49,7 @@ def make_soup(place: Place, folder: RunFolder) -> None:
         notes: list[str] = []
         data = prepared_for(request, task, known_by, world, notes.append)
         module.to(world.device)
+        choose_batches(module, task, {"data": data}, world)
 
         def value_of(members: Sequence[Path]) -> float:
             pour(members, module.model)

@@ -198,12 +198,22 @@ def test_minilm_is_found_without_importing_its_package_and_its_weights_are_known
         verify_alias(Model(pretrained="minilm"))
 
 
-def test_a_tokenizer_without_padding_pads_with_its_end(folder: Path) -> None:
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["pad_token"], settings["eos_token"] = None, "[SEP]"
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+@pytest.mark.parametrize(
+    ("named", "token"),
+    [(0, "[PAD]"), (1, "[UNK]"), (7, "[SEP]"), (None, "[SEP]"), (-1, "[SEP]"), (10_000, "[SEP]")],
+    ids=str,
+)
+def test_a_tokenizer_without_padding_pads_with_the_special_token_of_the_config_else_its_end(
+    named: int | None, token: str, folder: Path
+) -> None:
+    edited(folder / "tokenizer_config.json", pad_token=None, eos_token="[SEP]")
+    edited(folder / "config.json", pad_token_id=named)
     tokenizer = loading.load_processor(find_pretrained(Model(pretrained=str(folder))), Model(pretrained=str(folder)))
-    assert tokenizer.pad_token == "[SEP]"
+    assert tokenizer.pad_token == token
+
+
+def edited(file: Path, **settings: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_loss_and_gradient_are_those_of_torch(tiny_model: Path, weights: Any, sm
 def test_filler_weighs_nothing(tiny_model: Path) -> None:
     task = make_task(tiny_model)
     module = task.build(AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=3))
-    filler = task.collate([], [])
+    filler = task.collate(prepared(task, rows((WORDS[0], "a"))), [0]).as_filler()
     assert (filler.samples, filler.weight, filler.tokens) == (0, 0.0, 0)
     loss = module(filler).weighted.sum()
     loss.backward()

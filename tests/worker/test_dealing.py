@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from launcher.worker.dealing import deal, deal_packed
+from launcher.worker.dealing import deal, deal_by_length, deal_packed
 
 GRID = list(itertools.product([1, 2, 3, 7, 16, 33], [1, 2, 3, 4], [1, 2, 5]))
 
@@ -102,3 +102,21 @@ def rows_filled(lengths: list[int], room: int) -> int:
 def test_packing_takes_fewer_micro_batches() -> None:
     lengths = lengths_of(64)
     assert len(deal_packed(np.arange(64), lengths, 2, 4, 64)[0]) <= 4 < len(deal(np.arange(64), lengths, 2, 8)[0])
+
+
+@pytest.mark.parametrize(("samples", "ranks", "micro_batch"), GRID)
+def test_micro_batches_of_one_length_hold_every_sample_once(samples: int, ranks: int, micro_batch: int) -> None:
+    ids, lengths = np.arange(samples) * 3 + 1, lengths_of(samples).clip(max=9)
+    dealt = deal_by_length(ids, lengths, ranks, micro_batch)
+    assert len({len(hand) for hand in dealt}) == 1
+    assert sorted(np.concatenate([m for hand in dealt for m in hand])) == ids.tolist()
+    length_of = dict(zip(ids.tolist(), lengths.tolist(), strict=True))
+    for hand in dealt:
+        for one in hand:
+            assert len({length_of[sample] for sample in one.tolist()}) <= 1
+            assert sum(length_of[sample] for sample in one.tolist()) <= micro_batch * int(lengths.max())
+
+
+def test_samples_of_one_length_share_micro_batches_as_full_as_they_may_be() -> None:
+    dealt = deal_by_length(np.arange(10), np.array([4] * 8 + [8] * 2, dtype=np.int32), 2, 2)
+    assert [[one.tolist() for one in hand] for hand in dealt] == [[[8, 9], []], [[0, 1, 2, 3], [4, 5, 6, 7]]]
