@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from launcher.adapt.cdan import entropy
 from launcher.adapt.method import Found, Method, Seen, StepBatch
+from launcher.adapt.shot import information
 from launcher.job.methods import Tent
 
 KEPT = 0.9
@@ -42,14 +42,14 @@ class SureNormalisation(Method):
         return {}
 
     def over_all(self, found: Found) -> Tensor:
-        """The mean entropy of the global batch; what it predicts is added to the running mean."""
+        """Sureness and evenness over the global batch; what it predicts is added to the running mean."""
         logits = found.target("logits")
         mean = logits.detach().softmax(-1).mean(0)
         if torch.isfinite(mean).all():  # a step whose loss is no number is discarded
             held = torch.tensor(self.state.get("classes") or [0.0] * len(mean), dtype=torch.float64)
             self.state["classes"] = (KEPT * held + (1 - KEPT) * mean).tolist()
             self.state["steps"] = self.state.get("steps", 0) + 1
-        return entropy(logits).mean()
+        return information(logits, self.spec.diversity)
 
     def has_collapsed(self) -> str | None:
         """Where one class has nearly all predictions."""
