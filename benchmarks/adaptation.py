@@ -1,7 +1,7 @@
 """Methods of domain adaptation over every ordered pair of four domains, beside skada's on the same features.
 
 python benchmarks/adaptation.py [--seeds 3] [--samples 1800] [--texts 800] [--processes 2] [--folder FOLDER]
-python benchmarks/adaptation.py --sweep [--seeds 1] [--samples 1800] [--processes 2] [--folder FOLDER]
+python benchmarks/adaptation.py --sweep [--pairs 12] [--seeds 1] [--samples 1800] [--processes 2] [--folder FOLDER]
 
 Each domain gives two thirds of its samples to learn from and one third to be measured on. A model of one layer on a
 sentence encoder's cached features learns the labels of the source; methods see the target's samples without labels, the
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import random
 import sys
 import tempfile
 import warnings
@@ -33,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from loops.arms import Arms, Figure, KeptFigures, kept_figures
-from loops.held_out import PAIRS, read_held_out
+from loops.held_out import KNOWN, NEW, PAIRS, read_held_out
 from loops.settings import EPOCHS, METHODS, ORACLE, SOURCE_ONLY, Setting, all_settings, by_default
 from loops.top import FROZEN, encode, word_of, write_top
 from loops.vader import DOMAINS, read_domains
@@ -53,12 +54,15 @@ HARSH = tuple(Setting(method, (("weight", 1.0), ("discriminator_lr_factor", 1.0)
 """Confirmed to do harm, as the defaults are confirmed to do none."""
 
 Pair = tuple[str, str]
+Work = tuple[Path, tuple[str, ...], int, tuple[Setting, ...] | None]
+"""The material, a pair or a target, a seed, and the settings to compare; None: the defaults and skada."""
 
 
 def main() -> None:
     """Run what is asked for and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true", help="compare settings of the methods")
+    parser.add_argument("--pairs", type=int, default=12, help="of the sweep's own domains; fewer for a quick look")
     parser.add_argument("--seeds", type=int, help="3, of the sweep 1")
     parser.add_argument("--samples", type=int, default=1800, help="of each domain")
     parser.add_argument(
@@ -73,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         kept = (arguments.folder or Path(temporary)).absolute()
         if arguments.sweep:
-            tables = sweep(kept, arguments.samples, seeds, arguments.processes)
+            tables = sweep(kept, arguments.samples, arguments.pairs, seeds, arguments.processes)
         else:
             tables = compare(kept, arguments.samples, seeds, arguments.processes)
             if arguments.texts:
@@ -95,17 +99,22 @@ def compare(kept: Path, samples: int, seeds: Iterable[int], processes: int) -> l
     return [one_source_table(figures), several_sources_table(figures)]
 
 
-def sweep(kept: Path, samples: int, seeds: Iterable[int], processes: int) -> list[str]:
+def sweep(kept: Path, samples: int, most: int, seeds: Iterable[int], processes: int) -> list[str]:
     """The methods with many settings, and the defaults on other domains."""
     chosen = write_material(kept / f"{samples}-samples", read_domains(kept / "download", samples))
     held_out = write_material(kept / f"{samples}-held-out", read_held_out(kept / "download", samples))
-    work = [(chosen, pair, seed, tuple(all_settings())) for seed in seeds for pair in permutations(DOMAINS, 2)]
-    work += [(held_out, pair, seed, (*DEFAULTS, *HARSH)) for seed in seeds for pair in PAIRS]
+    own = list(permutations(DOMAINS, 2))
+    random.Random(1).shuffle(own)  # so that the first few are of all domains
+    work: list[Work] = [(held_out, pair, seed, (*DEFAULTS, *HARSH)) for seed in seeds for pair in PAIRS]
+    work += [(chosen, pair, seed, tuple(all_settings())) for seed in seeds for pair in own[:most]]
     figures = _all(work, processes)
+    of_own = [figure for figure in figures if figure.where not in PAIRS]
+    others = [figure for figure in figures if figure.where in PAIRS]
     return [
-        f"{len(pairs)} pairs of {', '.join(dict.fromkeys(source for source, _ in pairs))}\n\n"
-        + settings_table([figure for figure in figures if figure.where in pairs])
-        for pairs in (tuple(permutations(DOMAINS, 2)), PAIRS)
+        f"Chosen on {min(most, len(own))} pairs of {', '.join(DOMAINS)}",
+        settings_table(of_own),
+        f"Confirmed on {len(PAIRS)} pairs of {', '.join((*NEW, *KNOWN))}, each with one of the first two",
+        settings_table(others),
     ]
 
 
@@ -146,10 +155,6 @@ def write_material(folder: Path, domains: dict[str, list[Sample]]) -> Path:
 def _write(file: Path, rows: Sequence[tuple[str, str]]) -> None:
     with file.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([("text", "label"), *rows])
-
-
-Work = tuple[Path, tuple[str, ...], int, tuple[Setting, ...] | None]
-"""The material, a pair or a target, a seed, and the settings to compare; None: the defaults and skada."""
 
 
 def measure_cell(work: Work) -> list[Figure]:
@@ -341,17 +346,20 @@ def settings_table(figures: Sequence[Figure]) -> str:
 
 
 def several_sources_table(figures: Sequence[Figure]) -> str:
-    """A row for each target: the accuracy of all sources together, and what GroupDRO gains."""
+    """A row for each target and one for all: the accuracy of three sources together, and what GroupDRO gains."""
     lines = [
-        "| target | three sources, accuracy | group-dro, gain in points | verdicts: adopt, keep, inconclusive |",
-        "|---|---|---|---|",
+        "| target | three sources, accuracy | group-dro, gain in points [95 %] | targets with a gain | verdicts: "
+        "adopt, keep, inconclusive |",
+        "|---|---|---|---|---|",
     ]
-    for target in DOMAINS:
-        found = [figure for figure in figures if figure.where == (target,)]
+    for name, targets in (*((target, (target,)) for target in DOMAINS), ("all", DOMAINS)):
+        found = [figure for figure in figures if figure.where in [(target,) for target in targets]]
         pooled = [figure.accuracy for figure in found if figure.method == POOLED]
         groups = [figure for figure in found if figure.method == GROUPS]
-        gain = 100 * np.mean([figure.gain for figure in groups])
-        lines.append(f"| {target} | {np.mean(pooled):.3f} | {gain:+.1f} | {_decisions(groups)} |")
+        gains = _by_place(groups)
+        shown = f"{100 * gains[0]:+.1f}" if len(targets) == 1 else _interval(gains)
+        won = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
+        lines.append(f"| {name} | {np.mean(pooled):.3f} | {shown} | {won} | {_decisions(groups)} |")
     return "\n".join(lines)
 
 

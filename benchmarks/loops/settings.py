@@ -16,15 +16,15 @@ METHODS = ("coral", "mmd", "dann", "cdan", "mcc", "self-training", "shot", "tent
 GRID: dict[str, dict[str, tuple[float, ...]]] = {
     "dann": {"weight": (1.0, 0.3, 0.1, 0.03), "discriminator_lr_factor": (1.0, 10.0)},
     "cdan": {"weight": (1.0, 0.3, 0.1, 0.03), "discriminator_lr_factor": (1.0, 10.0)},
-    "coral": {"weight": (1.0, 0.3, 0.1)},
-    "mmd": {"weight": (1.0, 0.3)},
+    "coral": {"weight": (1.0, 0.3)},
+    "mmd": {"weight": (1.0,)},
     "mcc": {"weight": (2.0, 1.0)},
     "self-training": {"weight": (1.0,)},
     "shot": {"diversity": (1.0,)},
-    "tent": {"lr_factor": (1.0, 0.3, 0.1), "diversity": (0.0, 1.0)},
+    "tent": {"lr_factor": (1.0, 0.3), "diversity": (0.0, 1.0)},
 }
 """Each option's values; all combinations are tried."""
-OTHER_EPOCHS = {"dann": (15,), "cdan": (15,), "coral": (15,), "tent": (1, 15)}
+OTHER_EPOCHS = {"tent": (1, 15)}
 """Beside `EPOCHS`, with the defaults."""
 SECTIONS = {section.model_fields["method"].annotation: section for section in get_args(DomainMethod)}
 

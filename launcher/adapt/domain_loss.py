@@ -55,7 +55,7 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(nn.Linear(classes * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         with torch.no_grad():
             for parameter in self.layers[0].parameters():
-                parameter *= classes**0.5
+                parameter.mul_(classes**0.5)
 
     def learning_rate_factors(self, factor: float) -> dict[str, float]:
         """By the names of its parameters; all are `factor` at a width of `REFERENCE_WIDTH`."""

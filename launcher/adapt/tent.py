@@ -1,9 +1,9 @@
 """Entropy minimisation of normalisation layers (TENT; Wang et al. 2021, arXiv:2006.10726), source-free.
 
 Only scales and shifts of normalisation layers learn. The paper adapts BatchNorm, whose statistics it also takes from
-the target; on models with LayerNorm there are none, and the affine part alone learns. Nothing keeps such a model from
-calling everything by one name, which minimises its entropy too; so a running mean of the predicted classes is watched,
-and training ends where one of them has nearly all of it.
+the target; on models with LayerNorm there are none, and the affine part alone learns. A model that calls everything by
+one name has the least entropy of all. So the entropy of the mean prediction is wanted too, as in SHOT, which the paper
+does not do (`diversity: 0`); and training ends where one class has nearly all of a running mean of predictions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STEPS_BEFORE_IT_COUNTS = 10
 
 
 class SureNormalisation(Method):
-    """Sure predictions, by normalisation alone."""
+    """Sure and even predictions, by normalisation alone."""
 
     spec: Tent
     loss_terms: ClassVar[tuple[str, ...]] = ()
@@ -34,11 +34,11 @@ class SureNormalisation(Method):
         return "norm" in type(module).__name__.lower()
 
     def weights(self, batch: StepBatch) -> dict[str, Tensor]:
-        """There is no term beside the entropy."""
+        """There is no term beside the loss over everything."""
         return {}
 
     def terms(self, seen: Seen, parts: nn.Module | None, batch: StepBatch) -> dict[str, Tensor]:
-        """There is no term beside the entropy."""
+        """There is no term beside the loss over everything."""
         return {}
 
     def over_all(self, found: Found) -> Tensor:

@@ -120,7 +120,7 @@ class Dann(Adapting):
     method: Literal["dann"] = Field(
         description="A discriminator learns to tell the domains apart; through reversed gradients features unlearn it."
     )
-    weight: PositiveFloat = Field(0.1, description="What the discriminator's loss is multiplied by.")
+    weight: PositiveFloat = Field(0.03, description="What the discriminator's loss is multiplied by.")
     gamma: PositiveFloat = Field(
         10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
     )
@@ -137,7 +137,7 @@ class Cdan(Adapting):
     method: Literal["cdan"] = Field(
         description="The discriminator sees the outer product of features and class probabilities."
     )
-    weight: PositiveFloat = Field(0.1, description="What the discriminator's loss is multiplied by.")
+    weight: PositiveFloat = Field(0.03, description="What the discriminator's loss is multiplied by.")
     gamma: PositiveFloat = Field(
         10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
     )
@@ -213,7 +213,7 @@ class Tent(Adapting):
     """Adapts the normalisation of a trained model without source data (TENT; Wang et al. 2021)."""
 
     method: Literal["tent"] = Field(
-        description="Only scales and shifts of normalisation layers learn, and only to be sure; needs no data.train."
+        description="Only scales and shifts of normalisation layers learn, to be sure and even; needs no data.train."
     )
     lr_factor: PositiveFloat = Field(0.3, description="What the learning rate is multiplied by.")
     diversity: NonNegativeFloat = Field(
