@@ -40,12 +40,38 @@ class Figure:
 def kept_figures(file: Path, measure: Callable[[], Iterable[Figure]]) -> list[Figure]:
     """What was measured already, else what is measured now and kept."""
     if not file.exists():
-        found = [asdict(figure) for figure in measure()]
-        beside = file.with_suffix(".partial")
-        beside.write_text(json.dumps(found), encoding="utf-8")
-        beside.replace(file)
-    told = json.loads(file.read_text(encoding="utf-8"))
-    return [Figure(**{**values, "where": tuple(values["where"])}) for values in told]
+        _write(file, [asdict(figure) for figure in measure()])
+    return [_read(values) for values in json.loads(file.read_text(encoding="utf-8"))]
+
+
+class KeptFigures:
+    """Figures by their names, in a file that is written after each, so that none is measured twice."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self._figures = {name: _read(values) for name, values in told.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._figures
+
+    def __getitem__(self, name: str) -> Figure:
+        return self._figures[name]
+
+    def keep(self, name: str, figure: Figure) -> None:
+        """Add one."""
+        self._figures[name] = figure
+        _write(self._file, {name: asdict(one) for name, one in self._figures.items()})
+
+
+def _write(file: Path, values: Any) -> None:
+    beside = file.with_suffix(".partial")
+    beside.write_text(json.dumps(values), encoding="utf-8")
+    beside.replace(file)
+
+
+def _read(values: dict[str, Any]) -> Figure:
+    return Figure(**{**values, "where": tuple(values["where"])})
 
 
 class Arms:

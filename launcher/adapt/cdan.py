@@ -25,13 +25,12 @@ class ConditionalAdversarial(DomainAdversarial):
 
     def parts(self, around: Surroundings) -> nn.Module:
         """The discriminator."""
-        return Discriminator(around.features * around.outputs, self.spec.hidden)
+        return Discriminator(around.features, self.spec.hidden, around.outputs)
 
     def terms(self, seen: Seen, parts: Discriminator, batch: StepBatch) -> dict[str, Tensor]:
         """The task's loss and the discriminator's."""
-        probabilities = seen.logits.detach().softmax(-1)
-        joint = (probabilities.unsqueeze(2) * seen.features.unsqueeze(1)).flatten(1)
-        logits = parts(reversed_gradient(joint, reversal(batch.moment.part, self.spec.gamma)))
+        vectors = joint(seen.features, seen.logits.detach().softmax(-1))
+        logits = parts(reversed_gradient(vectors, reversal(batch.moment.part, self.spec.gamma)))
         return {"task": seen.losses, **domain_losses(logits, batch)}
 
     def reweighted(self, found: Found) -> dict[str, Tensor]:
@@ -42,6 +41,11 @@ class ConditionalAdversarial(DomainAdversarial):
         domains = {"source_domain": found.sets >= 0, "target_domain": found.sets == TARGET}
         half = self.spec.weight / 2
         return {name: half * certainty * mine / (certainty * mine).sum() for name, mine in domains.items()}
+
+
+def joint(features: Tensor, probabilities: Tensor) -> Tensor:
+    """[samples, classes · width]: for each class the features times its probability."""
+    return (probabilities.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
-"""Deep CORAL (Sun and Saenko 2016, arXiv:1607.01719): ‖Cₛ − Cₜ‖² / 4d² of the covariances of d features.
+"""Deep CORAL (Sun and Saenko 2016, arXiv:1607.01719), with a distance of covariances that knows no scale or width.
 
-Covariances are over n − 1, as in the paper. Libraries differ in what they divide by: `skada` has 4d² too, `DomainBed`
-takes the mean over d² and adds the distance of the means.
+The distance is ‖Cₛ − Cₜ‖² / (‖Cₛ‖² + ‖Cₜ‖²), covariances over n − 1: 0 where they are equal, and never above 1. The
+paper divides by 4d² for d features, so that the distance grows with the fourth power of their scale and falls with the
+number of directions that they fill: a weight of 1 moves nothing in features of a tanh, and much in those of a decoder.
+Here a weight means the same for all.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from launcher.adapt.method import Found, Method
@@ -25,10 +28,11 @@ class CovarianceAlignment(Method):
         source, target = found.labelled("features"), found.target("features")
         if min(len(source), len(target)) < 2:
             return None
-        return self.spec.weight * coral(source, target)
+        return self.spec.weight * covariance_distance(source, target)
 
 
-def coral(source: Tensor, target: Tensor) -> Tensor:
-    """Of features [samples, d] each."""
-    width = source.shape[1]
-    return (source.T.cov() - target.T.cov()).square().sum() / (4 * width**2)
+def covariance_distance(source: Tensor, target: Tensor) -> Tensor:
+    """Of features [samples, d] each; zero where neither domain varies."""
+    of_source, of_target = source.T.cov(), target.T.cov()
+    size = of_source.square().sum() + of_target.square().sum()
+    return (of_source - of_target).square().sum() / size.clamp(min=torch.finfo(size.dtype).tiny)

@@ -25,6 +25,10 @@ class DomainAdversarial(Method):
         """The discriminator."""
         return Discriminator(around.features, self.spec.hidden)
 
+    def learning_rate_factors(self, parts: Discriminator) -> dict[str, float]:
+        """Those of the discriminator."""
+        return parts.learning_rate_factors(self.spec.discriminator_lr_factor)
+
     def weights(self, batch: StepBatch) -> dict[str, Tensor]:
         """Each sample counts alike in its domain."""
         return {"task": batch.sample_weights, "source_domain": batch.is_labelled, "target_domain": batch.is_target}

@@ -45,7 +45,10 @@ def learning_rate_factors(spec: Adapting, model: PreTrainedModel) -> dict[str, f
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     depth = distances(model) if spec.layer_decay < 1 else {}
     _check_patterns(spec.lr_factors, names, model)
-    return {name: spec.layer_decay ** depth.get(name, 0) * _named_factor(spec, name) for name in names}
+    return {
+        name: spec.lr_factor_of_all * spec.layer_decay ** depth.get(name, 0) * _named_factor(spec, name)
+        for name in names
+    }
 
 
 def _named_factor(spec: Adapting, name: str) -> float:

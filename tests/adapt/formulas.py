@@ -23,11 +23,12 @@ def certainty(p: Tensor) -> Tensor:
     return 1 + torch.exp((p * p.log()).sum(-1))
 
 
-def new_judge(r: Reference, width: int) -> dict[str, Tensor]:
-    """A discriminator of one hidden layer, as the seed draws it."""
+def new_judge(r: Reference, classes: int = 1) -> dict[str, Tensor]:
+    """A discriminator of one hidden layer, as the seed draws it; of several classes it starts as large as of one."""
     torch.manual_seed(r.seed)
-    layers = {"layers.0": nn.Linear(width, r.spec.hidden), "layers.2": nn.Linear(r.spec.hidden, 1)}  # type: ignore[union-attr]
-    return {f"{name}.{kind}": getattr(layer, kind) for name, layer in layers.items() for kind in ("weight", "bias")}
+    first, last = nn.Linear(classes * r.model.config.hidden_size, r.spec.hidden), nn.Linear(r.spec.hidden, 1)  # type: ignore[union-attr]
+    parts = {f"layers.0.{name}": weight * classes**0.5 for name, weight in first.named_parameters()}
+    return parts | {f"layers.2.{name}": weight for name, weight in last.named_parameters()}
 
 
 def adversarial(r: Reference, seen: Tensor, weight: Tensor) -> Tensor:
@@ -64,8 +65,9 @@ def coral(r: Reference) -> Tensor:
         centred = rows - rows.mean(0)
         return centred.T @ centred / (len(rows) - 1)
 
-    difference = covariance(r.features[r.source]) - covariance(r.features[r.target])
-    return r.task_loss + r.spec.weight * (difference**2).sum() / (4 * r.features.shape[1] ** 2)
+    of_source, of_target = covariance(r.features[r.source]), covariance(r.features[r.target])
+    likeness = 2 * (of_source * of_target).sum() / ((of_source**2).sum() + (of_target**2).sum())
+    return r.task_loss + r.spec.weight * (1 - likeness)  # type: ignore[union-attr]
 
 
 def mmd(r: Reference) -> Tensor:
@@ -176,7 +178,8 @@ def group_dro(r: Reference) -> Tensor:
 
 def tent(r: Reference) -> Tensor:
     r.compute()
-    return -(r.p * r.p.log()).sum(-1).mean()
+    mean = r.p.mean(0)
+    return -(r.p * r.p.log()).sum(-1).mean() + r.spec.diversity * (mean * mean.log()).sum()  # type: ignore[union-attr]
 
 
 def shot(r: Reference) -> Tensor:
@@ -206,6 +209,7 @@ class Case:
     parts: what the method adds to the model, before the first step
     is_trained: whether the model has a head that is sure of something
     rate: of plain SGD; what the weights change by tells the gradient to many digits
+    factors: what the rate of some parameters is multiplied by, the longest beginning of a name first
     """
 
     formula: Callable[[Reference], Tensor]
@@ -215,25 +219,31 @@ class Case:
     is_trained: bool = False
     rate: float = 1.0
     before: int = 0
+    factors: dict[str, float] = field(default_factory=dict)
 
     @property
     def task_steps(self) -> int:
         return self.steps - self.before
 
+    def rate_of(self, name: str) -> float:
+        return self.rate * next((factor for start, factor in self.factors.items() if name.startswith(start)), 1.0)
 
-REVERSED = {"hidden": 8, "gamma": 2.0, "weight": 10.0}
+
+REVERSED = {"hidden": 8, "gamma": 2.0, "weight": 10.0, "discriminator_lr_factor": 0.5}
 """λ is 0, 0.32 and 0.58 in three steps."""
+RATES = {"parts.layers.0.weight": 0.5 * 256 / 32, "parts.": 0.5}
+"""Of the discriminator; what it sees of 32 features learns as much faster as there are fewer of them than 256."""
 CASES = {
-    "dann": Case(dann, REVERSED, 3, lambda r: new_judge(r, r.model.config.hidden_size), True),
-    "cdan": Case(cdan, REVERSED, 3, lambda r: new_judge(r, r.model.config.hidden_size * 3), True),
-    "coral": Case(coral, {"weight": 1e5}, is_trained=True, rate=0.02),
+    "dann": Case(dann, {**REVERSED, "weight": 30.0}, 3, new_judge, True, factors=RATES),
+    "cdan": Case(cdan, REVERSED, 3, lambda r: new_judge(r, classes=3), True, factors=RATES),
+    "coral": Case(coral, {"weight": 3.0}, is_trained=True, rate=0.02),
     "mmd": Case(mmd),
     "mcc": Case(mcc, {"weight": 300.0}, is_trained=True, rate=0.02),
     "udalm": Case(udalm, parts=pretrained_words),
     "dapt": Case(dapt, {"epochs": 1}, 4, pretrained_words, before=2),
     "self-training": Case(self_training, {"threshold": SURE, "weight": 2.0}, 4),
     "group-dro": Case(group_dro, {"step_size": 0.5}),
-    "tent": Case(tent, rate=0.1),
+    "tent": Case(tent, {"diversity": 0.5, "lr_factor": 0.25}, rate=0.4, factors={"model.": 0.25}),
     "shot": Case(shot, {"diversity": 0.5, "pseudo_labels": 0.3}, 3),
 }
 """The source has 70 samples and the target 75, so that in steps of 64 each second one is short and ends an epoch."""

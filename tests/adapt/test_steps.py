@@ -75,7 +75,7 @@ def check_gradients(method: str, reference: Reference, after: dict[str, Tensor])
             if (method == "tent" and "LayerNorm" not in name) or (method == "shot" and "classifier" in name):
                 assert torch.equal(after[name], before.float()), f"{name} is frozen"
                 continue
-            found = (before - after[name].double()) / CASES[method].rate
+            found = (before - after[name].double()) / CASES[method].rate_of(name)
             assert float((found - gradients[name]).norm()) <= OF_GRADIENT * length, (reference.step, name)
             learned += 1
     assert learned > 5

@@ -1,0 +1,91 @@
+"""What the methods of adapting gained where they were measured, so that a plan can say which of them have lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from launcher.job.adapting import Adapting
+from launcher.job.schema import Job
+
+PAGE = "docs/adaptation.md"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method's gain over the source alone, as `PAGE` has it.
+
+    gain: points of accuracy on the target, the mean over the cases
+    low, high: ends of its 95 % interval
+    won, cases: in how many of them it gained; what they are
+    settings: options that are not the default; they stand for all values that are further from it, too
+    """
+
+    gain: float
+    low: float
+    high: float
+    won: int
+    cases: int
+    of: str = "pairs of domains"
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    def applies_to(self, adapt: Adapting) -> bool:
+        """Whether a job is as harsh as these settings, or harsher."""
+        return all(self._reaches(adapt, option, value) for option, value in self.settings.items())
+
+    def _reaches(self, adapt: Adapting, option: str, value: float) -> bool:
+        default = type(adapt).model_fields[option].default
+        mine: float = getattr(adapt, option)
+        return mine >= value if value > default else mine <= value
+
+
+MEASURED: Mapping[str, tuple[Measured, ...]] = {
+    "self-training": (Measured(2.5, 1.7, 3.4, 12, 12),),
+    "mcc": (Measured(2.2, 1.2, 3.4, 11, 12),),
+    "coral": (
+        Measured(2.0, 0.8, 3.5, 9, 12),
+        Measured(2.6, 0.5, 4.8, 8, 10, "other pairs of domains"),
+    ),
+    "mmd": (Measured(1.6, 0.8, 2.5, 11, 12),),
+    "shot": (Measured(1.4, 1.0, 1.8, 12, 12),),
+    "tent": (
+        Measured(1.2, 0.4, 2.0, 9, 12),
+        Measured(1.5, 0.7, 2.3, 9, 10, "other pairs of domains"),
+        Measured(-2.5, -4.2, -0.9, 0, 4, settings={"diversity": 0.0}),
+    ),
+    "cdan": (
+        Measured(0.4, -0.3, 1.2, 7, 12),
+        Measured(-0.7, -1.7, 0.4, 3, 10, "other pairs of domains"),
+        Measured(-5.0, -10.4, 0.8, 1, 4, settings={"weight": 0.3}),
+        Measured(-10.3, -17.1, -3.6, 0, 4, settings={"weight": 1.0}),
+    ),
+    "dann": (
+        Measured(0.2, -0.6, 1.0, 7, 12),
+        Measured(-0.2, -1.6, 1.0, 6, 10, "other pairs of domains"),
+        Measured(-1.8, -4.1, 2.5, 1, 4, settings={"weight": 0.3}),
+        Measured(-6.7, -16.7, 3.6, 1, 4, settings={"weight": 1.0}),
+    ),
+    "group-dro": (Measured(-0.6, -1.1, 0.0, 1, 4, "sets of three sources"),),
+    "dapt": (Measured(-4.3, -4.3, -4.3, 0, 1, "pair of domains"),),
+    "udalm": (Measured(-11.9, -11.9, -11.9, 0, 1, "pair of domains"),),
+}
+"""By method, from the mildest settings to the harshest. The first has the defaults; so has one on other domains."""
+
+
+def losses_of(job: Job) -> Iterator[str]:
+    """A warning where the job's method, with settings like its own, has lost on average."""
+    applying = [row for row in MEASURED.get(job.adapt.method, ()) if row.applies_to(job.adapt)]
+    row = min(
+        (row for row in applying if row.settings == applying[-1].settings), key=lambda row: row.gain, default=None
+    )
+    if row is None or row.gain >= 0:
+        return
+    settings = "".join(f" with adapt.{option}: {value:g}" for option, value in row.settings.items())
+    better = f"; by default it gained {_points(applying[0])}" if row.settings and applying[0].gain > 0 else ""
+    where = f"on average over {row.cases} {row.of}, 95 % interval {row.low:+.1f} to {row.high:+.1f} ({PAGE})"
+    advice = "Compare it on labelled samples of the target with the source alone: verdict.baseline"
+    yield f"{job.adapt.method}{settings} lost {_points(row)} of accuracy {where}{better}. {advice}"
+
+
+def _points(row: Measured) -> str:
+    return f"{abs(row.gain):.1f} points"
