@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launcher import __version__
-from launcher.errors import AdaptrunError
+from launcher.errors import AdaptrunError, ExitCode
 
 app = typer.Typer(
     name="adaptrun",
@@ -371,3 +372,8 @@ def main() -> None:
     except AdaptrunError as error:
         print(f"adaptrun: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        print(f"adaptrun: {str(error.filename)[:60]}... is longer than a path can be; check it", file=sys.stderr)
+        sys.exit(ExitCode.WRONG_REQUEST)

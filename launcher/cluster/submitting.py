@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from launcher.cluster import scheduler
 from launcher.cluster.profile import Profile, load_profile
 from launcher.cluster.runs import current_job, jobs_file, script_file
@@ -17,6 +15,7 @@ from launcher.cluster.script import render_script
 from launcher.errors import JobError, Problem, RequestError
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
+from launcher.job.yaml_reader import YamlFaults, parse_yaml
 from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
 from launcher.run.environment import write_environment
@@ -109,8 +108,8 @@ def combinations(each: Sequence[str]) -> Iterator[list[str]]:
     for text in each:
         path, equals, written = text.partition("=")
         try:
-            values = yaml.safe_load(written) if equals else None
-        except (yaml.YAMLError, ValueError):  # such as a date that does not exist
+            values = parse_yaml(written).value if equals else None
+        except YamlFaults:
             values = None
         if not isinstance(values, list) or not values:
             raise RequestError(f"--each {text}: write a list, such as --each 'train.seed=[0, 1, 2]'")

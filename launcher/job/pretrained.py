@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import ModelError
+from launcher.job.places import beside, is_file, is_folder, is_there, may_be_on_the_hub, not_there
 from launcher.job.schema import Model
 
 Kind = Literal["folder", "hub", "state_dict", "function", "adapter"]
@@ -67,18 +68,6 @@ TOKENIZER_FILES = (
     *("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "spiece*", "*.model", "added_tokens*"),
     *("chat_template*", "preprocessor_config.json"),
 )
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-def may_be_on_the_hub(name: str, folder: Path | None) -> bool:
-    """Whether a name of nothing that is here may be a hub id.
-
-    It is none where its first part is a folder beside the job file: `runs/nothing` is a misspelt path.
-    """
-    if HUB_ID.fullmatch(name) is None:
-        return False
-    first, _, rest = name.partition("/")
-    return not rest or not _beside(first, folder).is_dir()
 
 
 @dataclass(frozen=True)
@@ -100,23 +89,24 @@ ALIASES = {
 
 
 def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
-    """Resolve `model.pretrained`, relative to `folder`.
+    """Resolve `model.pretrained`, relative to `folder`; of a job whose paths are absolute, there is none to name.
 
     Raises ModelError where it names nothing that exists, with the way out.
     """
     name = model.pretrained
     if name in ALIASES:
         return _with_tokenizer(model, "folder", str(_alias_folder(name)), folder)
-    path = _beside(name, folder)
-    if path.is_dir():
+    path = beside(name, folder)
+    if is_folder(path):
         place = _model_in(path)
         return _adapter(model, place) if _is_adapter(place) else _with_tokenizer(model, "folder", str(place), folder)
     if path.suffix in STATE_DICTS:
         return _state_dict(model, path, folder)
     if re.search(r"\.py(:|$)", name):
         return _function(model, name, folder)
-    if not may_be_on_the_hub(name, folder) or path.suffix:
-        raise ModelError(f"there is no {path}; name a folder, a file, a hub id, or one of {', '.join(ALIASES)}")
+    if not may_be_on_the_hub(name, folder):
+        instead = f"name a folder, a file, a hub id, or one of {', '.join(ALIASES)}"
+        raise ModelError("; ".join(not_there(name, folder, instead)))
     near = get_close_matches(name, ALIASES, n=1, cutoff=0.7)
     if near:
         raise ModelError(f"there is no model {name!r}; did you mean {near[0]}?")
@@ -235,8 +225,8 @@ def _adapter(model: Model, place: Path) -> Pretrained:
 
 
 def _state_dict(model: Model, path: Path, folder: Path | None) -> Pretrained:
-    if not path.is_file():
-        raise ModelError(f"there is no {path}")
+    if not is_file(path):
+        raise ModelError("; ".join(not_there(model.pretrained, folder, "paths are relative to the job file")))
     if model.config is None and not (path.parent / "config.json").is_file():
         raise ModelError(
             f"{path.name} holds weights alone; say what they are weights of: model.config: FOLDER-OR-HUB-ID"
@@ -248,9 +238,9 @@ def _function(model: Model, name: str, folder: Path | None) -> Pretrained:
     file, colon, function = name.rpartition(":")
     if not colon:
         raise ModelError(f"say which function of {name} builds the model: {name}:build")
-    path = _beside(file, folder)
-    if not path.is_file():
-        raise ModelError(f"there is no {path}")
+    path = beside(file, folder)
+    if not is_file(path):
+        raise ModelError("; ".join(not_there(file, folder, "paths are relative to the job file")))
     defined = [
         node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
     ]
@@ -273,10 +263,5 @@ def _with_tokenizer(model: Model, kind: Kind, location: str, folder: Path | None
 def _local(name: str | None, folder: Path | None) -> str | None:
     if name is None:
         return None
-    path = _beside(name, folder)
-    return str(path.resolve()) if path.exists() else name
-
-
-def _beside(name: str, folder: Path | None) -> Path:
-    path = Path(name).expanduser()
-    return path if path.is_absolute() or folder is None else folder / path
+    path = beside(name, folder)
+    return str(path.resolve()) if is_there(path) else name

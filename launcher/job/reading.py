@@ -103,7 +103,7 @@ def _problems(
     for error in invalid.errors():
         by_path.setdefault(_real_path(error, document.values), []).append(error)
     for path, errors in by_path.items():
-        message, fix = _explain(section, path, errors)
+        message, fix = _explain(section, path, errors, document.written)
         yield Problem(_where(path, document, origins), ".".join(path), message, fix)
 
 
@@ -124,7 +124,12 @@ def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _explain(section: type[BaseModel], path: tuple[str, ...], errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+def _explain(
+    section: type[BaseModel],
+    path: tuple[str, ...],
+    errors: Sequence[ErrorDetails],
+    written: Mapping[tuple[str, ...], str],
+) -> tuple[str, str]:
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing and needed", ""
@@ -142,7 +147,7 @@ def _explain(section: type[BaseModel], path: tuple[str, ...], errors: Sequence[E
     if near:
         return message, f"did you mean {near[0]}?"
     if isinstance(first["input"], bool | int | float) and any(error["type"] == "string_type" for error in errors):
-        return message, f'put quotes around it: "{first["input"]}"'
+        return message, f'put quotes around it: "{written.get(path, first["input"])}"'
     return message, ""
 
 

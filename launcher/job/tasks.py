@@ -17,6 +17,7 @@ from typing import Any
 
 from launcher.errors import RequestError
 from launcher.job.data import Source
+from launcher.job.places import beside, is_file, not_there
 
 FAMILIES = {
     "text-classification": "text_classification:TextClassification",
@@ -88,13 +89,12 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
     place, colon, class_name = name.rpartition(":")
     if not colon:
         raise RequestError(f"say which class of {name} is the task: {name}:MyTask")
-    path = Path(place).expanduser()
-    path = path if folder is None else folder / path
+    path = beside(place, folder)
     known = _READ.get((path, class_name, loss))
-    if known is not None and not path.is_file():
-        return known
-    if not path.is_file():
-        raise RequestError(f"there is no {path}; paths are relative to the job file")
+    if not is_file(path):
+        if known is not None:
+            return known
+        raise RequestError("; ".join(not_there(place, folder, "paths are relative to the job file")))
     found = _READ[path, class_name, loss] = _read(path.resolve(), class_name, loss)
     return found
 

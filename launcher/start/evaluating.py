@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from launcher.data.sources import count_rows
-from launcher.errors import RequestError
+from launcher.errors import DataError, RequestError
 from launcher.job.data import Data, Source
 from launcher.job.evaluation import EvaluationRequest
+from launcher.job.places import beside, is_there, may_be_on_the_hub, not_there
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
 from launcher.plan.hardware import find_hardware
@@ -51,6 +52,9 @@ def predict_with_model(model: str, source: Source, output: Path, batch_size: int
 
 def _run(model: str, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
     hardware = find_hardware()
+    for place in source.files:
+        if not is_there(beside(place, None)) and not may_be_on_the_hub(place, Path.cwd()):
+            raise DataError(place, f"there is no such file; {not_there(place, Path.cwd(), 'check the path')[1]}")
     rows = count_rows(source)
     find_pretrained(Model(pretrained=model), Path.cwd())
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, rows))
@@ -85,5 +89,5 @@ def worthwhile(cores: int, rows: int | None) -> int:
 
 def _place(name: str) -> str:
     """A path as seen from anywhere; a hub id or an alias as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    path = beside(name, None)
+    return str(path.resolve()) if is_there(path) else name
