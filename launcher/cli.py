@@ -32,7 +32,7 @@ Resume = Annotated[
     str,
     typer.Option(
         metavar="auto|never|PATH",
-        help="Go on from the last checkpoint, start afresh, or a run or checkpoint.",
+        help="auto: resume the last unfinished run; never: start a new run; PATH: resume that run or checkpoint.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
@@ -54,6 +54,7 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="ROLE=NAME", help="Another column, such as prompt=question; repeatable."),
 ]
+SBATCH = "Options of sbatch, which override the profile's"
 
 
 class NumberFormat(StrEnum):
@@ -204,14 +205,45 @@ def submit(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script and stop.")] = False,
     test: Annotated[bool, typer.Option("--test", help="Ask the scheduler when it could run, and stop.")] = False,
+    time: Annotated[str | None, typer.Option("--time", "-t", rich_help_panel=SBATCH)] = None,
+    partition: Annotated[str | None, typer.Option("--partition", "-p", rich_help_panel=SBATCH)] = None,
+    account: Annotated[str | None, typer.Option("--account", "-A", rich_help_panel=SBATCH)] = None,
+    qos: Annotated[str | None, typer.Option("--qos", "-q", rich_help_panel=SBATCH)] = None,
+    reservation: Annotated[str | None, typer.Option("--reservation", rich_help_panel=SBATCH)] = None,
+    constraint: Annotated[str | None, typer.Option("--constraint", "-C", rich_help_panel=SBATCH)] = None,
+    exclude: Annotated[str | None, typer.Option("--exclude", "-x", rich_help_panel=SBATCH)] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", "-N", rich_help_panel=SBATCH)] = None,
+    gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", rich_help_panel=SBATCH)] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option("--gpu-memory", help="Of each GPU, such as 80GiB.", rich_help_panel=SBATCH)
+    ] = None,
+    cpus_per_node: Annotated[
+        int | None,
+        typer.Option("--cpus-per-task", "-c", help="Cores of each node, which has one task.", rich_help_panel=SBATCH),
+    ] = None,
+    memory: Annotated[str | None, typer.Option("--mem", help="Of each node.", rich_help_panel=SBATCH)] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sbatch",
+            metavar="OPTION",
+            help="Any other option of sbatch, such as --sbatch=--exclusive; repeatable.",
+            rich_help_panel=SBATCH,
+        ),
+    ] = None,
 ) -> None:
     """Queue the job on a SLURM cluster."""
     from launcher.cluster.submitting import show_script, submit_job
 
+    options = {
+        "time": time, "partition": partition, "account": account, "qos": qos, "reservation": reservation,
+        "constraint": constraint, "exclude": exclude, "nodes": nodes, "gpus_per_node": gpus_per_node,
+        "gpu_memory": gpu_memory, "cpus_per_node": cpus_per_node, "memory": memory, "extra": extra,
+    }  # fmt: skip
     if dry_run or test:
-        show_script(job, sets or (), profile, each or (), ask=test)
+        show_script(job, sets or (), profile, each or (), test, options)
     else:
-        submit_job(job, sets or (), profile, each or (), resume, after)
+        submit_job(job, sets or (), profile, each or (), resume, after, options)
 
 
 @app.command()

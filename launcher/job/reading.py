@@ -59,12 +59,19 @@ def _checked(document: Document, origins: Mapping[tuple[str, ...], str], folder:
     return resolved
 
 
-def load_section(path: Path, section: type[AnySection], origin: str) -> AnySection:
+def load_section(
+    path: Path, section: type[AnySection], origin: str, given: Mapping[str, tuple[str, Any]] | None = None
+) -> AnySection:
     """Read and check another file in the same way. Raises JobError with all problems at once.
 
     origin: where such a file comes from, for who has none
+    given: fields that the command line overrides, with the words that do so; a list is added to that of the file
     """
-    return _validated(section, read_document(path, origin), {})
+    document = read_document(path, origin)
+    for field, (_, value) in (given or {}).items():
+        before = document.values.get(field)
+        document.values[field] = [*before, *value] if isinstance(value, list) and isinstance(before, list) else value
+    return _validated(section, document, {(field,): words for field, (words, _) in (given or {}).items()})
 
 
 def check_section(values: Mapping[str, Any], section: type[AnySection]) -> AnySection:

@@ -183,10 +183,10 @@ class _Reading:
             if not isinstance(key, yaml.ScalarNode):
                 self._fault(key, path, "not valid YAML: a list or a section is no key", "write a word")
                 continue
-            name, below = key.value, (*path, key.value)
+            name = self._text(key, path)
+            below = (*path, name)
             if name in values:
                 self._fault(key, below, "the key is there twice", "remove one of the two")
-            self._text(key, below)
             self.places.setdefault(below, _position(key.start_mark))
             values[name] = self.value(value, below)
         for source in _merged(node):
@@ -221,10 +221,11 @@ class _Reading:
 
     def _text(self, node: yaml.ScalarNode, path: KeyPath) -> str:
         text: str = node.value
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        try:
+            return text.encode("utf-16", errors="surrogatepass").decode("utf-16")  # JSON writes 😀 as two escapes
+        except UnicodeDecodeError:
             self._fault(node, path, "not valid YAML: half of a character (a lone surrogate)", "remove the escape")
             return ""
-        return text
 
     def _bad_tag(self, node: yaml.Node, path: KeyPath) -> None:
         self._fault(node, path, f"not valid YAML: the tag {_tag(node)} is not allowed", "remove it")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster.profile import load_profile
-from launcher.cluster.submitting import combinations
+from launcher.cluster.variants import variants
 from launcher.data.columns import check_columns
 from launcher.errors import JobError, RequestError
 from launcher.job.paths import taken_for_hub_ids
@@ -33,144 +33,29 @@ PROFILES = sorted((ROOT / "slurm").glob("*.yaml"))
 TEMPLATES = sorted((ROOT / "ds_configs").glob("*.json"))
 
 TAGS = (
-    *(
-        "!!bool",
-        "!!int",
-        "!!float",
-        "!!null",
-        "!!str",
-        "!!timestamp",
-        "!!binary",
-        "!!set",
-        "!!omap",
-        "!!pairs",
-        "!!map",
-    ),
-    *("!!seq", "!!python/object:os.system", "!!python/tuple", "!own", "!", "!!merge", "!!value", "!<tag:x>", "!x!y"),
+    *("!!bool", "!!int", "!!float", "!!null", "!!str", "!!timestamp", "!!binary", "!!set", "!!omap", "!!pairs"),
+    *("!!map", "!!seq", "!!python/object:os.system", "!!python/tuple", "!own", "!", "!!merge", "!!value", "!<tag:x>"),
+    *("!x!y",),
 )
 VALUES = (
-    *(
-        "",
-        "~",
-        "null",
-        "true",
-        "maybe",
-        "yes",
-        "off",
-        "0",
-        "-1",
-        "1e400",
-        "-1e-400",
-        ".inf",
-        ".nan",
-        "010",
-        "0o17",
-        "1_0",
-    ),
-    *(
-        "20:00",
-        "1:2:3.4",
-        "2020-02-31",
-        "0x" + "f" * 5000,
-        "9" * 5000,
-        "1e999999999",
-        "[]",
-        "{}",
-        "[[]]",
-        "{a: {b: c}}",
-    ),
-    *(
-        "x" * 300,
-        "x/" * 3000,
-        "./x",
-        "../..",
-        ".",
-        "/dev/null",
-        "~",
-        "~root/x",
-        "~nobody-of-that-name/x",
-        "a.py",
-        "a.py:b",
-    ),
-    *(
-        '"\\0"',
-        '"\\ud800"',
-        '"\\UFFFFFFFF"',
-        '"\\x1b[2J"',
-        "'",
-        '"',
-        "|",
-        ">",
-        "*nothing",
-        "&a",
-        "&a *a",
-        "<<",
-        "=",
-        "?",
-    ),
-    *(
-        "- - - a",
-        "? a",
-        "? [a, b]",
-        "[" * 1000,
-        "{a: " * 1000,
-        "- " * 1000,
-        "%YAML 9.9",
-        "--- a",
-        "...",
-        "#",
-        "\t",
-        "@",
-        "`",
-    ),
-    *(
-        "Ünïcödé",
-        "😀",
-        "\u2028",
-        "\x85",
-        "\ufeff",
-        "org/model-1.5",
-        "minilm",
-        "auto",
-        "lora",
-        "dann",
-        "deepspeed",
-        "fsdp",
-    ),
+    *("", "~", "null", "true", "maybe", "yes", "off", "0", "-1", "1e400", "-1e-400", ".inf", ".nan", "010", "0o17"),
+    *("1_0", "20:00", "1:2:3.4", "2020-02-31", "0x" + "f" * 5000, "9" * 5000, "1e999999999", "[]", "{}", "[[]]"),
+    *("{a: {b: c}}", "x" * 300, "x/" * 3000, "./x", "../..", ".", "/dev/null", "~", "~root/x"),
+    *("~nobody-of-that-name/x", "a.py", "a.py:b", '"\\0"', '"\\ud800"', '"\\UFFFFFFFF"', '"\\x1b[2J"', "'", '"', "|"),
+    *(">", "*nothing", "&a", "&a *a", "<<", "=", "?", "- - - a", "? a", "? [a, b]", "[" * 1000, "{a: " * 1000),
+    *("- " * 1000, "%YAML 9.9", "--- a", "...", "#", "\t", "@", "`", "Ünïcödé", "😀", "\u2028", "\x85", "\ufeff"),
+    *("org/model-1.5", "minilm", "auto", "lora", "dann", "deepspeed", "fsdp"),
 )
 BOMB = "x0: &x0 [1]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10))
 MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}\n" for i in range(1, 40))
 CHAIN = "c0: &c0 []\n" + "".join(f"c{i}: &c{i} [*c{i - 1}]\n" for i in range(1, 400))
 LINES = (
-    BOMB,
-    MERGES,
-    CHAIN,
-    "<<: *x0\n",
-    "x: &x {<<: *x}\n",
-    "--- \n",
-    "\ufeff",
-    "name: again\n",
-    "  - a\n",
-    "%TAG ! x\n",
-    "\t",
+    *(BOMB, MERGES, CHAIN, "<<: *x0\n", "x: &x {<<: *x}\n", "--- \n", "\ufeff", "name: again\n", "  - a\n"),
+    *("%TAG ! x\n", "\t"),
 )
 BYTES = (
-    b"\x00",
-    b"\xff",
-    b"\xc3",
-    b"\xed\xa0\x80",
-    b"\r",
-    b"\n",
-    b"\t",
-    b":",
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b"'",
-    b'"',
-    b"&",
-    b"*",
+    *(b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\r", b"\n", b"\t", b":", b"{", b"}", b"[", b"]", b"'", b'"'),
+    *(b"&", b"*"),
 )
 
 
@@ -278,34 +163,16 @@ def reads_an_override(file: Path, draw: random.Random) -> bool:
     text = file.read_bytes().decode("utf-8", errors="surrogateescape")
     with suppress(YamlFaults):
         assert len(parse_yaml(text).places) <= MOST_VALUES
-    accepts(lambda: list(combinations([f"train.seed={text}"])), "--each")
+    accepts(lambda: variants([f"train.seed={text}"]), "--each")
     job = file.parent / "film-reviews.yaml"
     return accepts(lambda: load_job(job, [f"{draw.choice(FIELDS)}={text}"]), str(job))
 
 
 FIELDS = (
-    *(
-        "name",
-        "model",
-        "model.pretrained",
-        "model.frozen",
-        "task",
-        "data",
-        "data.train",
-        "data.train.label",
-        "data.cache",
-    ),
-    *(
-        "train.optimizer",
-        "train.seed",
-        "train.loss",
-        "adapt",
-        "adapt.method",
-        "adapt.code",
-        "engine",
-        "engine.deepspeed",
-    ),
-    *("launch.runs", "track", "validation", "verdict.compare", "verdict.baseline", "a.b.c", "train.epochs.x", "." * 9),
+    *("name", "model", "model.pretrained", "model.frozen", "task", "data", "data.train", "data.train.label"),
+    *("data.cache", "train.optimizer", "train.seed", "train.loss", "adapt", "adapt.method", "adapt.code", "engine"),
+    *("engine.deepspeed", "launch.runs", "track", "validation", "verdict.compare", "verdict.baseline", "a.b.c"),
+    *("train.epochs.x", "." * 9),
 )
 
 
