@@ -7,6 +7,7 @@ attributes (`losses = (…)`, `judged_by = {…}`) is found in its source, so th
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,18 @@ FAMILIES = {
     "audio-classification": "audio_classification:AudioClassification",
 }
 """Name to module and class in `launcher.models`; a new family is a file there and a line here."""
+
+_SEVERAL = "text-classification (or image-classification) with train.loss.name: binary learns several labels a sample"
+_PREFERENCES = "none learns from preferences; causal-lm learns the chosen answers: prompt: prompt, response: chosen"
+OTHER_TASKS = {
+    **dict.fromkeys(("multilabel", "multilabelclassification", "multilabeltextclassification"), _SEVERAL),
+    **dict.fromkeys(("reward", "rewardmodel", "rewardmodeling", "rewardmodelling", "preference"), _PREFERENCES),
+    **dict.fromkeys(("preferences", "dpo", "orpo", "kto", "rlhf", "ppo", "grpo"), _PREFERENCES),
+    **dict.fromkeys(("ner", "pos", "tagging"), "token-classification labels each word"),
+    **dict.fromkeys(("sft", "clm", "languagemodeling", "textgeneration"), "causal-lm learns what comes next"),
+    **dict.fromkeys(("mlm", "fillmask"), "masked-lm learns what was masked"),
+}
+"""What people call tasks, without hyphens, and what is to be done here."""
 
 MODELS = Path(__file__).parents[1] / "models"
 LOWER, HIGHER = "lower", "higher"
@@ -84,7 +97,9 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
         return _read(MODELS / f"{module}.py", class_name, loss)
     if ".py" not in name:
         near = get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
-        fix = f"did you mean {near[0]}?" if near else f"the tasks are {', '.join(FAMILIES)}, or file.py:ClassName"
+        other = OTHER_TASKS.get(re.sub(r"[-_ ]", "", name.lower()))
+        nearest = f"did you mean {near[0]}?" if near else f"the tasks are {', '.join(FAMILIES)}, or file.py:ClassName"
+        fix = other or nearest
         raise RequestError(f"there is no task {name!r}; {fix}")
     place, colon, class_name = name.rpartition(":")
     if not colon:

@@ -14,6 +14,7 @@ from launcher.job.evaluation import EvaluationRequest
 from launcher.job.places import beside, is_there, may_be_on_the_hub, not_there
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
+from launcher.job.splits import likely, splits_of
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import temporary_folder
 from launcher.start.processes import run_ranks
@@ -55,6 +56,9 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
     for place in source.files:
         if not is_there(beside(place, None)) and not may_be_on_the_hub(place, Path.cwd()):
             raise DataError(place, f"there is no such file; {not_there(place, Path.cwd(), 'check the path')[1]}")
+        splits = splits_of(place)
+        if splits and source.split is None:
+            raise DataError(place, f"holds the splits {', '.join(splits)}; name one: --split {likely(splits, False)}")
     rows = count_rows(source)
     find_pretrained(Model(pretrained=model), Path.cwd())
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, rows))

@@ -155,7 +155,7 @@ def test_options_of_sbatch_override_the_profile(tmp_path: Path, tiny_model: Path
     job_file, profile = write_job(tmp_path, tiny_model), tmp_path / "profile.yaml"
     profile.write_text("{nodes: 2, processes_per_node: 1, time: 20:00, partition: slow, extra: [--exclusive]}")
     options = ["-t", "1-0", "--account", "010", "--nodes", "1", "--sbatch=--begin=now+1hour", "--mem=2GiB", "-c", "3"]
-    script = adaptrun("submit", job_file, "--profile", profile, "--dry-run", *options).stdout
+    script = adaptrun("submit", job_file, "--profile", profile, "--dry-run", *options, cwd=tmp_path).stdout
     for line in ("time=1-0", "account=010", "nodes=1", "partition=slow", "exclusive", "begin=now+1hour", "mem=2048M"):
         assert f"#SBATCH --{line}\n" in script
     assert "#SBATCH --cpus-per-task=3\n" in script

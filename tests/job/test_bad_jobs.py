@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sys
@@ -54,6 +55,9 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
     (tmp_path / "empty").mkdir()
+    for name, splits in (("splits", ["train", "validation", "test"]), ("evals", ["dev", "final"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
     (tmp_path / "weights.pt").write_bytes(b"")
     (tmp_path / "build.py").write_text("def build(labels): ...\n")
     for name in ("train.csv", "dev.csv", "target.csv"):
@@ -151,6 +155,26 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "bad name": (replaced("name: good", "name: no good"), [":1:1: name: found 'no good'", "letters, digits"]),
     "number for a name": (replaced("name: good", "name: 3"), ["found 3", "text", 'quotes around it: "3"']),
     "unknown task": (replaced("text-classification", "text-clasification"), ["task:", "text-classification?"]),
+    "several labels as a task": (
+        replaced("text-classification", "multi-label-classification"),
+        ["task: there is no task", "text-classification (or image-classification) with train.loss.name: binary"],
+    ),
+    "a task of preferences": (
+        replaced("text-classification", "dpo"),
+        ["there is no task 'dpo'", "causal-lm learns the chosen answers: prompt: prompt, response: chosen"],
+    ),
+    "no split to judge on": (
+        replaced("{source: dev.csv}", "{source: splits}"),
+        [":7:11: data.validation.dev.source: holds the splits", "fix: data.validation.dev.split: validation"],
+    ),
+    "no split to train on": (
+        replaced("train.csv", "evals"),
+        [":5:11: data.train.source: holds the splits dev, final", "fix: data.train.split: dev"],
+    ),
+    "one folder for both": (
+        replaced("train.csv", "splits").replace("dev.csv", "splits"),
+        ["data.validation.dev.source: holds the splits train, validation, test", "split: validation"],
+    ),
     "word for a number": (replaced("epochs: 2", "epochs: two"), [":9:3: train.epochs: found 'two'", "a whole number"]),
     "zero epochs": (replaced("epochs: 2", "epochs: 0"), ["train.epochs: found 0", "a number above 0"]),
     "half an epoch": (replaced("epochs: 2", "epochs: 1.5"), ["train.epochs: found 1.5", "a whole number"]),
