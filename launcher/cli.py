@@ -12,6 +12,7 @@ import typer
 
 from launcher import __version__
 from launcher.errors import AdaptrunError, ExitCode
+from launcher.terminal import write_plainly
 
 app = typer.Typer(
     name="adaptrun",
@@ -399,6 +400,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; errors meant for the user are printed without a traceback."""
+    write_plainly()
     try:
         app()
     except AdaptrunError as error:

@@ -59,7 +59,8 @@ class Base:
     identity: str | None
 
 
-STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
+STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+"""Files of weights; `.ckpt` is Lightning's, `.pth.tar` that of older training scripts."""
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet")
 """Models of the RoBERTa line, whose positions begin after the padding token's number."""
 OLD_POSITIONS = ("codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt")
@@ -100,7 +101,7 @@ def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
     if is_folder(path):
         place = _model_in(path)
         return _adapter(model, place) if _is_adapter(place) else _with_tokenizer(model, "folder", str(place), folder)
-    if path.suffix in STATE_DICTS:
+    if path.suffix.lower() in STATE_DICTS:
         return _state_dict(model, path, folder)
     if re.search(r"\.py(:|$)", name):
         return _function(model, name, folder)

@@ -37,6 +37,7 @@ class Plan:
     train_samples: None where only the run can know (a hub id that is not downloaded)
     reasons: one sentence for each value that `auto` decided
     commands: the exact commands, one a process group, as argument lists
+    evaluations: which of several validation sets is evaluated when; empty where there is one
     """
 
     name: str
@@ -58,6 +59,7 @@ class Plan:
     train_samples: int | None
     reasons: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
+    evaluations: str = ""
 
     def with_sets(self, sets: Sequence[str]) -> Plan:
         """The plan whose commands say what was overridden of the job file."""
@@ -100,6 +102,7 @@ class Plan:
             ("batch", str(self.split)),
             ("steps", self._steps()),
             ("memory", "known once the model is loaded" if self.memory is None else str(self.memory)),
+            *([("validation", self.evaluations)] if self.evaluations else []),
             *(("command", shlex.join(command)) for command in self.commands),
             *(("because", reason) for reason in self.reasons),
         ]

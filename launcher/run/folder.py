@@ -210,10 +210,6 @@ def read_json(file: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def find_run(path: Path) -> RunFolder:
     """The run of a folder that a user named. Raises RequestError."""
     run = RunFolder(path.resolve())
