@@ -89,7 +89,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
 
 def _unusable(job: Job) -> Iterator[tuple[tuple[str, ...], str]]:
     """Places that are made when they are needed, and that no file system can hold."""
-    places = {("data", "cache"): job.data.cache, ("launch", "runs"): job.launch.runs}
+    places: dict[tuple[str, ...], str] = {("data", "cache"): job.data.cache, ("launch", "runs"): job.launch.runs}
     if job.engine.nvme_path is not None:
         places["engine", "nvme_path"] = job.engine.nvme_path
     for index, tracker in enumerate(job.track):

@@ -34,7 +34,13 @@ def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Jo
     """
     document = read_document(path)
     origins = apply_overrides(document.values, sets)
-    return _checked(document, origins, path.resolve().parent, trains)
+    folder = path.resolve().parent
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        message = "the path of its folder is not UTF-8, and no file of a run could name it"
+        raise JobError([Problem(str(path), "", message, "rename the folder")]) from None
+    return _checked(document, origins, folder, trains)
 
 
 def load_kept_job(path: Path) -> Job:

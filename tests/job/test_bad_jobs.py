@@ -14,6 +14,8 @@ import pytest
 from launcher.cli import main
 from launcher.errors import JobError
 from launcher.job.reading import load_job
+from launcher.plan.deepspeed_config import read_deepspeed
+from launcher.run.folder import RunFolder
 from tests.commands import adaptrun
 
 GOOD = """\
@@ -678,3 +680,55 @@ def test_a_set_may_be_called_source(folder: Path) -> None:
     lines = replaced("    dev: {source: dev.csv}\n", "    source: {source: dev.csv}\n    target: target.csv\n")
     (folder / "job.yaml").write_text(lines)
     assert list(load_job(folder / "job.yaml").data.validation) == ["source", "target"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_a_deepspeed_file_without_end_is_refused(text: str, folder: Path) -> None:
+    (folder / "ds.json").write_text(text)
+    (folder / "job.yaml").write_text(GOOD + "engine: {name: deepspeed, deepspeed: ds.json}\n")
+    with pytest.raises(JobError, match=r"ds.json:1:1: sections within sections, or a number, without end"):
+        read_deepspeed(load_job(folder / "job.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [(b"name: caf\xe9\n", ":1:10: cannot be read as UTF-8"), (b"#" * (2**20 + 1), "larger than 1 MiB"), (b"", "empty")],
+)
+def test_a_file_that_is_no_text_is_told_where(content: bytes, place: str, folder: Path) -> None:
+    (folder / "job.yaml").write_bytes(content)
+    with pytest.raises(JobError, match=place):
+        load_job(folder / "job.yaml")
+
+
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_job_is_read_with_any_ends_of_lines(mark: bytes, end: bytes, folder: Path) -> None:
+    (folder / "job.yaml").write_bytes(mark + GOOD.encode().replace(b"\n", end))
+    assert load_job(folder / "job.yaml").name == "good"
+
+
+def test_values_are_those_of_yaml_1_2(folder: Path) -> None:
+    own = "adapt: {method: own, code: 'my.py:Mine', settings: {a: 1e-5, b: 010, c: 20:00, d: off, e: 0x1F, f: 1_000}}\n"
+    (folder / "my.py").write_text("class Mine: ...\n")
+    (folder / "job.yaml").write_text(GOOD.replace("lr: 2e-5", "lr: 2e-5, weight_decay: 1e-2") + own)
+    job = load_job(folder / "job.yaml")
+    assert job.train.optimizer.lr == 2e-5
+    assert job.adapt.settings == {"a": 1e-5, "b": "010", "c": "20:00", "d": "off", "e": 31, "f": "1_000"}  # type: ignore[union-attr]
+    run = RunFolder.create(job, folder / "run")
+    assert load_job(run.job_file) == job
+
+
+def test_aliases_and_merge_keys_are_read(folder: Path) -> None:
+    sections = "  validation:\n    dev: &dev {source: dev.csv}\n    other: {<<: *dev, limit: 1}\n    same: *dev\n"
+    (folder / "job.yaml").write_text(GOOD.replace("  validation:\n    dev: {source: dev.csv}\n", sections))
+    found = load_job(folder / "job.yaml").data.validation
+    assert (found["other"].limit, found["same"].limit) == (1, None)
+    assert found["other"].source == found["same"].source == str(folder / "dev.csv")
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused(folder: Path) -> None:
+    strange = folder / "caf\udce9"
+    strange.mkdir()
+    (strange / "job.yaml").write_text(GOOD)
+    with pytest.raises(JobError, match="the path of its folder is not UTF-8"):
+        load_job(strange / "job.yaml")
