@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from launcher.errors import RequestError, RunFailed
+from launcher.errors import JobError, RequestError, RunFailed
 from launcher.files import partial_of
 from launcher.files import write_whole as write_whole
 from launcher.job.positions import read_document
@@ -50,8 +50,13 @@ class RunFolder:
         return self.path / "job.yaml"
 
     def job_values(self) -> dict[str, Any]:
-        """The job as it was kept; nothing asks whether its data are still there. Raises JobError for a damaged file."""
-        return read_document(self.job_file, "name another run").values
+        """The job as it was kept; nothing asks whether its data are still there. Raises RequestError."""
+        try:
+            return read_document(self.job_file, "name another run").values
+        except JobError as error:
+            found = error.problems[0]
+            message = f"{found.where}: {found.message}; put back the one that the run began with"
+            raise RequestError(f"{self.job_file} is damaged: {message}") from None
 
     @property
     def plan_file(self) -> Path:
