@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher import __version__
-from launcher.errors import AdaptrunError
+from launcher.errors import AdaptrunError, ExitCode
+from launcher.terminal import write_plainly
 
 if TYPE_CHECKING:
     from launcher.job.schema import Model
@@ -35,7 +37,7 @@ Resume = Annotated[
     str,
     typer.Option(
         metavar="auto|never|PATH",
-        help="Go on from the last checkpoint, start afresh, or a run or checkpoint.",
+        help="auto: resume the last unfinished run; never: start a new run; PATH: resume that run or checkpoint.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
@@ -61,6 +63,7 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="ROLE=NAME", help="Another column, such as prompt=question; repeatable."),
 ]
+SBATCH = "Options of sbatch, which override the profile's"
 
 TrustCode = Annotated[
     list[Path] | None,
@@ -229,16 +232,47 @@ def submit(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script and stop.")] = False,
     test: Annotated[bool, typer.Option("--test", help="Ask the scheduler when it could run, and stop.")] = False,
+    time: Annotated[str | None, typer.Option("--time", "-t", rich_help_panel=SBATCH)] = None,
+    partition: Annotated[str | None, typer.Option("--partition", "-p", rich_help_panel=SBATCH)] = None,
+    account: Annotated[str | None, typer.Option("--account", "-A", rich_help_panel=SBATCH)] = None,
+    qos: Annotated[str | None, typer.Option("--qos", "-q", rich_help_panel=SBATCH)] = None,
+    reservation: Annotated[str | None, typer.Option("--reservation", rich_help_panel=SBATCH)] = None,
+    constraint: Annotated[str | None, typer.Option("--constraint", "-C", rich_help_panel=SBATCH)] = None,
+    exclude: Annotated[str | None, typer.Option("--exclude", "-x", rich_help_panel=SBATCH)] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", "-N", rich_help_panel=SBATCH)] = None,
+    gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", rich_help_panel=SBATCH)] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option("--gpu-memory", help="Of each GPU, such as 80GiB.", rich_help_panel=SBATCH)
+    ] = None,
+    cpus_per_node: Annotated[
+        int | None,
+        typer.Option("--cpus-per-task", "-c", help="Cores of each node, which has one task.", rich_help_panel=SBATCH),
+    ] = None,
+    memory: Annotated[str | None, typer.Option("--mem", help="Of each node.", rich_help_panel=SBATCH)] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sbatch",
+            metavar="OPTION",
+            help="Any other option of sbatch, such as --sbatch=--exclusive; repeatable.",
+            rich_help_panel=SBATCH,
+        ),
+    ] = None,
     trust_code: TrustCode = None,
 ) -> None:
     """Queue the job on a SLURM cluster."""
     from launcher.cluster.submitting import show_script, submit_job
 
+    options = {
+        "time": time, "partition": partition, "account": account, "qos": qos, "reservation": reservation,
+        "constraint": constraint, "exclude": exclude, "nodes": nodes, "gpus_per_node": gpus_per_node,
+        "gpu_memory": gpu_memory, "cpus_per_node": cpus_per_node, "memory": memory, "extra": extra,
+    }  # fmt: skip
     sets = with_trust(sets, trust_code)
     if dry_run or test:
-        show_script(job, sets, profile, each or (), ask=test)
+        show_script(job, sets, profile, each or (), test, options)
     else:
-        submit_job(job, sets, profile, each or (), resume, after)
+        submit_job(job, sets, profile, each or (), resume, after, options)
 
 
 @app.command()
@@ -415,8 +449,14 @@ def named_model(place: str, files: list[Path] | None) -> Model:
 
 def main() -> None:
     """Run the command line; errors meant for the user are printed without a traceback."""
+    write_plainly()
     try:
         app()
     except AdaptrunError as error:
         print(f"adaptrun: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        print(f"adaptrun: {str(error.filename)[:60]}... is longer than a path can be; check it", file=sys.stderr)
+        sys.exit(ExitCode.WRONG_REQUEST)

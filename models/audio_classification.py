@@ -26,6 +26,7 @@ class AudioClassification(Classes):
     inputs: ClassVar[tuple[str, ...]] = ("audio",)
     losses: ClassVar[tuple[str, ...]] = ("cross-entropy", "focal")
     settings: ClassVar[tuple[str, ...]] = ("max_seconds",)
+    counted_in: ClassVar[str] = "sounds"
 
     def configure(self, config: PretrainedConfig) -> None:
         """Switch off what a model draws at random by itself: it would follow from the split."""

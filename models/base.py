@@ -92,6 +92,8 @@ class Task(ABC):
     """Metrics beside the loss, and whether `higher` or `lower` is better."""
     has_classes: ClassVar[bool] = False
     """Whether the training data's labels name the model's outputs."""
+    counted_in: ClassVar[str] = "tokens"
+    """What a sample is made of; where it is made of nothing that is counted, what it is: images, sounds."""
     kept: ClassVar[int] = 0
     """Columns of `values`."""
     yes_or_no: ClassVar[str] = ""

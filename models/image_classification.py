@@ -38,6 +38,7 @@ class Images(Classification):
     processor_class: ClassVar[str] = "AutoImageProcessor"
     inputs: ClassVar[tuple[str, ...]] = ("image",)
     settings: ClassVar[tuple[str, ...]] = ("augment",)
+    counted_in: ClassVar[str] = "images"
 
     def pixels(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
         """Columns `pixels` (flat) and their shape; each image costs as much as any other."""

@@ -21,10 +21,14 @@ from launcher.job.schema import Model
 from launcher.models.adapters import add_adapters
 from launcher.models.own_code import build_model
 from launcher.models.padding_token import give_padding_token
+from launcher.models.state_names import without_wrapper
 from launcher.models.stored import Placeholders, Stored, identity_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
+"""Under what training scripts keep a state dict beside their own state; the first is Lightning's."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +155,16 @@ def load_model(
         if files and _is_stored_as_it_is(like):
             drawn = torch.get_rng_state()
             holders = Placeholders(files)
-            model, found = type(like).from_pretrained(None, state_dict=holders.tensors, **options)
+            model, found = type(like).from_pretrained(
+                None, state_dict=_renamed(holders.tensors, pretrained, like), **options
+            )
             stored = holders.found_in(model, _new(found))
             if stored is not None:
                 _replace_dropout(model, spec.dropout)
                 return replace(_judge(model, found, pretrained, spec), stored=stored)
             torch.set_rng_state(drawn)  # a new head is the same however the rest is loaded
         if pretrained.kind == "state_dict":
-            weights = read_state_dict(Path(pretrained.location))
+            weights = without_wrapper(read_state_dict(Path(pretrained.location)), like)
             model, found = type(like).from_pretrained(None, state_dict=weights, **options)
         else:
             model, found = auto.from_pretrained(pretrained.location, **options, **_hub_options(spec))
@@ -255,12 +261,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as it has bytes
         raise ModelError(f"{path} is not a plain state dict: {refusal_of_pickle()}") from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
+    for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ModelError(f"{path} holds no state dict (names and tensors); save `model.state_dict()`")
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def _renamed(tensors: dict[str, Tensor], pretrained: Pretrained, like: Any) -> dict[str, Tensor]:
+    return without_wrapper(tensors, like) if pretrained.kind == "state_dict" else tensors
 
 
 def can_stay_in_files(auto_class: str, config: PretrainedConfig) -> bool:

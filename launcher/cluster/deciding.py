@@ -24,6 +24,7 @@ from launcher.run.starts import Start, starts_in_vain
 from launcher.run.unfit import take_unfit
 from launcher.start.failure import RankFailed, report_failure
 from launcher.start.restarting import restart
+from launcher.terminal import write_plainly
 
 AGAIN = 10
 CANCELLED = 11
@@ -33,6 +34,7 @@ CANCEL = "cancel"
 
 def main() -> None:
     """Decide, say why, and exit with the code."""
+    write_plainly()
     parser = argparse.ArgumentParser(prog="launcher.cluster.deciding")
     parser.add_argument("run", type=Path)
     parser.add_argument("--requeues", type=int, default=0)

@@ -19,6 +19,7 @@ import psutil
 from launcher.cluster.presence import Sign, signs
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Start
+from launcher.terminal import write_plainly
 
 PAUSE = 2.0
 SECONDS_AFTER_THE_END = 30.0
@@ -59,6 +60,7 @@ def lost_file(folder: RunFolder, start: int) -> Path:
 
 def main() -> None:
     """Watch until srun has ended, or end it."""
+    write_plainly()
     parser = argparse.ArgumentParser(prog="launcher.cluster.lookout")
     parser.add_argument("run", type=Path)
     parser.add_argument("pid", type=int)

@@ -31,6 +31,7 @@ from launcher.start.failure import RankFailed
 from launcher.start.processes import Rendezvous, run_agent
 from launcher.start.stopping import StopRequests
 from launcher.start.training import prepare_data, shown, watchdog_of
+from launcher.terminal import write_plainly
 from launcher.tracking.starting import tracked
 
 PAUSE = 0.2
@@ -40,6 +41,7 @@ SECONDS_FOR_WORD = 10.0
 
 def main() -> None:
     """Run this node's ranks; the exit code says only whether they ended well."""
+    write_plainly()
     parser = argparse.ArgumentParser(prog="launcher.cluster.node")
     parser.add_argument("run", type=Path)
     parser.add_argument("--nodes", required=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from launcher.errors import RequestError
 from launcher.job.reading import load_section
@@ -29,6 +30,11 @@ def _size(text: str) -> str:
     return text
 
 
+def _minutes(value: object) -> object:
+    """A number without quotes is as good as the text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _time_limit(text: str) -> str:
     seconds_of(text)
     return text
@@ -36,9 +42,8 @@ def _time_limit(text: str) -> str:
 
 def seconds_of(time_limit: str) -> int:
     """SLURM's `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours[:minutes[:seconds]]` in seconds."""
-    found = re.fullmatch(
-        r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?)|(?:(\d+):(\d+):(\d+))|(?:(\d+)(?::(\d+))?)", time_limit
-    )
+    n = "([0-9]{1,9})"
+    found = re.fullmatch(rf"(?:{n}-{n}(?::{n})?(?::{n})?)|(?:{n}:{n}:{n})|(?:{n}(?::{n})?)", time_limit)
     if found is None:
         raise ValueError("a time limit as SLURM writes it: 90 (minutes), 12:00:00 or 2-00:00:00")
     days, d_hours, d_minutes, d_seconds, hours, minutes, seconds, m_minutes, m_seconds = (
@@ -96,8 +101,8 @@ class Profile(Section):
     memory: Annotated[str, AfterValidator(_size)] | None = Field(
         None, description="Host memory of each machine, such as 200GiB; absent: the cluster's default."
     )
-    time: Annotated[str, AfterValidator(_time_limit)] = Field(
-        "60", description="Time limit as SLURM writes it: minutes, h:m:s or d-h:m:s. Put quotes around it."
+    time: Annotated[str, BeforeValidator(_minutes), AfterValidator(_time_limit)] = Field(
+        "60", description="Time limit as SLURM writes it: minutes, m:s, h:m:s or d-h:m:s; `20:00` is 20 minutes."
     )
     mail: Mail | None = Field(None, description="Mail from the scheduler.")
     extra: tuple[Line, ...] = Field((), description="Further options of sbatch, such as `--exclusive`.")
@@ -126,9 +131,36 @@ class Profile(Section):
         return seconds_of(self.time)
 
 
-def load_profile(path: Path) -> Profile:
-    """Read and check a profile. Raises JobError with all problems at once, RequestError where two fields disagree."""
-    profile = load_section(path, Profile, "slurm/example.yaml of adaptrun is one to start from (docs/profile.md)")
+SBATCH_OPTIONS = {
+    "time": "time",
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "reservation": "reservation",
+    "constraint": "constraint",
+    "exclude": "exclude",
+    "nodes": "nodes",
+    "gpus_per_node": "gpus-per-node",
+    "gpu_memory": "gpu-memory",
+    "cpus_per_node": "cpus-per-task",
+    "memory": "mem",
+    "extra": "sbatch",
+}
+"""The field of the profile that each option of `submit` overrides, by field. `extra` is added to, not replaced."""
+
+
+def load_profile(path: Path, options: Mapping[str, object] | None = None) -> Profile:
+    """Read and check a profile. Raises JobError with all problems at once, RequestError where two fields disagree.
+
+    options: values by field that override the file's
+    """
+    given = {
+        field: (f"--{SBATCH_OPTIONS[field]} {value}", value)
+        for field, value in (options or {}).items()
+        if value is not None and value != []
+    }
+    origin = "slurm/example.yaml of adaptrun is one to start from (docs/profile.md)"
+    profile = load_section(path, Profile, origin, given)
     if profile.gpus_per_node and profile.gpu_memory is None:
         raise RequestError(f"{path}: gpu_memory is missing: with {profile.gpus_per_node} GPUs, write such as 80GiB")
     ways = [name for name in ("conda", "venv", "container") if getattr(profile, name) is not None]

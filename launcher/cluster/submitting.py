@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import yaml
 
 from launcher.cluster import scheduler
 from launcher.cluster.profile import Profile, load_profile
 from launcher.cluster.runs import current_job, jobs_file, script_file
 from launcher.cluster.script import render_script
+from launcher.cluster.variants import variants
 from launcher.errors import JobError, Problem, RequestError
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
@@ -26,22 +23,32 @@ from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.run.starts import begin
 from launcher.start.checking import check_models
 
+NOTHING: Mapping[str, object] = {}
 SAVES_IN_A_LIMIT = 4
 """A time limit holds at least so many saves, or most of the time goes into them."""
 
 
 def submit_job(
-    job_file: Path, sets: Sequence[str], profile_file: Path, each: Sequence[str], resume: str, after: str | None
+    job_file: Path,
+    sets: Sequence[str],
+    profile_file: Path,
+    each: Sequence[str],
+    resume: str,
+    after: str | None,
+    options: Mapping[str, object] = NOTHING,
 ) -> None:
-    """Plan for the cluster's nodes, make the run's folder, queue. Raises RequestError and its kinds."""
-    profile = load_profile(profile_file)
-    jobs, plans = _planned(job_file, sets, profile, each)
+    """Plan for the cluster's nodes, make the run's folder, queue. Raises RequestError and its kinds.
+
+    options: of sbatch, which override the profile
+    """
+    profile = load_profile(profile_file, options)
+    name, jobs, plans = _planned(job_file, sets, profile, each)
     depends = None if after is None else _job_of(Path(after))
-    scheduler.try_script(_draft(jobs, profile))  # it would queue for ever what no node can run
+    scheduler.try_script(_draft(name, jobs, profile))  # it would queue for ever what no node can run
     runs: list[RunFolder] = []
     for job, plan in zip(jobs, plans, strict=True):
         runs.append(_run_of(job, job_file, plan, profile, resume, taken=tuple(runs)))
-    script = render_script(jobs[0].name, [run.path for run in runs], profile, depends)
+    script = render_script(name, [run.path for run in runs], profile, depends)
     for run in runs:
         script_file(run).write_text(script, encoding="utf-8")
     number = scheduler.submit(script_file(runs[0]))
@@ -54,30 +61,42 @@ def submit_job(
     print(f"next: adaptrun status {runs[0].path}")
 
 
-def show_script(job_file: Path, sets: Sequence[str], profile_file: Path, each: Sequence[str], ask: bool) -> None:
+def show_script(
+    job_file: Path,
+    sets: Sequence[str],
+    profile_file: Path,
+    each: Sequence[str],
+    ask: bool,
+    options: Mapping[str, object] = NOTHING,
+) -> None:
     """Print the script that would be queued, or (`ask`) what the scheduler says of it; nothing is queued or kept."""
-    profile = load_profile(profile_file)
-    jobs, _ = _planned(job_file, sets, profile, each)
-    script = _draft(jobs, profile)
+    profile = load_profile(profile_file, options)
+    name, jobs, _ = _planned(job_file, sets, profile, each)
+    script = _draft(name, jobs, profile)
     print(scheduler.try_script(script).strip() if ask else script, end="\n" if ask else "")
 
 
 def _planned(
     job_file: Path, sets: Sequence[str], profile: Profile, each: Sequence[str]
-) -> tuple[list[Job], list[Plan]]:
-    """The jobs of an array, or the one, each checked in all that can be checked before it runs. Raises RequestError."""
-    found = []
-    for more in combinations(each):
-        job = load_job(job_file, [*sets, *more])
-        found.append((", ".join(more), job, plan_for(job, job_file, profile)))
+) -> tuple[str, list[Job], list[Plan]]:
+    """The name of the whole, and the jobs of an array, or the one, each checked in all that can be before it runs.
+
+    Raises RequestError.
+    """
+    found, name = [], None
+    for variant in variants(each):
+        job = load_job(job_file, [*sets, *variant.sets])
+        name = name or job.name
+        job = job.model_copy(update={"name": variant.name(job.name)})
+        found.append((", ".join(variant.sets), job, plan_for(job, job_file, profile)))
     check_models(found)
-    return [job for _, job, _ in found], [plan for _, _, plan in found]
+    return name or "", [job for _, job, _ in found], [plan for _, _, plan in found]
 
 
-def _draft(jobs: Sequence[Job], profile: Profile) -> str:
+def _draft(name: str, jobs: Sequence[Job], profile: Profile) -> str:
     """The script, with folders in it that are not made."""
     places = [job.runs_folder.absolute() / f"{job.name}-{number}" for number, job in enumerate(jobs)]
-    return render_script(jobs[0].name, places, profile)
+    return render_script(name, places, profile)
 
 
 def plan_for(job: Job, job_file: Path, profile: Profile) -> Plan:
@@ -101,21 +120,6 @@ def plan_for(job: Job, job_file: Path, profile: Profile) -> Plan:
     if job.engine.name == "single" and plan.world > 1:
         raise _refusal(job_file, "engine.name", f"single is one process, and {plan.world} are asked for", "auto")
     return replace(plan, commands=(("sbatch", script_file(RunFolder(Path("."))).name),))
-
-
-def combinations(each: Sequence[str]) -> Iterator[list[str]]:
-    """`["a=[1, 2]", "b=[3]"]` → `["a=1", "b=3"]`, `["a=2", "b=3"]`; one without anything where there is none."""
-    choices = []
-    for text in each:
-        path, equals, written = text.partition("=")
-        try:
-            values = yaml.safe_load(written) if equals else None
-        except (yaml.YAMLError, ValueError):  # such as a date that does not exist
-            values = None
-        if not isinstance(values, list) or not values:
-            raise RequestError(f"--each {text}: write a list, such as --each 'train.seed=[0, 1, 2]'")
-        choices.append([f"{path}={json.dumps(value, default=str)}" for value in values])
-    return (list(chosen) for chosen in itertools.product(*choices))
 
 
 def _run_of(

@@ -84,4 +84,21 @@ def missing_column(place: Path | str, name: str, present: Sequence[str], row: in
     nearest = get_close_matches(name, present, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else "; name the column in the job file (`text:`, `label:`)"
     shown = ", ".join(repr(column) for column in present)
-    return DataError(place, f"there is no column {name!r} among {shown}{guess}", row)
+    return DataError(
+        place, f"there is no column {name!r} among {shown}{_other_shape(name, present, bool(nearest)) or guess}", row
+    )
+
+
+def _other_shape(name: str, present: Sequence[str], is_misspelt: bool) -> str:
+    """What to do with a file whose columns are those of another kind of data; empty where they are not."""
+    if {"chosen", "rejected"} <= set(present):
+        return (
+            "; these are preferences, and no task here learns from pairs of a chosen and a rejected answer; task: "
+            "causal-lm learns the chosen answers alone: prompt: prompt, response: chosen (of chats: messages: chosen)"
+        )
+    if name in ("label", "labels") and len(present) > 2 and not is_misspelt:
+        return (
+            "; name it in the job file (`label:`); where each label has a column of its own with 0 and 1, join them to "
+            "one column of lists, such as [0, 1, 0] or the labels' names, and set train.loss.name: binary"
+        )
+    return ""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from launcher.errors import JobError, Problem
+from launcher.job.yaml_reader import DEEPEST, YamlFaults, parse_yaml
 
 
 def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[str, ...], str]:
@@ -21,10 +20,13 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
         if not equals or not all(names):
             problems.append(Problem(where, "", "not of the form a.b=c", "for example --set train.optimizer.lr=2e-5"))
             continue
+        if len(names) > DEEPEST:
+            problems.append(Problem(where, "", f"a path of {len(names)} parts; no field is so deep", "shorten it"))
+            continue
         try:
-            value = yaml.safe_load(written)
-        except yaml.YAMLError as error:
-            problems.append(Problem(where, path, f"the value is not valid YAML: {str(error).splitlines()[0]}"))
+            value = parse_yaml(written).value
+        except YamlFaults as error:
+            problems += [Problem(where, path, fault.message, fault.fix) for fault in error.faults]
             continue
         if not _put(values, names, value):
             problems.append(Problem(where, path, "a part of the path is a single value, which has nothing below it"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 from launcher.errors import ModelError, RequestError
 from launcher.job.data import Source
 from launcher.job.methods import Adapt, Finetune, Own
+from launcher.job.places import beside, is_file, is_there, may_be_on_the_hub, not_there, why_unusable
 from launcher.job.pretrained import (
+    ALIASES,
     Pretrained,
     check_model_files,
     find_pretrained,
     longest_input,
-    may_be_on_the_hub,
     own_code,
     read_config,
     task_of,
@@ -25,7 +27,6 @@ from launcher.job.tasks import FAMILIES, defined_class, find_family
 from launcher.job.trust import file_of
 
 SQLITE = "sqlite:///"
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll", ".conllu", ".conllup")
 
 
 def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
@@ -41,7 +42,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     }
     if job.data.target is not None:
         data["target"] = _source(job.data.target, folder, ("data", "target"), found)
-    data["cache"] = str(_absolute(job.data.cache, folder))
+    data["cache"] = str(beside(job.data.cache, folder))
     task, adapt = _task(job, folder, found), _adapt(job, folder, found)
     model: dict[str, Any] = {"trust_code": _trusted(job, task, adapt, folder, found)}
     job = job.model_copy(update={"model": job.model.model_copy(update=model)})
@@ -49,11 +50,15 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
         place = find_pretrained(job.model, folder)
         found += _processor(job, place, folder)
         if place.kind != "hub" and job.model.pretrained != place.location and _is_path(job.model.pretrained, folder):
-            model["pretrained"] = str(_absolute(job.model.pretrained, folder))
+            model["pretrained"] = str(beside(job.model.pretrained, folder))
         for name in ("config", "tokenizer"):
             value = getattr(job.model, name)
-            if value is not None and (folder / value).exists():
-                model[name] = str(_absolute(value, folder))
+            if value is None:
+                continue
+            if is_there(beside(value, folder)):
+                model[name] = str(beside(value, folder))
+            elif not may_be_on_the_hub(value, folder):
+                found.append((("model", name), *not_there(value, folder, "name a folder, or a hub id")))
         if place.kind == "adapter" and job.adapt.method == "lora":
             found.append(_adapters_twice(job))
         longest = longest_input(read_config(place) or {})
@@ -61,7 +66,8 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             found.append(too_long(job, longest))
         check_model_files(place)
     except ModelError as error:
-        found.append((("model", "pretrained"), str(error), ""))
+        message, _, fix = str(error).partition("; ")
+        found.append((("model", "pretrained"), message, fix))
     verdict = {
         "baseline": _other(job, job.verdict.baseline, folder, ("verdict", "baseline"), found),
         "compare": {
@@ -69,7 +75,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             for name, place in job.verdict.compare.items()
         },
     }
-    launch = {"runs": str(_absolute(job.launch.runs, folder))}
+    launch = {"runs": str(beside(job.launch.runs, folder))}
     track = tuple(_tracker(tracker, folder) for tracker in job.track)
     resolved = job.model_copy(
         update={
@@ -83,12 +89,13 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             "track": track,
         }
     )
+    found += [(path, message, "choose a shorter place") for path, message in _unusable(resolved)]
     return resolved, found
 
 
 def _trusted(job: Job, task: str, adapt: Adapt, folder: Path, found: list[Found]) -> tuple[str, ...]:
     """The user's own files: those that the job names for a use, and those that folders may name."""
-    named = [str(_absolute(file, folder).resolve()) for file in job.model.trust_code]
+    named = [str(beside(file, folder).resolve()) for file in job.model.trust_code]
     found += [
         (("model", "trust_code"), f"there is no {file}", "paths are relative to the job file")
         for file in named
@@ -98,10 +105,24 @@ def _trusted(job: Job, task: str, adapt: Adapt, folder: Path, found: list[Found]
         named.append(file_of(task))
     if isinstance(adapt, Own):
         named.append(file_of(adapt.code))
-    function = _absolute(file_of(job.model.pretrained), folder)
+    function = beside(file_of(job.model.pretrained), folder)
     if function.suffix == ".py" and function.is_file():
         named.append(str(function.resolve()))
     return tuple(dict.fromkeys(file for file in named if file))
+
+
+def _unusable(job: Job) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Places that are made when they are needed, and that no file system can hold."""
+    places: dict[tuple[str, ...], str] = {("data", "cache"): job.data.cache, ("launch", "runs"): job.launch.runs}
+    if job.engine.nvme_path is not None:
+        places["engine", "nvme_path"] = job.engine.nvme_path
+    for index, tracker in enumerate(job.track):
+        if tracker.folder is not None:
+            places["track", str(index), "folder"] = tracker.folder
+    for path, place in places.items():
+        message = why_unusable(Path(place))
+        if message:
+            yield path, message
 
 
 def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], found: list[Found]) -> str | None:
@@ -120,16 +141,18 @@ def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], fou
         return place
     if task is not None and task in FAMILIES and task != job.task:
         found.append((path, f"{place} was trained for {task}, and this job is for {job.task}", "name another run"))
-    full = _absolute(place, folder)
-    return str(full) if full.exists() else place
+    full = beside(place, folder)
+    return str(full) if is_there(full) else place
 
 
 def taken_for_hub_ids(job: Job) -> list[str]:
     """What a resolved job names that is not here, and so has to come from the hub."""
     sources = [*job.labelled_sets.values(), *job.data.validation.values()]
     places = [place for source in [*sources, job.data.target] if source is not None for place in source.files]
-    model = [job.model.pretrained] if find_pretrained(job.model).kind == "hub" else []
-    return list(dict.fromkeys([*model, *(place for place in places if not Path(place).is_absolute())]))
+    models = [job.model.pretrained] if find_pretrained(job.model).kind == "hub" else []
+    models += [place for place in (job.model.config, job.model.tokenizer) if place is not None]
+    models += [place for place in job.others.values() if place not in ALIASES]
+    return list(dict.fromkeys(place for place in [*models, *places] if not Path(place).is_absolute()))
 
 
 def too_long(job: Job, longest: int) -> Found:
@@ -181,10 +204,11 @@ def _adapt(job: Job, folder: Path, found: list[Found]) -> Adapt:
         return adapt.model_copy(update={"rehearsal": adapt.rehearsal.model_copy(update={"source": source})})
     if isinstance(adapt, Own):
         file, _, name = adapt.code.rpartition(":")
-        path = _absolute(file, folder)
-        if not file or not path.is_file():
-            message = f"there is no {path}" if file else f"say which class of {name} is the method: {name}:MyMethod"
-            found.append((("adapt", "code"), message, "paths are relative to the job file"))
+        path = beside(file, folder)
+        if not file or not is_file(path):
+            message, fix = not_there(file, folder, "paths are relative to the job file")
+            message = message if file else f"say which class of {name} is the method: {name}:MyMethod"
+            found.append((("adapt", "code"), message, fix))
         else:
             try:
                 defined_class(path, name)
@@ -199,8 +223,8 @@ def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:
     name = job.engine.deepspeed
     if name in DEEPSPEED_TEMPLATES:
         return job.engine
-    file = _absolute(name, folder)
-    if not file.is_file():
+    file = beside(name, folder)
+    if not is_file(file):
         near = get_close_matches(name, DEEPSPEED_TEMPLATES, n=1)
         fix = f"did you mean {near[0]}?" if near else f"the templates are {', '.join(DEEPSPEED_TEMPLATES)}"
         found.append((("engine", "deepspeed"), f"there is no template and no file {name!r}", fix))
@@ -210,15 +234,13 @@ def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:
 def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Found]) -> Source:
     places = []
     for place in source.files:
-        full = _absolute(place, folder)
-        if full.exists():
+        full = beside(place, folder)
+        if is_there(full):
             places.append(str(full))
             continue
         places.append(place)
-        if Path(place).suffix.lower() in SUFFIXES or not may_be_on_the_hub(place, folder):
-            near = get_close_matches(full.name, [p.name for p in full.parent.glob("*")], n=1)
-            fix = f"did you mean {Path(place).with_name(near[0])}?" if near else "paths are relative to the job file"
-            found.append(((*path, "source"), f"there is no {full}", fix))
+        if not may_be_on_the_hub(place, folder):
+            found.append(((*path, "source"), *not_there(place, folder, "paths are relative to the job file")))
     return source.model_copy(update={"source": places[0] if isinstance(source.source, str) else tuple(places)})
 
 
@@ -226,16 +248,11 @@ def _tracker(tracker: Tracker, folder: Path) -> Tracker:
     """The tracker with absolute paths, also that of a SQLite file."""
     places: dict[str, str] = {}
     if tracker.folder is not None:
-        places["folder"] = str(_absolute(tracker.folder, folder))
+        places["folder"] = str(beside(tracker.folder, folder))
     if tracker.uri is not None and tracker.uri.startswith(SQLITE):
-        places["uri"] = f"{SQLITE}{_absolute(tracker.uri.removeprefix(SQLITE), folder)}"
+        places["uri"] = f"{SQLITE}{beside(tracker.uri.removeprefix(SQLITE), folder)}"
     return tracker.model_copy(update=places)
 
 
 def _is_path(value: str, folder: Path) -> bool:
-    return (folder / value.rpartition(":")[0]).is_file() or _absolute(value, folder).exists()
-
-
-def _absolute(value: str, folder: Path) -> Path:
-    """Against the job file's folder; links are kept, since `runs/<name>` may lead elsewhere tomorrow."""
-    return Path(value).expanduser() if Path(value).expanduser().is_absolute() else folder / value
+    return is_file(beside(value.rpartition(":")[0], folder)) or is_there(beside(value, folder))

@@ -1,47 +1,37 @@
-"""YAML read together with the place of every key and value."""
+"""Job files, profiles and DeepSpeed's JSON, read together with the place of every key and value."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launcher.errors import JobError, Problem
+from launcher.job.yaml_reader import KeyPath, Parsed, YamlFaults, parse_yaml
 
-Path_ = tuple[str, ...]
-"""Keys, and the places in lists, counted from 0."""
+LARGEST_FILE = 2**20
+"""Bytes of a job file or profile."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file as plain values, with `file:line:column` of each path.
+    """A file as plain values, with `file:line:column` of each path.
 
-    keys: where each key stands; values: where each value begins
+    places: where each key stands; of an item of a list, where its value begins
+    written: numbers and booleans as they stand in the file
     """
 
     file: Path
     values: dict[str, Any]
-    places: dict[Path_, str]
+    places: dict[KeyPath, str]
+    written: Mapping[KeyPath, str] = field(default_factory=dict)
 
-    def where(self, path: Path_) -> str:
+    def where(self, path: KeyPath) -> str:
         """The place of a path, or of the nearest part of it that is in the file."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, f"{self.file}:1:1")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML; the words yes, no, on and off stay text, as a person who writes them as a name means them."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
 
 
 def read_document(file: Path, origin: str = "adaptrun init writes one to start from") -> Document:
@@ -49,99 +39,58 @@ def read_document(file: Path, origin: str = "adaptrun init writes one to start f
 
     origin: where such a file comes from, for who has none
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise JobError([Problem(str(file), "", "there is no such file", origin)]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError([Problem(str(file), "", f"cannot be read as UTF-8 text: {error}")]) from None
-    try:
-        values, places = _parse(file, text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else str(file)
-        raise JobError([Problem(where, "", f"not valid YAML: {error.problem}")]) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        fault = f"not valid YAML: the character {_character(error)!r} is not allowed"
-        raise JobError([Problem(f"{file}:{line}:{column}", "", fault, "remove it")]) from None
-    except ValueError as error:  # such as a date that does not exist
-        raise JobError([Problem(f"{file}:1:1", "", f"not valid YAML: {error}", "put quotes around it")]) from None
-    if not isinstance(values, dict):
-        found = (
-            "the file is empty" if values is None else f"the file holds {type(values).__name__}, not keys and values"
-        )
+    parsed = _parsed(file, _text_of(file, origin))
+    if not isinstance(parsed.value, dict):
+        kind = type(parsed.value).__name__
+        found = "the file is empty" if parsed.value is None else f"the file holds {kind}, not keys and values"
         raise JobError([Problem(f"{file}:1:1", "", found, "adaptrun init writes a job file to start from")])
-    return Document(file, values, places)
+    return Document(file, parsed.value, _places(file, parsed), parsed.written)
 
 
-def places_in_json(file: Path, text: str) -> dict[Path_, str]:
+def places_in_json(file: Path, text: str) -> dict[KeyPath, str]:
     """`file:line:column` of each path of a JSON text, which YAML holds but for its tabs.
 
     Raises JobError for keys given twice.
     """
     try:
-        return _parse(file, text.replace("\t", " "))[1]
-    except yaml.YAMLError:  # a character that only JSON allows
-        return {}
+        return _places(file, parse_yaml(text.replace("\t", " ")))
+    except YamlFaults as error:
+        twice = [fault for fault in error.faults if "twice" in fault.message]
+        if twice:
+            raise _refused(file, YamlFaults(twice)) from None
+        return {}  # a character that only JSON allows
 
 
-def _parse(file: Path, text: str) -> tuple[Any, dict[Path_, str]]:
-    """Values and places. Raises yaml's errors, and JobError for keys given twice and loops."""
-    loader = _Loader(text)
+def _text_of(file: Path, origin: str) -> str:
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None, {}
-        walk = _Walk(file)
-        walk.enter(node, ())
-        if walk.problems:
-            raise JobError(walk.problems)
-        return loader.construct_document(node), walk.places
-    finally:
-        loader.dispose()
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise JobError([Problem(str(file), "", "there is no such file", origin)]) from None
+    except (OSError, ValueError) as error:
+        raise JobError([Problem(str(file), "", f"cannot be read: {error}")]) from None
+    if len(data) > LARGEST_FILE:
+        message = f"is larger than {LARGEST_FILE // 2**20} MiB, which no job file or profile is"
+        raise JobError([Problem(str(file), "", message, "check the path")])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+        where = f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        message = f"cannot be read as UTF-8 text: byte 0x{data[error.start]:02x}: {error.reason}"
+        raise JobError([Problem(where, "", message, "save the file as UTF-8")]) from None
 
 
-class _Walk:
-    """Notes the place of every key and value, and what YAML lets pass and a job file must not hold."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.places, self.problems = file, dict[Path_, str](), list[Problem]()
-        self._above: list[yaml.Node] = []
-
-    def enter(self, node: yaml.Node, path: Path_) -> None:
-        self.places.setdefault(path, _place(self.file, node))
-        if any(node is above for above in self._above):
-            dotted = ".".join(map(str, path))
-            self.problems.append(Problem(_place(self.file, node), dotted, "the value holds itself", "remove the alias"))
-            return
-        self._above.append(node)
-        if isinstance(node, yaml.MappingNode):
-            self._keys(node, path)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                self.enter(value, (*path, str(index)))
-        self._above.pop()
-
-    def _keys(self, node: yaml.MappingNode, path: Path_) -> None:
-        seen: set[str] = set()
-        for key, value in node.value:
-            name = str(key.value)
-            below = (*path, name)
-            if name in seen and key.tag != "tag:yaml.org,2002:merge":
-                dotted = ".".join(map(str, below))
-                self.problems.append(
-                    Problem(_place(self.file, key), dotted, "the key is there twice", "remove one of the two")
-                )
-            seen.add(name)
-            self.places[below] = _place(self.file, key)
-            self.enter(value, below)
+def _parsed(file: Path, text: str) -> Parsed:
+    try:
+        return parse_yaml(text)
+    except YamlFaults as error:
+        raise _refused(file, error) from None
 
 
-def _character(error: yaml.reader.ReaderError) -> str:
-    return chr(error.character) if isinstance(error.character, int) else str(error.character)
+def _refused(file: Path, error: YamlFaults) -> JobError:
+    return JobError([Problem(f"{file}:{f.line}:{f.column}", ".".join(f.path), f.message, f.fix) for f in error.faults])
 
 
-def _place(file: Path, node: yaml.Node) -> str:
-    return f"{file}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+def _places(file: Path, parsed: Parsed) -> dict[KeyPath, str]:
+    return {path: f"{file}:{line}:{column}" for path, (line, column) in parsed.places.items()}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from launcher.errors import ModelError, RequestError, UntrustedCode
 from launcher.job.model_files import check_weights, headers_of, read_object
 from launcher.job.own_function import check_function
+from launcher.job.places import beside, is_file, is_folder, is_there, may_be_on_the_hub, not_there
 from launcher.job.schema import Model
 from launcher.job.tasks import FAMILIES, find_family
 from launcher.job.trust import file_of, sha256_of, trusted_code
@@ -79,7 +80,8 @@ class Base:
     identity: str | None
 
 
-STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin")
+STATE_DICTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
+"""Files of weights; `.ckpt` is Lightning's, `.pth.tar` that of older training scripts."""
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet")
 """Models of the RoBERTa line, whose positions begin after the padding token's number."""
 OLD_POSITIONS = ("codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt")
@@ -88,18 +90,6 @@ TOKENIZER_FILES = (
     *("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "spiece*", "*.model", "added_tokens*"),
     *("chat_template*", "preprocessor_config.json"),
 )
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-def may_be_on_the_hub(name: str, folder: Path | None) -> bool:
-    """Whether a name of nothing that is here may be a hub id.
-
-    It is none where its first part is a folder beside the job file: `runs/nothing` is a misspelt path.
-    """
-    if HUB_ID.fullmatch(name) is None:
-        return False
-    first, _, rest = name.partition("/")
-    return not rest or not _beside(first, folder).is_dir()
 
 
 @dataclass(frozen=True)
@@ -121,7 +111,7 @@ ALIASES = {
 
 
 def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
-    """Resolve `model.pretrained`, relative to `folder`.
+    """Resolve `model.pretrained`, relative to `folder`; of a job whose paths are absolute, there is none to name.
 
     Raises ModelError where it names nothing that exists, with the way out, and where what it names is a folder that
     names code which `model.trust_code` does not.
@@ -134,8 +124,8 @@ def _find(model: Model, folder: Path | None, above: tuple[Path, ...]) -> Pretrai
     name = model.pretrained
     if name in ALIASES:
         return _with_tokenizer(model, "folder", str(_alias_folder(name)), folder)
-    path = _beside(name, folder)
-    if path.is_dir():
+    path = beside(name, folder)
+    if is_folder(path):
         place = _model_in(path)
         if _is_adapter(place):
             return _adapter(model, place, folder, above)
@@ -144,12 +134,13 @@ def _find(model: Model, folder: Path | None, above: tuple[Path, ...]) -> Pretrai
             function = trusted_code(function, place / CARD, _trusted(model, folder))
             check_function(Path(file_of(function)), function.rpartition(":")[2])
         return _with_tokenizer(model, "folder", str(place), folder, function)
-    if path.suffix in STATE_DICTS:
+    if path.suffix.lower() in STATE_DICTS:
         return _state_dict(model, path, folder)
     if _names_function(name):
         return _function(model, name, folder)
-    if not may_be_on_the_hub(name, folder) or path.suffix:
-        raise ModelError(f"there is no {path}; name a folder, a file, a hub id, or one of {', '.join(ALIASES)}")
+    if not may_be_on_the_hub(name, folder):
+        instead = f"name a folder, a file, a hub id, or one of {', '.join(ALIASES)}"
+        raise ModelError("; ".join(not_there(name, folder, instead)))
     near = get_close_matches(name, ALIASES, n=1, cutoff=0.7)
     if near:
         raise ModelError(f"there is no model {name!r}; did you mean {near[0]}?")
@@ -311,8 +302,8 @@ def _adapter(model: Model, place: Path, folder: Path | None, above: tuple[Path, 
 
 
 def _state_dict(model: Model, path: Path, folder: Path | None) -> Pretrained:
-    if not path.is_file():
-        raise ModelError(f"there is no {path}")
+    if not is_file(path):
+        raise ModelError("; ".join(not_there(model.pretrained, folder, "paths are relative to the job file")))
     if model.config is None and not (path.parent / "config.json").is_file():
         raise ModelError(
             f"{path.name} holds weights alone; say what they are weights of: model.config: FOLDER-OR-HUB-ID"
@@ -324,9 +315,9 @@ def _function(model: Model, name: str, folder: Path | None) -> Pretrained:
     file, colon, function = name.rpartition(":")
     if not colon:
         raise ModelError(f"say which function of {name} builds the model: {name}:build")
-    path = _beside(file, folder)
-    if not path.is_file():
-        raise ModelError(f"there is no {path}")
+    path = beside(file, folder)
+    if not is_file(path):
+        raise ModelError("; ".join(not_there(file, folder, "paths are relative to the job file")))
     check_function(path, function)
     if model.tokenizer is None:
         raise ModelError(f"{name} builds a model without a tokenizer; add model.tokenizer: FOLDER-OR-HUB-ID")
@@ -339,7 +330,7 @@ def _names_function(name: str) -> bool:
 
 def _trusted(model: Model, folder: Path | None) -> list[str]:
     """The files whose code may run, as paths from anywhere."""
-    return [str(_beside(file, folder).resolve()) for file in model.trust_code]
+    return [str(beside(file, folder).resolve()) for file in model.trust_code]
 
 
 def _with_tokenizer(
@@ -356,10 +347,5 @@ def _with_tokenizer(
 def _local(name: str | None, folder: Path | None) -> str | None:
     if name is None:
         return None
-    path = _beside(name, folder)
-    return str(path.resolve()) if path.exists() else name
-
-
-def _beside(name: str, folder: Path | None) -> Path:
-    path = Path(name).expanduser()
-    return path if path.is_absolute() or folder is None else folder / path
+    path = beside(name, folder)
+    return str(path.resolve()) if is_there(path) else name

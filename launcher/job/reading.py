@@ -34,7 +34,13 @@ def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Jo
     """
     document = read_document(path)
     origins = apply_overrides(document.values, sets)
-    return _checked(document, origins, path.resolve().parent, trains)
+    folder = path.resolve().parent
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        message = "the path of its folder is not UTF-8, and no file of a run could name it"
+        raise JobError([Problem(str(path), "", message, "rename the folder")]) from None
+    return _checked(document, origins, folder, trains)
 
 
 def load_kept_job(path: Path) -> Job:
@@ -59,12 +65,19 @@ def _checked(document: Document, origins: Mapping[tuple[str, ...], str], folder:
     return resolved
 
 
-def load_section(path: Path, section: type[AnySection], origin: str) -> AnySection:
+def load_section(
+    path: Path, section: type[AnySection], origin: str, given: Mapping[str, tuple[str, Any]] | None = None
+) -> AnySection:
     """Read and check another file in the same way. Raises JobError with all problems at once.
 
     origin: where such a file comes from, for who has none
+    given: fields that the command line overrides, with the words that do so; a list is added to that of the file
     """
-    return _validated(section, read_document(path, origin), {})
+    document = read_document(path, origin)
+    for field, (_, value) in (given or {}).items():
+        before = document.values.get(field)
+        document.values[field] = [*before, *value] if isinstance(value, list) and isinstance(before, list) else value
+    return _validated(section, document, {(field,): words for field, (words, _) in (given or {}).items()})
 
 
 def check_section(values: Mapping[str, Any], section: type[AnySection]) -> AnySection:
@@ -103,7 +116,7 @@ def _problems(
     for error in invalid.errors():
         by_path.setdefault(_real_path(error, document.values), []).append(error)
     for path, errors in by_path.items():
-        message, fix = _explain(section, path, errors)
+        message, fix = _explain(section, path, errors, document.written)
         yield Problem(_where(path, document, origins), ".".join(path), message, fix)
 
 
@@ -124,7 +137,12 @@ def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _explain(section: type[BaseModel], path: tuple[str, ...], errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+def _explain(
+    section: type[BaseModel],
+    path: tuple[str, ...],
+    errors: Sequence[ErrorDetails],
+    written: Mapping[tuple[str, ...], str],
+) -> tuple[str, str]:
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing and needed", ""
@@ -142,7 +160,7 @@ def _explain(section: type[BaseModel], path: tuple[str, ...], errors: Sequence[E
     if near:
         return message, f"did you mean {near[0]}?"
     if isinstance(first["input"], bool | int | float) and any(error["type"] == "string_type" for error in errors):
-        return message, f'put quotes around it: "{first["input"]}"'
+        return message, f'put quotes around it: "{written.get(path, first["input"])}"'
     return message, ""
 
 

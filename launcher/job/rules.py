@@ -17,6 +17,7 @@ from launcher.job.methods import SOURCE_FREE, Finetune
 from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.rule import Found, Rule, TaskRule
 from launcher.job.schema import Job
+from launcher.job.splits import TRAINING, likely, splits_of
 from launcher.job.tasks import Family, find_family
 
 
@@ -200,6 +201,8 @@ def _validation_is_not_training(job: Job) -> Iterator[Found]:
     if job.data.allow_leakage:
         return
     for name, source in job.data.validation.items():
+        if source.split is None and any(map(splits_of, source.files)):
+            continue  # which split is meant has to be said first
         for train in job.labelled_sets.values():
             shared = sorted(set(source.files) & set(train.files))
             if not shared or source.split != train.split:
@@ -209,6 +212,18 @@ def _validation_is_not_training(job: Job) -> Iterator[Found]:
                 f"{shared[0]} is also trained on, so it says nothing of new samples",
                 "hold some rows out of data.train in a file of their own, or data.allow_leakage: true",
             )
+
+
+def _splits_are_named(job: Job) -> Iterator[Found]:
+    """Of a folder of several splits that of training is trained on; which one is validated on nobody may guess."""
+    judged = {("data", "validation", name): source for name, source in job.data.validation.items()}
+    for path, source in _sources(job):
+        if source.split is not None:
+            continue
+        for splits in map(splits_of, source.files):
+            if splits and (path in judged or TRAINING not in splits):
+                fix = f"{'.'.join((*path, 'split'))}: {likely(splits, path not in judged)}"
+                yield (*path, "source"), f"holds the splits {', '.join(splits)}, and none is named", fix
 
 
 def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
@@ -383,6 +398,7 @@ RULES: tuple[Rule, ...] = (
     _schedule_free_stands_alone,
     _plateau_settings_are_used,
     _validation_is_not_training,
+    _splits_are_named,
     _trackers_are_installed,
     _trackers_are_named_once,
     _tracker_settings_are_used,

@@ -32,8 +32,9 @@ class Model(Section):
     """Which pretrained model is taken to the new domain."""
 
     pretrained: str = Field(
-        description="An alias (`minilm`), a folder, a finished run's folder, a hub id, a `.safetensors` or `.pt` state "
-        "dict (with `config` beside it), or `file.py:function`, which returns a `transformers` model."
+        description="An alias (`minilm`), a folder, a finished run's folder, a hub id, a state dict "
+        "(`.safetensors`, `.pt`, `.pth`, `.bin`, or Lightning's `.ckpt`, with `config` beside it), or "
+        "`file.py:function`, which returns a `transformers` model."
     )
     config: str | None = Field(
         None, description="For a state dict: the folder or hub id whose `config.json` describes the weights."

@@ -7,6 +7,7 @@ attributes (`losses = (…)`, `judged_by = {…}`) is found in its source, so th
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 from launcher.errors import RequestError
 from launcher.job.data import Source
+from launcher.job.places import beside, is_file, not_there
 
 FAMILIES = {
     "text-classification": "text_classification:TextClassification",
@@ -28,6 +30,18 @@ FAMILIES = {
     "audio-classification": "audio_classification:AudioClassification",
 }
 """Name to module and class in `launcher.models`; a new family is a file there and a line here."""
+
+_SEVERAL = "text-classification (or image-classification) with train.loss.name: binary learns several labels a sample"
+_PREFERENCES = "none learns from preferences; causal-lm learns the chosen answers: prompt: prompt, response: chosen"
+OTHER_TASKS = {
+    **dict.fromkeys(("multilabel", "multilabelclassification", "multilabeltextclassification"), _SEVERAL),
+    **dict.fromkeys(("reward", "rewardmodel", "rewardmodeling", "rewardmodelling", "preference"), _PREFERENCES),
+    **dict.fromkeys(("preferences", "dpo", "orpo", "kto", "rlhf", "ppo", "grpo"), _PREFERENCES),
+    **dict.fromkeys(("ner", "pos", "tagging"), "token-classification labels each word"),
+    **dict.fromkeys(("sft", "clm", "languagemodeling", "textgeneration"), "causal-lm learns what comes next"),
+    **dict.fromkeys(("mlm", "fillmask"), "masked-lm learns what was masked"),
+}
+"""What people call tasks, without hyphens, and what is to be done here."""
 
 MODELS = Path(__file__).parents[1] / "models"
 LOWER, HIGHER = "lower", "higher"
@@ -83,18 +97,19 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
         return _read(MODELS / f"{module}.py", class_name, loss)
     if ".py" not in name:
         near = get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
-        fix = f"did you mean {near[0]}?" if near else f"the tasks are {', '.join(FAMILIES)}, or file.py:ClassName"
+        other = OTHER_TASKS.get(re.sub(r"[-_ ]", "", name.lower()))
+        nearest = f"did you mean {near[0]}?" if near else f"the tasks are {', '.join(FAMILIES)}, or file.py:ClassName"
+        fix = other or nearest
         raise RequestError(f"there is no task {name!r}; {fix}")
     place, colon, class_name = name.rpartition(":")
     if not colon:
         raise RequestError(f"say which class of {name} is the task: {name}:MyTask")
-    path = Path(place).expanduser()
-    path = path if folder is None else folder / path
+    path = beside(place, folder)
     known = _READ.get((path, class_name, loss))
-    if known is not None and not path.is_file():
-        return known
-    if not path.is_file():
-        raise RequestError(f"there is no {path}; paths are relative to the job file")
+    if not is_file(path):
+        if known is not None:
+            return known
+        raise RequestError("; ".join(not_there(place, folder, "paths are relative to the job file")))
     found = _READ[path, class_name, loss] = _read(path.resolve(), class_name, loss)
     return found
 

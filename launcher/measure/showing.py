@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from launcher.measure.advice import Finding, levels
 from launcher.measure.report import Report
+from launcher.terminal import print_table, wide_console
 
 MARKS = {"mend": "[bold red]mend[/]", "look": "[yellow]look[/]", "good": "[green]good[/]", "left out": "[dim]—[/]"}
 
@@ -19,7 +20,6 @@ def as_json(report: Report, lines: Sequence[Finding], fit: bool) -> str:
 
 def print_report(report: Report, lines: Sequence[Finding], fit: bool) -> None:
     """The findings, gravest first within their order, and one sentence at the end."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -31,8 +31,8 @@ def print_report(report: Report, lines: Sequence[Finding], fit: bool) -> None:
     table.add_column("what to do")
     for line in lines:
         table.add_row(MARKS[line.level], *(escape(text) for text in (line.subject, line.found, line.advice)))
-    console = Console()
-    console.print(table)
+    console = wide_console()
+    print_table(table, console)
     counts = levels(lines)
     verdict = "fit for training" if fit else "not fit for training before that is mended"
     console.print(

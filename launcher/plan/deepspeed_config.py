@@ -102,6 +102,9 @@ def read_deepspeed(job: Job) -> Document:
     except json.JSONDecodeError as error:
         where = f"{file}:{error.lineno}:{error.colno}"
         raise JobError([Problem(where, "", f"not valid JSON: {error.msg}", "DeepSpeed reads plain JSON")]) from None
+    except (RecursionError, ValueError):  # of integers beyond what Python reads
+        message = "sections within sections, or a number, without end"
+        raise JobError([Problem(f"{file}:1:1", "", message, WHAT_IS_NEEDED)]) from None
     places = places_in_json(file, text)
     if not isinstance(values, dict) or not isinstance(values.get("zero_optimization", {}), dict):
         message = "a DeepSpeed file is an object, and so is its zero_optimization"

@@ -89,7 +89,17 @@ def make_plan(
         reasons=tuple(reasons),
         commands=(_command(job_file, ranks),),
         warnings=tuple(losses_of(job)),
+        evaluations=evaluations_of(job),
     )
+
+
+def evaluations_of(job: Job) -> str:
+    """Which of several validation sets is evaluated when; empty where there is nothing to say."""
+    if len(job.data.validation) < 2:
+        return ""
+    often = "each epoch" if job.validation.every == "epoch" else f"every {job.validation.every} steps"
+    others = ", ".join(name for name in job.data.validation if name != job.deciding_set)
+    return f"{job.deciding_set} {often}, since it decides; {others} before training and at its end"
 
 
 def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int) -> Plan:

@@ -38,6 +38,7 @@ class Plan:
     reasons: one sentence for each value that `auto` decided
     commands: the exact commands, one a process group, as argument lists
     warnings: what speaks against the job as it stands
+    evaluations: which of several validation sets is evaluated when; empty where there is one
     """
 
     name: str
@@ -60,6 +61,7 @@ class Plan:
     reasons: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     warnings: tuple[str, ...] = ()
+    evaluations: str = ""
 
     def with_sets(self, sets: Sequence[str]) -> Plan:
         """The plan whose commands say what was overridden of the job file."""
@@ -102,6 +104,7 @@ class Plan:
             ("batch", str(self.split)),
             ("steps", self._steps()),
             ("memory", "known once the model is loaded" if self.memory is None else str(self.memory)),
+            *([("validation", self.evaluations)] if self.evaluations else []),
             *(("command", shlex.join(command)) for command in self.commands),
             *(("because", reason) for reason in self.reasons),
             *(("warning", warning) for warning in self.warnings),

@@ -79,7 +79,7 @@ class Table:
 
 def parse_size(text: str) -> int:
     """`80GiB` or `80 GB` in bytes. Raises RequestError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)\s*", text)
     if found is None or found.group(2).upper() not in UNITS:
         raise RequestError(f"{text!r} is no size; write 80GiB, or 24GB")
     return int(float(found.group(1)) * UNITS[found.group(2).upper()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from launcher.run.events import Evaluated, Event, EventTail, Note, Phase, Progress, Saved, Started, Step
 from launcher.run.folder import RunFolder
 from launcher.run.notebook import NotebookLive
+from launcher.terminal import print_table, wide_console
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from launcher.run.results import SetResult
 
 SECONDS_BETWEEN_LINES = 5.0
-WIDTH_OF_A_FILE = 160
-"""Columns of a table that is printed to no terminal."""
 WIDE = 110
 """Columns of a terminal that hold the interval of each change too."""
+LABEL = 10
+"""Columns of what stands before a bar."""
 QUIET = ("training", "saving")
 """Phases that other lines tell of."""
 
@@ -96,10 +96,11 @@ class _State:
         last, started = self.recent[-1], self.started
         seconds = sum(step.seconds for step in self.recent)
         losses = sum(step.loss for step in self.recent) / len(self.recent)
-        line = (
-            f"loss {losses:.4f}  lr {last.lr:.2e}  {sum(s.samples for s in self.recent) / seconds:.1f} samples/s  "
-            f"{sum(s.tokens for s in self.recent) / seconds:.0f} tokens/s  {last.memory / 2**30:.2f} GiB"
-        )
+        counted_in = "samples" if started is None or started.counted_in == "tokens" else started.counted_in
+        speed = f"{sum(s.samples for s in self.recent) / seconds:.1f} {counted_in}/s"
+        if any(step.tokens for step in self.recent):
+            speed += f"  {sum(s.tokens for s in self.recent) / seconds:.0f} tokens/s"
+        line = f"loss {losses:.4f}  lr {last.lr:.2e}  {speed}  {last.memory / 2**30:.2f} GiB"
         if started is None:
             return f"step {last.step}  {line}"
         left = (started.total_steps - last.step) * seconds / len(self.recent)
@@ -175,22 +176,27 @@ class _LiveView:
         parts: list[RenderableType] = [Text(f"{state.phase}  {duration(time.time() - state.since)}", style="bold")]
         if state.progress is not None:
             done = state.progress
-            parts.append(_bar(done.total or None, done.done))
+            parts.append(_bar(state.phase.partition(" ")[0], done.total or None, done.done))
             parts.append(Text(f"{done.done} of {done.total or '?'} {done.unit}"))
         elif state.recent and state.started is not None:
             step, started = state.recent[-1].step, state.started
             in_epoch = (step - 1) % started.steps_per_epoch + 1
-            parts += [_bar(started.total_steps, step), _bar(started.steps_per_epoch, in_epoch)]
+            parts.append(_bar("training", started.total_steps, step))
+            parts.append(_bar(f"epoch {(step - 1) // started.steps_per_epoch + 1}", started.steps_per_epoch, in_epoch))
             parts.append(Text(state.step_line()))
         return Group(*parts)
 
 
-def _bar(total: int | None, done: int) -> RenderableType:
-    """On a line of its own, which rich's bar does not end by itself."""
-    from rich.padding import Padding
+def _bar(label: str, total: int | None, done: int) -> RenderableType:
+    """What it measures and how far that is, on a line of its own, which rich's bar does not end by itself."""
     from rich.progress_bar import ProgressBar
+    from rich.table import Table
 
-    return Padding(ProgressBar(total=total, completed=done, width=60), 0, expand=False)
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=LABEL, no_wrap=True)
+    line.add_column(width=60)
+    line.add_row(label, ProgressBar(total=total, completed=done, width=60))
+    return line
 
 
 def evaluation_line(event: Evaluated) -> str:
@@ -210,18 +216,14 @@ def with_interval(value: float, ends: tuple[float, float]) -> str:
 
 def print_outcome(folder: RunFolder, terminal: TextIO | None = None) -> None:
     """The tables of before and after, where the model is, where the time went, and the verdict."""
-    from rich.console import Console
-
     from launcher.run.ledger import Ledger
     from launcher.run.results import Result
 
-    result, console = Result.read(folder.result_file), Console(file=terminal)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(file=terminal, width=WIDTH_OF_A_FILE)
+    result, console = Result.read(folder.result_file), wide_console(terminal)
     for name, found in result.sets.items():
-        console.print(_set_table(name, found, console.width))
+        print_table(_set_table(name, found, console.width), console)
     if result.verdict is not None and len(result.verdict.comparisons) > 1:
-        console.print(_comparison_table(result.verdict))
+        print_table(_comparison_table(result.verdict), console)
     console.print(
         f"{result.steps} steps, {duration(result.seconds)} of training; model: {result.model}",
         highlight=False,

@@ -69,7 +69,10 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """Training begins, or goes on at `step`."""
+    """Training begins, or goes on at `step`.
+
+    counted_in: what speed is told in: tokens (and samples), images or sounds
+    """
 
     kind = "started"
     step: int
@@ -77,6 +80,7 @@ class Started(Event):
     steps_per_epoch: int
     epochs: int
     processes: int
+    counted_in: str = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ class Step(Event):
 
     loss: weighted mean over the global batch, before the step
     gradient_norm: norm of the whole gradient before clipping
-    samples, tokens: in the global batch, padding not counted
+    samples, tokens: in the global batch, padding not counted; no tokens of images and sounds
     seconds: wall time of the step
     memory: bytes of the process (CPU) or of its device (GPU), the largest of the ranks
     """

@@ -14,12 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from launcher.errors import RequestError, RunFailed
+from launcher.errors import JobError, RequestError, RunFailed
 from launcher.files import partial_of
 from launcher.files import write_whole as write_whole
+from launcher.job.positions import read_document
 from launcher.job.schema import Job
+from launcher.job.yaml_reader import dump_yaml
 from launcher.plan.plan import Plan
 from launcher.run import claims
 from launcher.run.events import EventTail, Phase
@@ -42,8 +42,7 @@ class RunFolder:
 
     def write_job(self, job: Job) -> None:
         """Keep the job as resolved."""
-        text = yaml.safe_dump(job.as_dict(), sort_keys=False, allow_unicode=True)
-        write_whole(self.job_file, text)
+        write_whole(self.job_file, dump_yaml(job.as_dict()))
 
     @property
     def job_file(self) -> Path:
@@ -53,12 +52,11 @@ class RunFolder:
     def job_values(self) -> dict[str, Any]:
         """The job as it was kept; nothing asks whether its data are still there. Raises RequestError."""
         try:
-            values = yaml.safe_load(self.job_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-            raise RequestError(f"{self.job_file} cannot be read: {_first_line(error)}") from error
-        if not isinstance(values, dict):
-            raise RequestError(f"{self.job_file} is damaged: it holds no job; put back the one that the run began with")
-        return values
+            return read_document(self.job_file, "name another run").values
+        except JobError as error:
+            found = error.problems[0]
+            message = f"{found.where}: {found.message}; put back the one that the run began with"
+            raise RequestError(f"{self.job_file} is damaged: {message}") from None
 
     @property
     def plan_file(self) -> Path:
@@ -220,10 +218,6 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def find_run(path: Path) -> RunFolder:

@@ -24,13 +24,13 @@ def history(events_file: Path) -> list[dict[str, float]]:
 
 def step_figures(step: Step) -> dict[str, float]:
     """The figures of one optimizer step; epochs count from 1."""
-    return {
+    tokens = {"train/tokens_per_second": step.tokens / step.seconds} if step.tokens else {}
+    return tokens | {
         "train/loss": step.loss,
         "train/lr": step.lr,
         "train/gradient_norm": step.gradient_norm,
         "train/epoch": step.epoch + 1,
         "train/samples_per_second": step.samples / step.seconds,
-        "train/tokens_per_second": step.tokens / step.seconds,
         "train/memory_gib": step.memory / 2**30,
     }
 

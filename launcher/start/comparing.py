@@ -13,6 +13,7 @@ from launcher.errors import RequestError
 from launcher.run.comparison import Comparison, Measured, Rows
 from launcher.run.display import duration, with_interval
 from launcher.run.folder import find_run
+from launcher.terminal import print_table, wide_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,28 +38,30 @@ def _values(comparison: Comparison) -> dict[str, object]:
 
 
 def _print(comparison: Comparison, paths: Sequence[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console, letters = Console(), [_letter(index) for index in range(len(paths))]
+    console, letters = wide_console(), [_letter(index) for index in range(len(paths))]
     table = Table("run", "folder", "state", "steps", "training", title="Runs", title_justify="left")
     table.columns[1].overflow = "fold"
     for letter, path, run in zip(letters, paths, comparison.runs, strict=True):
         table.add_row(letter, path, run.state, f"{run.steps} of {run.total_steps or '?'}", duration(run.seconds))
-    console.print(table)
+    print_table(table, console)
     for letter, run in zip(letters, comparison.runs, strict=True):
         if run.damage:
             console.print(f"run {letter} is damaged: {'; '.join(run.damage)}", highlight=False, markup=False)
     for section in ("job", "data", "plan", "environment"):
         rows: Rows = getattr(comparison, section)
-        console.print(_differences(section, rows, letters) if rows else f"{section}: no difference", highlight=False)
+        if rows:
+            print_table(_differences(section, rows, letters), console)
+        else:
+            console.print(f"{section}: no difference", highlight=False)
     for name, metrics in comparison.metrics.items():
         table = Table("metric", "run", "before", "after", f"against {letters[0]}", title_justify="left")
         table.title = f"{name}, in brackets the 95 % interval"
         for metric, row in metrics.items():
             for index, measured in enumerate(row):
                 table.add_row("" if index else metric, letters[index], *_cells(measured))
-        console.print(table)
+        print_table(table, console)
 
 
 def _letter(index: int) -> str:

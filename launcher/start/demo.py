@@ -11,6 +11,7 @@ from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.start.demo_data import write_demo_data
 from launcher.start.training import train_job
+from launcher.terminal import print_table, wide_console
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SOURCE, TARGET = "film-reviews", "tweets"
@@ -33,7 +34,6 @@ def run_demo(folder: Path) -> None:
 
 
 def _print_closing_table(source: Result, target: Result) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Accuracy with 95 % interval", title_justify="left")
@@ -47,7 +47,7 @@ def _print_closing_table(source: Result, target: Result) -> None:
     ]
     for stage, result, when in stages:
         table.add_row(stage, *(_accuracy(result, name, when) for name in (SOURCE, TARGET)))
-    Console().print(table)
+    print_table(table, wide_console())
     gain, cost = (
         100 * (target.sets[name].after["accuracy"] - source.sets[name].after["accuracy"]) for name in (TARGET, SOURCE)
     )

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from launcher.data.sources import count_rows, files_left_out
-from launcher.errors import RequestError
+from launcher.errors import DataError, RequestError
 from launcher.job.data import Data, Source
 from launcher.job.evaluation import EvaluationRequest
+from launcher.job.places import beside, is_there, may_be_on_the_hub, not_there
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code
 from launcher.job.schema import Model
+from launcher.job.splits import likely, splits_of
 from launcher.job.trust import told_of_code
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import temporary_folder
@@ -53,6 +55,7 @@ def predict_with_model(model: Model, source: Source, output: Path, batch_size: i
 
 def _run(model: Model, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
     hardware = find_hardware()
+    _check_places(source)
     model = checked_model(model)
     rows = count_rows(source)
     for line in files_left_out(source):
@@ -106,6 +109,16 @@ def trusted_files(files: Sequence[str]) -> tuple[str, ...]:
     return trusted
 
 
+def _check_places(source: Source) -> None:
+    """Raises DataError for what is not there, and for a folder of several splits of which none is named."""
+    for place in source.files:
+        if not is_there(beside(place, None)) and not may_be_on_the_hub(place, Path.cwd()):
+            raise DataError(place, f"there is no such file; {not_there(place, Path.cwd(), 'check the path')[1]}")
+        splits = splits_of(place)
+        if splits and source.split is None:
+            raise DataError(place, f"holds the splits {', '.join(splits)}; name one: --split {likely(splits, False)}")
+
+
 def worthwhile(cores: int, rows: int | None) -> int:
     """Processes without GPUs, so that none costs more to start than it saves."""
     return cores if rows is None else min(cores, 1 + rows // ROWS_WORTH_A_PROCESS)
@@ -113,5 +126,5 @@ def worthwhile(cores: int, rows: int | None) -> int:
 
 def _place(name: str) -> str:
     """A path as seen from anywhere; a hub id or an alias as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    path = beside(name, None)
+    return str(path.resolve()) if is_there(path) else name

@@ -26,6 +26,7 @@ from launcher.run.results import Result, SetResult
 from launcher.run.resuming import finished_run
 from launcher.start.checking import check_models
 from launcher.start.training import train_job
+from launcher.terminal import print_table, wide_console
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,6 @@ def without(job: Job, domain: str) -> Job:
 
 
 def _print_table(found: list[LeftOut], metric: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{metric} on a domain that was left out, with 95 % interval", title_justify="left")
@@ -126,4 +126,4 @@ def _print_table(found: list[LeftOut], metric: str) -> None:
         sides = ((one.found.before, one.found.before_interval), (one.found.after, one.found.after_interval))
         told = [with_interval(metrics[metric], intervals[metric]) for metrics, intervals in sides]
         table.add_row(one.domain, str(one.found.samples), *told)
-    Console().print(table)
+    print_table(table, wide_console())

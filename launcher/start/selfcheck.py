@@ -22,6 +22,7 @@ from launcher.plan.making import make_plan
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder, temporary_folder
 from launcher.start.processes import run_ranks
+from launcher.terminal import print_table, wide_console
 
 SGD_BOUND, ADAMW_BOUND = 1e-5, 1e-4
 STEPS = 20
@@ -218,7 +219,6 @@ def _compare(case: Case, found: Trace, truth: Trace) -> Difference:
 
 
 def _print_table(differences: list[Difference]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Largest relative difference from one process over {STEPS} steps", title_justify="left")
@@ -234,4 +234,4 @@ def _print_table(differences: list[Difference]) -> None:
             bound,
             "told" if found.kind == "bf16" else "agrees" if found.is_within_bounds else "differs",
         )
-    Console().print(table)
+    print_table(table, wide_console())

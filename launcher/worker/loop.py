@@ -207,7 +207,7 @@ class Loop:
                 lr=lr,
                 gradient_norm=norm,
                 samples=len(samples),
-                tokens=int(lengths.sum()),
+                tokens=int(lengths.sum()) if self.feed.task.counted_in == "tokens" else 0,
                 seconds=seconds,
                 memory=memory,
             )

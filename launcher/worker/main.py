@@ -248,6 +248,8 @@ def _train(
         until=built.stage.end,
     )
     session.enter("training")
+    if session.plan.evaluations:
+        session.log.write(Note(text=f"validation: {session.plan.evaluations}"))
     session.log.write(
         Started(
             step=progress.step,
@@ -255,6 +257,7 @@ def _train(
             steps_per_epoch=built.feed.steps_per_epoch,
             epochs=session.job.train.epochs,
             processes=session.world.size,
+            counted_in=built.feed.task.counted_in,
         )
     )
     with stop.deferred(), _discarded_kept(session, loop):

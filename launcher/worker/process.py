@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from io import TextIOWrapper
 from typing import NoReturn, TextIO
 
 import psutil
@@ -28,6 +29,7 @@ from launcher.run.heartbeats import DUMP_STACKS, Pulse
 from launcher.run.meeting import LAUNCHER
 from launcher.run.results import mark_stopped
 from launcher.run.starts import Start
+from launcher.terminal import PLAIN, write_plainly
 from launcher.worker.stopping import SIGNALS, StopRequest
 
 PR_SET_PDEATHSIG = 1
@@ -96,6 +98,7 @@ class RankProcess:
         self.pulse = Pulse.here()
         self.stop = StopRequest()
         self._by_hand = folder is None
+        write_plainly()
         self._terminal = sys.stderr
 
     @classmethod
@@ -117,11 +120,14 @@ class RankProcess:
         log = os.open(self.folder.log(self.place.rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         sys.stdout.flush()
         sys.stderr.flush()
-        output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-        self._terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", buffering=1)
+        output = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=PLAIN, buffering=1)
+        self._terminal = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors=PLAIN, buffering=1)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # a log is not the terminal it was
         faulthandler.register(DUMP_STACKS, all_threads=True)
         return output
 

@@ -269,7 +269,7 @@ def test_a_run_folder_that_no_script_can_name_is_refused(path: str) -> None:
         ("gpus_per_node: 2", "gpu_memory is missing"),
         ("{conda: a, venv: b}", "conda and venv both say"),
         ("{time: '5', signal_seconds: 300}", "is not less than the time limit"),
-        ("time: soon", "a time limit as SLURM writes it"),
+        ("time: 1:2:3:4", "a time limit as SLURM writes it"),
         ("memory: much", "memory"),
         ("partiton: gpu", "partition"),
         ("environment: {'A B': c}", "environment"),

@@ -20,6 +20,17 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "blank lines alone": ("a.csv", b"\n\n\n", ["the file is empty"]),
     "missing column": ("a.csv", b"txt,label\na,b\n", ["no column 'text' among 'txt', 'label'", "did you mean 'txt'?"]),
     "nothing like it": ("a.csv", b"q,label\na,b\n", ["no column 'text' among 'q', 'label'", "name the column"]),
+    "a column for each label": (
+        "a.csv",
+        b"text,toxic,insult,threat\na,0,1,1\n",
+        ["no column 'label'", "column of lists, such as [0, 1, 0]", "train.loss.name: binary"],
+    ),
+    "a misspelt label among others": ("a.csv", b"text,labl,id\na,b,1\n", ["did you mean 'labl'?"]),
+    "preferences": (
+        "a.jsonl",
+        b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n',
+        ["no task here learns from pairs", "task: causal-lm", "prompt: prompt, response: chosen"],
+    ),
     "duplicate column": ("a.csv", b"text,label,text\na,b,c\n", ["'text' is there 2 times", "rename all but one"]),
     "too few fields": ("a.csv", b"text,label\na,b\nc\n", ["row 2: 1 fields where the header has 2", "quote fields"]),
     "too many fields": ("a.csv", b"text,label\na,b,c\n", ["row 1: 3 fields where the header has 2"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sys
@@ -13,6 +14,8 @@ import pytest
 from launcher.cli import main
 from launcher.errors import JobError
 from launcher.job.reading import load_job
+from launcher.plan.deepspeed_config import read_deepspeed
+from launcher.run.folder import RunFolder
 from tests.commands import adaptrun
 
 GOOD = """\
@@ -54,6 +57,9 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
     (tmp_path / "empty").mkdir()
+    for name, splits in (("splits", ["train", "validation", "test"]), ("evals", ["dev", "final"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
     (tmp_path / "weights.pt").write_bytes(b"")
     (tmp_path / "build.py").write_text("def build(labels): ...\n")
     for name in ("train.csv", "dev.csv", "target.csv"):
@@ -81,9 +87,58 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "a value that holds itself": (GOOD + "x: &x [*x]\n", [":13:4: x.0: the value holds itself"]),
     "a control character": (GOOD + "x: \x07\n", [":13:4", "'\\x07' is not allowed"]),
     "a number for a key": (GOOD + "3: 4\n", [":13:1: 3: unknown key '3'"]),
-    "no such day": (GOOD + "x: 2020-02-31\n", ["not valid YAML: day is out of range"]),
+    "a word for true or false": (
+        replaced("{pretrained: tiny}", "{pretrained: tiny, trust_remote_code: !!bool maybe}"),
+        [":2:46: model.trust_remote_code: not valid YAML: 'maybe' is no !!bool", "remove !!bool"],
+    ),
+    "a number without digits": (replaced("epochs: 2", "epochs: !!int"), [":9:11: train.epochs", "'' is no !!int"]),
+    "a tag of Python": (
+        replaced("epochs: 2", "epochs: !!timestamp x"),
+        [":9:11: train.epochs: not valid YAML: the tag !!timestamp is not allowed", "remove it"],
+    ),
+    "a thousand levels": (GOOD + "x: " + "[" * 1000, [":13:103: not valid YAML: nested deeper than 100 levels"]),
+    "a thousand levels of aliases": (
+        GOOD + "".join(f"x{i}: &x{i} [{f'*x{i - 1}' if i else ''}]\n" for i in range(1000)),
+        ["nested deeper than 100 levels"],
+    ),
+    "aliases that multiply": (
+        GOOD + "x0: &x0 [1]\n" + "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 10)),
+        ["with its aliases followed, the text holds more than 100,000 values", "remove the alias"],
+    ),
+    "merges that multiply": (
+        GOOD + "x0: &x0 {a: 1}\n" + "".join(f"x{i}: &x{i} {{<<: [*x{i - 1}, *x{i - 1}]}}\n" for i in range(1, 30)),
+        ["more than 100,000 values"],
+    ),
+    "a merge with itself": (GOOD + "x: &x {<<: *x}\n", [":13:4: x: the value holds itself"]),
+    "a merge with a word": (GOOD + "x: {<<: y}\n", [":13:9: x: << takes a section"]),
+    "a merged key there is not": (GOOD + "<<: {a: 1}\n", [":13:6: a: unknown key 'a'"]),
+    "nothing for a key": (
+        replaced("{pretrained: tiny}", "{pretrained: tiny, ~: 1}"),
+        [":2:27: model.~: unknown key '~'"],
+    ),
+    "an endless number": (
+        replaced("epochs: 2", f"epochs: {'9' * 5000}"),
+        [":9:11: train.epochs: a number of 5,000 characters; 300 are the most"],
+    ),
+    "half of a character": (replaced("name: good", 'name: "\\ud800"'), [":1:7: name: not valid YAML: half of a char"]),
+    "no such character": (
+        replaced("name: good", 'name: "\\UFFFFFFFF"'),
+        [":1:10: not valid YAML: a number out of range"],
+    ),
+    "a number as it was written": (replaced("name: good", "name: 1.10"), ["found 1.1", 'quotes around it: "1.10"']),
+    "a name that is too long": (
+        replaced("{pretrained: tiny}", f"{{pretrained: {'x' * 5000}}}"),
+        [":2:9: model.pretrained: ", "is longer than a path can be (255 bytes a name"],
+    ),
+    "a source that is too long": (replaced("train.csv", f"{'x' * 300}"), [":5:11: data.train.source", "longer than"]),
+    "a folder that is too long": (GOOD + f"launch: {{runs: {'x/' * 4000}}}\n", [":13:10: launch.runs", "longer than"]),
+    "a place with a NUL": (replaced("{pretrained: tiny}", '{pretrained: "a\\0b"}'), ["holds a NUL character"]),
+    "lines that end in CR alone": (GOOD.replace("\n", "\r") + "x: \x07\r", [":13:4", "'\\x07' is not allowed"]),
     "two documents": (GOOD + "---\nname: y\n", ["not valid YAML", "document"]),
-    "an object": (replaced("name: good", "name: !!python/object:os.system {}"), ["not valid YAML", "constructor"]),
+    "an object": (
+        replaced("name: good", "name: !!python/object:os.system {}"),
+        ["not valid YAML: the tag !!python/object:os.system is not"],
+    ),
     "unknown key": (GOOD + "trian: {}\n", [":13:1: trian: unknown key 'trian'", "did you mean train?"]),
     "unknown key below": (replaced("lr: 2e-5", "lrr: 2e-5"), [":12:28: train.optimizer.lrr", "did you mean lr?"]),
     "unknown key of a source": (replaced("text: text", "txt: text"), [":5:30: data.train.txt", "did you mean text?"]),
@@ -102,6 +157,26 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "bad name": (replaced("name: good", "name: no good"), [":1:1: name: found 'no good'", "letters, digits"]),
     "number for a name": (replaced("name: good", "name: 3"), ["found 3", "text", 'quotes around it: "3"']),
     "unknown task": (replaced("text-classification", "text-clasification"), ["task:", "text-classification?"]),
+    "several labels as a task": (
+        replaced("text-classification", "multi-label-classification"),
+        ["task: there is no task", "text-classification (or image-classification) with train.loss.name: binary"],
+    ),
+    "a task of preferences": (
+        replaced("text-classification", "dpo"),
+        ["there is no task 'dpo'", "causal-lm learns the chosen answers: prompt: prompt, response: chosen"],
+    ),
+    "no split to judge on": (
+        replaced("{source: dev.csv}", "{source: splits}"),
+        [":7:11: data.validation.dev.source: holds the splits", "fix: data.validation.dev.split: validation"],
+    ),
+    "no split to train on": (
+        replaced("train.csv", "evals"),
+        [":5:11: data.train.source: holds the splits dev, final", "fix: data.train.split: dev"],
+    ),
+    "one folder for both": (
+        replaced("train.csv", "splits").replace("dev.csv", "splits"),
+        ["data.validation.dev.source: holds the splits train, validation, test", "split: validation"],
+    ),
     "word for a number": (replaced("epochs: 2", "epochs: two"), [":9:3: train.epochs: found 'two'", "a whole number"]),
     "zero epochs": (replaced("epochs: 2", "epochs: 0"), ["train.epochs: found 0", "a number above 0"]),
     "half an epoch": (replaced("epochs: 2", "epochs: 1.5"), ["train.epochs: found 1.5", "a whole number"]),
@@ -129,7 +204,13 @@ BAD: dict[str, tuple[str, list[str]]] = {
         ["track.projct", "unknown key 'projct'", "did you mean project"],
     ),
     "no such set": (replaced("dev.csv", "nowhere/dev.csv"), ["data.validation.dev.source", "relative to the job file"]),
-    "no such model": (replaced("tiny}", "./tiny2}"), [":2:9: model.pretrained: there is no", "minilm"]),
+    "no such model": (replaced("tiny}", "./nothing}"), [":2:9: model.pretrained: there is no", "minilm"]),
+    "a misspelt folder": (replaced("tiny}", "./tiny2}"), [":2:9: model.pretrained: there is no", "did you mean tiny?"]),
+    "a misspelt file of weights": (replaced("tiny}", "weight.pt}"), ["there is no", "did you mean weights.pt?"]),
+    "no such tokenizer": (
+        replaced("{pretrained: tiny}", "{pretrained: tiny, tokenizer: ./tinny}"),
+        [":2:27: model.tokenizer: there is no", "did you mean tiny?"],
+    ),
     "misspelt alias": (replaced("tiny}", "minlm}"), ["did you mean minilm?"]),
     "no model folder": (replaced("tiny}", "empty}"), ["holds no config.json"]),
     "no tokenizer": (replaced("tiny}", "mute}"), ["holds no tokenizer", "model.tokenizer"]),
@@ -466,7 +547,7 @@ def test_the_message_says_where_what_and_how(text: str, expected: list[str], fol
             "--set train.optimiser.lr=3: train.optimiser: unknown key 'optimiser'\n    fix: did you",
         ),
         ("name.first=x", "a part of the path is a single value"),
-        ("train.epochs={", "the value is not valid YAML"),
+        ("train.epochs={", "not valid YAML"),
         ("data.train.source=nope.csv", "--set data.train.source=nope.csv: data.train.source: there is no"),
         ("launch.processes=9", "train.global_batch_size: 8 samples a step"),
     ],
@@ -599,3 +680,55 @@ def test_a_set_may_be_called_source(folder: Path) -> None:
     lines = replaced("    dev: {source: dev.csv}\n", "    source: {source: dev.csv}\n    target: target.csv\n")
     (folder / "job.yaml").write_text(lines)
     assert list(load_job(folder / "job.yaml").data.validation) == ["source", "target"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_a_deepspeed_file_without_end_is_refused(text: str, folder: Path) -> None:
+    (folder / "ds.json").write_text(text)
+    (folder / "job.yaml").write_text(GOOD + "engine: {name: deepspeed, deepspeed: ds.json}\n")
+    with pytest.raises(JobError, match=r"ds.json:1:1: sections within sections, or a number, without end"):
+        read_deepspeed(load_job(folder / "job.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [(b"name: caf\xe9\n", ":1:10: cannot be read as UTF-8"), (b"#" * (2**20 + 1), "larger than 1 MiB"), (b"", "empty")],
+)
+def test_a_file_that_is_no_text_is_told_where(content: bytes, place: str, folder: Path) -> None:
+    (folder / "job.yaml").write_bytes(content)
+    with pytest.raises(JobError, match=place):
+        load_job(folder / "job.yaml")
+
+
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_job_is_read_with_any_ends_of_lines(mark: bytes, end: bytes, folder: Path) -> None:
+    (folder / "job.yaml").write_bytes(mark + GOOD.encode().replace(b"\n", end))
+    assert load_job(folder / "job.yaml").name == "good"
+
+
+def test_values_are_those_of_yaml_1_2(folder: Path) -> None:
+    own = "adapt: {method: own, code: 'my.py:Mine', settings: {a: 1e-5, b: 010, c: 20:00, d: off, e: 0x1F, f: 1_000}}\n"
+    (folder / "my.py").write_text("class Mine: ...\n")
+    (folder / "job.yaml").write_text(GOOD.replace("lr: 2e-5", "lr: 2e-5, weight_decay: 1e-2") + own)
+    job = load_job(folder / "job.yaml")
+    assert job.train.optimizer.lr == 2e-5
+    assert job.adapt.settings == {"a": 1e-5, "b": "010", "c": "20:00", "d": "off", "e": 31, "f": "1_000"}  # type: ignore[union-attr]
+    run = RunFolder.create(job, folder / "run")
+    assert load_job(run.job_file) == job
+
+
+def test_aliases_and_merge_keys_are_read(folder: Path) -> None:
+    sections = "  validation:\n    dev: &dev {source: dev.csv}\n    other: {<<: *dev, limit: 1}\n    same: *dev\n"
+    (folder / "job.yaml").write_text(GOOD.replace("  validation:\n    dev: {source: dev.csv}\n", sections))
+    found = load_job(folder / "job.yaml").data.validation
+    assert (found["other"].limit, found["same"].limit) == (1, None)
+    assert found["other"].source == found["same"].source == str(folder / "dev.csv")
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused(folder: Path) -> None:
+    strange = folder / "caf\udce9"
+    strange.mkdir()
+    (strange / "job.yaml").write_text(GOOD)
+    with pytest.raises(JobError, match="the path of its folder is not UTF-8"):
+        load_job(strange / "job.yaml")

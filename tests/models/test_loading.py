@@ -104,6 +104,31 @@ def test_a_state_dict_gives_the_same_model_as_its_folder(folder: Path, name: str
         assert torch.equal(tensor, weights[key])
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("last.ckpt", "model."), ("a.pth.tar", "module."), ("a.pt", "net.model."), ("a.CKPT", "")]
+)
+def test_weights_are_taken_out_of_what_other_programs_wrap_around_them(
+    name: str, prefix: str, in_parts: bool, folder: Path, tmp_path: Path
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    state = {f"{prefix}{key}": tensor for key, tensor in weights.items()}
+    checkpoint = {"epoch": 3, "pytorch-lightning_version": "2.5", "hyper_parameters": {"lr": 1e-3}, "state_dict": state}
+    torch.save(checkpoint, tmp_path / name)
+    if in_parts:  # a state dict that was made of it keeps the names
+        name = "converted.safetensors"
+        save_file(state, tmp_path / name)
+    spec = Model(pretrained=str(tmp_path / name), config=str(folder))
+    place = find_pretrained(spec)
+    config = loading.load_config(place, spec)
+    loaded = loading.load_model(place, spec, CLASSIFIER, LABELS, config, in_parts=in_parts)
+    assert loaded.new == ("classifier.bias", "classifier.weight")
+    assert loaded.left_out == ()
+    for key, parameter in loaded.model.base_model.named_parameters():
+        found = loaded.stored[parameter].whole() if in_parts else parameter
+        assert torch.equal(found, weights[key])
+
+
 class Dangerous:
     """A pickle of this runs code when it is read."""
 

@@ -198,3 +198,17 @@ def test_a_number_format_that_the_device_lacks_is_refused(
     with pytest.raises(JobError, match=message):
         make_plan(*job(tmp_path, train=train), hardware)
     make_plan(*job(tmp_path, train=train), WORKSTATION)
+
+
+def test_which_validation_set_is_evaluated_when_is_said_of_several(tmp_path: Path) -> None:
+    _, file = job(tmp_path, data={})
+    for name in ("near.csv", "far.csv"):
+        (tmp_path / name).write_text("text,label\nc,d\n")
+    several = ["data.validation={near: near.csv, far: far.csv}"]
+    plan = make_plan(load_job(file, several), file, LAPTOP)
+    assert "validation near each epoch, since it decides; far before training and at its end" in str(plan)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == plan
+    steps = make_plan(load_job(file, [*several, "validation.set=far", "validation.every=50"]), file, LAPTOP)
+    assert "validation far every 50 steps, since it decides; near before" in str(steps)
+    assert make_plan(load_job(file, ["data.validation=near.csv"]), file, LAPTOP).evaluations == ""
