@@ -28,8 +28,8 @@ def consolidate(
     dtype: str,
     skeleton: Path | None,
     prefix: str | None,
-    trusted: Sequence[str] = (),
     say: Callable[[str], object] = lambda text: None,
+    trusted: Sequence[str] = (),
 ) -> int:
     """Write the weights of `checkpoint` into `folder`, with the files of `skeleton`; returns how many tensors.
 
@@ -37,8 +37,8 @@ def consolidate(
         `save_checkpoint`, one of torch.distributed.checkpoint, or adapters, which are merged with their base
     skeleton: a model folder whose config and tokenizer are taken; None takes those of the run
     prefix: what stands before the model's own names, for folders of torch.distributed.checkpoint by others
-    trusted: files of the user's own whose code the model of adapters may name
     say: told of a checkpoint that is passed over since it is damaged, and of one that carries no hashes
+    trusted: files of the user's own whose code the model of adapters may name
     Raises RequestError and CheckpointError.
     """
     if (checkpoint / ADAPTER_CONFIG).is_file():

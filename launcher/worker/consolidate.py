@@ -27,8 +27,8 @@ def main() -> None:
             request["dtype"],
             None if skeleton is None else Path(skeleton),
             request["prefix"],
-            request["trusted"],
             notes.append,
+            request["trusted"],
         )
         write_whole(folder.result_file, json.dumps({"tensors": tensors, "notes": notes}))
 
