@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher import __version__
 from launcher.errors import AdaptrunError
+
+if TYPE_CHECKING:
+    from launcher.job.schema import Model
 
 app = typer.Typer(
     name="adaptrun",
@@ -54,6 +58,13 @@ Columns = Annotated[
     typer.Option("--column", metavar="ROLE=NAME", help="Another column, such as prompt=question; repeatable."),
 ]
 
+TrustCode = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust-code", metavar="FILE", help="A Python file of yours that a model folder may name; repeatable."
+    ),
+]
+
 
 class NumberFormat(StrEnum):
     """Number formats of a model folder."""
@@ -94,11 +105,11 @@ def init(
 
 
 @app.command()
-def check(job: JobFile, sets: Sets = None, as_json: AsJson = False) -> None:
+def check(job: JobFile, sets: Sets = None, trust_code: TrustCode = None, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a job file, without starting anything."""
     from launcher.start.checking import check_job_file
 
-    check_job_file(job, sets or (), as_json)
+    check_job_file(job, with_trust(sets, trust_code), as_json)
 
 
 @app.command()
@@ -108,6 +119,7 @@ def plan(
     gpus: Annotated[int | None, typer.Option(min=1, help="Ask which engines fit so many GPUs a node.")] = None,
     gpu_memory: Annotated[str, typer.Option(help="Memory of each of them, such as 80GiB.")] = "80GiB",
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of that kind.")] = 1,
+    trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would run: processes, engine, the split of the batch, steps, commands; or what fits given GPUs."""
@@ -115,14 +127,15 @@ def plan(
     from launcher.plan.making import make_plan
     from launcher.start.checking import check_models
 
+    sets = with_trust(sets, trust_code)
     if gpus is not None:
         from launcher.plan.table import Table, parse_size
 
-        table = Table.of(load_job(job, sets or ()), gpus * nodes, parse_size(gpu_memory))
+        table = Table.of(load_job(job, sets), gpus * nodes, parse_size(gpu_memory))
         print(table.as_json() if as_json else table)
         return
-    asked = load_job(job, sets or ())
-    made = make_plan(asked, job).with_sets(sets or ())
+    asked = load_job(job, sets)
+    made = make_plan(asked, job).with_sets(sets)
     check_models([("", asked, made)])
     print(made.as_json() if as_json else made)
 
@@ -137,20 +150,21 @@ def train(
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Try ever larger learning rates, suggest one, and keep no model.")
     ] = False,
+    trust_code: TrustCode = None,
 ) -> None:
     """Fine-tune, validating as it goes; leave a run folder with a model in it, and a verdict on it."""
-    sets = [*(sets or ()), *(["verdict.gate=true"] if gate else ())]
+    sets = [*with_trust(sets, trust_code), *(["verdict.gate=true"] if gate else ())]
     if dry_run:
         return plan(job, sets)
     if find_lr:
         from launcher.job.reading import load_job
         from launcher.start.finding import find_learning_rate
 
-        return find_learning_rate(load_job(job, sets or ()), job)
+        return find_learning_rate(load_job(job, sets), job)
     from launcher.job.reading import load_job
     from launcher.start.training import train_job
 
-    train_job(load_job(job, sets or ()), job, resume, last=True)
+    train_job(load_job(job, sets), job, resume, last=True)
     return None
 
 
@@ -165,18 +179,26 @@ def gap(
         bool | None,
         typer.Option("--label-errors/--no-label-errors", help="Look for wrong labels; default: where cleanlab is."),
     ] = None,
+    trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether a job's data are fit for fine-tuning, and how far the target is from the source."""
     from launcher.job.reading import load_job
     from launcher.start.gap import measure_gap
 
-    raise typer.Exit(measure_gap(load_job(job, sets or (), trains=False), features, label_errors, as_json))
+    raise typer.Exit(
+        measure_gap(load_job(job, with_trust(sets, trust_code), trains=False), features, label_errors, as_json)
+    )
 
 
 @app.command()
 def leave_one_out(
-    job: JobFile, sets: Sets = None, resume: Resume = "auto", dry_run: DryRun = False, as_json: AsJson = False
+    job: JobFile,
+    sets: Sets = None,
+    resume: Resume = "auto",
+    dry_run: DryRun = False,
+    trust_code: TrustCode = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train once for each of several training sets, on the others; tell how well each is understood unseen."""
     from launcher.job.reading import load_job
@@ -184,8 +206,8 @@ def leave_one_out(
     from launcher.start.leaving_out import show_plans
 
     if dry_run:
-        return show_plans(load_job(job, sets or ()), job, as_json)
-    return run_all(load_job(job, sets or ()), job, resume, as_json)
+        return show_plans(load_job(job, with_trust(sets, trust_code)), job, as_json)
+    return run_all(load_job(job, with_trust(sets, trust_code)), job, resume, as_json)
 
 
 @app.command()
@@ -203,14 +225,16 @@ def submit(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script and stop.")] = False,
     test: Annotated[bool, typer.Option("--test", help="Ask the scheduler when it could run, and stop.")] = False,
+    trust_code: TrustCode = None,
 ) -> None:
     """Queue the job on a SLURM cluster."""
     from launcher.cluster.submitting import show_script, submit_job
 
+    sets = with_trust(sets, trust_code)
     if dry_run or test:
-        show_script(job, sets or (), profile, each or (), ask=test)
+        show_script(job, sets, profile, each or (), ask=test)
     else:
-        submit_job(job, sets or (), profile, each or (), resume, after)
+        submit_job(job, sets, profile, each or (), resume, after)
 
 
 @app.command()
@@ -257,6 +281,7 @@ def evaluate(
     encoding: Encoding = "utf-8",
     batch_size: BatchSize = 32,
     processes: Processes = None,
+    trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model folder on labelled data; every sample counts once."""
@@ -264,7 +289,7 @@ def evaluate(
     from launcher.start.evaluating import evaluate_model
 
     source = source_of(data, {"text": text, "label": label}, columns or (), split=split, encoding=encoding)
-    evaluate_model(model, source, batch_size, processes, as_json)
+    evaluate_model(named_model(model, trust_code), source, batch_size, processes, as_json)
 
 
 @app.command()
@@ -278,13 +303,14 @@ def predict(
     encoding: Encoding = "utf-8",
     batch_size: BatchSize = 32,
     processes: Processes = None,
+    trust_code: TrustCode = None,
 ) -> None:
     """Write the model's answer for each row of a file."""
     from launcher.job.evaluation import source_of
     from launcher.start.evaluating import predict_with_model
 
     source = source_of(data, {"text": text}, columns or (), split=split, encoding=encoding)
-    predict_with_model(model, source, output, batch_size, processes)
+    predict_with_model(named_model(model, trust_code), source, output, batch_size, processes)
 
 
 @app.command()
@@ -315,11 +341,12 @@ def consolidate(
     prefix: Annotated[
         str | None, typer.Option(help="What stands before the model's own names in another program's checkpoint.")
     ] = None,
+    trust_code: TrustCode = None,
 ) -> None:
     """Make a model folder of a checkpoint or of adapters, one tensor in memory at a time."""
     from launcher.start.consolidating import consolidate_checkpoint
 
-    consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix)
+    consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix, [str(file) for file in trust_code or ()])
 
 
 @app.command()
@@ -328,12 +355,13 @@ def soup(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
     dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
     processes: Processes = None,
+    trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one model of several runs': the mean of those that make it no worse on the first run's validation set."""
     from launcher.start.souping import soup_runs
 
-    soup_runs(runs, output, dtype.value, processes, as_json)
+    soup_runs(runs, output, dtype.value, processes, as_json, [str(file) for file in trust_code or ()])
 
 
 @app.command()
@@ -362,6 +390,19 @@ def demo(
     from launcher.start.demo import run_demo
 
     run_demo(folder)
+
+
+def with_trust(sets: list[str] | None, files: list[Path] | None) -> list[str]:
+    """The overrides, with the files whose code may run, which stand in the job beside its own."""
+    named = json.dumps([str(file.resolve()) for file in files or ()], ensure_ascii=False)
+    return [*(sets or ()), *([f"model.trust_code={named}"] if files else ())]
+
+
+def named_model(place: str, files: list[Path] | None) -> Model:
+    """A model of the command line."""
+    from launcher.job.schema import Model
+
+    return Model(pretrained=place, trust_code=tuple(str(file.resolve()) for file in files or ()))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ AdaptrunError              exit code 1
 │   ├── DataError              a data file, with file and row
 │   ├── LeakageError           validation samples that are also trained on
 │   └── ModelError             the pretrained model cannot be had as the job asks
+│       └── UntrustedCode      a folder names code, and the user does not
 ├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
 │   ├── OutOfMemory            a step did not fit; smaller micro-batches may
 │   ├── NotFinite              step after step gave a loss or a gradient that is no number
@@ -107,6 +108,10 @@ class LeakageError(RequestError):
 
 class ModelError(RequestError):
     """The pretrained model cannot be had as the job asks."""
+
+
+class UntrustedCode(ModelError):
+    """A model folder names code of which the user has not named the file."""
 
 
 class RunFailed(AdaptrunError):

@@ -6,7 +6,6 @@ brought to a length that was learnt. Either is computed where it is read, so nob
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.errors import ModelError
+from launcher.job.model_files import headers_of, read_object
 from launcher.job.pretrained import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from launcher.models.stored import HeldTensor, Readable, Stored, readable
 
@@ -108,21 +107,35 @@ def add_adapters(folder: Path, model: nn.Module, stored: Stored) -> set[str]:
     if lacking:
         raise ModelError(f"{folder} holds adapters for {lacking[0]}, which {type(model).__name__} does not have")
     for name in whole:
+        if tensors[name].shape != parameters[name].shape:
+            raise ModelError(f"{folder} holds a {name} of another size than {type(model).__name__} has")
         _put(parameters[name], HeldTensor(tensors[name]), stored)
     for target in targets:
-        parameter = parameters[f"{target}.weight"]
+        parameter, up = parameters[f"{target}.weight"], tensors.get(f"{target}{UP}.weight")
+        if up is None:
+            raise ModelError(f"{folder} holds one half of the adapters for {target}; download or save it again")
         adapted = AdaptedTensor(
             readable(parameter, stored),
             tensors[f"{target}{DOWN}.weight"],
-            tensors[f"{target}{UP}.weight"],
-            _scaling(config, len(tensors[f"{target}{DOWN}.weight"])),
+            up,
+            _scaling(folder, config, len(up.T)),
             tensors.get(f"{target}{MAGNITUDE}"),
             transposed=is_transposed(modules[target]),
         )
-        if adapted.down.shape[1] != adapted.shape[int(not adapted.transposed)]:
+        if not _fits(adapted):
             raise ModelError(f"{folder} holds adapters for a {target} of another size than the base's")
         _put(parameter, adapted, stored)
     return whole
+
+
+def _fits(adapted: AdaptedTensor) -> bool:
+    """Whether the shapes of adapters go with each other and with the weight."""
+    down, up, magnitude = adapted.down, adapted.up, adapted.magnitude
+    if not (len(adapted.shape) == down.dim() == up.dim() == 2):
+        return False
+    inputs, outputs = adapted.shape if adapted.transposed else reversed(adapted.shape)
+    is_long_enough = magnitude is None or magnitude.shape == (outputs,)
+    return down.shape == (up.shape[1], inputs) and up.shape[0] == outputs and is_long_enough
 
 
 def adapter_name(name: str, whole: tuple[str, ...]) -> str | None:
@@ -144,9 +157,10 @@ def is_transposed(module: nn.Module) -> bool:
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config, and the tensors in fp32 by the base's names."""
     try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_object(folder / ADAPTER_CONFIG)
+        headers_of(folder / ADAPTER_WEIGHTS)
         tensors = load_file(folder / ADAPTER_WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except ModelError as error:
         raise ModelError(f"the adapters in {folder} cannot be read: {error}") from error
     named = {
         name.removeprefix(PREFIX).replace(f"{MAGNITUDE}.weight", MAGNITUDE): tensor.float()
@@ -165,9 +179,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, named
 
 
-def _scaling(config: Mapping[str, Any], rank: int) -> float:
+def _scaling(folder: Path, config: Mapping[str, Any], rank: int) -> float:
     """rank: of these adapters, which a pattern of the config may set apart from the others"""
-    alpha: float = config["lora_alpha"]
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, int | float) or rank < 1:
+        raise ModelError(f"{folder / ADAPTER_CONFIG} says no scale of the adapters: lora_alpha is {alpha!r}")
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
 
 

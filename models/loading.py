@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from launcher.errors import ModelError
-from launcher.job.pretrained import Base, Pretrained, safetensors_files
+from launcher.errors import AdaptrunError, ModelError
+from launcher.job.model_files import check_weights, headers_of, refusal_of_pickle, safetensors_files
+from launcher.job.pretrained import Base, Pretrained, read_config
 from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
 from launcher.models.adapters import add_adapters
-from launcher.models.own_code import own_object
+from launcher.models.own_code import build_model
 from launcher.models.stored import Placeholders, Stored, identity_of
 
 if TYPE_CHECKING:
@@ -57,29 +57,40 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
     import transformers
 
     kind = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}.get(class_name, "feature extractor")
-    try:
-        processor = getattr(transformers, class_name).from_pretrained(pretrained.tokenizer, **_hub_options(spec))
-    except ImportError as error:
-        raise ModelError(f'{_first_line(error)}; run: pip install "adaptrun[images]"') from error
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"no {kind} in {pretrained.tokenizer}: {_first_line(error)}; name its folder or hub id in model.tokenizer"
-        ) from error
+    with _reading(f"no {kind} in {pretrained.tokenizer}", spec, "name its folder or hub id in model.tokenizer"):
+        try:
+            processor = getattr(transformers, class_name).from_pretrained(pretrained.tokenizer, **_hub_options(spec))
+        except ImportError as error:
+            raise ModelError(f'{_first_line(error)}; run: pip install "adaptrun[images]"') from error
     if kind == "tokenizer" and processor.pad_token_id is None:
         processor.pad_token = processor.eos_token or processor.unk_token
     return processor
 
 
 def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
-    """The model's config; None where a function builds the model."""
-    from transformers import AutoConfig
+    """The model's config; None where a function builds the model. Of a run of such a model, what it was saved with."""
+    from transformers import AutoConfig, PretrainedConfig
 
     if pretrained.kind == "function":
         return None
-    try:
-        return AutoConfig.from_pretrained(pretrained.config, **_hub_options(spec))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no usable config in {pretrained.config}: {_first_line(error)}") from error
+    with _reading(f"no usable config in {pretrained.config}", spec):
+        if pretrained.builder is not None:
+            return PretrainedConfig.from_dict(read_config(pretrained) or {})
+        config: PretrainedConfig = AutoConfig.from_pretrained(pretrained.config, **_hub_options(spec))
+        kernel = str(config._attn_implementation or "")
+        if "/" in kernel and not spec.trust_remote_code:
+            raise ModelError(
+                f"the config in {pretrained.config} names {kernel}, which is code of the hub; remove its "
+                "attn_implementation, or set model.trust_remote_code: true where you trust it"
+            )
+    return config
+
+
+def trained_labels(pretrained: Pretrained, config: PretrainedConfig | None) -> tuple[str, ...]:
+    """As `known_labels`, also of a run whose model a function builds under a name of its own."""
+    if config is None or pretrained.builder is None:
+        return known_labels(config)
+    return _named_labels(config)
 
 
 def known_labels(config: PretrainedConfig | None) -> tuple[str, ...]:
@@ -87,7 +98,11 @@ def known_labels(config: PretrainedConfig | None) -> tuple[str, ...]:
     architectures = getattr(config, "architectures", None) or ()
     if not any("Classification" in name for name in architectures):
         return ()
-    names = [config.id2label[index] for index in sorted(config.id2label)]  # type: ignore[union-attr]
+    return _named_labels(config)
+
+
+def _named_labels(config: PretrainedConfig) -> tuple[str, ...]:
+    names = [config.id2label[index] for index in sorted(config.id2label)]
     return () if names[0].startswith("LABEL_") else tuple(names)
 
 
@@ -110,13 +125,16 @@ def load_model(
     if pretrained.base is not None:
         return _with_adapters(pretrained, pretrained.base, spec, auto_class, labels, config, in_parts)
     if pretrained.kind == "function":
-        model = _call(pretrained.location, labels)
+        model = build_model(pretrained.location, labels)
         _name_labels(model.config, labels)
         _replace_dropout(model, spec.dropout)
         return Loaded(model, (), ())
+    if pretrained.function is not None:
+        return _built_and_filled(pretrained, pretrained.function, spec, labels)
     assert config is not None
     import transformers
 
+    check_weights(pretrained.kind, Path(pretrained.location))
     _name_labels(config, labels)
     _replace_dropout_settings(config, spec.dropout)
     auto = getattr(transformers, auto_class)
@@ -126,7 +144,7 @@ def load_model(
         "ignore_mismatched_sizes": True,
         "output_loading_info": True,
     }
-    try:
+    with _reading(f"{pretrained.location} cannot be loaded as {auto_class}", spec):
         files = weight_files(pretrained, spec) if in_parts else []
         like: Any = _on_meta(auto, config) if files or pretrained.kind == "state_dict" else None
         if files and _is_stored_as_it_is(like):
@@ -143,9 +161,29 @@ def load_model(
             model, found = type(like).from_pretrained(None, state_dict=weights, **options)
         else:
             model, found = auto.from_pretrained(pretrained.location, **options, **_hub_options(spec))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{pretrained.location} cannot be loaded as {auto_class}: {_first_line(error)}") from error
     _replace_dropout(model, spec.dropout)
+    return _judge(model, found, pretrained, spec)
+
+
+def _built_and_filled(pretrained: Pretrained, function: str, spec: Model, labels: Sequence[str]) -> Loaded:
+    """The model of a run whose architecture a function builds: built by it, with the weights of the run."""
+    model = build_model(function, labels)
+    _name_labels(model.config, labels)
+    _replace_dropout(model, spec.dropout)
+    wanted = model.state_dict()
+    stored: dict[str, Tensor] = {}
+    for file in safetensors_files("folder", Path(pretrained.location)):
+        headers_of(file)
+        stored |= load_file(file)
+    reshaped = {name for name in {*stored} & {*wanted} if stored[name].shape != wanted[name].shape}
+    missing, unexpected = model.load_state_dict({n: t for n, t in stored.items() if n not in reshaped}, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    model.tie_weights()
+    found = {
+        "missing_keys": set(missing) - tied - reshaped,
+        "unexpected_keys": set(unexpected),
+        "mismatched_keys": [(name,) for name in reshaped],
+    }
     return _judge(model, found, pretrained, spec)
 
 
@@ -187,32 +225,20 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def load_finished(
-    pretrained: Pretrained,
-    spec: Model,
-    auto_class: str,
-    labels: Sequence[str],
-    config: PretrainedConfig,
-    card: Mapping[str, Any],
+    pretrained: Pretrained, spec: Model, auto_class: str, labels: Sequence[str], config: PretrainedConfig
 ) -> PreTrainedModel:
-    """A finished model folder in fp32; one whose architecture a function builds is built by that function."""
-    function = card.get("function")
-    if function is None or pretrained.base is not None:
-        loaded = load_model(pretrained, spec, auto_class, labels, config)
-        if loaded.new and pretrained.base is None:
-            raise ModelError(
-                f"{pretrained.location} has no trained {loaded.new[0]} and so no trained head; fine-tune it first"
-            )
-        return loaded.model
-    model = _call(function, labels)
-    state: dict[str, Tensor] = {}
-    for file in sorted(Path(pretrained.location).glob("*.safetensors")):
-        state |= read_state_dict(file)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
-    if unexpected or set(missing) - tied:
-        raise ModelError(f"{function} no longer builds the model that {pretrained.location} holds the weights of")
-    model.tie_weights()
-    return model
+    """A finished model folder in fp32. Raises ModelError where some of its weights are not there."""
+    loaded = load_model(pretrained, spec, auto_class, labels, config)
+    if pretrained.base is None and pretrained.function is not None and (loaded.new or loaded.left_out):
+        raise ModelError(
+            f"{pretrained.function} no longer builds the model that {pretrained.location} holds the weights of: "
+            f"{[*loaded.new, *loaded.left_out][0]}"
+        )
+    if loaded.new and pretrained.base is None:
+        raise ModelError(
+            f"{pretrained.location} has no trained {loaded.new[0]} and so no trained head; fine-tune it first"
+        )
+    return loaded.model
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -221,15 +247,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises ModelError for a pickle that wants to run code, with the way out.
     """
     if path.suffix == ".safetensors":
+        headers_of(path)
         return load_file(path)
+    check_weights("state_dict", path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise ModelError(
-            f"{path} is not a plain state dict: reading it would run code of its own, which is refused. "
-            "Where you trust it, convert it once: `safetensors.torch.save_file(torch.load(path, weights_only=False)"
-            "['state_dict'], 'model.safetensors')`"
-        ) from error
+    except Exception as error:  # a damaged file fails in as many ways as it has bytes
+        raise ModelError(f"{path} is not a plain state dict: {refusal_of_pickle()}") from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -316,17 +340,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _call(location: str, labels: Sequence[str]) -> PreTrainedModel:
-    """Run `file.py:function`, which takes the labels and returns the model."""
-    model = own_object(location)(tuple(labels))
-    if not isinstance(model, nn.Module) or not hasattr(model, "save_pretrained"):
-        raise ModelError(
-            f"{location} returned {type(model).__name__}; it must take the tuple of labels and return a "
-            "`transformers.PreTrainedModel`"
-        )
-    return model
-
-
 def _name_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
     if not labels:
         return
@@ -357,6 +370,26 @@ def _replace_dropout(model: nn.Module, dropout: float | None) -> None:
 
 def _hub_options(spec: Model) -> dict[str, Any]:
     return {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+
+
+@contextmanager
+def _reading(what: str, spec: Model, fix: str = "") -> Iterator[None]:
+    """Whatever a library raises while it reads a folder from elsewhere is a refusal of the folder.
+
+    Raises ModelError, with the name of an error that is not made for a reader. What fails in the folder's own code,
+    where the user lets that run, is raised as it is.
+    """
+    try:
+        yield
+    except (AdaptrunError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except BaseException as error:
+        is_told = isinstance(error, OSError | ValueError)
+        is_panic = type(error).__name__ == "PanicException"  # of a library in Rust
+        if (not isinstance(error, Exception) and not is_panic) or (spec.trust_remote_code and not is_told):
+            raise
+        name = "" if is_told else f"{type(error).__name__}: "
+        raise ModelError(f"{what}: {name}{_first_line(error)}{fix and f'; {fix}'}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,6 +17,8 @@ import xxhash
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from launcher.job.model_files import headers_of
+
 FIRST_NUMBERS = 64
 """Of each tensor, for `identity_of`."""
 
@@ -111,10 +113,8 @@ class Placeholders:
         self.tensors: dict[str, Tensor] = {}
         self._stored: dict[int, StoredTensor] = {}
         for file in files:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (no mapping)
-                    part = opened.get_slice(name)
-                    self._add(StoredTensor(file, name, torch.Size(part.get_shape())), part.get_dtype())
+            for name, header in headers_of(file).items():
+                self._add(StoredTensor(file, name, torch.Size(header.shape)), header.dtype)
 
     def _add(self, stored: StoredTensor, dtype: str) -> None:
         is_float = dtype.startswith(("F", "BF"))

@@ -105,7 +105,7 @@ def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained:
     from launcher.adapt.language import LanguageHead
 
     config = loading.load_config(pretrained, job.model)
-    if config is None:
-        raise ModelError(f"{pretrained.location} builds a model for the task alone; name a folder or a hub id")
+    if config is None or pretrained.builder is not None:
+        raise ModelError(f"{pretrained.builder} builds a model for the task alone; name a folder or a hub id")
     found = loading.load_model(pretrained, job.model, auto_class, (), config)
     return LanguageHead(found.model, body)

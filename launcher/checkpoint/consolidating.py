@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -29,6 +29,7 @@ def consolidate(
     skeleton: Path | None,
     prefix: str | None,
     say: Callable[[str], object] = lambda text: None,
+    trusted: Sequence[str] = (),
 ) -> int:
     """Write the weights of `checkpoint` into `folder`, with the files of `skeleton`; returns how many tensors.
 
@@ -37,10 +38,11 @@ def consolidate(
     skeleton: a model folder whose config and tokenizer are taken; None takes those of the run
     prefix: what stands before the model's own names, for folders of torch.distributed.checkpoint by others
     say: told of a checkpoint that is passed over since it is damaged, and of one that carries no hashes
+    trusted: files of the user's own whose code the model of adapters may name
     Raises RequestError and CheckpointError.
     """
     if (checkpoint / ADAPTER_CONFIG).is_file():
-        return merge_adapters(checkpoint, folder, dtype)
+        return merge_adapters(checkpoint, folder, dtype, trusted)
     source = _sound(checkpoint, say)
     if (source / MARKER).is_file() and skeleton is None:
         run = RunFolder(source.resolve().parent.parent)
@@ -49,7 +51,7 @@ def consolidate(
     if not found:
         raise RequestError(f"{source} holds no weights whose names begin with {prefix!r}; see its names without it")
     if skeleton is not None and read_card(skeleton).get("merge"):
-        return _merged(found, folder, dtype, skeleton)
+        return _merged(found, folder, dtype, skeleton, trusted)
     return _write(found, folder, dtype, skeleton)
 
 
@@ -63,11 +65,11 @@ def _write(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path |
     return len(weights)
 
 
-def _merged(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path) -> int:
+def _merged(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path, trusted: Sequence[str]) -> int:
     """The adapters of a run whose result is the whole model with them."""
     with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
         _write(found, Path(beside) / "adapter", "fp32", skeleton)
-        return merge_adapters(Path(beside) / "adapter", folder, dtype)
+        return merge_adapters(Path(beside) / "adapter", folder, dtype, trusted)
 
 
 def _sound(path: Path, say: Callable[[str], object]) -> Path:

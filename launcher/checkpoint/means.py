@@ -13,7 +13,7 @@ from launcher.checkpoint.model_folder import Layout, publish
 from launcher.checkpoint.safetensors_writer import CODES
 from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import ModelError
-from launcher.job.pretrained import safetensors_files
+from launcher.job.model_files import headers_of, safetensors_files
 
 Places = dict[str, Path]
 """Which file a tensor is in."""
@@ -72,22 +72,22 @@ class _Mean:
 def _places(folder: Path) -> Places:
     found: Places = {}
     for file in safetensors_files("folder", folder):
-        with safe_open(file, framework="pt") as opened:
-            found |= dict.fromkeys(opened.keys(), file)
+        found |= dict.fromkeys(headers_of(file), file)
     if not found:
         raise ModelError(f"{folder} holds no safetensors files")
     return found
 
 
 def _shape(file: Path, name: str) -> tuple[int, ...]:
-    with safe_open(file, framework="pt") as opened:
-        return tuple(opened.get_slice(name).get_shape())
+    return headers_of(file)[name].shape
 
 
 def _dtype(file: Path, name: str) -> torch.dtype:
-    with safe_open(file, framework="pt") as opened:
-        code = opened.get_slice(name).get_dtype()
-    return next(dtype for dtype, known in CODES.items() if known == code)
+    code = headers_of(file)[name].dtype
+    found = next((dtype for dtype, known in CODES.items() if known == code), None)
+    if found is None:
+        raise ModelError(f"{file} holds {name} as {code}, of which no mean can be made")
+    return found
 
 
 def _read(places: Places, name: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -11,26 +11,28 @@ from launcher.checkpoint.model_folder import Layout, publish
 from launcher.checkpoint.safetensors_writer import BUFFER
 from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import ModelError
-from launcher.job.pretrained import find_pretrained, read_card
+from launcher.job.pretrained import find_pretrained, task_of
 from launcher.job.schema import Model
 from launcher.models import loading, task_class
 from launcher.models.stored import HeldTensor, Readable, readable
 
 
-def merge_adapters(adapters: Path, folder: Path, dtype: str) -> int:
+def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[str] = ()) -> int:
     """Write the model that `adapters` make of their base into `folder`; returns how many tensors.
 
     All ranks call this where there are several, and each writes some of the files.
+    trusted: files of the user's own whose code the adapters, or their base, may name
     Raises ModelError where the base is not what it was, or the folder does not say what it is for.
     """
-    spec = Model(pretrained=str(adapters))
-    pretrained, card = find_pretrained(spec), read_card(adapters)
+    spec = Model(pretrained=str(adapters), trust_code=tuple(trusted))
+    pretrained = find_pretrained(spec)
+    task = task_of(pretrained, spec)
     config = loading.load_config(pretrained, spec)
-    if "task" not in card:
+    if task is None:
         raise ModelError(f"{adapters} does not say what task its model is for; let peft merge it (merge_and_unload)")
     assert config is not None
     labels = [config.id2label[index] for index in sorted(config.id2label)]
-    auto_class = task_class(card["task"]).auto_class
+    auto_class = task_class(task).auto_class
     loaded = loading.load_model(pretrained, spec, auto_class, labels, config, in_parts=True)
     sources: dict[str, Readable] = {
         name: readable(parameter, loaded.stored) for name, parameter in loaded.model.named_parameters()

@@ -19,8 +19,9 @@ from torch import Tensor
 from launcher.checkpoint.safetensors_writer import SafetensorsFile, grouped
 from launcher.checkpoint.weights import DTYPES, Weight
 from launcher.engines.base import Engine
-from launcher.errors import CheckpointError
+from launcher.errors import CheckpointError, ModelError
 from launcher.files import HASHES, fault_of_folder, hash_folder, partial_of, remove_leftovers
+from launcher.job.model_files import read_object
 from launcher.job.pretrained import ADAPTER_CONFIG, ADAPTER_MODEL_CONFIG, ADAPTER_WEIGHTS, CARD, read_card
 from launcher.models.adapters import adapter_name
 from launcher.run.folder import write_whole
@@ -49,7 +50,10 @@ class Layout:
         file = None if skeleton is None else skeleton / ADAPTER_CONFIG
         if file is None or not file.is_file():
             return cls()
-        return cls(tuple(json.loads(file.read_text(encoding="utf-8"))["modules_to_save"] or ()))
+        whole = read_object(file).get("modules_to_save") or []
+        if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
+            raise ModelError(f"{file}: modules_to_save is no list of names")
+        return cls(tuple(whole))
 
     def name_of(self, name: str) -> str | None:
         """In the folder; None for what is not in it."""
@@ -184,7 +188,7 @@ def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layo
         (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     config_file = folder / "config.json"
     if layout.whole is None and config_file.is_file():
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = read_object(config_file)
         config["dtype"] = str(DTYPES[dtype]).removeprefix("torch.")
         config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -11,15 +11,18 @@ from launcher.job.data import Source
 from launcher.job.methods import Adapt, Finetune, Own
 from launcher.job.pretrained import (
     Pretrained,
+    check_model_files,
     find_pretrained,
     longest_input,
     may_be_on_the_hub,
-    read_card,
+    own_code,
     read_config,
+    task_of,
 )
 from launcher.job.rule import Found
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Tracker
 from launcher.job.tasks import FAMILIES, defined_class, find_family
+from launcher.job.trust import file_of
 
 SQLITE = "sqlite:///"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".conll")
@@ -39,7 +42,9 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     if job.data.target is not None:
         data["target"] = _source(job.data.target, folder, ("data", "target"), found)
     data["cache"] = str(_absolute(job.data.cache, folder))
-    model: dict[str, Any] = {}
+    task, adapt = _task(job, folder, found), _adapt(job, folder, found)
+    model: dict[str, Any] = {"trust_code": _trusted(job, task, adapt, folder, found)}
+    job = job.model_copy(update={"model": job.model.model_copy(update=model)})
     try:
         place = find_pretrained(job.model, folder)
         found += _processor(job, place, folder)
@@ -54,6 +59,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
         longest = longest_input(read_config(place) or {})
         if longest is not None and job.train.max_length > longest:
             found.append(too_long(job, longest))
+        check_model_files(place)
     except ModelError as error:
         found.append((("model", "pretrained"), str(error), ""))
     verdict = {
@@ -67,8 +73,8 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     track = tuple(_tracker(tracker, folder) for tracker in job.track)
     resolved = job.model_copy(
         update={
-            "task": _task(job, folder, found),
-            "adapt": _adapt(job, folder, found),
+            "task": task,
+            "adapt": adapt,
             "engine": _engine(job, folder, found),
             "data": job.data.model_copy(update=data),
             "model": job.model.model_copy(update=model),
@@ -80,13 +86,34 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     return resolved, found
 
 
+def _trusted(job: Job, task: str, adapt: Adapt, folder: Path, found: list[Found]) -> tuple[str, ...]:
+    """The user's own files: those that the job names for a use, and those that folders may name."""
+    named = [str(_absolute(file, folder).resolve()) for file in job.model.trust_code]
+    found += [
+        (("model", "trust_code"), f"there is no {file}", "paths are relative to the job file")
+        for file in named
+        if not Path(file).is_file()
+    ]
+    if task not in FAMILIES:
+        named.append(file_of(task))
+    if isinstance(adapt, Own):
+        named.append(file_of(adapt.code))
+    function = _absolute(file_of(job.model.pretrained), folder)
+    if function.suffix == ".py" and function.is_file():
+        named.append(str(function.resolve()))
+    return tuple(dict.fromkeys(file for file in named if file))
+
+
 def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], found: list[Found]) -> str | None:
     """The place of a model to compare with, absolute where it is on this machine. It must be of the same task."""
     if place is None:
         return None
     try:
-        pretrained = find_pretrained(Model(pretrained=place), folder)
-        task = read_card(Path(pretrained.location)).get("task")
+        model = Model(pretrained=place, trust_code=job.model.trust_code)
+        pretrained = find_pretrained(model, folder)
+        check_model_files(pretrained)
+        own_code(pretrained, model)
+        task = task_of(pretrained, model)
     except ModelError as error:
         message, _, fix = str(error).partition("; ")
         found.append((path, message, fix))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
-from launcher.errors import ModelError
+from launcher.errors import ModelError, RequestError, UntrustedCode
+from launcher.job.model_files import check_weights, headers_of, read_object
+from launcher.job.own_function import check_function
 from launcher.job.schema import Model
+from launcher.job.tasks import FAMILIES, find_family
+from launcher.job.trust import file_of, sha256_of, trusted_code
 
 Kind = Literal["folder", "hub", "state_dict", "function", "adapter"]
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -24,6 +26,16 @@ ADAPTER_MODEL_CONFIG = "config"
 `transformers` look for the whole model's weights there."""
 CARD = "adaptrun.json"
 """What a model folder of ours says beside the standard files: task, length, and how to build it."""
+CARD_TYPES: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "max_length": (int,),
+    "train": (dict,),
+    "function": (str, NoneType),
+    "base": (dict,),
+    "merge": (bool,),
+}
+OF_A_BASE = ("config", "tokenizer", "revision", "allow_missing", "allow_unexpected")
+"""What a card says of a base; what code may run is said by the user alone."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Pretrained:
     location: absolute path of the folder or file, the hub id, or `/path/file.py:function`
     config, tokenizer: folder or hub id of each
     base: of adapters, the model that they are added to
+    function: of the model of a run, the `/path/file.py:function` that it says builds it, and that the user trusts
     """
 
     kind: Kind
@@ -42,6 +55,14 @@ class Pretrained:
     config: str
     tokenizer: str
     base: Base | None = None
+    function: str | None = None
+
+    @property
+    def builder(self) -> str | None:
+        """The user's `/path/file.py:function` that builds the model; None where `transformers` does by its config."""
+        if self.base is not None:
+            return self.base.pretrained.builder
+        return self.location if self.kind == "function" else self.function
 
 
 @dataclass(frozen=True)
@@ -102,18 +123,30 @@ ALIASES = {
 def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
     """Resolve `model.pretrained`, relative to `folder`.
 
-    Raises ModelError where it names nothing that exists, with the way out.
+    Raises ModelError where it names nothing that exists, with the way out, and where what it names is a folder that
+    names code which `model.trust_code` does not.
     """
+    return _find(model, folder, ())
+
+
+def _find(model: Model, folder: Path | None, above: tuple[Path, ...]) -> Pretrained:
+    """above: the adapters of which this is the base"""
     name = model.pretrained
     if name in ALIASES:
         return _with_tokenizer(model, "folder", str(_alias_folder(name)), folder)
     path = _beside(name, folder)
     if path.is_dir():
         place = _model_in(path)
-        return _adapter(model, place) if _is_adapter(place) else _with_tokenizer(model, "folder", str(place), folder)
+        if _is_adapter(place):
+            return _adapter(model, place, folder, above)
+        function = read_card(place).get("function")
+        if function is not None:
+            function = trusted_code(function, place / CARD, _trusted(model, folder))
+            check_function(Path(file_of(function)), function.rpartition(":")[2])
+        return _with_tokenizer(model, "folder", str(place), folder, function)
     if path.suffix in STATE_DICTS:
         return _state_dict(model, path, folder)
-    if re.search(r"\.py(:|$)", name):
+    if _names_function(name):
         return _function(model, name, folder)
     if not may_be_on_the_hub(name, folder) or path.suffix:
         raise ModelError(f"there is no {path}; name a folder, a file, a hub id, or one of {', '.join(ALIASES)}")
@@ -123,14 +156,51 @@ def find_pretrained(model: Model, folder: Path | None = None) -> Pretrained:
     return _with_tokenizer(model, "hub", name, folder)
 
 
+def task_of(pretrained: Pretrained, model: Model) -> str | None:
+    """The task that a model folder was trained for, one of ours or a `/path/file.py:Class` that the user trusts.
+
+    None where the folder does not say. Raises ModelError for one that nobody knows.
+    """
+    place = Path(pretrained.location)
+    task: str | None = read_card(place).get("task")
+    if task is None or task in FAMILIES:
+        return task
+    if not _names_function(task):
+        raise ModelError(
+            f"{place / CARD} names a task that there is none of, {task!r}; the tasks are {', '.join(FAMILIES)}"
+        )
+    found = trusted_code(task, place / CARD, model.trust_code)
+    try:
+        find_family(found)
+    except RequestError as error:
+        raise ModelError(f"{place / CARD}: {error}") from error
+    return found
+
+
+def own_code(pretrained: Pretrained, model: Model) -> list[str]:
+    """The files of the user's own that a finished model runs. Raises ModelError for those that are not trusted."""
+    task = task_of(pretrained, model)
+    named = [pretrained.builder, None if task in FAMILIES else task]
+    return list(dict.fromkeys(file_of(location) for location in named if location is not None))
+
+
+def check_model_files(pretrained: Pretrained) -> None:
+    """Read all that can be read of a model's files without loading it. Raises ModelError where they lie."""
+    read_config(pretrained)
+    if pretrained.base is not None:
+        headers_of(Path(pretrained.location) / ADAPTER_WEIGHTS)
+        check_model_files(pretrained.base.pretrained)
+        return
+    check_weights(pretrained.kind, Path(pretrained.location))
+
+
 def verify_alias(model: Model) -> None:
     """Compare an alias's weights with the sum they are known by. Raises ModelError."""
     alias = ALIASES.get(model.pretrained)
     if alias is None:
         return
     file = _alias_folder(model.pretrained) / "model.safetensors"
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = sha256_of(file)
     if found != alias.sha256:
         raise ModelError(
             f"{file} is not the file that {model.pretrained} means (sha256 {found}); reinstall its package"
@@ -138,28 +208,9 @@ def verify_alias(model: Model) -> None:
 
 
 def read_config(pretrained: Pretrained) -> dict[str, Any] | None:
-    """`config.json` as it lies on this machine; None for a hub id, a function, or a file that is no JSON object."""
-    try:
-        config = json.loads((Path(pretrained.config) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) else None
-
-
-def safetensors_files(kind: str, place: Path) -> list[Path]:
-    """The files that hold the weights of a folder or state dict; empty where they are not safetensors.
-
-    Raises OSError, ValueError or KeyError for a broken index.
-    """
-    if kind == "state_dict":
-        return [place] if place.suffix == ".safetensors" else []
-    if kind != "folder":
-        return []
-    index = place / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [place / name for name in sorted(names)]
-    return [file for file in [place / "model.safetensors"] if file.is_file()]
+    """`config.json` as it lies on this machine; None for a hub id or a function. Raises ModelError for a broken one."""
+    file = Path(pretrained.config) / "config.json"
+    return read_object(file) if file.is_file() else None
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -169,12 +220,13 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def longest_input(config: Mapping[str, Any]) -> int | None:
     """Tokens beyond which a model with this config has no positions; None where it does not say."""
-    is_old = config.get("model_type") in OLD_POSITIONS
-    positions = config.get("n_positions" if is_old else "max_position_embeddings")
+    kind = str(config.get("model_type"))
+    positions = config.get("n_positions" if kind in OLD_POSITIONS else "max_position_embeddings")
     if not isinstance(positions, int):
         return None
-    counts_from_padding = "roberta" in config.get("model_type", "") or config.get("model_type") in OFFSET_POSITIONS
-    return positions - (config.get("pad_token_id") or 0) - 1 if counts_from_padding else positions
+    padding = config.get("pad_token_id")
+    counts_from_padding = "roberta" in kind or kind in OFFSET_POSITIONS
+    return positions - (padding if isinstance(padding, int) else 0) - 1 if counts_from_padding else positions
 
 
 def _alias_folder(name: str) -> Path:
@@ -199,30 +251,54 @@ def _model_in(folder: Path) -> Path:
 
 
 def _is_adapter(folder: Path) -> bool:
-    """Whether a folder holds adapters, and not a whole model that has some."""
-    return (folder / ADAPTER_CONFIG).is_file() and not [*folder.glob("model*.safetensors"), *folder.glob("*model*.bin")]
+    """Whether a folder holds adapters. Raises ModelError for a whole model that has some beside it."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    if [*folder.glob("model*.safetensors"), *folder.glob("*model*.bin")]:
+        raise ModelError(f"{folder} holds a whole model and adapters; keep one of them there, or let peft merge them")
+    return True
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What a model folder of ours says of itself; empty for a folder made by others."""
-    try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """What a model folder of ours says of itself; empty for a folder made by others.
+
+    Raises ModelError where it says what none of ours does.
+    """
+    file = folder / CARD
+    if not file.is_file():
         return {}
+    card = read_object(file)
+    for key, types in CARD_TYPES.items():
+        if key in card and type(card[key]) not in types:
+            raise ModelError(f"{file}: {key} is {card[key]!r}, which adaptrun does not write; save the model anew")
     return card
 
 
-def _adapter(model: Model, place: Path) -> Pretrained:
+def _adapter(model: Model, place: Path, folder: Path | None, above: tuple[Path, ...]) -> Pretrained:
     """Adapters and the base that their config names; what else is to be known of it is on our card."""
+    if place in above:
+        raise ModelError(f"{place} holds adapters of itself; write their base into base_model_name_or_path")
+    trusted = _trusted(model, folder)
+    said, noted = read_object(place / ADAPTER_CONFIG), read_card(place).get("base", {})
+    identity = noted.get("identity")
+    name = said.get("base_model_name_or_path")
     try:
-        said = json.loads((place / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        noted = read_card(place).get("base", {})
-        identity = noted.pop("identity", None)
-        base = Model.model_validate(noted | {"pretrained": said["base_model_name_or_path"]})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(name, str) or not isinstance(identity, str | None):
+            raise ValueError("it is no text")
+        if _names_function(name) and not Path(name).is_dir():
+            name = trusted_code(name, place / ADAPTER_CONFIG, trusted)
+        kept = {key: noted[key] for key in OF_A_BASE if key in noted}
+        base = Model.model_validate(
+            kept | {"pretrained": name, "trust_code": trusted, "trust_remote_code": model.trust_remote_code}
+        )
+    except (OSError, ValueError) as error:
         raise ModelError(f"{place / ADAPTER_CONFIG} names no base that the adapters belong to: {error}") from error
     try:
-        found = find_pretrained(base)
+        found = _find(base, None, (*above, place))
+    except UntrustedCode:
+        raise
+    except OSError as error:  # a name that is too long for a path
+        raise ModelError(f"{place / ADAPTER_CONFIG} names no base that the adapters belong to: {error}") from error
     except ModelError as error:
         raise ModelError(
             f"{place} holds adapters of {base.pretrained}: {error}; where it has moved, write the new place into "
@@ -251,23 +327,30 @@ def _function(model: Model, name: str, folder: Path | None) -> Pretrained:
     path = _beside(file, folder)
     if not path.is_file():
         raise ModelError(f"there is no {path}")
-    defined = [
-        node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
-    ]
-    if function not in defined:
-        raise ModelError(f"{path} defines no function {function!r}; it has {', '.join(defined) or 'none'}")
+    check_function(path, function)
     if model.tokenizer is None:
         raise ModelError(f"{name} builds a model without a tokenizer; add model.tokenizer: FOLDER-OR-HUB-ID")
     return _with_tokenizer(model, "function", f"{path.resolve()}:{function}", folder)
 
 
-def _with_tokenizer(model: Model, kind: Kind, location: str, folder: Path | None) -> Pretrained:
+def _names_function(name: str) -> bool:
+    return re.search(r"\.py(:|$)", name) is not None
+
+
+def _trusted(model: Model, folder: Path | None) -> list[str]:
+    """The files whose code may run, as paths from anywhere."""
+    return [str(_beside(file, folder).resolve()) for file in model.trust_code]
+
+
+def _with_tokenizer(
+    model: Model, kind: Kind, location: str, folder: Path | None, function: str | None = None
+) -> Pretrained:
     beside = str(Path(location).parent) if kind == "state_dict" else location
     config = _local(model.config, folder) or beside
     tokenizer = _local(model.tokenizer, folder) or config
     if Path(tokenizer).is_dir() and not tokenizer_files(Path(tokenizer)):
         raise ModelError(f"{tokenizer} holds no tokenizer; name a folder or hub id that has one: model.tokenizer")
-    return Pretrained(kind, location, config, tokenizer)
+    return Pretrained(kind, location, config, tokenizer, function=function)
 
 
 def _local(name: str | None, folder: Path | None) -> str | None:

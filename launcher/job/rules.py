@@ -253,8 +253,8 @@ def _start_has_a_head(job: Job, family: Family) -> Iterator[Found]:
     if not head.endswith("Classification"):
         return
     with suppress(ModelError):  # resolving the paths has said so
-        heads = (read_config(find_pretrained(job.model)) or {}).get("architectures") or []
-        if heads and not any(str(name).endswith(head) for name in heads):
+        heads = (read_config(find_pretrained(job.model)) or {}).get("architectures")
+        if isinstance(heads, list) and heads and not any(str(name).endswith(head) for name in heads):
             message = f"{job.model.pretrained} is a {heads[0]}: its head for {job.task} would start at random"
             yield ("adapt", asks), message, f"begin with a finished model, {instead}"
 

@@ -43,6 +43,11 @@ class Model(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     trust_remote_code: bool = Field(False, description="Allow code that a model folder brings to run.")
+    trust_code: tuple[str, ...] = Field(
+        (),
+        description="Python files of your own that a model folder, such as that of a finished run, may name as its "
+        "function or task; what else a folder names is not run. Files that the job itself names need not be here.",
+    )
     allow_missing: tuple[str, ...] = Field(
         (),
         description="Patterns (`bert.pooler.*`) of weights that the file may lack; they start at random.",

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.job.methods import Adapt, Lora
-from launcher.job.pretrained import Pretrained, find_pretrained, read_config, safetensors_files
+from launcher.job.model_files import headers_of, safetensors_files
+from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.schema import Job
 from launcher.job.tasks import find_family
 from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, in_blocks, linear_layers
@@ -108,11 +109,11 @@ def find_model_size(
 
     tells_words: whether the model is loaded as a language model, with its own head; a classifier's new one learns whole
     frozen: patterns of the names of parameters that do not learn; without the files they are counted as learning
-    Raises OSError, ValueError or KeyError for a broken file.
+    Raises ModelError for a broken file.
     """
     config = read_config(pretrained) or {}
     size = _size_of(pretrained, config, frozen, adapt if isinstance(adapt, Lora) else None, tells_words)
-    return replace(size, vocabulary=config.get("vocab_size", 0)) if size is not None and tells_words else size
+    return replace(size, vocabulary=_count(config, "vocab_size")) if size is not None and tells_words else size
 
 
 def _size_of(
@@ -140,7 +141,8 @@ def _size_of(
 
 def _language_model(config: dict[str, Any]) -> str:
     """The class of `transformers` that builds the model with its own head."""
-    fills_masks = any("MaskedLM" in str(name) for name in config.get("architectures") or ())
+    named = config.get("architectures")
+    fills_masks = isinstance(named, list) and any("MaskedLM" in str(name) for name in named)
     return "AutoModelForMaskedLM" if fills_masks else "AutoModelForCausalLM"
 
 
@@ -172,16 +174,11 @@ def _adapted(size: ModelSize, lora: Lora, adapters: AdapterSize, shapes: Shapes)
 
 
 def _shapes(file: Path, left_out: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor. The header is JSON behind its own length, a little-endian 64-bit integer."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError(f"{file} is no safetensors file")
-        header = json.loads(opened.read(length))
+    """Shape of each tensor of floats."""
     return {
-        name: tuple(tensor["shape"])
-        for name, tensor in header.items()
-        if name != "__metadata__" and tensor["dtype"] in FLOATS and not name.startswith(left_out)
+        name: header.shape
+        for name, header in headers_of(file).items()
+        if header.dtype in FLOATS and not name.startswith(left_out)
     }
 
 
@@ -212,11 +209,11 @@ def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
 
 def _estimated(config: dict[str, Any], lora: Lora | None, learns_head: bool) -> ModelSize | None:
     shape = _shape(config)
-    hidden, layers, heads, vocabulary = shape["hidden"], shape["layers"], shape["heads"], config.get("vocab_size")
-    if not (hidden and layers and heads and isinstance(vocabulary, int)):
+    hidden, layers, heads, vocabulary = shape["hidden"], shape["layers"], shape["heads"], _count(config, "vocab_size")
+    if not (hidden and layers and heads and vocabulary):
         return None
-    head = config.get("head_dim") or hidden // heads
-    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    head = _count(config, "head_dim") or hidden // heads
+    queries, keys = heads * head, (_count(config, "num_key_value_heads") or heads) * head
     attention = 2 * hidden * queries + 2 * hidden * keys
     block = attention + (3 if shape["is_gated"] else 2) * hidden * shape["intermediate"] + 4 * hidden
     embeddings = vocabulary * hidden
@@ -233,7 +230,7 @@ def _estimated(config: dict[str, Any], lora: Lora | None, learns_head: bool) -> 
 def hidden_size(config: dict[str, Any]) -> int:
     """Width of the hidden states; of the widest stage where there are several; 0 where the config does not say."""
     widths = _inner(config).get("hidden_sizes")
-    if isinstance(widths, list) and widths and all(isinstance(width, int) for width in widths):
+    if isinstance(widths, list) and widths and all(type(width) is int and width > 0 for width in widths):
         return max(widths)
     return _first(config, "hidden_size", "n_embd", "d_model", "dim")
 
@@ -246,7 +243,7 @@ def _inner(config: dict[str, Any]) -> dict[str, Any]:
 
 def _first(config: dict[str, Any], *names: str) -> int:
     inner = _inner(config)
-    return next((inner[name] for name in names if isinstance(inner.get(name), int)), 0)
+    return next((count for name in names if (count := _count(inner, name))), 0)
 
 
 def _shape(config: dict[str, Any]) -> dict[str, Any]:
@@ -270,5 +267,11 @@ def _shape(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _patches(config: dict[str, Any]) -> int:
-    image, patch = config.get("image_size"), config.get("patch_size")
-    return (image // patch) ** 2 + 1 if isinstance(image, int) and isinstance(patch, int) else 0
+    image, patch = _count(config, "image_size"), _count(config, "patch_size")
+    return (image // patch) ** 2 + 1 if image and patch else 0
+
+
+def _count(config: dict[str, Any], name: str) -> int:
+    """A number of a config that counts something; 0 where it is none."""
+    value = config.get(name)
+    return value if type(value) is int and value > 0 else 0

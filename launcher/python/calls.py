@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
@@ -48,25 +48,30 @@ def train(job: Job, *, resume: Place = "auto", quiet: bool = False) -> Result:
     return Result.read(folder.result_file)
 
 
-def evaluate(model: Place, data: Data, *, batch_size: int = 32, processes: int | None = None) -> Evaluation:
+def evaluate(
+    model: Place, data: Data, *, batch_size: int = 32, processes: int | None = None, trust_code: Sequence[Place] = ()
+) -> Evaluation:
     """Measure a model folder or a finished run on labelled data, every sample once, as `adaptrun evaluate` does.
 
     batch_size: samples of full length at once; processes: as for a job where None
+    trust_code: files of your own that the model folder may name as its function or task; else none of its code runs
     Raises RequestError and its kinds, RunFailed, and Stopped after Ctrl-C.
     """
-    with _asked(model, data, batch_size, processes) as asked, Child("evaluate", **asked) as child:
+    with _asked(model, data, batch_size, processes, trust_code) as asked, Child("evaluate", **asked) as child:
         child.wait()
         found = child.answer()
     intervals = {metric: (low, high) for metric, (low, high) in found["intervals"].items()}
     return Evaluation(found["samples"], found["metrics"], intervals, found["seconds"])
 
 
-def predict(model: Place, data: Data, *, batch_size: int = 32, processes: int | None = None) -> list[dict[str, Any]]:
+def predict(
+    model: Place, data: Data, *, batch_size: int = 32, processes: int | None = None, trust_code: Sequence[Place] = ()
+) -> list[dict[str, Any]]:
     """The model's answer for each row of the data, in their order, as `adaptrun predict` writes it.
 
     Raises RequestError and its kinds, RunFailed, and Stopped after Ctrl-C.
     """
-    with _asked(model, data, batch_size, processes) as asked, Child("predict", **asked) as child:
+    with _asked(model, data, batch_size, processes, trust_code) as asked, Child("predict", **asked) as child:
         child.wait()
         file = Path(child.answer()["output"])
         with file.open(encoding="utf-8", newline="\n") as lines:  # an answer may hold other ends of lines
@@ -74,7 +79,9 @@ def predict(model: Place, data: Data, *, batch_size: int = 32, processes: int | 
 
 
 @contextmanager
-def _asked(model: Place, data: Data, batch_size: int, processes: int | None) -> Iterator[dict[str, Any]]:
+def _asked(
+    model: Place, data: Data, batch_size: int, processes: int | None, trust_code: Sequence[Place]
+) -> Iterator[dict[str, Any]]:
     """What the child is asked; inside, rows that the caller holds are in a file."""
     keys = data if isinstance(data, Mapping) else {"source": data}
     rows = held_rows(data)
@@ -85,7 +92,8 @@ def _asked(model: Place, data: Data, batch_size: int, processes: int | None) -> 
             write_rows(rows, file, source.text, (source.image, source.audio))
         asked = {"source": source.model_dump(mode="json"), "batch_size": batch_size, "processes": processes}
         try:
-            yield {"model": fspath(model), **asked}
+            trusted = [fspath(file) for file in trust_code]
+            yield {"model": {"pretrained": fspath(model), "trust_code": trusted}, **asked}
         except RequestError as error:
             if rows is None:
                 raise

@@ -13,7 +13,7 @@ from typing import Any
 from launcher import errors
 from launcher.errors import AdaptrunError, RunFailed
 from launcher.job.data import Source
-from launcher.job.schema import Job
+from launcher.job.schema import Job, Model
 from launcher.python.apart import leave, leave_error
 from launcher.start.evaluating import evaluation_of, predict_with_model
 from launcher.start.failure import RankFailed
@@ -48,13 +48,18 @@ def train(folder: Path, asked: dict[str, Any]) -> None:
 def evaluate(folder: Path, asked: dict[str, Any]) -> None:
     """Leave the metrics."""
     source = Source.model_validate(asked["source"])
-    leave(folder, "answer", evaluation_of(asked["model"], source, asked["batch_size"], asked["processes"]))
+    leave(
+        folder,
+        "answer",
+        evaluation_of(Model.model_validate(asked["model"]), source, asked["batch_size"], asked["processes"]),
+    )
 
 
 def predict(folder: Path, asked: dict[str, Any]) -> None:
     """Leave the place of the rows."""
     source, output = Source.model_validate(asked["source"]), folder / "rows.jsonl"
-    predict_with_model(asked["model"], source, output, asked["batch_size"], asked["processes"])
+    model = Model.model_validate(asked["model"])
+    predict_with_model(model, source, output, asked["batch_size"], asked["processes"])
     leave(folder, "answer", {"output": str(output)})
 
 

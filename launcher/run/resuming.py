@@ -25,6 +25,7 @@ from launcher.run.folder import RunFolder, runs_named
 from launcher.run.starts import Cause
 
 CHANGEABLE = {
+    "model": {"trust_code"},
     "launch": True,
     "engine": True,
     "checkpoint": True,

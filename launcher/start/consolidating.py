@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.errors import RequestError
-from launcher.job.pretrained import ADAPTER_CONFIG
+from launcher.job.pretrained import ADAPTER_CONFIG, check_model_files, find_pretrained
+from launcher.job.schema import Model
 from launcher.run.folder import temporary_folder
+from launcher.start.evaluating import trusted_files
 from launcher.start.processes import run_ranks
 
 
 def consolidate_checkpoint(
-    checkpoint: Path, output: Path, dtype: str, skeleton: Path | None, prefix: str | None
+    checkpoint: Path, output: Path, dtype: str, skeleton: Path | None, prefix: str | None, trusted: Sequence[str]
 ) -> None:
-    """Write the model folder and say what is in it. Raises RequestError and CheckpointError."""
+    """Write the model folder and say what is in it. Raises RequestError and CheckpointError.
+
+    trusted: files of the user's own whose code adapters, or their base, may name
+    """
     if not checkpoint.is_dir():
         raise RequestError(f"there is no folder {checkpoint}; name a run, or one of its checkpoints")
     if output.exists():
         raise RequestError(f"{output} is there already; name a folder that is not, or remove it")
     if skeleton is not None and not (skeleton / "config.json").is_file():
         raise RequestError(f"{skeleton} holds no config.json; --like names a model folder of the same architecture")
+    trusted = trusted_files(trusted)
+    if (checkpoint / ADAPTER_CONFIG).is_file():
+        check_model_files(find_pretrained(Model(pretrained=str(checkpoint), trust_code=trusted)))
     request = {
         "checkpoint": str(checkpoint.resolve()),
         "output": str(output.resolve()),
         "dtype": dtype,
         "skeleton": None if skeleton is None else str(skeleton.resolve()),
         "prefix": prefix,
+        "trusted": trusted,
     }
     with temporary_folder() as folder:
         (folder.path / "request.json").write_text(json.dumps(request), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from launcher.data.sources import count_rows
 from launcher.errors import RequestError
 from launcher.job.data import Data, Source
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import find_pretrained
+from launcher.job.pretrained import check_model_files, find_pretrained, own_code
 from launcher.job.schema import Model
+from launcher.job.trust import told_of_code
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import temporary_folder
 from launcher.start.processes import run_ranks
@@ -22,7 +24,7 @@ ROWS_WORTH_A_PROCESS = 200
 """Below this a second process costs more to start than it saves."""
 
 
-def evaluate_model(model: str, source: Source, batch_size: int, processes: int | None, as_json: bool) -> None:
+def evaluate_model(model: Model, source: Source, batch_size: int, processes: int | None, as_json: bool) -> None:
     """Print the metrics of a model folder on labelled data. Raises RequestError and RunFailed."""
     result = evaluation_of(model, source, batch_size, processes)
     if as_json:
@@ -34,12 +36,12 @@ def evaluate_model(model: str, source: Source, batch_size: int, processes: int |
         print(f"{metric:18} {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
 
 
-def evaluation_of(model: str, source: Source, batch_size: int, processes: int | None) -> dict[str, Any]:
+def evaluation_of(model: Model, source: Source, batch_size: int, processes: int | None) -> dict[str, Any]:
     """The metrics of a model folder on labelled data, as plain values. Raises RequestError and RunFailed."""
     return _run(model, source, None, batch_size, processes)
 
 
-def predict_with_model(model: str, source: Source, output: Path, batch_size: int, processes: int | None) -> None:
+def predict_with_model(model: Model, source: Source, output: Path, batch_size: int, processes: int | None) -> None:
     """Write one row of predictions for each row of the data. Raises RequestError and RunFailed."""
     if output.suffix not in OUTPUTS:
         raise RequestError(f"predictions go to a file that ends in {', '.join(OUTPUTS)}, not {output.name}")
@@ -49,13 +51,13 @@ def predict_with_model(model: str, source: Source, output: Path, batch_size: int
     print(f"{result['rows']} rows in {output}")
 
 
-def _run(model: str, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
+def _run(model: Model, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
     hardware = find_hardware()
+    model = checked_model(model)
     rows = count_rows(source)
-    find_pretrained(Model(pretrained=model), Path.cwd())
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, rows))
     request = EvaluationRequest(
-        model=Model(pretrained=_place(model)),
+        model=model,
         data=source.model_copy(update={"source": tuple(_place(place) for place in source.files)}),
         output=None if output is None else str(output.resolve()),
         batch_size=batch_size,
@@ -76,6 +78,30 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
     for note in result.pop("notes"):
         print(note, file=sys.stderr)
     return result
+
+
+def checked_model(model: Model) -> Model:
+    """The model with paths from anywhere, its files looked at; tells which code of the user's own may run.
+
+    Raises ModelError where it is not there, is damaged, or names code that the user does not.
+    """
+    update = {"pretrained": _place(model.pretrained), "trust_code": trusted_files(model.trust_code)}
+    model = model.model_copy(update=update)
+    pretrained = find_pretrained(model, Path.cwd())
+    check_model_files(pretrained)
+    own_code(pretrained, model)
+    return model
+
+
+def trusted_files(files: Sequence[str]) -> tuple[str, ...]:
+    """What `--trust-code` names, as paths from anywhere, told with their hashes. Raises RequestError for no file."""
+    trusted = tuple(str(Path(file).expanduser().resolve()) for file in files)
+    missing = next((file for file in trusted if not Path(file).is_file()), None)
+    if missing is not None:
+        raise RequestError(f"there is no {missing} to trust; --trust-code names a Python file of your own")
+    for told in told_of_code(trusted):
+        print(told, file=sys.stderr)
+    return trusted
 
 
 def worthwhile(cores: int, rows: int | None) -> int:

@@ -11,28 +11,36 @@ from typing import Any
 from launcher.data.sources import count_rows
 from launcher.errors import RequestError
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import find_pretrained, read_config
+from launcher.job.pretrained import check_model_files, find_pretrained, own_code, read_config
 from launcher.job.reading import load_job
 from launcher.job.schema import Job, Model
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import RunFolder, temporary_folder
-from launcher.start.evaluating import worthwhile
+from launcher.start.evaluating import trusted_files, worthwhile
 from launcher.start.processes import run_ranks
 
 
-def soup_runs(runs: Sequence[Path], output: Path, dtype: str, processes: int | None, as_json: bool) -> None:
+def soup_runs(
+    runs: Sequence[Path],
+    output: Path,
+    dtype: str,
+    processes: int | None,
+    as_json: bool,
+    trusted: Sequence[str] = (),
+) -> None:
     """Mix, judge by the first run's job, write the model folder, say what became of each run.
 
+    trusted: files of the user's own whose code the runs may name
     Raises RequestError where the runs do not go together, ModelError and RunFailed.
     """
     if output.exists():
         raise RequestError(f"{output} is there already; name a folder that is not, or remove it")
-    job, models = _checked(runs)
+    job, models = _checked(runs, trusted)
     hardware = find_hardware()
     data = job.data.validation[job.deciding_set or ""]
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, count_rows(data)))
     request = EvaluationRequest(
-        model=Model(pretrained=str(models[0])),
+        model=models[0],
         data=data,
         batch_size=job.validation.batch_size,
         device="cuda" if hardware.gpus and job.launch.device != "cpu" else "cpu",
@@ -41,7 +49,7 @@ def soup_runs(runs: Sequence[Path], output: Path, dtype: str, processes: int | N
     asked = {
         "job": job.as_dict(),
         "request": request.model_dump(mode="json"),
-        "models": [str(model) for model in models],
+        "models": [model.pretrained for model in models],
         "output": str(output.resolve()),
         "dtype": dtype,
     }
@@ -67,8 +75,8 @@ def soup_runs(runs: Sequence[Path], output: Path, dtype: str, processes: int | N
     print(f"{output}: the mean of {sum(one['kept'] for one in found)} models, read back and compared")
 
 
-def _checked(runs: Sequence[Path]) -> tuple[Job, list[Path]]:
-    """The first run's job, and the model folders."""
+def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Model]]:
+    """The first run's job, and the model folders. Nothing of the job but its data and its metric is used."""
     if len(runs) < 2:
         raise RequestError("a soup is made of two runs or more")
     if not RunFolder(runs[0]).job_file.is_file():
@@ -76,13 +84,16 @@ def _checked(runs: Sequence[Path]) -> tuple[Job, list[Path]]:
     job = load_job(RunFolder(runs[0].resolve()).job_file)
     if job.deciding_set is None:
         raise RequestError(f"the job of {runs[0]} has no validation set to judge a soup by; add data.validation to it")
-    models, labels = list[Path](), list[object]()
+    models, labels, files = list[Model](), list[object](), trusted_files(trusted)
     for run in runs:
-        pretrained = find_pretrained(Model(pretrained=str(run.resolve())))
+        model = Model(pretrained=str(run.resolve()), trust_code=files)
+        pretrained = find_pretrained(model)
+        check_model_files(pretrained)
+        own_code(pretrained, model)
         if pretrained.kind != "folder":
             raise RequestError(f"{run} holds adapters, whose mean is no model; train it with adapt.merge: true")
         config = read_config(pretrained) or {}
-        models.append(Path(pretrained.location))
+        models.append(model.model_copy(update={"pretrained": pretrained.location}))
         labels.append(config.get("id2label"))
         if labels[-1] != labels[0]:
             raise RequestError(f"{run} tells other labels apart than {runs[0]}, so their heads do not mix")

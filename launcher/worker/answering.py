@@ -11,7 +11,7 @@ import torch
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import find_pretrained, longest_input
+from launcher.job.pretrained import find_pretrained, longest_input, task_of
 from launcher.job.training import Train
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
@@ -57,19 +57,22 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     """
     pretrained = find_pretrained(request.model)
     card = loading.read_card(Path(pretrained.location))
+    task_name = task_of(pretrained, request.model) or DEFAULT_TASK
     config = loading.load_config(pretrained, request.model)
-    task_name = card.get("task", DEFAULT_TASK)
     longest = longest_input(config.to_dict()) if config is not None else None
     length = request.max_length or card.get("max_length") or min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
-    train = Train.model_validate({**card.get("train", {}), "max_length": length})
+    try:
+        train = Train.model_validate({**card.get("train", {}), "max_length": length})
+    except ValueError as error:
+        raise ModelError(f"{pretrained.location} does not say how its model was trained: {error}") from error
     task_type = task_class(task_name, train.loss.name)
-    labels = loading.known_labels(config) if task_type.has_classes else ()
+    labels = loading.trained_labels(pretrained, config) if task_type.has_classes else ()
     if config is None or (task_type.has_classes and not labels):
         raise ModelError(f"{pretrained.location} has no trained head with named labels; fine-tune it first")
     processor = loading.load_processor(pretrained, request.model, task_type.processor_class)
     task = task_type(processor, labels, train)
     task.configure(config)
-    loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config, card)
+    loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config)
     return task, task.build(loaded), identity(task_name, pretrained, request.model)
 
 

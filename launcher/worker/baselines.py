@@ -57,7 +57,7 @@ def _unknown(session: Session, materials: Materials, arm: str, place: str) -> li
 def _measure(session: Session, arm: str, place: str, names: list[str], materials: Materials) -> None:
     job, world = session.job, session.world
     request = EvaluationRequest(
-        model=Model(pretrained=place),
+        model=Model(pretrained=place, trust_code=job.model.trust_code),
         data=job.data.validation[names[0]],
         batch_size=session.plan.evaluation_batch,
         device=world.device.type,

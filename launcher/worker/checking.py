@@ -10,8 +10,10 @@ from huggingface_hub import snapshot_download
 from launcher.adapt import make_method
 from launcher.adapt.adapters import Setting
 from launcher.engines.fsdp import blocks_of
+from launcher.errors import ModelError
 from launcher.job.methods import Own
-from launcher.job.pretrained import Pretrained, find_pretrained, safetensors_files, tokenizer_files
+from launcher.job.model_files import safetensors_files
+from launcher.job.pretrained import Pretrained, find_pretrained, tokenizer_files
 from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES
 from launcher.models import loading, task_class
@@ -59,6 +61,8 @@ def check_model(job: Job, total_steps: int | None) -> None:
 
 def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:
     """The model with a place here for each of its files, None where it has none."""
+    if pretrained.builder is not None:
+        return None
     if pretrained.kind == "hub":
         pretrained = _downloaded(pretrained, spec)
     source = pretrained if pretrained.base is None else pretrained.base.pretrained
@@ -73,9 +77,12 @@ def _downloaded(pretrained: Pretrained, spec: Model) -> Pretrained:
         folder = snapshot_download(pretrained.location, revision=spec.revision, local_files_only=True)
     except (OSError, ValueError):
         return pretrained
-    files = safetensors_files("folder", Path(folder))
-    if not tokenizer_files(Path(folder)) or not all(file.is_file() for file in files):
-        return pretrained  # a download that ended half-way, which loading takes up again
+    try:
+        safetensors_files("folder", Path(folder))
+    except ModelError:  # a download that ended half-way, which loading takes up again
+        return pretrained
+    if not tokenizer_files(Path(folder)):
+        return pretrained
 
     def found(place: str) -> str:
         return folder if place == pretrained.location else place

@@ -28,6 +28,7 @@ def main() -> None:
             None if skeleton is None else Path(skeleton),
             request["prefix"],
             notes.append,
+            request["trusted"],
         )
         write_whole(folder.result_file, json.dumps({"tensors": tensors, "notes": notes}))
 

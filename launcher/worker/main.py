@@ -140,7 +140,7 @@ def _publish(session: Session, built: Built) -> Path:
     if job.adapt.method == "lora" and job.adapt.merge:
         publish_model(folder.adapter, folder.skeleton, engine, "fp32")
         try:
-            merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype)
+            merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype, job.model.trust_code)
         except ModelError as error:  # raised by all ranks alike
             way = f"adaptrun consolidate {folder.adapter} -o {folder.model}"
             session.log.write(Note(text=f"the adapters could not be merged: {error}; once the base is back: {way}"))

@@ -18,10 +18,12 @@ from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.domain_rules import learns_from_target
+from launcher.job.own_files import with_imports
 from launcher.job.paths import too_long
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES, find_family
+from launcher.job.trust import told_of_code
 from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.run.events import EventLog, Note, Phase, Progress
@@ -59,7 +61,7 @@ class Materials:
             "task": job.task,
             "max_length": job.train.max_length,
             "train": job.train.model_dump(mode="json", include=REMEMBERED),  # type: ignore[arg-type]
-            "function": self.pretrained.location if self.pretrained.kind == "function" else None,
+            "function": self.pretrained.builder,
         }
         if adapters is None:
             return card
@@ -96,6 +98,8 @@ def open_materials(session: Session) -> Materials:
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
+    for told in told_of_code(job.model.trust_code):
+        log.write(Note(text=told))
     found = prepare_sets(job, log)
     target = None
     if job.data.target is not None:
@@ -125,7 +129,7 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     """The training and validation sets, made now or before. Raises DataError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
-    known = loading.known_labels(loading.load_config(pretrained, job.model))
+    known = loading.trained_labels(pretrained, loading.load_config(pretrained, job.model))
     task_type = task_class(job.task, job.train.loss.name)
     preparer = Preparer(
         task_type=task_type,
@@ -158,7 +162,8 @@ def check_labels(job: Job, pretrained: Pretrained, task_type: type[Task], known:
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:
     """What tells a task's own code and a processor from others."""
-    own = "" if task in FAMILIES else hashlib.sha256(find_family(task).place[0].read_bytes()).hexdigest()
+    files = [] if task in FAMILIES else with_imports(find_family(task).place[0])
+    own = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
     return own + tokenizer_identity(pretrained.tokenizer, model.revision)
 
 
@@ -168,7 +173,7 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     in_parts: leave the weights in their files, for each rank to read its own
     """
     session.enter("loading", materials.pretrained.location)
-    known = loading.known_labels(materials.config)
+    known = loading.trained_labels(materials.pretrained, materials.config)
     loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher.errors import JobError
+from launcher.errors import JobError, ModelError
 from launcher.job.adapting import Ema
 from launcher.job.methods import Finetune, Lora
 from launcher.job.pretrained import Pretrained, find_pretrained
@@ -242,10 +242,11 @@ def test_minilm_is_counted_from_its_header() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{", b"\xff" * 20])
-def test_a_broken_file_is_left_for_loading_to_name(content: bytes, tmp_path: Path) -> None:
+def test_a_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
     made, file = job(tmp_path)
     (tmp_path / "tiny" / "model.safetensors").write_bytes(content)
-    assert make_plan(made, file, Hardware((), cores=2, memory=2**33)).memory is None
+    with pytest.raises(ModelError, match=r"tiny/model\.safetensors is no sound safetensors file"):
+        make_plan(made, file, Hardware((), cores=2, memory=2**33))
 
 
 def test_several_files_are_counted_together(model: Path, tmp_path: Path) -> None:

@@ -45,9 +45,10 @@ def test_it_goes_through_every_command(folder: Path) -> None:
     adaptrun("train", "job.yaml", *SMALL, "--set", "engine.name=fsdp", cwd=folder)
     result = json.loads((folder / "runs/reward/result.json").read_text())["sets"]["validation"]
     assert result["after"]["agreement"] > result["before"]["agreement"]
-    said = adaptrun("evaluate", "runs/reward", "--data", "held-out.jsonl", "--json", "--processes", 2, cwd=folder)
+    asked = ("runs/reward", "--data", "held-out.jsonl", "--trust-code", "reward.py")
+    said = adaptrun("evaluate", *asked, "--json", "--processes", 2, cwd=folder)
     assert json.loads(said.stdout)["metrics"] == pytest.approx(result["after"], rel=1e-4)
-    adaptrun("predict", "runs/reward", "--data", "held-out.jsonl", "-o", "out.jsonl", "--processes", 1, cwd=folder)
+    adaptrun("predict", *asked, "-o", "out.jsonl", "--processes", 1, cwd=folder)
     rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert sum(row["margin"] > 0 for row in rows) / 25 == pytest.approx(result["after"]["agreement"])
 

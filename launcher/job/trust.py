@@ -1,0 +1,73 @@
+"""Whose code may run: that of files which the user names, in the job or as `--trust-code`.
+
+A model folder, the model of a run and adapters are data, also where they name code: the function that builds a model,
+the class of a task. What they name runs only where the user names the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from launcher.errors import UntrustedCode
+from launcher.job.own_files import with_imports
+
+
+def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
+    """The place of `file.py:name`, which a folder names, where the user has named the file as well.
+
+    named_in: the file of the folder that names it
+    trusted: what the user has named; a file of the same name stands for one that is no longer where it was
+    Raises UntrustedCode with the file, its hash and the way out.
+    """
+    file, colon, name = location.rpartition(":")
+    if not colon:
+        file, name = location, ""
+    wanted = Path(file).expanduser()
+    try:
+        is_here = wanted.is_file()
+        for own in map(Path, trusted):
+            if own.resolve() == wanted.resolve() or (not is_here and own.name == wanted.name):
+                return f"{own.resolve()}:{name}"
+        seen = sha256_of(wanted) if is_here else None
+    except (OSError, ValueError):
+        seen = None
+    raise UntrustedCode(_refusal(_printable(file), named_in, seen))
+
+
+def _refusal(file: str, named_in: Path, sha256: str | None) -> str:
+    begin = f"{named_in} names code, {file}"
+    if sha256 is None:
+        own = f"WHERE-IT-IS/{Path(file).name}"
+        return (
+            f"{begin}, which is not here, and code that a folder names runs only where you name its file as well; "
+            f"--trust-code {own}, or in a job model.trust_code: [{own}]"
+        )
+    return (
+        f"{begin} (sha256 {sha256}), and code that a folder names runs only where you name its file as well; read it, "
+        f"then --trust-code {shlex.quote(file)}, or in a job model.trust_code: [{file}]"
+    )
+
+
+def told_of_code(files: Iterable[str]) -> list[str]:
+    """A line for each file whose code may run, the modules beside it that it imports among them."""
+    every = dict.fromkeys(one for file in files for one in with_imports(Path(file)))
+    return [f"own code: {file} (sha256 {sha256_of(file)})" for file in every]
+
+
+def sha256_of(file: Path) -> str:
+    """Of a file's content."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def file_of(location: str) -> str:
+    """`/path/file.py:name` → `/path/file.py`."""
+    return location.rpartition(":")[0]
+
+
+def _printable(text: str) -> str:
+    """A name as a folder has it, without what would move the terminal's cursor."""
+    return text if text.isprintable() else repr(text)
