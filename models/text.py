@@ -31,13 +31,18 @@ class TextTask(Task):
         """
         texts = [text_of(row) for row in rows]
         pairs = [text_of(row, "text_pair") for row in rows] if rows and "text_pair" in rows[0].values else None
-        options = {"truncation": True, "max_length": self.train.max_length, "return_attention_mask": False}
+        options: dict[str, Any] = {
+            "truncation": True,
+            "max_length": self.train.max_length,
+            "return_attention_mask": False,
+        }
         found = self.processor(texts, pairs, **options)
         marks = () if self.reads_marks else marks_of(self.processor)
         for number, row in enumerate(rows):
-            shown = texts[number] if pairs is None else f"{texts[number]} {pairs[number]}"
+            pair = None if pairs is None else pairs[number]
+            shown = texts[number] if pair is None else f"{texts[number]} {pair}"
             if any(mark in shown for mark in marks):
-                again = plainly(self.processor, row, marks, texts[number], pairs and pairs[number], **options)
+                again = plainly(self.processor, row, marks, texts[number], pair, **options)
                 for name in found:
                     found[name][number] = again[name]
         for row, tokens in zip(rows, found["input_ids"], strict=True):

@@ -48,7 +48,7 @@ class TokenClassification(Classification, SummedTask, TextTask):
             raise ModelError("the tokenizer does not tell which token is of which word; use a fast one")
         words = [_words(row) for row in rows]
         length = self.train.max_length
-        options = {"is_split_into_words": True, "truncation": True, "max_length": length}
+        options: dict[str, Any] = {"is_split_into_words": True, "truncation": True, "max_length": length}
         found = self.processor(words, **options)
         begins = [_begins(found.word_ids(number)) for number in range(len(rows))]
         marks = marks_of(self.processor)
