@@ -92,6 +92,8 @@ class Task(ABC):
     """Metrics beside the loss, and whether `higher` or `lower` is better."""
     has_classes: ClassVar[bool] = False
     """Whether the training data's labels name the model's outputs."""
+    takes_vectors: ClassVar[bool] = False
+    """Whether labels may be vectors of 0 and 1, which it is then given as lists of names."""
     kept: ClassVar[int] = 0
     """Columns of `values`."""
     yes_or_no: ClassVar[str] = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
@@ -36,6 +36,11 @@ class Source(Section):
     )
     label_separator: str = Field(
         ",", min_length=1, description="What stands between several labels that are held in one text."
+    )
+    label_format: Literal["auto", "names", "vector"] = Field(
+        "auto",
+        description="Several labels a sample: `names` of those that are there, or a `vector` of 0 and 1 with a place "
+        "for each label of the model. auto: a vector where all samples have lists of 0 and 1 of one length.",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,

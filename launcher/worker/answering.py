@@ -15,6 +15,7 @@ from launcher.job.pretrained import find_pretrained, longest_input
 from launcher.job.training import Train
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
+from launcher.models.heads import head_labels
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.evaluating import evaluate
 from launcher.worker.materials import identity
@@ -63,12 +64,12 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     length = request.max_length or card.get("max_length") or min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
     train = Train.model_validate({**card.get("train", {}), "max_length": length})
     task_type = task_class(task_name, train.loss.name)
-    labels = loading.known_labels(config) if task_type.has_classes else ()
+    labels = head_labels(config, task_type.auto_class) if task_type.has_classes else ()
     if config is None or (task_type.has_classes and not labels):
-        raise ModelError(f"{pretrained.location} has no trained head with named labels; fine-tune it first")
+        raise ModelError(f"{pretrained.location} has no trained head for {task_name}; fine-tune it first")
     processor = loading.load_processor(pretrained, request.model, task_type.processor_class)
     task = task_type(processor, labels, train)
-    task.configure(config)
+    loading.configure(task, config)
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config, card)
     return task, task.build(loaded), identity(task_name, pretrained, request.model)
 

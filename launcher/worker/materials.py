@@ -24,6 +24,7 @@ from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES, find_family
 from launcher.models import loading, task_class
 from launcher.models.base import Task
+from launcher.models.heads import head_labels, named_outputs
 from launcher.run.events import EventLog, Note, Phase, Progress
 from launcher.run.folder import RunFolder, read_json, write_whole
 from launcher.worker.leakage import check_leakage
@@ -63,7 +64,8 @@ class Materials:
         }
         if adapters is None:
             return card
-        base = job.model.model_dump(mode="json", include={"config", "tokenizer", "allow_missing", "allow_unexpected"})
+        kept = {"config", "tokenizer", "allow_missing", "allow_unexpected", "labels"}
+        base = job.model.model_dump(mode="json", include=kept)
         base |= {"revision": job.model.revision, "identity": adapters.base}
         return card | {"base": base, "merge": job.adapt.method == "lora" and job.adapt.merge}
 
@@ -125,8 +127,9 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     """The training and validation sets, made now or before. Raises DataError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
-    known = loading.known_labels(loading.load_config(pretrained, job.model))
+    config = loading.load_config(pretrained, job.model)
     task_type = task_class(job.task, job.train.loss.name)
+    known = loading.known_labels(config, task_type.auto_class)
     preparer = Preparer(
         task_type=task_type,
         processor=loading.load_processor(pretrained, job.model, task_type.processor_class),
@@ -137,7 +140,8 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
         say=lambda text: log.write(Note(text=text)),
     )
     log.write(Phase(name="preparing", detail="train"))
-    train = preparer.prepare_training(job.labelled_sets, known)
+    head = head_labels(config, task_type.auto_class)
+    train = preparer.prepare_training(job.labelled_sets, head, job.model.labels, named_outputs(config))
     check_labels(job, pretrained, task_type, known)
     labels = next((prepared.facts.labels for prepared in train.values()), known)
     validation = {}
@@ -168,13 +172,10 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     in_parts: leave the weights in their files, for each rank to read its own
     """
     session.enter("loading", materials.pretrained.location)
-    known = loading.known_labels(materials.config)
     loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
-    others = ", ".join(label for label in materials.task.labels if label not in known)
-    if others and loaded.new and set(known) & set(materials.task.labels):
-        told = f"the model has a head for {', '.join(known)} and none for {others}, so that a new one takes its place"
+    for told in () if loaded.labels is None else loaded.labels.notes():
         session.log.write(Note(text=told))
     for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
         if names:
@@ -192,7 +193,7 @@ def pretrained_model(
     """
     torch.manual_seed(job.train.seed)
     if config is not None:
-        task.configure(config)
+        loading.configure(task, config)
     loaded = loading.load_model(pretrained, job.model, task.auto_class, task.labels, config, in_parts=in_parts)
     loading.freeze(loaded.model, job.model.frozen)
     longest = longest_input(loaded.model.config.to_dict())

@@ -86,5 +86,6 @@ def test_labels_that_a_trained_head_does_not_know_are_named(tiny_model: Path, tm
     load_model(start, open_materials(start), in_parts=False)
     notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
     assert notes[0] == (
-        "the model has a head for class-0, class-1 and none for clas-1, so that a new one takes its place"
+        "the labels differ from those of the pretrained head: kept 'class-0', 'class-1'; new, starting at random: "
+        "'clas-1'. Where two are one under other names: model.labels: {OURS: THE-HEAD'S}"
     )
