@@ -10,49 +10,32 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from launcher.data.labels import LabelMatch, is_unnamed
+from launcher.data.labels import LabelMatch, head_names, is_unnamed, output_names
 from launcher.errors import ModelError
 from launcher.models.stored import HeldTensor, Readable, Stored, readable
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-HEADS = {
-    "AutoModelForSequenceClassification": ("ForSequenceClassification",),
-    "AutoModelForTokenClassification": ("ForTokenClassification",),
-    "AutoModelForImageClassification": ("ForImageClassification",),
-    "AutoModelForAudioClassification": ("ForAudioClassification", "ForSequenceClassification"),
-}
-"""How the classes are called that have the head of an auto class; others are known by `Classification` alone."""
 SPREAD = 0.02
 """Of new rows, where a model does not say how it begins."""
 
 
 def named_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
     """The names in a config's `id2label`, in the order of the outputs; empty where nobody has given any."""
-    names = _names(config)
+    names = output_names(getattr(config, "id2label", None))
     return () if is_unnamed(names) else names
 
 
-def head_labels(config: PretrainedConfig | None, auto_class: str = "") -> tuple[str, ...]:
-    """The names of the rows of a trained head, `LABEL_0` and the like where nobody named them; empty without a head.
-
-    auto_class: the task's; a head of another kind is none
-    """
-    kinds = HEADS.get(auto_class, ("Classification",))
-    architectures = getattr(config, "architectures", None) or ()
-    return _names(config) if any(kind in str(name) for name in architectures for kind in kinds) else ()
+def head_labels(config: PretrainedConfig | None, auto_class: str | None = None) -> tuple[str, ...]:
+    """The names of the rows of a trained head for an auto class; empty without one."""
+    return head_names(getattr(config, "architectures", None), getattr(config, "id2label", None), auto_class)
 
 
-def known_labels(config: PretrainedConfig | None, auto_class: str = "") -> tuple[str, ...]:
+def known_labels(config: PretrainedConfig | None, auto_class: str | None = None) -> tuple[str, ...]:
     """The same, empty also where nobody named the rows."""
     names = head_labels(config, auto_class)
     return () if is_unnamed(names) else names
-
-
-def _names(config: PretrainedConfig | None) -> tuple[str, ...]:
-    names = getattr(config, "id2label", None) or {}
-    return tuple(str(names[index]).strip() for index in sorted(names))
 
 
 def label_parameters(model: PreTrainedModel, build: Callable[[PretrainedConfig], nn.Module]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from launcher.errors import ModelError
 from launcher.job.pretrained import Base, Pretrained, safetensors_files
 from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
+from launcher.job.vocabulary import too_many_tokens
 from launcher.models.adapters import add_adapters
 from launcher.models.heads import HeadRows, head_labels, label_parameters, old_rows
 from launcher.models.heads import known_labels as known_labels
@@ -75,7 +76,32 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
         ) from error
     if kind == "tokenizer" and processor.pad_token_id is None:
         processor.pad_token = processor.eos_token or processor.unk_token
+    if kind == "tokenizer" and processor.pad_token_id is None:
+        raise ModelError(
+            f"the tokenizer in {pretrained.tokenizer} has no special token, and shorter samples of a batch are padded "
+            'with one; name one that no text holds, in tokenizer_config.json ("pad_token"), or add one to tokenizer '
+            "and model: tokenizer.add_special_tokens({'pad_token': '[PAD]'}), "
+            "model.resize_token_embeddings(len(tokenizer)), then save both"
+        )
     return processor
+
+
+def check_vocabulary(tokenizer: Any, embeddings: int | None, place: str) -> None:
+    """Raises ModelError for a tokenizer with more tokens than there are embeddings; other processors have no tokens."""
+    if embeddings is None or not callable(getattr(tokenizer, "get_vocab", None)):
+        return
+    token, number = max(tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
+    if number >= embeddings:
+        raise too_many_tokens(place, token, number, embeddings)
+
+
+def embeddings_in(model: PreTrainedModel) -> int | None:
+    """How many tokens a model has embeddings for; None where it looks nothing up."""
+    try:
+        found = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return None
+    return found.num_embeddings if isinstance(found, nn.Embedding) else None
 
 
 def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:

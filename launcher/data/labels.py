@@ -63,6 +63,35 @@ class LabelMatch:
         return [*notes, f"{changed}. Where two are one under other names: model.labels: {{OURS: THE-HEAD'S}}"]
 
 
+HEADS = {
+    "AutoModelForSequenceClassification": ("ForSequenceClassification",),
+    "AutoModelForTokenClassification": ("ForTokenClassification",),
+    "AutoModelForImageClassification": ("ForImageClassification",),
+    "AutoModelForAudioClassification": ("ForAudioClassification", "ForSequenceClassification"),
+}
+"""How the classes are called that have the head of an auto class; others are known by `Classification` alone."""
+
+
+def head_names(architectures: object, id2label: object, auto_class: str | None) -> tuple[str, ...]:
+    """The names of the rows of a trained head, `LABEL_0` and the like where nobody named them; empty without a head.
+
+    architectures, id2label: as config.json says them
+    auto_class: the task's; a head of another kind is none
+    """
+    kinds = HEADS.get(auto_class or "", ("Classification",))
+    named = architectures if isinstance(architectures, list | tuple) else ()
+    is_head = any(kind in str(name) for name in named for kind in kinds)
+    return output_names(id2label) if is_head else ()
+
+
+def output_names(id2label: object) -> tuple[str, ...]:
+    """The names of an `id2label`, in the order of the outputs, whether its numbers and names are texts or integers."""
+    if not isinstance(id2label, Mapping):
+        return ()
+    numbered = {int(number): str(name).strip() for number, name in id2label.items() if str(number).isdecimal()}
+    return tuple(numbered[number] for number in sorted(numbered))
+
+
 def decide_labels(head: Sequence[str], occurring: Sequence[str], said: Mapped = BY_NAME) -> LabelMatch:
     """The label set of a model whose training data have the labels `occurring`, in the order that a new head has.
 

@@ -13,6 +13,7 @@ from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.pretrained import find_pretrained, longest_input
 from launcher.job.training import Train
+from launcher.job.vocabulary import embeddings_of
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
 from launcher.models.heads import head_labels
@@ -68,6 +69,7 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     if config is None or (task_type.has_classes and not labels):
         raise ModelError(f"{pretrained.location} has no trained head for {task_name}; fine-tune it first")
     processor = loading.load_processor(pretrained, request.model, task_type.processor_class)
+    loading.check_vocabulary(processor, embeddings_of(config.to_dict()), pretrained.tokenizer)
     task = task_type(processor, labels, train)
     loading.configure(task, config)
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config, card)

@@ -22,6 +22,7 @@ from launcher.job.paths import too_long
 from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES, find_family
+from launcher.job.vocabulary import embeddings_of
 from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.models.heads import head_labels, named_outputs
@@ -130,9 +131,12 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     config = loading.load_config(pretrained, job.model)
     task_type = task_class(job.task, job.train.loss.name)
     known = loading.known_labels(config, task_type.auto_class)
+    processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
+    if config is not None:
+        loading.check_vocabulary(processor, embeddings_of(config.to_dict()), pretrained.tokenizer)
     preparer = Preparer(
         task_type=task_type,
-        processor=loading.load_processor(pretrained, job.model, task_type.processor_class),
+        processor=processor,
         identity=identity(job.task, pretrained, job.model),
         train=job.train,
         cache=Path(job.data.cache),
@@ -195,6 +199,7 @@ def pretrained_model(
     if config is not None:
         loading.configure(task, config)
     loaded = loading.load_model(pretrained, job.model, task.auto_class, task.labels, config, in_parts=in_parts)
+    loading.check_vocabulary(task.processor, loading.embeddings_in(loaded.model), pretrained.tokenizer)
     loading.freeze(loaded.model, job.model.frozen)
     longest = longest_input(loaded.model.config.to_dict())
     if longest is not None and job.train.max_length > longest:
