@@ -11,6 +11,7 @@ import typer
 
 from launcher import __version__
 from launcher.errors import AdaptrunError
+from launcher.job.home import settle_home
 
 app = typer.Typer(
     name="adaptrun",
@@ -77,6 +78,7 @@ def options(
     ] = False,
 ) -> None:
     """Options of the program itself."""
+    settle_home()
 
 
 @app.command()

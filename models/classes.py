@@ -81,6 +81,8 @@ class Classification(Task):
             except ModelError as error:
                 raise DataError(row.file, str(error), row.number) from None
         place = places[label]
+        if place is not None and self.labels[place] != label:
+            self.renamed[label] = self.labels[place]
         if place is None:
             raise DataError(
                 row.file,
@@ -89,6 +91,11 @@ class Classification(Task):
                 row.number,
             )
         return place
+
+    @cached_property
+    def renamed(self) -> dict[str, str]:
+        """Labels of the data that were read as others of the model, so that this can be told."""
+        return {}
 
     @cached_property
     def _places(self) -> dict[str, int | None]:

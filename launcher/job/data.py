@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
+from launcher.job.home import DEFAULT_CACHE
 from launcher.job.section import Section
 
 
@@ -125,8 +126,9 @@ class Data(Section):
         "forms of characters); their figures then say less of new samples.",
     )
     cache: str = Field(
-        "~/.cache/adaptrun",
-        description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see.",
+        DEFAULT_CACHE,
+        description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see. Where "
+        "the home directory cannot be written, `.cache` in the folder of the runs.",
     )
 
     def place_in_train(self, name: str) -> tuple[str, ...]:

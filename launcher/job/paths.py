@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher.errors import ModelError, RequestError
 from launcher.job.data import Source
+from launcher.job.home import usable_cache
 from launcher.job.methods import Adapt, Finetune, Own
 from launcher.job.pretrained import (
     Pretrained,
@@ -38,7 +39,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     }
     if job.data.target is not None:
         data["target"] = _source(job.data.target, folder, ("data", "target"), found)
-    data["cache"] = str(_absolute(job.data.cache, folder))
+    data["cache"] = str(_absolute(usable_cache(job.data.cache, _absolute(job.launch.runs, folder)), folder))
     model: dict[str, Any] = {}
     try:
         place = find_pretrained(job.model, folder)

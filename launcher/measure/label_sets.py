@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from launcher.data.label_vectors import place_names, vector_places, with_names
-from launcher.data.labels import is_unnamed, output_names
+from launcher.data.labels import folded, is_unnamed, listed, output_names
 from launcher.data.rows import Row
 from launcher.data.sources import read_rows
 from launcher.data.values import label_of, labels_of, plain
@@ -54,6 +55,14 @@ class LabelSet:
             yield f"  {name:{width}} {self.counts[name]:>7,}  {' | '.join(self.samples[name])}"
         if len(self.counts) > MOST_LABELS:
             yield f"  and {len(self.counts) - MOST_LABELS:,} more labels"
+        if alike := self.alike:
+            yield f"  these differ in case or white space alone and are labels of their own: {listed(alike)}"
+
+    @property
+    def alike(self) -> list[str]:
+        """Labels of which another is the same but for case and white space."""
+        forms = Counter(folded(name) for name in self.counts)
+        return sorted(name for name in self.counts if forms[folded(name)] > 1)
 
 
 def read_label_set(

@@ -65,9 +65,11 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
     }
     for found in sets.values():
         yield from found.lines()
+    head = head_names(config.get("architectures"), config.get("id2label"), family.auto_class)
+    if config.get("architectures") and not head:
+        yield f"{pretrained.location} has no trained head for {job.task}: a new one starts at random"
     if sources and all(name in sets and sets[name].whole for name in sources):
         occurring = sorted({label for name in sources for label in sets[name].counts})
-        head = head_names(config.get("architectures"), config.get("id2label"), family.auto_class)
         yield from decide_labels(head, occurring, job.model.labels).notes()
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from launcher.data.sources import count_rows
 from launcher.errors import RequestError
-from launcher.job.data import Data, Source
+from launcher.job.data import Source
 from launcher.job.evaluation import EvaluationRequest
+from launcher.job.home import DEFAULT_CACHE, usable_cache
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
 from launcher.plan.hardware import find_hardware
@@ -28,6 +29,8 @@ def evaluate_model(model: str, source: Source, batch_size: int, processes: int |
     if as_json:
         print(json.dumps(result, indent=2))
         return
+    for note in result.get("notes", ()):
+        print(note)
     print(f"{result['samples']} samples, each counted once, in {result['seconds']:.1f} s")
     for metric, value in result["metrics"].items():
         low, high = result["intervals"][metric]
@@ -60,7 +63,7 @@ def _run(model: str, source: Source, output: Path | None, batch_size: int, proce
         output=None if output is None else str(output.resolve()),
         batch_size=batch_size,
         device="cuda" if hardware.gpus else "cpu",
-        cache=Data.model_fields["cache"].default,
+        cache=usable_cache(DEFAULT_CACHE, None),
     )
     with temporary_folder() as folder:
         (folder.path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")

@@ -85,7 +85,7 @@ def prepared_for(
 ) -> Prepared:
     """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word.
 
-    say: told of prepared data that are damaged
+    say: told of prepared data that are damaged, and of labels that were read as others of the model
     """
     preparer = Preparer(
         task_type=type(task),

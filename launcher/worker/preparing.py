@@ -16,7 +16,7 @@ import numpy as np
 from launcher.data.cache import prepared_folder
 from launcher.data.fingerprints import fingerprint
 from launcher.data.label_vectors import place_names, vector_places, with_names
-from launcher.data.labels import BY_NAME, Mapped, decide_labels
+from launcher.data.labels import BY_NAME, Mapped, decide_labels, shortened
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
@@ -39,7 +39,7 @@ class Preparer:
     identity: what tells the task's code and the processor from others
     cache: where prepared data are kept
     progress: called with rows done and rows in all (0 where unknown)
-    say: told of prepared data that are damaged and made again
+    say: told of how the data were read, and of prepared data that are damaged and made again
     """
 
     task_type: type[Task]
@@ -144,6 +144,9 @@ class Preparer:
                 self.progress(done, total)
             counts = [counted[index] for index in range(len(labels))] if labelled else []
             writer.finish(labels, counts, fingerprints)
+        if renamed := getattr(task, "renamed", {}):
+            pairs = shortened([f"{label!r} as {name!r}" for label, name in renamed.items()])
+            self.say(f"{', '.join(source.files)}: labels read as those of the model: {pairs}")
 
     def _task(self, labels: Sequence[str]) -> Task:
         return self.task_type(self.processor, labels, self.train)
