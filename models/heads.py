@@ -112,7 +112,7 @@ def _begun_again(model: PreTrainedModel, module: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in fresh.parameters():
             nn.init.normal_(parameter, std=SPREAD)
-        if callable(getattr(fresh, "reset_parameters", None)):
+        if isinstance(fresh, nn.Linear | nn.Conv2d):
             fresh.reset_parameters()
         model._init_weights(fresh)
     return fresh

@@ -131,9 +131,8 @@ def flags_of(row: Row, role: str = "label") -> list[int] | None:
         value = [FLAGS.get(part.strip()) for part in value.split(row.separator) if part.strip()]
         value = value if listed is None else listed
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(part, int | float) and part in (0, 1) for part in values):
-        return None
-    return [int(part) for part in values]  # type: ignore[call-overload]
+    flags = [int(part) for part in values if isinstance(part, int | float) and part in (0, 1)]
+    return flags if len(flags) == len(values) else None
 
 
 def _listed(row: Row, role: str, text: str) -> list[object] | None:

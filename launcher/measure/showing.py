@@ -33,8 +33,8 @@ def print_report(report: Report, lines: Sequence[Finding], fit: bool) -> None:
         table.add_row(MARKS[line.level], *(escape(text) for text in (line.subject, line.found, line.advice)))
     console = Console()
     console.print(table)
-    for line in (line for found in report.labels for line in found.lines()):
-        console.print(line, markup=False, highlight=False)
+    for text in (text for found in report.labels for text in found.lines()):
+        console.print(text, markup=False, highlight=False)
     counts = levels(lines)
     verdict = "fit for training" if fit else "not fit for training before that is mended"
     console.print(
