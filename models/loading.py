@@ -20,7 +20,7 @@ from launcher.errors import ModelError
 from launcher.job.pretrained import Base, Pretrained, safetensors_files
 from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
-from launcher.job.vocabulary import too_many_tokens
+from launcher.job.vocabulary import no_padding_token, too_many_tokens
 from launcher.models.adapters import add_adapters
 from launcher.models.heads import HeadRows, head_labels, label_parameters, old_rows
 from launcher.models.heads import known_labels as known_labels
@@ -77,12 +77,7 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
     if kind == "tokenizer" and processor.pad_token_id is None:
         processor.pad_token = processor.eos_token or processor.unk_token
     if kind == "tokenizer" and processor.pad_token_id is None:
-        raise ModelError(
-            f"the tokenizer in {pretrained.tokenizer} has no special token, and shorter samples of a batch are padded "
-            'with one; name one that no text holds, in tokenizer_config.json ("pad_token"), or add one to tokenizer '
-            "and model: tokenizer.add_special_tokens({'pad_token': '[PAD]'}), "
-            "model.resize_token_embeddings(len(tokenizer)), then save both"
-        )
+        raise no_padding_token(pretrained.tokenizer)
     return processor
 
 

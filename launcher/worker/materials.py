@@ -33,7 +33,7 @@ from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 REMEMBERED = {"loss": {"name", "delta"}, "mask_share": True, "max_seconds": True}
@@ -200,6 +200,7 @@ def pretrained_model(
         loading.configure(task, config)
     loaded = loading.load_model(pretrained, job.model, task.auto_class, task.labels, config, in_parts=in_parts)
     loading.check_vocabulary(task.processor, loading.embeddings_in(loaded.model), pretrained.tokenizer)
+    _check_pairs(job, task, loaded.model)
     loading.freeze(loaded.model, job.model.frozen)
     longest = longest_input(loaded.model.config.to_dict())
     if longest is not None and job.train.max_length > longest:
@@ -213,6 +214,20 @@ def pretrained_model(
             )
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded
+
+
+def _check_pairs(job: Job, task: Task, model: PreTrainedModel) -> None:
+    """Raises ModelError where the tokenizer marks the second text of a pair with a type that the model lacks."""
+    sources = [*job.labelled_sets.values(), *job.data.validation.values()]
+    types = getattr(model.config, "type_vocab_size", None)
+    if not types or all(source.text_pair is None for source in sources):
+        return
+    marked = task.processor("a", "b").get("token_type_ids") or [0]
+    if max(marked) >= types:
+        raise ModelError(
+            f"the tokenizer marks the second text of a pair with type {max(marked)}, and the model has {types} types; "
+            "name the tokenizer that belongs to the model: model.tokenizer"
+        )
 
 
 def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:

@@ -24,6 +24,22 @@ PIECES = {"model": {"vocab": [["a", -1.0], ["b", -2.0], ["c", -3.0]]}}
 ADDED = WORDS | {"added_tokens": [{"id": 3, "content": "extra"}]}
 
 
+def test_a_tokenizer_without_any_special_token_is_refused(tmp_path: Path) -> None:
+    pretrained = place(tmp_path, WORDS, {"vocab_size": 3})
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "TokenizersBackend", "unk_token": None}))
+    with pytest.raises(ModelError, match="has no special token, and shorter samples of a batch are padded with one"):
+        check_vocabulary(pretrained)
+    place(tmp_path, ADDED | {"added_tokens": [{"id": 2, "content": "c", "special": True}]}, {"vocab_size": 3})
+    check_vocabulary(pretrained)
+    place(tmp_path, WORDS, {"vocab_size": 3})
+    settings.write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))  # which has one by itself
+    check_vocabulary(pretrained)
+    settings.write_text(json.dumps({"tokenizer_class": "TokenizersBackend"}))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "</s>"}}))
+    check_vocabulary(pretrained)
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "config", "found"),
     [
