@@ -38,11 +38,13 @@ def known_labels(config: PretrainedConfig | None, auto_class: str | None = None)
     return () if is_unnamed(names) else names
 
 
-def label_parameters(model: PreTrainedModel, build: Callable[[PretrainedConfig], nn.Module]) -> tuple[str, ...]:
+def label_parameters(
+    model: PreTrainedModel, build: Callable[[PretrainedConfig], nn.Module], *, keeps_rows: bool
+) -> tuple[str, ...]:
     """Names of the parameters that have a row for each label: those of another shape with one label more.
 
     build: a model of a config, on the meta device
-    Raises ModelError for a model that has a label's numbers anywhere but in a row.
+    keeps_rows: whether some are to keep their rows; raises ModelError for numbers of a label that are no row
     """
     config, labels = copy.deepcopy(model.config), model.config.num_labels
     config.id2label = {index: str(index) for index in range(labels + 1)}
@@ -53,7 +55,7 @@ def label_parameters(model: PreTrainedModel, build: Callable[[PretrainedConfig],
         shape = larger[name].shape
         if shape == parameter.shape:
             continue
-        if shape[0] != labels + 1 or shape[1:] != parameter.shape[1:]:
+        if keeps_rows and (shape[0] != labels + 1 or shape[1:] != parameter.shape[1:]):
             raise ModelError(f"{name} has no row for each label, so its head cannot be kept; set model.labels: new")
         found.append(name)
     return tuple(found)

@@ -204,9 +204,11 @@ def _with_rows_moved(
     model, loaded = loaded.model, replace(loaded, labels=match)
     if not match.head and not _outside_the_body(loaded):
         return loaded
-    names = label_parameters(model, lambda config: _on_meta(getattr(transformers, auto_class), config))
+    keeps_rows = any(row is not None for row in match.rows)
+    auto = getattr(transformers, auto_class)
+    names = label_parameters(model, lambda config: _on_meta(auto, config), keeps_rows=keeps_rows)
     old: Mapping[str, Readable] = {}
-    if any(row is not None for row in match.rows):
+    if keeps_rows:
         with torch.random.fork_rng(devices=[]):
             source = load_old() if set(names) & set(loaded.new) else loaded
         old = old_rows(source.model, [name for name in names if name not in source.new], source.stored)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher.data.class_names import class_name, class_names
 from launcher.data.rows import resolve_columns
 from launcher.errors import DataError
 
@@ -17,11 +18,12 @@ def read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
     """Number and values by role of each row. Raises DataError."""
     with _parquet(path) as file:
         found = resolve_columns(path, file.schema_arrow.names, columns)
+        names = class_names(file.schema_arrow.metadata)
         number = 0
         for batch in file.iter_batches(ROWS_AT_ONCE, columns=sorted(set(found.values()))):
             for record in batch.to_pylist():
                 number += 1
-                yield number, {role: record[name] for role, name in found.items()}
+                yield number, {role: class_name(record[name], names.get(name)) for role, name in found.items()}
         if number == 0:
             raise DataError(path, "the file has no row; at least one sample is needed")
 
