@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from launcher.data.labels import LabelMatch, match_labels
+from launcher.data.labels import LabelMatch, listed, match_labels
 from launcher.errors import ModelError
 from launcher.job.pretrained import Base, Pretrained, safetensors_files
 from launcher.job.pretrained import read_card as read_card
@@ -253,6 +253,14 @@ def _with_adapters(
             "trained beside; put that one back"
         )
     supplied = add_adapters(Path(pretrained.location), loaded.model, loaded.stored)
+    own = match_labels(head_labels(config, auto_class), labels, spec.labels)
+    body = {f"{loaded.model.base_model_prefix}.{name}" for name, _ in loaded.model.base_model.named_parameters()}
+    if own.head and labels and not own.keeps_the_head and set(supplied) - body:
+        raise ModelError(
+            f"the adapters in {pretrained.location} bring a head for {listed(own.head)}, and the data have other "
+            f"labels: {listed(own.new) or 'fewer of them'}; merge them first (adaptrun consolidate "
+            f"{pretrained.location} -o FOLDER), and name that folder, of which rows are kept by name"
+        )
     return replace(loaded, new=tuple(name for name in loaded.new if name not in supplied))
 
 
