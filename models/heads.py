@@ -21,9 +21,14 @@ SPREAD = 0.02
 """Of new rows, where a model does not say how it begins."""
 
 
+def all_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
+    """The names in a config's `id2label`, in the order of the outputs."""
+    return output_names(getattr(config, "id2label", None))
+
+
 def named_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
-    """The names in a config's `id2label`, in the order of the outputs; empty where nobody has given any."""
-    names = output_names(getattr(config, "id2label", None))
+    """The same; empty where nobody has given any names."""
+    names = all_outputs(config)
     return () if is_unnamed(names) else names
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from launcher.checkpoint.model_folder import Layout, publish
 from launcher.checkpoint.safetensors_writer import BUFFER
 from launcher.checkpoint.weights import DTYPES, StoredWeight
-from launcher.data.labels import output_names
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained, read_card
 from launcher.job.schema import Model
 from launcher.models import loading, task_class
+from launcher.models.heads import all_outputs
 from launcher.models.stored import HeldTensor, Readable, readable
 
 
@@ -30,7 +30,7 @@ def merge_adapters(adapters: Path, folder: Path, dtype: str) -> int:
     if "task" not in card:
         raise ModelError(f"{adapters} does not say what task its model is for; let peft merge it (merge_and_unload)")
     assert config is not None
-    labels = output_names(config.id2label)
+    labels = all_outputs(config)
     auto_class = task_class(card["task"]).auto_class
     loaded = loading.load_model(pretrained, spec, auto_class, labels, config, in_parts=True)
     sources: dict[str, Readable] = {
