@@ -29,8 +29,6 @@ def evaluate_model(model: str, source: Source, batch_size: int, processes: int |
     if as_json:
         print(json.dumps(result, indent=2))
         return
-    for note in result.get("notes", ()):
-        print(note)
     print(f"{result['samples']} samples, each counted once, in {result['seconds']:.1f} s")
     for metric, value in result["metrics"].items():
         low, high = result["intervals"][metric]
