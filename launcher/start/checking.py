@@ -57,7 +57,11 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
         return
     config, outputs = read_config(pretrained) or {}, named_outputs(job)
     sources = {".".join(job.data.place_in_train(name)): source for name, source in job.labelled_sets.items()}
-    held_out = {f"data.validation.{name}": source for name, source in job.data.validation.items()}
+    is_one = list(job.data.validation) == ["validation"]
+    held_out = {
+        "data.validation" if is_one else f"data.validation.{name}": source
+        for name, source in job.data.validation.items()
+    }
     sets = {
         name: read_label_set(name, source, family, outputs, at_most=ROWS_LOOKED_AT, strictly=True)
         for name, source in (sources | held_out).items()
