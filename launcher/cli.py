@@ -13,6 +13,7 @@ import typer
 
 from launcher import __version__
 from launcher.errors import AdaptrunError, ExitCode
+from launcher.job.home import settle_home
 from launcher.terminal import write_plainly
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def options(
     ] = False,
 ) -> None:
     """Options of the program itself."""
+    settle_home()
 
 
 @app.command()

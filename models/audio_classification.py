@@ -30,6 +30,7 @@ class AudioClassification(Classes):
 
     def configure(self, config: PretrainedConfig) -> None:
         """Switch off what a model draws at random by itself: it would follow from the split."""
+        super().configure(config)
         for name in ("apply_spec_augment", "layerdrop"):
             if hasattr(config, name):
                 setattr(config, name, False if name == "apply_spec_augment" else 0.0)

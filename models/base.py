@@ -94,6 +94,8 @@ class Task(ABC):
     """Whether the training data's labels name the model's outputs."""
     counted_in: ClassVar[str] = "tokens"
     """What a sample is made of; where it is made of nothing that is counted, what it is: images, sounds."""
+    takes_vectors: ClassVar[bool] = False
+    """Whether labels may be vectors of 0 and 1, which it is then given as lists of names."""
     kept: ClassVar[int] = 0
     """Columns of `values`."""
     yes_or_no: ClassVar[str] = ""

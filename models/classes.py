@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from math import sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,12 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from launcher.data.labels import find_label, listed
 from launcher.data.rows import Row
 from launcher.data.values import label_of, labels_of
-from launcher.errors import DataError, RequestError
+from launcher.errors import DataError, ModelError, RequestError
 from launcher.models.base import Array, Example, Tally, Task, TaskModule
 from launcher.models.batch import Batch, Losses
-from launcher.models.classification_metrics import METRICS, bootstrap_intervals, of_matrix, of_samples
+from launcher.models.classification_metrics import METRICS, Cells, bootstrap_intervals, of_samples
 from launcher.models.summed import SummedTask, Sums, ratio
 
 if TYPE_CHECKING:
@@ -68,16 +70,36 @@ class Classification(Task):
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
     def index(self, row: Row, label: str) -> int:
-        """The label's place among the model's outputs. Raises DataError for one that training lacks."""
-        try:
-            return self.labels.index(label)
-        except ValueError:
+        """The label's place among the model's outputs: of the same name, else of one that is the same but for case.
+
+        Raises DataError for one that training lacks.
+        """
+        places = self._places
+        if label not in places:
+            try:
+                places[label] = find_label(self.labels, label)
+            except ModelError as error:
+                raise DataError(row.file, str(error), row.number) from None
+        place = places[label]
+        if place is not None and self.labels[place] != label:
+            self.renamed[label] = self.labels[place]
+        if place is None:
             raise DataError(
                 row.file,
-                f"label {label!r} does not occur in the training data, which has {_listed(self.labels)}; "
+                f"label {label!r} does not occur in the training data, which has {listed(self.labels)}; "
                 "correct the label, or add training samples of it",
                 row.number,
-            ) from None
+            )
+        return place
+
+    @cached_property
+    def renamed(self) -> dict[str, str]:
+        """Labels of the data that were read as others of the model, so that this can be told."""
+        return {}
+
+    @cached_property
+    def _places(self) -> dict[str, int | None]:
+        return {label: place for place, label in enumerate(self.labels)}
 
     def build(self, model: PreTrainedModel) -> TaskModule:
         """The model with its loss; the padding token is made known to models that look for it."""
@@ -97,8 +119,8 @@ class Classification(Task):
             return torch.tensor([total / (len(self.labels) * max(count, 1)) for count in self.counts])
         if set(wanted) != set(self.labels):
             raise RequestError(
-                f"train.loss.class_weights names {_listed(sorted(wanted))}, but the labels are "
-                f"{_listed(self.labels)}; give one weight for each label"
+                f"train.loss.class_weights names {listed(sorted(wanted))}, but the labels are "
+                f"{listed(self.labels)}; give one weight for each label"
             )
         return torch.tensor([wanted[label] for label in self.labels])
 
@@ -115,6 +137,10 @@ class Classes(Classification):
     }
     yes_or_no: ClassVar[str] = "accuracy"
 
+    def configure(self, config: PretrainedConfig) -> None:
+        """Tell `transformers` that scores are of labels of which one is right."""
+        config.problem_type = "single_label_classification"
+
     def survey(self, rows: Iterable[Row]) -> tuple[str, ...]:
         """The labels that occur: integers in numeric order, names in the order of their characters."""
         return ordered({label_of(row) for row in rows})
@@ -129,23 +155,28 @@ class Classes(Classification):
         classes = self.class_weights()
         return targets, torch.ones(len(targets)) if classes is None else classes[targets]
 
+    kept: ClassVar[int] = 1
+    """The cell of the confusion matrix."""
+
     def statistics_size(self) -> int:
-        """Count, sum of losses, sum of their squares, confusion matrix."""
-        return 3 + len(self.labels) ** 2
+        """Count, sum of losses, sum of their squares."""
+        return 3
 
     def statistics(self, batch: Batch, outputs: Tensor) -> Tensor:
         """The loss here is plain cross-entropy: neither class weights nor smoothing blur a comparison."""
         losses = F.cross_entropy(outputs, batch.targets, reduction="none").double()
-        classes = len(self.labels)
-        cells = batch.targets * classes + outputs.argmax(-1)
-        head = torch.stack([losses.new_tensor(len(losses)), losses.sum(), losses.square().sum()])
-        return torch.cat([head, torch.bincount(cells, minlength=classes**2).double()])
+        return torch.stack([losses.new_tensor(len(losses)), losses.sum(), losses.square().sum()])
+
+    def values(self, batch: Batch, outputs: Tensor) -> Tensor:
+        """[samples, 1] true class · classes + predicted class: float64 holds whole numbers to 2⁵³."""
+        return (batch.targets * len(self.labels) + outputs.argmax(-1))[:, None].double()
 
     def metrics(self, tally: Tally) -> dict[str, float]:
         """Loss, accuracy, balanced accuracy, macro F1 and Matthews correlation."""
-        counts = of_matrix(self._confusion(tally))
+        cells = self._cells(tally)
+        counts = cells.counts(cells.samples[None].astype(np.float64))
         samples, total = tally.sums[0].item(), tally.sums[1].item()
-        return {"loss": total / samples} | {name: float(metric(counts)) for name, metric in METRICS.items()}
+        return {"loss": total / samples} | {name: metric(counts).item() for name, metric in METRICS.items()}
 
     def intervals(self, tally: Tally) -> dict[str, tuple[float, float]]:
         """Bootstrap for what comes from counts; for the mean loss its normal limit, which needs only sums."""
@@ -153,7 +184,7 @@ class Classes(Classification):
         mean = total / samples
         spread = sqrt(max(squares / samples - mean**2, 0.0) / samples)
         loss = (mean - 1.96 * spread, mean + 1.96 * spread)
-        return {"loss": loss} | bootstrap_intervals(self._confusion(tally), self.train.seed)
+        return {"loss": loss} | bootstrap_intervals(self._cells(tally), self.train.seed)
 
     @property
     def outcome_columns(self) -> tuple[str, ...]:
@@ -190,9 +221,9 @@ class Classes(Classification):
         """What was kept of each sample; None where there were too many classes."""
         return (outcomes[:, 3:], outcomes[:, 1].astype(np.int64)) if outcomes.shape[1] > 3 else None
 
-    def _confusion(self, tally: Tally) -> Array:
-        matrix: Array = tally.sums[3:].reshape(len(self.labels), len(self.labels)).cpu().numpy()
-        return matrix
+    def _cells(self, tally: Tally) -> Cells:
+        pairs = tally.values[:, 0].cpu().numpy().astype(np.int64)
+        return Cells.of_samples(*np.divmod(pairs, len(self.labels)))
 
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """The most likely label and the probability of each."""
@@ -211,6 +242,7 @@ class LabelSets(Classification, SummedTask):
     """Any number of labels a sample: a list, or a text with a separator. One that is likelier than not is predicted."""
 
     losses: ClassVar[tuple[str, ...]] = ("binary",)
+    takes_vectors: ClassVar[bool] = True
     judged_by: ClassVar[dict[str, str]] = {
         "micro_f1": "higher",
         "macro_f1": "higher",
@@ -288,8 +320,3 @@ def ordered(labels: set[str]) -> tuple[str, ...]:
     """Integers in numeric order, names in the order of their characters."""
     integers = all(label.removeprefix("-").isdecimal() for label in labels)
     return tuple(sorted(labels, key=lambda label: (int(label), label)) if integers else sorted(labels))
-
-
-def _listed(labels: Sequence[str], at_most: int = 10) -> str:
-    shown = ", ".join(repr(label) for label in labels[:at_most])
-    return shown + (f" and {len(labels) - at_most} more" if len(labels) > at_most else "")

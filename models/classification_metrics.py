@@ -1,18 +1,24 @@
 """Classification metrics from counts, which sum over ranks without gathering anything.
 
-All of them need only how often each class was hit, was true and was predicted; from a confusion matrix, or counted
-directly. Conventions are those of scikit-learn: classes that neither occur nor are predicted do not count; 0/0 is 0.
+All of them need only how often each class was hit, was true and was predicted; from the occupied cells of a confusion
+matrix, or counted directly. Conventions are those of scikit-learn: classes that neither occur nor are predicted do not
+count; 0/0 is 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+CELLS_AT_ONCE = 2_000_000
+"""Counts of cells and classes that are held at once, over all resamples."""
 
 
 class ClassCounts(NamedTuple):
@@ -23,18 +29,42 @@ class ClassCounts(NamedTuple):
     predicted: Counts
 
 
-def of_matrix(counts: Counts) -> ClassCounts:
-    """From confusion matrices [..., true class, predicted class]."""
-    return ClassCounts(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2))
+@dataclass(frozen=True)
+class Cells:
+    """The occupied cells of a confusion matrix, so that nothing grows with the square of the classes.
+
+    Classes that neither occur nor are predicted have no place here; the others are numbered anew, in their order.
+
+    true, predicted: [cells] the class of each
+    samples: [cells] how many samples lie in each
+    classes: how many classes occur or are predicted
+    """
+
+    true: Indices
+    predicted: Indices
+    samples: Indices
+    classes: int
+
+    @classmethod
+    def of_samples(cls, true: Indices, predicted: Indices) -> Cells:
+        """Those of samples [samples], whose classes are whole numbers from 0."""
+        pairs, samples = np.unique(np.stack([true, predicted], axis=1), axis=0, return_counts=True)
+        found, numbers = np.unique(pairs, return_inverse=True)
+        numbers = numbers.reshape(pairs.shape)
+        return cls(numbers[:, 0], numbers[:, 1], samples, len(found))
+
+    def counts(self, weights: Counts) -> ClassCounts:
+        """[draws, classes] from how many samples lie in each cell, weights [draws, cells]."""
+        return _class_counts(self.true, self.predicted, weights, self.classes)
 
 
 def of_samples(labels: Counts, predicted: Counts, weights: Counts) -> ClassCounts:
-    """[draws, classes] from samples, whole numbers [samples], that count as often as weights [draws, samples] say."""
-    classes = int(max(labels.max(initial=0), predicted.max(initial=0))) + 1
-    hits = weights * (labels == predicted)
-    return ClassCounts(
-        _by_class(hits, labels, classes), _by_class(weights, labels, classes), _by_class(weights, predicted, classes)
-    )
+    """[draws, classes] from samples, whole numbers [samples], that count as often as weights [draws, samples] say.
+
+    The classes are those that occur or are predicted, in their order.
+    """
+    found, numbers = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
+    return _class_counts(numbers[: len(labels)], numbers[len(labels) :], weights, len(found))
 
 
 def accuracy(counts: ClassCounts) -> Counts:
@@ -72,35 +102,39 @@ METRICS: dict[str, Callable[[ClassCounts], Counts]] = {
 }
 
 
-def bootstrap_intervals(counts: Counts, seed: int, resamples: int = 1000) -> dict[str, tuple[float, float]]:
-    """95 % percentile bootstrap interval of each metric, from one confusion matrix [true, predicted].
+def bootstrap_intervals(cells: Cells, seed: int, resamples: int = 1000) -> dict[str, tuple[float, float]]:
+    """95 % percentile bootstrap interval of each metric, from the occupied cells of the confusion matrix.
 
-    Drawing samples with replacement draws the cells of the matrix from a multinomial, so nothing but the
-    matrix is needed and the cost does not depend on the number of samples.
+    Drawing samples with replacement draws the cells of the matrix from a multinomial, so the cost follows from the
+    cells that hold samples: at most as many as there are samples, however many classes there are.
     """
-    samples = int(counts.sum())
-    classes = len(counts)
-    cells = np.flatnonzero(counts)
+    samples = int(cells.samples.sum())
     draw = np.random.default_rng(seed)
     values: dict[str, list[Counts]] = {name: [] for name in METRICS}
-    at_once = max(1, 4_000_000 // classes**2)
+    at_once = max(1, CELLS_AT_ONCE // (len(cells.samples) + cells.classes))
     for start in range(0, resamples, at_once):
-        drawn = draw.multinomial(samples, counts.flat[cells] / samples, size=min(at_once, resamples - start))
-        tables = np.zeros((len(drawn), classes * classes))
-        tables[:, cells] = drawn
-        drawn_counts = of_matrix(tables.reshape(-1, classes, classes))
+        drawn = draw.multinomial(samples, cells.samples / samples, size=min(at_once, resamples - start))
+        counts = cells.counts(drawn.astype(np.float64))
         for name, metric in METRICS.items():
-            values[name].append(metric(drawn_counts))
+            values[name].append(metric(counts))
     ends = {name: np.quantile(np.concatenate(parts), [0.025, 0.975]) for name, parts in values.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
-def _by_class(weights: Counts, classes: Counts, count: int) -> Counts:
+def _class_counts(true: Indices, predicted: Indices, weights: Counts, classes: int) -> ClassCounts:
+    """[draws, classes] from cells or samples whose classes are numbered without gaps."""
+    hits = weights * (true == predicted)
+    return ClassCounts(
+        _by_class(hits, true, classes), _by_class(weights, true, classes), _by_class(weights, predicted, classes)
+    )
+
+
+def _by_class(weights: Counts, classes: Indices, count: int) -> Counts:
     """[draws, count] the sums of weights [draws, samples] over the samples of each class."""
     order = np.argsort(classes, kind="stable")
     found, starts = np.unique(classes[order], return_index=True)
     sums = np.zeros((len(weights), count))
-    sums[:, found.astype(np.int64)] = np.add.reduceat(weights[:, order], starts, axis=1)
+    sums[:, found] = np.add.reduceat(weights[:, order], starts, axis=1)
     return sums
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -13,19 +14,25 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from launcher.data.labels import LabelMatch, listed, match_labels
 from launcher.errors import AdaptrunError, ModelError
 from launcher.job.model_files import check_weights, headers_of, refusal_of_pickle, safetensors_files
 from launcher.job.pretrained import Base, Pretrained, read_config
 from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
+from launcher.job.vocabulary import no_padding_token, too_many_tokens
 from launcher.models.adapters import add_adapters
+from launcher.models.heads import HeadRows, all_outputs, head_labels, label_parameters, old_rows
+from launcher.models.heads import known_labels as known_labels
 from launcher.models.own_code import build_model
 from launcher.models.padding_token import give_padding_token
 from launcher.models.state_names import without_wrapper
-from launcher.models.stored import Placeholders, Stored, identity_of
+from launcher.models.stored import Placeholders, Readable, Stored, identity_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from launcher.models.base import Task
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
 """Under what training scripts keep a state dict beside their own state; the first is Lightning's."""
@@ -39,6 +46,7 @@ class Loaded:
     reshaped: those of them that it has in another shape
     left_out: weights of the file that the model has no place for (an old head)
     stored: where weights on the meta device are to be read
+    labels: which row of the pretrained head each label has; None for a task without labels
     """
 
     model: PreTrainedModel
@@ -46,6 +54,7 @@ class Loaded:
     left_out: tuple[str, ...]
     stored: Stored = field(default_factory=dict)
     reshaped: tuple[str, ...] = ()
+    labels: LabelMatch | None = None
 
     @property
     def identity(self) -> str:
@@ -69,7 +78,27 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
             raise ModelError(f'{_first_line(error)}; run: pip install "adaptrun[images]"') from error
     if kind == "tokenizer" and processor.pad_token_id is None:
         give_padding_token(processor, load_config(pretrained, spec))
+    if kind == "tokenizer" and processor.pad_token_id is None:
+        raise no_padding_token(pretrained.tokenizer)
     return processor
+
+
+def check_vocabulary(tokenizer: Any, embeddings: int | None, place: str) -> None:
+    """Raises ModelError for a tokenizer with more tokens than there are embeddings; other processors have no tokens."""
+    if embeddings is None or not callable(getattr(tokenizer, "get_vocab", None)):
+        return
+    token, number = max(tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
+    if number >= embeddings:
+        raise too_many_tokens(place, token, number, embeddings)
+
+
+def embeddings_in(model: PreTrainedModel) -> int | None:
+    """How many tokens a model has embeddings for; None where it looks nothing up."""
+    try:
+        found = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return None
+    return found.num_embeddings if isinstance(found, nn.Embedding) else None
 
 
 def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
@@ -91,24 +120,15 @@ def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
     return config
 
 
-def trained_labels(pretrained: Pretrained, config: PretrainedConfig | None) -> tuple[str, ...]:
-    """As `known_labels`, also of a run whose model a function builds under a name of its own."""
-    if config is None or pretrained.builder is None:
-        return known_labels(config)
-    return _named_labels(config)
+def trained_head(pretrained: Pretrained, config: PretrainedConfig | None, auto_class: str) -> tuple[str, ...]:
+    """Names of the rows of a trained head for the class, or of one that a function built; empty without one."""
+    return head_labels(config, auto_class) if pretrained.builder is None else all_outputs(config)
 
 
-def known_labels(config: PretrainedConfig | None) -> tuple[str, ...]:
-    """The labels that the pretrained model was trained to tell apart; empty where it has no such head."""
-    architectures = getattr(config, "architectures", None) or ()
-    if not any("Classification" in name for name in architectures):
-        return ()
-    return _named_labels(config)
-
-
-def _named_labels(config: PretrainedConfig) -> tuple[str, ...]:
-    names = [config.id2label[index] for index in sorted(config.id2label)]
-    return () if names[0].startswith("LABEL_") else tuple(names)
+def configure(task: Task, config: PretrainedConfig) -> None:
+    """Make a config that of the task: what an earlier one left there would tell `transformers` another loss."""
+    config.problem_type = None
+    task.configure(config)
 
 
 def load_model(
@@ -119,10 +139,12 @@ def load_model(
     config: PretrainedConfig | None,
     *,
     in_parts: bool = False,
+    stored_config: PretrainedConfig | None = None,
 ) -> Loaded:
-    """Load in fp32, with a head for `labels`.
+    """Load in fp32, with a head for `labels`, whose rows are those of the same labels in the pretrained head.
 
     in_parts: leave weights in their files where they can be read in part, which safetensors can
+    stored_config: what the pretrained head's rows are called, where `config` is not that of the weights
 
     A head that the file lacks, or that has another shape, starts at random. Any other weight missing or
     unexpected is a ModelError unless `allow_missing` or `allow_unexpected` names it.
@@ -135,13 +157,28 @@ def load_model(
         _replace_dropout(model, spec.dropout)
         return Loaded(model, (), ())
     if pretrained.function is not None:
-        return _built_and_filled(pretrained, pretrained.function, spec, labels)
+        return _built_and_filled(pretrained, pretrained.function, spec, labels, config)
     assert config is not None
-    import transformers
-
     check_weights(pretrained.kind, Path(pretrained.location))
+    stored_config = config if stored_config is None else stored_config
+    match = match_labels(head_labels(stored_config, auto_class), labels, spec.labels) if labels else None
+    config, drawn_from = copy.deepcopy(config), torch.get_rng_state()
     _name_labels(config, labels)
     _replace_dropout_settings(config, spec.dropout)
+    loaded = _load(pretrained, spec, auto_class, config, in_parts)
+    if match is None or (match.head and match.keeps_the_head):
+        return replace(loaded, labels=match)
+
+    def load_old() -> Loaded:
+        return _load(pretrained, spec, auto_class, copy.deepcopy(stored_config), in_parts=True)
+
+    return _with_rows_moved(loaded, match, auto_class, load_old, drawn_from)
+
+
+def _load(pretrained: Pretrained, spec: Model, auto_class: str, config: PretrainedConfig, in_parts: bool) -> Loaded:
+    """Load with the outputs that `config` says, whatever they stand for."""
+    import transformers
+
     auto = getattr(transformers, auto_class)
     options: dict[str, Any] = {
         "config": config,
@@ -172,8 +209,19 @@ def load_model(
     return _judge(model, found, pretrained, spec)
 
 
-def _built_and_filled(pretrained: Pretrained, function: str, spec: Model, labels: Sequence[str]) -> Loaded:
-    """The model of a run whose architecture a function builds: built by it, with the weights of the run."""
+def _built_and_filled(
+    pretrained: Pretrained, function: str, spec: Model, labels: Sequence[str], config: PretrainedConfig | None
+) -> Loaded:
+    """The model of a run whose architecture a function builds: built by it, with the weights of the run.
+
+    Raises ModelError where its head has other labels, since nobody knows which of its parameters have rows for them.
+    """
+    match = match_labels(all_outputs(config), labels, spec.labels) if labels else None
+    if match is not None and not match.keeps_the_head:
+        raise ModelError(
+            f"the head of {pretrained.location} has the labels {listed(match.head)}, and the data {listed(labels)}; "
+            f"a model that {function} builds keeps its head whole: give the data its labels, or start from the function"
+        )
     model = build_model(function, labels)
     _name_labels(model.config, labels)
     _replace_dropout(model, spec.dropout)
@@ -194,6 +242,44 @@ def _built_and_filled(pretrained: Pretrained, function: str, spec: Model, labels
     return _judge(model, found, pretrained, spec)
 
 
+def _with_rows_moved(
+    loaded: Loaded, match: LabelMatch, auto_class: str, load_old: Callable[[], Loaded], drawn_from: Tensor
+) -> Loaded:
+    """The loaded model with each row of its head where its label is, and new rows for labels that the head lacks.
+
+    load_old: the model with the head as it is stored
+    """
+    import transformers
+
+    model, loaded = loaded.model, replace(loaded, labels=match)
+    if not match.head and not _outside_the_body(loaded):
+        return loaded
+    keeps_rows = any(row is not None for row in match.rows)
+    auto = getattr(transformers, auto_class)
+    names = label_parameters(model, lambda config: _on_meta(auto, config), keeps_rows=keeps_rows)
+    old: Mapping[str, Readable] = {}
+    if keeps_rows:
+        with torch.random.fork_rng(devices=[]):
+            source = load_old() if set(names) & set(loaded.new) else loaded
+        old = old_rows(source.model, [name for name in names if name not in source.new], source.stored)
+    elif set(names) <= set(loaded.new):
+        return loaded
+    begins = set(names) if match.new or len(old) < len(names) else set()
+    stored = HeadRows(match, names, old, drawn_from).place(model, loaded.stored)
+    new = (set(loaded.new) - set(names)) | begins
+    reshaped = set(loaded.reshaped) - (set(names) - begins)
+    return replace(loaded, stored=stored, new=tuple(sorted(new)), reshaped=tuple(sorted(reshaped)))
+
+
+def _outside_the_body(loaded: Loaded) -> bool:
+    """Whether weights outside the model's body came from its files, though no config says that they are a head."""
+    model = loaded.model
+    body = set(model.base_model.parameters())
+    return model.base_model is not model and any(
+        parameter not in body and name not in loaded.new for name, parameter in model.named_parameters()
+    )
+
+
 def _with_adapters(
     pretrained: Pretrained,
     base: Base,
@@ -207,13 +293,24 @@ def _with_adapters(
     base_spec = base.model.model_copy(
         update={"trust_remote_code": spec.trust_remote_code, "dropout": spec.dropout, "tokenizer": None}
     )
-    loaded = load_model(base.pretrained, base_spec, auto_class, labels, config, in_parts=in_parts)
+    stored_config = load_config(base.pretrained, base_spec)
+    loaded = load_model(
+        base.pretrained, base_spec, auto_class, labels, config, in_parts=in_parts, stored_config=stored_config
+    )
     if base.identity is not None and loaded.identity != base.identity:
         raise ModelError(
             f"{base.pretrained.location} is no longer the model that the adapters in {pretrained.location} were "
             "trained beside; put that one back"
         )
     supplied = add_adapters(Path(pretrained.location), loaded.model, loaded.stored)
+    own = match_labels(head_labels(config, auto_class), labels, spec.labels)
+    body = {f"{loaded.model.base_model_prefix}.{name}" for name, _ in loaded.model.base_model.named_parameters()}
+    if own.head and labels and not own.keeps_the_head and set(supplied) - body:
+        raise ModelError(
+            f"the adapters in {pretrained.location} bring a head for {listed(own.head)}, and the data have other "
+            f"labels: {listed(own.new) or 'fewer of them'}; merge them first (adaptrun consolidate "
+            f"{pretrained.location} -o FOLDER), and name that folder, of which rows are kept by name"
+        )
     return replace(loaded, new=tuple(name for name in loaded.new if name not in supplied))
 
 
@@ -304,7 +401,14 @@ def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrai
     def is_of_the_body(name: str) -> bool:
         return name.removeprefix(model.base_model_prefix + ".").split(".")[0] in body
 
-    missing = sorted(n for n in new if is_of_the_body(n) and not _matches(n, spec.allow_missing))
+    has_new_head = any(not is_of_the_body(name) for name in new)
+    missing = sorted(
+        name
+        for name in new
+        if is_of_the_body(name)
+        and not (has_new_head and _is_of_the_pooler(name))
+        and not _matches(name, spec.allow_missing)
+    )
     unexpected = sorted(n for n in left_out if is_of_the_body(n) and not _matches(n, spec.allow_unexpected))
     if missing or unexpected:
         raise ModelError(
@@ -317,6 +421,11 @@ def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrai
             )
         )
     return Loaded(model, tuple(sorted(new)), tuple(sorted(left_out)), reshaped=tuple(sorted(_reshaped(found))))
+
+
+def _is_of_the_pooler(name: str) -> bool:
+    """The pooler stands between body and head, and models that were saved with another head lack it."""
+    return "pooler" in name.split(".")
 
 
 def _new(found: Mapping[str, Any]) -> set[str]:

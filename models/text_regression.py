@@ -72,7 +72,7 @@ class TextRegression(SummedTask, TextTask):
 
     def build(self, model: PreTrainedModel) -> TaskModule:
         """The model with its loss; the padding token is made known to models that look for it."""
-        if model.config.pad_token_id is None:
+        if getattr(model.config, "pad_token_id", 0) is None:
             model.config.pad_token_id = self.processor.pad_token_id
         return Regressor(model, self.loss, self.train.loss.delta)
 

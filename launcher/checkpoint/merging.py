@@ -14,6 +14,7 @@ from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained, task_of
 from launcher.job.schema import Model
 from launcher.models import loading, task_class
+from launcher.models.heads import all_outputs
 from launcher.models.stored import HeldTensor, Readable, readable
 
 
@@ -31,7 +32,7 @@ def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[s
     if task is None:
         raise ModelError(f"{adapters} does not say what task its model is for; let peft merge it (merge_and_unload)")
     assert config is not None
-    labels = [config.id2label[index] for index in sorted(config.id2label)]
+    labels = all_outputs(config)
     auto_class = task_class(task).auto_class
     loaded = loading.load_model(pretrained, spec, auto_class, labels, config, in_parts=True)
     sources: dict[str, Readable] = {

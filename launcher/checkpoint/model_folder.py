@@ -73,12 +73,14 @@ def write_skeleton(
     processor: Any,
     card: dict[str, Any],
     adapter_config: dict[str, Any] | None = None,
+    max_length: int | None = None,
 ) -> None:
     """Everything of a model folder but the weights.
 
     processor: the tokenizer, image processor or feature extractor
     card: what `adaptrun` remembers of the model beside the standard files
     adapter_config: what `peft` says of adapters, where the folder will hold those alone
+    max_length: tokens at which the folder's tokenizer cuts a text; None as it came
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -90,7 +92,7 @@ def write_skeleton(
         write_whole(folder / ADAPTER_CONFIG, json.dumps(adapter_config, indent=2, sort_keys=True) + "\n")
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    _save_processor(folder, processor, max_length)
     write_whole(folder / CARD, json.dumps(card, indent=2) + "\n")
     hash_folder(folder)
 
@@ -100,6 +102,18 @@ def fault_of_skeleton(skeleton: Path) -> str | None:
     if not skeleton.is_dir():
         return "it is missing"
     return fault_of_folder(skeleton) if (skeleton / HASHES).exists() else None
+
+
+def _save_processor(folder: Path, processor: Any, max_length: int | None) -> None:
+    was = getattr(processor, "model_max_length", None)
+    if max_length is None or was is None:
+        processor.save_pretrained(folder)
+        return
+    processor.model_max_length = max_length
+    try:
+        processor.save_pretrained(folder)
+    finally:
+        processor.model_max_length = was
 
 
 def publish_model(folder: Path, skeleton: Path, engine: Engine, dtype: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher.data.class_names import class_name, class_names
 from launcher.data.rows import resolve_columns
 from launcher.errors import DataError
 
@@ -19,9 +20,10 @@ def read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
     """Number and values by role of each row. Raises DataError."""
     with _parquet(path) as file:
         found = resolve_columns(path, file.schema_arrow.names, columns)
+        names = class_names(file.schema_arrow.metadata)
         number = 0
         for number, record in _records(path, _each(path, _batches(file, sorted(set(found.values()))))):
-            yield number, {role: record[name] for role, name in found.items()}
+            yield number, {role: class_name(record[name], names.get(name)) for role, name in found.items()}
         if number == 0:
             raise DataError(path, "the file has no row; at least one sample is needed")
         if number != file.metadata.num_rows:
@@ -200,8 +202,10 @@ def _named(place: Path | str, number: int, value: object, names: list[str] | Non
         return value
     if isinstance(value, list):
         return [_named(place, number, part, names) for part in value]
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int):
         return value
+    if value < 0:  # how `datasets` writes that there is none
+        return None
     if value >= len(names):
         raise DataError(place, f"the label {value} has no name: its column has {len(names)}; correct it", number)
     return names[value]

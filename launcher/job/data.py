@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
+from launcher.job.home import DEFAULT_CACHE
 from launcher.job.section import Section
 
 
@@ -41,6 +42,11 @@ class Source(Section):
     )
     label_separator: str = Field(
         ",", min_length=1, description="What stands between several labels that are held in one text."
+    )
+    label_format: Literal["auto", "names", "vector"] = Field(
+        "auto",
+        description="Several labels a sample: `names` of those that are there, or a `vector` of 0 and 1 with a place "
+        "for each label of the model. auto: a vector where all samples have lists of 0 and 1 of one length.",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -129,8 +135,9 @@ class Data(Section):
         "forms of characters); their figures then say less of new samples.",
     )
     cache: str = Field(
-        "~/.cache/adaptrun",
-        description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see.",
+        DEFAULT_CACHE,
+        description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see. Where "
+        "the home directory cannot be written, `.cache` in the folder of the runs.",
     )
 
     def place_in_train(self, name: str) -> tuple[str, ...]:

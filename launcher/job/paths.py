@@ -9,6 +9,7 @@ from typing import Any
 
 from launcher.errors import ModelError, RequestError
 from launcher.job.data import Source
+from launcher.job.home import usable_cache
 from launcher.job.methods import Adapt, Finetune, Own
 from launcher.job.places import beside, is_file, is_there, may_be_on_the_hub, not_there, why_unusable
 from launcher.job.pretrained import (
@@ -42,7 +43,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
     }
     if job.data.target is not None:
         data["target"] = _source(job.data.target, folder, ("data", "target"), found)
-    data["cache"] = str(beside(job.data.cache, folder))
+    data["cache"] = str(beside(usable_cache(job.data.cache, beside(job.launch.runs, folder)), folder))
     task, adapt = _task(job, folder, found), _adapt(job, folder, found)
     model: dict[str, Any] = {"trust_code": _trusted(job, task, adapt, folder, found)}
     job = job.model_copy(update={"model": job.model.model_copy(update=model)})

@@ -16,7 +16,7 @@ from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_s
 from launcher.job.methods import SOURCE_FREE, Finetune
 from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.rule import Found, Rule, TaskRule
-from launcher.job.schema import Job
+from launcher.job.schema import Job, Model
 from launcher.job.splits import TRAINING, likely, splits_of
 from launcher.job.tasks import Family, find_family
 
@@ -246,6 +246,16 @@ def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
         yield ("train", "loss", "class_weights"), f"{job.task} has no classes", "remove class_weights"
 
 
+def _labels_are_used(job: Job, family: Family) -> Iterator[Found]:
+    if family.has_classes or family.losses is None:
+        return
+    if job.model.labels != Model.model_fields["labels"].default:
+        yield ("model", "labels"), f"{job.task} has no classes", "remove labels"
+    for path, source in _sources(job):
+        if source.label_format != "auto":
+            yield (*path, "label_format"), f"{job.task} has no classes", "remove label_format"
+
+
 def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
     losses = family.losses
     name = job.train.loss.name if job.train.loss.name != "auto" or not losses else losses[0]
@@ -407,6 +417,7 @@ RULES: tuple[Rule, ...] = (
 TASK_RULES: tuple[TaskRule, ...] = (
     *DOMAIN_TASK_RULES,
     _loss_is_of_the_task,
+    _labels_are_used,
     _outputs_can_be_distilled,
     _start_has_a_head,
     _metric_is_of_the_task,

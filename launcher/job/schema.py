@@ -28,6 +28,13 @@ DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offloa
 """The files of `ds_configs`."""
 
 
+def _as_names(value: object) -> object:
+    """Labels that YAML reads as integers or truth values, by the names that they have as labels of data."""
+    if not isinstance(value, dict):
+        return value
+    return {str(ours): str(theirs) for ours, theirs in value.items()}
+
+
 class Model(Section):
     """Which pretrained model is taken to the new domain."""
 
@@ -55,6 +62,12 @@ class Model(Section):
     )
     allow_unexpected: tuple[str, ...] = Field(
         (), description="Patterns of weights that the file may hold and that are then left out."
+    )
+    labels: Annotated[Literal["by-name", "new"] | dict[str, str], BeforeValidator(_as_names)] = Field(
+        "by-name",
+        description="Which row of a trained head each label of the data is. by-name: of the same name, but for case "
+        "and white space, with `LABEL_1` for 1. new: a head that starts at random. `{OURS: THE-HEAD'S}`: as it says, "
+        "for labels that have other names in the model's config.json.",
     )
     frozen: tuple[str, ...] = Field(
         (),

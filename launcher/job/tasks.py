@@ -73,6 +73,11 @@ class Family:
         """Whether samples are tokenised."""
         return self.processor_class in (None, "AutoTokenizer")
 
+    @property
+    def takes_several_labels(self) -> bool:
+        """Whether a sample may have any number of labels, as names or as a vector of 0 and 1."""
+        return self.losses is not None and self.losses[0] == "binary"
+
     def columns(self, source: Source, *, labelled: bool = True) -> dict[str, str]:
         """Which columns of a file are read, as far as the source says: role to the column's name in the file."""
         inputs, targets = self.inputs or ("text",), self.targets or ()

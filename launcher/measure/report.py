@@ -11,6 +11,7 @@ from launcher.measure.balance import Balance, ClassMove, balance, class_moves
 from launcher.measure.duplicates import Across, Contradiction, Within, across, contradictions, within
 from launcher.measure.garbled import Garbled, garbled
 from launcher.measure.label_errors import LabelError, Probe
+from launcher.measure.label_sets import LabelSet
 from launcher.measure.lengths import Lengths
 from launcher.measure.line_breaks import LineBreaks, rare_line_breaks
 from launcher.measure.mmd import MMD
@@ -79,6 +80,7 @@ class Report:
     transferability: Transferability | None = None
     probe: Probe | None = None
     label_errors: list[LabelError] | None = None
+    labels: list[LabelSet] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import isnan
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from launcher.data.fingerprints import Fingerprints, fingerprint
 from launcher.data.rows import Row
 from launcher.data.sources import DELIMITED, read_rows
+from launcher.data.values import label_of, labels_of, plain
+from launcher.errors import DataError
 from launcher.job.data import Source
 from launcher.job.schema import Job
 from launcher.job.tasks import Family
+from launcher.measure.label_sets import named_outputs, rows_with_names
 
 Kind = Literal["train", "validation", "target"]
 Label = str | tuple[str, ...]
@@ -63,20 +67,29 @@ class SampleSet:
 
 def read_sets(job: Job, family: Family) -> list[SampleSet]:
     """All that is trained on as one, validation, target. Raises DataError for files that cannot be read."""
-    sets = [_read("train", "train", list(job.labelled_sets.values()), family)]
-    sets += [_read(name, "validation", [source], family) for name, source in job.data.validation.items()]
+    outputs = named_outputs(job)
+    sets = [_read("train", "train", list(job.labelled_sets.values()), family, outputs)]
+    sets += [_read(name, "validation", [source], family, outputs) for name, source in job.data.validation.items()]
     if job.data.target is not None:
-        sets.append(_read("target", "target", [job.data.target], family))
+        sets.append(_read("target", "target", [job.data.target], family, outputs))
     return sets
 
 
-def _read(name: str, kind: Kind, sources: Sequence[Source], family: Family) -> SampleSet:
+def _rows(source: Source, family: Family, outputs: Sequence[str], *, labelled: bool) -> Iterator[Row]:
+    """The rows, with the names of labels that vectors of 0 and 1 hold."""
+    columns = family.columns(source, labelled=labelled)
+    if labelled and family.takes_several_labels:
+        return rows_with_names(source, columns, outputs)
+    return read_rows(source, columns)
+
+
+def _read(name: str, kind: Kind, sources: Sequence[Source], family: Family, outputs: Sequence[str]) -> SampleSet:
     parts: list[Mapping[str, str]] = []
     labels: list[Label | None] = []
     fingerprints: list[int] = []
     broken: list[int] = []
     targets = family.targets or ()
-    rows = (row for one in sources for row in read_rows(one, family.columns(one, labelled=kind != "target")))
+    rows = (row for one in sources for row in _rows(one, family, outputs, labelled=kind != "target"))
     for row in rows:
         parts.append({role: _text(row.values[role]) for role in TEXTS if role in row.values})
         labels.append(_label(row, family))
@@ -117,14 +130,16 @@ def _turns(values: list[object]) -> Iterator[str]:
 
 def _label(row: Row, family: Family) -> Label | None:
     """As training would read it; None where it would refuse."""
-    value = row.values.get("label")
+    value = plain(row.values.get("label"))
+    if family.has_classes and value is not None:
+        with suppress(DataError):
+            several = family.takes_several_labels or isinstance(value, list)
+            return tuple(labels_of(row)) if several else label_of(row)
+        return None
     if isinstance(value, list):
         return tuple(str(part) for part in value)
     if value is None or (isinstance(value, float) and isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    name = str(value).strip()
-    if family.losses is not None and family.losses[0] == "binary":  # several labels in one text
-        return tuple(part for piece in name.split(row.separator) if (part := piece.strip()))
-    return name or None
+    return str(value).strip() or None

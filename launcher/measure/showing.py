@@ -33,6 +33,8 @@ def print_report(report: Report, lines: Sequence[Finding], fit: bool) -> None:
         table.add_row(MARKS[line.level], *(escape(text) for text in (line.subject, line.found, line.advice)))
     console = wide_console()
     print_table(table, console)
+    for text in (text for found in report.labels for text in found.lines()):
+        console.print(text, markup=False, highlight=False)
     counts = levels(lines)
     verdict = "fit for training" if fit else "not fit for training before that is mended"
     console.print(

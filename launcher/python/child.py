@@ -13,6 +13,7 @@ from typing import Any
 from launcher import errors
 from launcher.errors import AdaptrunError, RunFailed
 from launcher.job.data import Source
+from launcher.job.home import settle_home
 from launcher.job.schema import Job, Model
 from launcher.python.apart import leave, leave_error
 from launcher.start.evaluating import evaluation_of, predict_with_model
@@ -24,6 +25,7 @@ from launcher.start.training import begin_run, run_to_the_end, shown
 def main() -> None:
     """Do what is asked; leave the answer or the error."""
     folder = Path(sys.argv[1])
+    settle_home()
     asked = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     threading.Thread(target=_stop_with_the_caller, daemon=True).start()
     try:

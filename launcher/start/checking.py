@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher.data.columns import check_columns, left_out_of
+from launcher.data.labels import decide_labels, head_names
+from launcher.data.sources import is_local
 from launcher.errors import RunFailed, Stopped
 from launcher.job.paths import taken_for_hub_ids
+from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
+from launcher.job.tasks import FAMILIES, Family, find_family
+from launcher.job.vocabulary import check_vocabulary
+from launcher.measure.label_sets import named_outputs, read_label_set
 from launcher.plan.deepspeed_config import check_deepspeed
 from launcher.plan.plan import Plan
 from launcher.run.folder import RunFolder, temporary_folder
 from launcher.start.failure import RankFailed
 from launcher.start.processes import run_ranks
+
+ROWS_LOOKED_AT = 10_000
+"""Of each data set, to show its labels."""
 
 
 def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
@@ -25,14 +34,47 @@ def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
     if job.engine.name == "deepspeed":
         check_deepspeed(job, file)
     check_columns(job)
+    pretrained, family = find_pretrained(job.model), find_family(job.task, loss=job.train.loss.name)
+    if family.needs_tokenizer:
+        check_vocabulary(pretrained)
+    labels = list(_label_sets(job, family, pretrained))
     if as_json:
         print(json.dumps(job.as_dict(), indent=2))
         return
     for place in taken_for_hub_ids(job):
         print(f"{place}: nothing of that name is here, so it is taken for an id of the Hugging Face hub")
-    for line in left_out_of(job):
+    for line in (*left_out_of(job), *labels):
         print(line)
     print(f"{file}: no problem found")
+
+
+def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[str]:
+    """The labels of each set that lies here with samples of each, and how they fit a trained head.
+
+    Raises DataError for labels that cannot be read, ModelError where it cannot be told which of the head each is.
+    """
+    if not family.has_classes or job.task not in FAMILIES:
+        return
+    config, outputs = read_config(pretrained) or {}, named_outputs(job)
+    sources = {".".join(job.data.place_in_train(name)): source for name, source in job.labelled_sets.items()}
+    is_one = list(job.data.validation) == ["validation"]
+    held_out = {
+        "data.validation" if is_one else f"data.validation.{name}": source
+        for name, source in job.data.validation.items()
+    }
+    sets = {
+        name: read_label_set(name, source, family, outputs, at_most=ROWS_LOOKED_AT, strictly=True)
+        for name, source in (sources | held_out).items()
+        if all(is_local(place) for place in source.files)
+    }
+    for found in sets.values():
+        yield from found.lines()
+    head = head_names(config.get("architectures"), config.get("id2label"), family.auto_class)
+    if config.get("architectures") and not head:
+        yield f"{pretrained.location} has no trained head for {job.task}: a new one starts at random"
+    if sources and all(name in sets and sets[name].whole for name in sources):
+        occurring = sorted({label for name in sources for label in sets[name].counts})
+        yield from decide_labels(head, occurring, job.model.labels).notes()
 
 
 def check_models(planned: Sequence[tuple[str, Job, Plan]]) -> None:

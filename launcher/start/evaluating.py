@@ -10,8 +10,9 @@ from typing import Any
 
 from launcher.data.sources import count_rows, files_left_out
 from launcher.errors import DataError, RequestError
-from launcher.job.data import Data, Source
+from launcher.job.data import Source
 from launcher.job.evaluation import EvaluationRequest
+from launcher.job.home import DEFAULT_CACHE, usable_cache
 from launcher.job.places import beside, is_there, may_be_on_the_hub, not_there
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code
 from launcher.job.schema import Model
@@ -67,7 +68,7 @@ def _run(model: Model, source: Source, output: Path | None, batch_size: int, pro
         output=None if output is None else str(output.resolve()),
         batch_size=batch_size,
         device="cuda" if hardware.gpus else "cpu",
-        cache=Data.model_fields["cache"].default,
+        cache=usable_cache(DEFAULT_CACHE, None),
     )
     with temporary_folder() as folder:
         (folder.path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")

@@ -14,6 +14,7 @@ from launcher.job.schema import Job
 from launcher.job.tasks import Family, find_family
 from launcher.measure.advice import findings
 from launcher.measure.label_errors import NEEDS, is_installed
+from launcher.measure.label_sets import LabelSet, named_outputs, read_label_set
 from launcher.measure.lengths import TokenCounter, lengths_of
 from launcher.measure.on_features import Features, measure_features
 from launcher.measure.report import LeftOut, Report, look_at
@@ -41,6 +42,7 @@ def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_pla
     allowed, learns = job.data.allow_leakage, learns_from_target(job)
     report = look_at(sets, family.has_classes, allowed, learns_from_target=learns)
     report.left_out += [LeftOut("files in folders of classes", line) for line in left_out_of(job)]
+    report.labels = _label_sets(job, family)
     _count_tokens(job, family, sets, report)
     if with_features:
         _measure_with_model(job, family, sets, report, label_errors is not False, quietly=as_plain)
@@ -53,6 +55,17 @@ def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_pla
     else:
         print_report(report, lines, fit)
     return ExitCode.DONE if fit else ExitCode.FAILED
+
+
+def _label_sets(job: Job, family: Family) -> list[LabelSet]:
+    """Those of all that is trained on and validated on."""
+    if not family.has_classes:
+        return []
+    outputs = named_outputs(job)
+    return [
+        read_label_set(name, source, family, outputs, at_most=None, strictly=False)
+        for name, source in (job.labelled_sets | job.data.validation).items()
+    ]
 
 
 def _count_tokens(job: Job, family: Family, sets: list[SampleSet], report: Report) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from launcher.job.home import settle_home
 from launcher.run.folder import RunFolder
 from launcher.worker.process import RankProcess
 
@@ -27,6 +28,7 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Keep this rank's output before anything heavy is imported, then do its work."""
     arguments = read_arguments()
+    settle_home()
     planned = RunFolder(arguments.target.resolve()) if arguments.target.is_dir() else None
     process = RankProcess.here(planned)
     if planned is not None:

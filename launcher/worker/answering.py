@@ -13,6 +13,7 @@ from launcher.errors import ModelError
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.pretrained import find_pretrained, longest_input, task_of
 from launcher.job.training import Train
+from launcher.job.vocabulary import embeddings_of
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
 from launcher.models.padding_token import agree_on_padding
@@ -70,12 +71,13 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     except ValueError as error:
         raise ModelError(f"{pretrained.location} does not say how its model was trained: {error}") from error
     task_type = task_class(task_name, train.loss.name)
-    labels = loading.trained_labels(pretrained, config) if task_type.has_classes else ()
+    labels = loading.trained_head(pretrained, config, task_type.auto_class) if task_type.has_classes else ()
     if config is None or (task_type.has_classes and not labels):
-        raise ModelError(f"{pretrained.location} has no trained head with named labels; fine-tune it first")
+        raise ModelError(f"{pretrained.location} has no trained head for {task_name}; fine-tune it first")
     processor = loading.load_processor(pretrained, request.model, task_type.processor_class)
+    loading.check_vocabulary(processor, embeddings_of(config.to_dict()), pretrained.tokenizer)
     task = task_type(processor, labels, train)
-    task.configure(config)
+    loading.configure(task, config)
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config)
     forget_between_calls(loaded)
     agree_on_padding(loaded, processor)
@@ -91,7 +93,7 @@ def prepared_for(
 ) -> Prepared:
     """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word.
 
-    say: told of prepared data that are damaged
+    say: told of prepared data that are damaged, and of labels that were read as others of the model
     """
     preparer = Preparer(
         task_type=type(task),

@@ -17,6 +17,7 @@ from launcher.adapt.module import PARTS, AdaptingModule
 from launcher.checkpoint.model_folder import MODEL, write_skeleton
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings, StateDict, Treatment, without
+from launcher.job.pretrained import longest_input
 from launcher.job.schema import Job
 from launcher.models.base import TaskModule
 from launcher.models.loading import Loaded
@@ -197,7 +198,14 @@ def _skeleton_writer(
     """Writes the model folder without its weights, at the start and again where something happened to it."""
     config = None if adapters is None else adapters.config
     card, model = materials.card(session.job, adapters), loaded.model
-    return lambda: write_skeleton(session.folder.skeleton, model, materials.task.processor, card, config)
+    processor, length = materials.task.processor, _longest_text(session.job, materials, loaded)
+    return lambda: write_skeleton(session.folder.skeleton, model, processor, card, config, length)
+
+
+def _longest_text(job: Job, materials: Materials, loaded: Loaded) -> int | None:
+    """Tokens at which others should cut a text: as in training, but for language models, which may write on."""
+    is_language = materials.task.auto_class in ("AutoModelForCausalLM", "AutoModelForMaskedLM")
+    return longest_input(loaded.model.config.to_dict()) if is_language else job.train.max_length
 
 
 def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, Treatment]:

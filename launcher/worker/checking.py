@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 
 from launcher.adapt import make_method
 from launcher.adapt.adapters import Setting
+from launcher.data.labels import BY_NAME
 from launcher.engines.fsdp import blocks_of
 from launcher.errors import ModelError
 from launcher.job.methods import Own
@@ -39,7 +40,10 @@ def check_model(job: Job, total_steps: int | None) -> None:
         return
     config = loading.load_config(pretrained, job.model)
     assert config is not None  # since no function builds it
-    task_type, known = task_class(job.task, job.train.loss.name), loading.known_labels(config)
+    task_type = task_class(job.task, job.train.loss.name)
+    known = loading.known_labels(config, task_type.auto_class)
+    if not isinstance(job.model.labels, str):  # which only the data's labels give a meaning
+        job = job.model_copy(update={"model": job.model.model_copy(update={"labels": BY_NAME})})
     check_labels(job, pretrained, task_type, known)
     if task_type.has_classes and not known and (job.task not in FAMILIES or pretrained.kind == "adapter"):
         return

@@ -97,7 +97,7 @@ def _open(job: Job, train: Pool) -> tuple[Task, TaskModule, str]:
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
     task = task_type(processor, train.labels, job.train, train.counts)
     if config is not None:
-        task.configure(config)
+        loading.configure(task, config)
     loaded = loading.load_model(pretrained, job.model, task_type.auto_class, task.labels, config)
     forget_between_calls(loaded.model)
     agree_on_padding(loaded.model, processor)

@@ -36,6 +36,7 @@ from launcher.worker.judging import BEFORE, RESULT, Judge
 from launcher.worker.links import try_links
 from launcher.worker.loop import Hooks, Loop
 from launcher.worker.materials import Materials, open_materials
+from launcher.worker.model_card import write_model_card
 from launcher.worker.process import RankProcess
 from launcher.worker.progress import Metrics, Progress
 from launcher.worker.selecting import TargetSelector, selector_of
@@ -101,7 +102,8 @@ def fine_tune(session: Session, stop: StopRequest) -> None:
         verdict, findings = judge_result(
             session, materials, new_head=built.has_new_head, chosen=progress.best_step is not None, lost=chosen.lost
         )
-        _conclude(session, progress, "done", after, findings, verdict, chosen, published)
+        result = _conclude(session, progress, "done", after, findings, verdict, chosen, published)
+        _leave_model_cards(session, materials, result)
         _become_latest(session)
     session.world.wait()
 
@@ -112,6 +114,16 @@ def _become_latest(session: Session) -> None:
         session.folder.become_latest(session.job)
     except OSError as error:
         session.log.write(Note(text=f"runs/{session.job.name} could not be made to lead here: {error}"))
+
+
+def _leave_model_cards(session: Session, materials: Materials, result: Result) -> None:
+    """Beside what was published; a run that is finished stays so where they cannot be written."""
+    for folder in (session.folder.model, session.folder.adapter):
+        if folder.is_dir():
+            try:
+                write_model_card(folder, session.job, result, materials.task.labels)
+            except OSError as error:
+                session.log.write(Note(text=f"the model card could not be written: {error}"))
 
 
 def _judge(session: Session, materials: Materials, engine: Engine, remembered: dict[str, Values]) -> Judge:
@@ -332,10 +344,10 @@ def _conclude(
     verdict: Verdict | None = None,
     chosen: Chosen | None = None,
     published: Path | None = None,
-) -> None:
-    """Write what this start came to. Raises Superseded where a later one has begun."""
+) -> Result:
+    """Write what this start came to, and return it. Raises Superseded where a later one has begun."""
     session.fence.check()
-    Result(
+    result = Result(
         status=status,
         name=session.job.name,
         steps=progress.step,
@@ -349,8 +361,10 @@ def _conclude(
         verdict=verdict,
         selector=_selector_in_words(session.job, progress, chosen),
         result_step=None if chosen is None else chosen.step,
-    ).write(session.folder.result_file)
+    )
+    result.write(session.folder.result_file)
     session.enter(status)
+    return result
 
 
 def _selector_in_words(job: Job, progress: Progress, chosen: Chosen | None) -> str | None:

@@ -14,6 +14,7 @@ import torch
 
 from launcher.adapt.adapters import Adapters
 from launcher.data.cache import tokenizer_identity
+from launcher.data.labels import is_unnamed
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
@@ -24,8 +25,10 @@ from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, 
 from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES, find_family
 from launcher.job.trust import told_of_code
+from launcher.job.vocabulary import embeddings_of
 from launcher.models import loading, task_class
 from launcher.models.base import Task
+from launcher.models.heads import named_outputs
 from launcher.models.padding_token import agree_on_padding
 from launcher.models.stateless import forget_between_calls
 from launcher.run.events import EventLog, Note, Phase, Progress
@@ -35,7 +38,7 @@ from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 REMEMBERED = {"loss": {"name", "delta"}, "mask_share": True, "max_seconds": True}
@@ -73,7 +76,8 @@ class Materials:
         }
         if adapters is None:
             return card
-        base = job.model.model_dump(mode="json", include={"config", "tokenizer", "allow_missing", "allow_unexpected"})
+        kept = {"config", "tokenizer", "allow_missing", "allow_unexpected", "labels"}
+        base = job.model.model_dump(mode="json", include=kept)
         base |= {"revision": job.model.revision, "identity": adapters.base}
         return card | {"base": base, "merge": job.adapt.method == "lora" and job.adapt.merge}
 
@@ -137,11 +141,16 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     """The training and validation sets, made now or before. Raises DataError and ModelError."""
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
-    known = loading.trained_labels(pretrained, loading.load_config(pretrained, job.model))
+    config = loading.load_config(pretrained, job.model)
     task_type = task_class(job.task, job.train.loss.name)
+    head = loading.trained_head(pretrained, config, task_type.auto_class)
+    known = () if is_unnamed(head) else head
+    processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
+    if config is not None:
+        loading.check_vocabulary(processor, embeddings_of(config.to_dict()), pretrained.tokenizer)
     preparer = Preparer(
         task_type=task_type,
-        processor=loading.load_processor(pretrained, job.model, task_type.processor_class),
+        processor=processor,
         identity=identity(job.task, pretrained, job.model),
         train=job.train,
         cache=Path(job.data.cache),
@@ -149,7 +158,7 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
         say=lambda text: log.write(Note(text=text)),
     )
     log.write(Phase(name="preparing", detail="train"))
-    train = preparer.prepare_training(job.labelled_sets, known)
+    train = preparer.prepare_training(job.labelled_sets, head, job.model.labels, named_outputs(config))
     check_labels(job, pretrained, task_type, known)
     labels = next((prepared.facts.labels for prepared in train.values()), known)
     validation = {}
@@ -181,7 +190,6 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     in_parts: leave the weights in their files, for each rank to read its own
     """
     session.enter("loading", materials.pretrained.location)
-    known = loading.trained_labels(materials.pretrained, materials.config)
     loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
     forget_between_calls(loaded.model)
     told = agree_on_padding(loaded.model, materials.task.processor)
@@ -189,9 +197,7 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
         session.log.write(Note(text=told))
     if in_parts and not loaded.stored:
         session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
-    others = ", ".join(label for label in materials.task.labels if label not in known)
-    if others and loaded.new and set(known) & set(materials.task.labels):
-        told = f"the model has a head for {', '.join(known)} and none for {others}, so that a new one takes its place"
+    for told in () if loaded.labels is None else loaded.labels.notes():
         session.log.write(Note(text=told))
     for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
         if names:
@@ -209,8 +215,10 @@ def pretrained_model(
     """
     torch.manual_seed(job.train.seed)
     if config is not None:
-        task.configure(config)
+        loading.configure(task, config)
     loaded = loading.load_model(pretrained, job.model, task.auto_class, task.labels, config, in_parts=in_parts)
+    loading.check_vocabulary(task.processor, loading.embeddings_in(loaded.model), pretrained.tokenizer)
+    _check_pairs(job, task, loaded.model)
     loading.freeze(loaded.model, job.model.frozen)
     longest = longest_input(loaded.model.config.to_dict())
     if longest is not None and job.train.max_length > longest:
@@ -224,6 +232,20 @@ def pretrained_model(
             )
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded
+
+
+def _check_pairs(job: Job, task: Task, model: PreTrainedModel) -> None:
+    """Raises ModelError where the tokenizer marks the second text of a pair with a type that the model lacks."""
+    sources = [*job.labelled_sets.values(), *job.data.validation.values()]
+    types = getattr(model.config, "type_vocab_size", None)
+    if not types or all(source.text_pair is None for source in sources):
+        return
+    marked = task.processor("a", "b").get("token_type_ids") or [0]
+    if max(marked) >= types:
+        raise ModelError(
+            f"the tokenizer marks the second text of a pair with type {max(marked)}, and the model has {types} types; "
+            "name the tokenizer that belongs to the model: model.tokenizer"
+        )
 
 
 def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:

@@ -15,9 +15,12 @@ import numpy as np
 
 from launcher.data.cache import prepared_folder
 from launcher.data.fingerprints import fingerprint
+from launcher.data.label_vectors import place_names, vector_places, with_names
+from launcher.data.labels import BY_NAME, Mapped, decide_labels, shortened
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
+from launcher.errors import DataError
 from launcher.files import fault_of_folder, fault_of_sealed, seal, write_whole
 from launcher.job.data import Source
 from launcher.job.training import Train
@@ -25,6 +28,8 @@ from launcher.models.base import Task
 from launcher.models.classes import ordered
 
 ROWS_AT_ONCE = 1000
+READING = 1
+"""Counts up where labels come to be read otherwise, so that what was prepared before is not taken."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Preparer:
     identity: what tells the task's code and the processor from others
     cache: where prepared data are kept
     progress: called with rows done and rows in all (0 where unknown)
-    say: told of prepared data that are damaged and made again
+    say: told of how the data were read, and of prepared data that are damaged and made again
     """
 
     task_type: type[Task]
@@ -59,19 +64,42 @@ class Preparer:
             self._sound.add(folder)
         return Prepared(folder)
 
-    def prepare_training(self, sources: Mapping[str, Source], known: Sequence[str]) -> dict[str, Prepared]:
+    def prepare_training(
+        self, sources: Mapping[str, Source], known: Sequence[str], said: Mapped = BY_NAME, names: Sequence[str] = ()
+    ) -> dict[str, Prepared]:
         """The same for training sets, which decide the label set: all labels that occur in any of them.
 
         known: labels that the pretrained model already tells apart; kept where they hold all that occur
+        said: which of these each label of the data is
+        names: those that the places of vectors have, where they are as many
+        Raises ModelError where it cannot be told which label is which.
         """
         if not self.task_type.has_classes:
             return {name: self.prepare(source, ()) for name, source in sources.items()}
-        surveyed = [self._surveyed(source) for source in sources.values()]
-        occurring = {label for labels in surveyed for label in labels}
-        labels = surveyed[0] if len(surveyed) == 1 else ordered(occurring)
-        if occurring <= set(known):
-            labels = tuple(known)
+        if not sources:
+            return {}
+        occurring = self._occurring(sources, names if isinstance(said, str) else ())
+        labels = decide_labels(known, occurring, said).labels
         return {name: self.prepare(source, labels) for name, source in sources.items()}
+
+    def _occurring(self, sources: Mapping[str, Source], names: Sequence[str]) -> tuple[str, ...]:
+        """The labels of all sources, in the order that a new head has. Raises DataError where some are vectors."""
+        places = {name: self._places(source) for name, source in sources.items()}
+        if len(set(places.values())) > 1:
+            told = ", ".join(f"{name} {f'{size} places' if size else 'names'}" for name, size in places.items())
+            raise DataError("data.train", f"the sets give their labels in several ways: {told}; make them alike")
+        size = next(iter(places.values()))
+        if size is not None:
+            return place_names(size, names)
+        surveyed = [self._surveyed(source) for source in sources.values()]
+        return surveyed[0] if len(surveyed) == 1 else ordered({label for labels in surveyed for label in labels})
+
+    def _places(self, source: Source) -> int | None:
+        """Places of the vectors of 0 and 1 that a source has for labels; None where it names them."""
+        if not self.task_type.takes_vectors:
+            return None
+        rows = read_rows(source, {"label": source.column("label") or "label"})
+        return vector_places(rows, source.label_format)
 
     def _surveyed(self, source: Source) -> tuple[str, ...]:
         """The labels that occur in a source, from the cache or found now."""
@@ -94,12 +122,15 @@ class Preparer:
             "max_seconds": self.train.max_seconds,
             "labels": list(labels),
             "labelled": labelled,
+            "reading": READING,
         }
         return prepared_folder(self.cache, source, settings, self.task_type.columns(source, labelled=labelled))
 
     def _make(self, folder: Path, source: Source, labels: Sequence[str], labelled: bool, *, replaces: bool) -> None:
         task = self._task(labels)
         rows = read_rows(source, self.task_type.columns(source, labelled=labelled))
+        if labelled and self._places(source) is not None:
+            rows = with_names(rows, labels)
         done, total = 0, count_rows(source) or 0
         counted: Counter[int] = Counter()
         fingerprints = array("Q")
@@ -113,6 +144,9 @@ class Preparer:
                 self.progress(done, total)
             counts = [counted[index] for index in range(len(labels))] if labelled else []
             writer.finish(labels, counts, fingerprints)
+        if renamed := getattr(task, "renamed", {}):
+            pairs = shortened([f"{label!r} as {name!r}" for label, name in renamed.items()])
+            self.say(f"{', '.join(source.files)}: labels read as those of the model: {pairs}")
 
     def _task(self, labels: Sequence[str]) -> Task:
         return self.task_type(self.processor, labels, self.train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launcher.data.rows import Row
@@ -103,12 +104,20 @@ def test_what_is_no_text_is_refused(value: object) -> None:
         text_of(Row("f.csv", 1, {"text": value}))
 
 
-@pytest.mark.parametrize(("value", "name"), [("yes", "yes"), (3, "3"), (-1, "-1"), (2.0, "2"), (" a ", "a")])
+LABELS = [
+    *[("yes", "yes"), (3, "3"), (-1, "-1"), (2.0, "2"), (" a ", "a"), (True, "True"), ("True", "True")],
+    *[("2.0", "2"), ("1.5", "1.5"), (np.int64(4), "4"), (np.float32(4), "4"), (np.bool_(False), "False")],
+    *[("[neg]", "[neg]"), ("(1)", "(1)"), ("2,5", "2,5")],
+]
+"""As pandas, datasets and JSON write them."""
+
+
+@pytest.mark.parametrize(("value", "name"), LABELS)
 def test_labels_are_text_or_integers(value: object, name: str) -> None:
     assert label_of(Row("f.csv", 1, {"label": value})) == name
 
 
-@pytest.mark.parametrize("value", [None, "", "  ", float("nan"), 1.5, True, ["a"]])
+@pytest.mark.parametrize("value", [None, "", "  ", float("nan"), 1.5, ["a"], np.array([1, 0]), "[0, 1]", "['a']"])
 def test_what_is_no_label_is_refused(value: object) -> None:
     with pytest.raises(DataError, match=r"f\.csv, row 2: the label"):
         label_of(Row("f.csv", 2, {"label": value}))

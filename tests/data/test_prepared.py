@@ -13,6 +13,7 @@ import pytest
 from launcher.data import prepared as prepared_module
 from launcher.data.cache import prepared_folder, tokenizer_identity
 from launcher.data.prepared import ROWS_A_BATCH, Prepared, PreparedWriter
+from launcher.errors import DataError
 from launcher.job.data import Source
 from launcher.job.training import Train
 
@@ -184,3 +185,40 @@ def test_a_head_that_already_knows_the_labels_keeps_their_order(tiny_model: Path
     assert preparer.prepare_training({"train": source}, known)["train"].facts.labels == known
     found = preparer.prepare_training({"train": source}, ("class-1", "x"))["train"]
     assert found.facts.labels == ("class-0", "class-1")
+
+
+def test_vectors_of_0_and_1_are_learned_as_the_labels_of_their_places(tiny_model: Path, tmp_path: Path) -> None:
+    import json
+
+    from transformers import AutoTokenizer
+
+    from launcher.models.text_classification import MultiLabelTextClassification
+    from launcher.worker.preparing import Preparer
+    from tests.tiny import WORDS
+
+    def written(name: str, labels: list[object]) -> Source:
+        lines = [json.dumps({"text": WORDS[number], "label": label}) for number, label in enumerate(labels)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return Source(source=str(tmp_path / name))
+
+    preparer = Preparer(
+        MultiLabelTextClassification,
+        AutoTokenizer.from_pretrained(tiny_model),
+        "i",
+        Train(max_length=16),
+        tmp_path / "cache",
+        lambda done, total: None,
+    )
+    vectors, names = [[1, 0, 1], [0, 0, 0], [1.0, 1.0, 1.0]], ("x", "y", "z")
+    train = written("train.jsonl", vectors)
+    found = preparer.prepare_training({"train": train}, ())["train"]
+    assert found.facts.labels == ("0", "1", "2")
+    assert found.facts.counts == (2, 1, 2)
+    assert [example["label"].tolist() for example in found[range(3)]] == [[0, 2], [], [0, 1, 2]]
+    assert preparer.prepare_training({"train": train}, (), names=names)["train"].facts.labels == names
+    judged = preparer.prepare(written("names.jsonl", [["z"], ["x", "y"]]), names)
+    assert [example["label"].tolist() for example in judged[range(2)]] == [[2], [0, 1]]
+    with pytest.raises(DataError, match=r"row 1: the label \[1, 0\] is no vector of 3 numbers"):
+        preparer.prepare(written("short.jsonl", [[1, 0], [1, 1]]), names)
+    with pytest.raises(DataError, match="the sets give their labels in several ways: a 3 places, b names"):
+        preparer.prepare_training({"a": train, "b": written("b.jsonl", [["x"]])}, ())

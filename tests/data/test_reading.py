@@ -100,6 +100,21 @@ def test_a_field_may_be_longer_than_the_csv_module_allows_by_default(tmp_path: P
     assert count_rows(Source(source=str(tmp_path / "a.csv"))) == 1
 
 
+def test_class_labels_of_a_parquet_file_of_datasets_are_read_by_name(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    kind = ClassLabel(names=["no", "yes"])
+    features = Features({"text": Value("string"), "label": kind, "several": Sequence(kind), "number": Value("int64")})
+    rows = {"text": ["a", "b"], "label": [1, -1], "several": [[0, 1], []], "number": [1, 0]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    source = Source(source=str(tmp_path / "a.parquet"))
+    found = [row.values for row in read_rows(source, {"label": "label", "several": "several", "number": "number"})]
+    assert found == [
+        {"label": "yes", "several": ["no", "yes"], "number": 1},
+        {"label": None, "several": [], "number": 0},
+    ]
+
+
 def test_class_labels_of_a_saved_data_set_are_read_by_name(tmp_path: Path) -> None:
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 

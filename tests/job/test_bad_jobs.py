@@ -474,6 +474,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         .replace("epochs: 2", "loss: {class_weights: balanced}"),
         ["train.loss.class_weights: causal-lm has no classes"],
     ),
+    "labels of a head without classes": (
+        replaced("task: text-classification", "task: causal-lm").replace("label: label", "label_format: vector") + "\n",
+        ["label_format: causal-lm has no classes"],
+    ),
     "a metric of another task": (
         GOOD + "validation: {metric: perplexity}\n",
         ["validation.metric: text-classification has no metric 'perplexity'", "it has loss, accuracy"],

@@ -62,10 +62,12 @@ def logits_of(model: Any) -> torch.Tensor:
     return logits
 
 
-def load(folder: Path, spec: Model | None = None, *, in_parts: bool = False) -> loading.Loaded:
+def load(
+    folder: Path, spec: Model | None = None, *, in_parts: bool = False, labels: tuple[str, ...] = ("a", "b")
+) -> loading.Loaded:
     spec = spec or Model(pretrained=str(folder))
     place = find_pretrained(spec)
-    return loading.load_model(place, spec, CLASSIFIER, ("a", "b"), loading.load_config(place, spec), in_parts=in_parts)
+    return loading.load_model(place, spec, CLASSIFIER, labels, loading.load_config(place, spec), in_parts=in_parts)
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
@@ -94,6 +96,8 @@ def test_decoders_and_transposed_layers_are_adapted(
             torch.testing.assert_close(part, whole.flatten()[count // 3 : count // 2], rtol=1e-5, atol=1e-6)
             torch.utils.swap_tensors(parameter, torch.nn.Parameter(whole))
     torch.testing.assert_close(logits_of(found.model.eval()), logits_of(trained), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match=r"bring a head for 'a', 'b', and the data have other labels: 'c'; merge"):
+        load(tmp_path / "model", in_parts=in_parts, labels=("b", "c"))
     plain = logits_of(load(tmp_path / "base").model.eval())
     assert (logits_of(trained) - plain).abs().max() > 0.01
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -122,3 +123,38 @@ def test_a_model_without_a_padding_token_gets_one(tiny_model: Path) -> None:
     task = make_task(tiny_model)
     task.build(model)
     assert model.config.pad_token_id == task.processor.pad_token_id
+
+
+def test_what_evaluation_holds_follows_from_the_samples_and_not_from_the_square_of_the_classes(
+    tiny_model: Path,
+) -> None:
+    """The confusion matrix of 50,000 classes alone would take 20 GB."""
+    import tracemalloc
+
+    from launcher.models.base import Tally
+
+    classes, samples = 50_000, 64
+    labels = [f"sku-{number}" for number in range(classes)]
+    task = TextClassification(AutoTokenizer.from_pretrained(tiny_model), labels, Train(max_length=16))
+    true = np.arange(samples) * 700
+    predicted = np.where(np.arange(samples) % 2, true, 49_999)
+    scores = torch.zeros((samples, classes))
+    scores[range(samples), predicted] = 9.0
+    batch = task.collate([{"input_ids": [5], "length": 1, "label": label} for label in true], range(samples))
+    assert task.statistics_size() == len(task.statistics(batch, scores)) == 3
+    values = task.values(batch, scores)
+    assert values.shape == (samples, task.kept) == (samples, 1)
+    tracemalloc.start()
+    tally = Tally(task.statistics(batch, scores), values.double())
+    metrics, intervals = task.metrics(tally), task.intervals(tally)
+    outcomes = task.outcomes(batch, scores).numpy()
+    drawn = task.resampled(outcomes, np.ones((10_000, samples)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6
+    assert outcomes.shape == (samples, 3)
+    assert metrics["accuracy"] == 0.5
+    assert metrics["balanced_accuracy"] == 0.5
+    assert metrics["macro_f1"] == pytest.approx(32 / 65)
+    assert intervals["accuracy"][0] < 0.5 < intervals["accuracy"][1]
+    assert {name: values[0] for name, values in drawn.items()} == pytest.approx(metrics)

@@ -86,5 +86,47 @@ def test_labels_that_a_trained_head_does_not_know_are_named(tiny_model: Path, tm
     load_model(start, open_materials(start), in_parts=False)
     notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
     assert notes[0] == (
-        "the model has a head for class-0, class-1 and none for clas-1, so that a new one takes its place"
+        "the labels differ from those of the pretrained head: kept 'class-0', 'class-1'; new, starting at random: "
+        "'clas-1'. Where two are one under other names: model.labels: {OURS: THE-HEAD'S}"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "said"),
+    [
+        ("text-classification", "class-0", "single_label_classification"),
+        ("text-regression", "0.5", "regression"),
+        ("masked-lm", "", None),
+    ],
+)
+def test_nothing_of_an_earlier_task_is_left_in_the_config(
+    task: str, label: str, said: str | None, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = BertConfig.from_pretrained(tiny_model, problem_type="multi_label_classification", num_labels=3)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    for file in tiny_model.glob("tok*"):
+        shutil.copy(file, tmp_path / "model")
+    start = session(tmp_path, tmp_path / "model", f"task={task}", "validation.metric=loss", "validation.set=near")
+    for name in ("train.csv", "near.csv", "far.csv"):
+        rows = [line.split(",")[0] for line in (tmp_path / name).read_text().splitlines()[1:]]
+        labels = [label, label.replace("0", "1")] * len(rows)
+        (tmp_path / name).write_text("text,label\n" + "\n".join(map(",".join, zip(rows, labels, strict=False))) + "\n")
+    model = load_model(start, open_materials(start), in_parts=False).model
+    assert model.config.problem_type == said
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_before_the_data_are_prepared(
+    in_parts: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["extra"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    start = session(tmp_path, tmp_path / "model")
+    with pytest.raises(
+        ModelError, match=r"has tokens up to number 165 \('extra'\), and the model has embeddings for 165"
+    ):
+        open_materials(start)

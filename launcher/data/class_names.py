@@ -1,0 +1,36 @@
+"""Names of classes that a parquet file of `datasets` keeps beside its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of each column that holds classes, or lists of them, from the metadata of a parquet file's schema."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"].items()
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {str(column): names for column, feature in features if (names := _names(feature)) is not None}
+
+
+def class_name(value: object, names: Sequence[str] | None) -> object:
+    """A class's name for its number, also within lists; `datasets` writes -1 where there is none."""
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [class_name(part, names) for part in value]
+    if not isinstance(value, int) or isinstance(value, bool) or value >= len(names):
+        return value
+    return names[value] if value >= 0 else None
+
+
+def _names(feature: Any) -> list[str] | None:
+    """Of a `ClassLabel`, or of a list of it."""
+    inner = feature[0] if isinstance(feature, list) and feature else feature
+    inner = inner.get("feature", inner) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or inner.get("_type") != "ClassLabel" or not isinstance(inner.get("names"), list):
+        return None
+    return [str(name) for name in inner["names"]]

@@ -1,0 +1,209 @@
+"""Which output of a trained head each label of the data is: matched by name, and never guessed."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from launcher.errors import ModelError
+
+BY_NAME: Literal["by-name"] = "by-name"
+NEW_HEAD: Literal["new"] = "new"
+Mapped = Literal["by-name", "new"] | Mapping[str, str]
+"""What `model.labels` says: match by name, a new head, or the head's name of each label of the data."""
+PLACEHOLDER = re.compile(r"LABEL_(\d+)")
+
+
+@dataclass(frozen=True)
+class LabelMatch:
+    """The labels of a model, and where its pretrained head has them.
+
+    labels: in the order of the model's outputs
+    rows: for each the row of the pretrained head; None for a label that the head lacks
+    head: the names of the pretrained head's rows; empty where it has no head
+    """
+
+    labels: tuple[str, ...]
+    rows: tuple[int | None, ...]
+    head: tuple[str, ...]
+
+    @property
+    def keeps_the_head(self) -> bool:
+        """Whether each row of the head stays where it is."""
+        return self.rows == tuple(range(len(self.head)))
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """Labels that the head lacks."""
+        return tuple(label for label, row in zip(self.labels, self.rows, strict=True) if row is None)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Labels that the head had, and that the model does not have any more."""
+        return tuple(name for row, name in enumerate(self.head) if row not in self.rows)
+
+    def notes(self) -> list[str]:
+        """What a reader must know of how labels were matched; nothing where all have the same names."""
+        if not self.head:
+            return []
+        found = [(label, self.head[row]) for label, row in zip(self.labels, self.rows, strict=True) if row is not None]
+        renamed = [f"{label!r} is the head's {name!r}" for label, name in found if label != name]
+        notes = [f"labels matched with the pretrained head: {shortened(renamed)}"] if renamed else []
+        if not self.new:
+            return notes
+        kept = [label for label, _ in found]
+        changed = f"the labels differ from those of the pretrained head: kept {listed(kept) or 'none'}"
+        changed += f"; new, starting at random: {listed(self.new)}"
+        changed += f"; dropped: {listed(self.dropped)}" if self.dropped else ""
+        return [*notes, f"{changed}. Where two are one under other names: model.labels: {{OURS: THE-HEAD'S}}"]
+
+
+HEADS = {
+    "AutoModelForSequenceClassification": ("ForSequenceClassification",),
+    "AutoModelForTokenClassification": ("ForTokenClassification",),
+    "AutoModelForImageClassification": ("ForImageClassification",),
+    "AutoModelForAudioClassification": ("ForAudioClassification", "ForSequenceClassification"),
+}
+"""How the classes are called that have the head of an auto class; others are known by `Classification` alone."""
+
+
+def head_names(architectures: object, id2label: object, auto_class: str | None) -> tuple[str, ...]:
+    """The names of the rows of a trained head, `LABEL_0` and the like where nobody named them; empty without a head.
+
+    architectures, id2label: as config.json says them
+    auto_class: the task's; a head of another kind is none
+    """
+    kinds = HEADS.get(auto_class or "", ("Classification",))
+    named = architectures if isinstance(architectures, list | tuple) else ()
+    is_head = any(kind in str(name) for name in named for kind in kinds)
+    return output_names(id2label) if is_head else ()
+
+
+def output_names(id2label: object) -> tuple[str, ...]:
+    """The names of an `id2label`, in the order of the outputs, whether its numbers and names are texts or integers."""
+    if not isinstance(id2label, Mapping):
+        return ()
+    numbered = {int(number): str(name).strip() for number, name in id2label.items() if str(number).isdecimal()}
+    return tuple(numbered[number] for number in sorted(numbered))
+
+
+def decide_labels(head: Sequence[str], occurring: Sequence[str], said: Mapped = BY_NAME) -> LabelMatch:
+    """The label set of a model whose training data have the labels `occurring`, in the order that a new head has.
+
+    head: names of the rows of the pretrained head; empty where there is none
+    A head that has all labels keeps its rows, also those of labels that do not occur; the data's spelling counts.
+    Raises ModelError where which label is which could be read in two ways, with the way to say it.
+    """
+    match = match_labels(head, occurring, said)
+    if not head or said == NEW_HEAD:
+        return match
+    if not match.new:
+        return _spelled_as_the_data(match)
+    if all(row is None for row in match.rows) and len(head) == len(occurring) and _are_numbers(head, occurring):
+        raise ModelError(
+            f"the pretrained head has the labels {listed(head)}, the data have {listed(occurring)}, and which is which "
+            f"could be read in several ways; say it: model.labels: {{{occurring[0]}: {head[0]}, …}}, or model.labels: "
+            "new for a head that starts at random"
+        )
+    return match
+
+
+def match_labels(head: Sequence[str], labels: Sequence[str], said: Mapped = BY_NAME) -> LabelMatch:
+    """Where the head has each of the model's labels: as said, by the same name, but for case, `LABEL_1` as 1.
+
+    Raises ModelError for a name that fits several, and for a mapping that names what is not there.
+    """
+    rows: dict[str, int] = {}
+    if not isinstance(said, str):
+        rows = _said_rows(head, labels, said)
+    if said != NEW_HEAD:
+        for key in (str, folded, _number):
+            rows |= _rows_by(key, head, labels, rows)
+    return LabelMatch(tuple(labels), tuple(rows.get(label) for label in labels), tuple(head))
+
+
+def find_label(labels: Sequence[str], label: str) -> int | None:
+    """The place of a label among a model's: of the same name, else of the one that is the same but for case."""
+    return match_labels(labels, [label]).rows[0]
+
+
+def folded(name: str) -> str:
+    """A name without what people write differently: case, and white space."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def is_unnamed(head: Sequence[str]) -> bool:
+    """Whether a head's rows have the names that `transformers` gives where nobody named them."""
+    return bool(head) and all(PLACEHOLDER.fullmatch(name) for name in head)
+
+
+def listed(names: Iterable[str], at_most: int = 10) -> str:
+    """Some of the names, quoted."""
+    return shortened([repr(name) for name in names], at_most)
+
+
+def shortened(items: Sequence[str], at_most: int = 10) -> str:
+    """The first of some items, and how many more there are."""
+    return ", ".join(items[:at_most]) + (f" and {len(items) - at_most:,} more" if len(items) > at_most else "")
+
+
+def _rows_by(
+    key: Callable[[str], str | None], head: Sequence[str], labels: Sequence[str], known: Mapping[str, int]
+) -> dict[str, int]:
+    """Rows of the labels that are not matched yet, by a key of the names. Raises ModelError for one of several."""
+    taken = set(known.values())
+    rows, wanted = defaultdict[str, list[int]](list), defaultdict[str, list[str]](list)
+    for row, name in enumerate(head):
+        if row not in taken and (found := key(name)) is not None:
+            rows[found].append(row)
+    for label in dict.fromkeys(labels):
+        if label not in known and (found := key(label)) is not None:
+            wanted[found].append(label)
+    for found in rows.keys() & wanted.keys():
+        if len(rows[found]) > 1 or len(wanted[found]) > 1:
+            raise ModelError(
+                f"the labels {listed(wanted[found])} of the data and {listed(head[row] for row in rows[found])} of the "
+                "pretrained head are the same but for case; say which is which: model.labels: {OURS: THE-HEAD'S}"
+            )
+    return {labels[0]: rows[found][0] for found, labels in wanted.items() if found in rows}
+
+
+def _number(name: str) -> str | None:
+    """`LABEL_1` and `1` as the number."""
+    found = PLACEHOLDER.fullmatch(name)
+    digits = found.group(1) if found else name
+    return digits if re.fullmatch(r"0|[1-9]\d{0,8}", digits) else None
+
+
+def _said_rows(head: Sequence[str], labels: Sequence[str], said: Mapping[str, str]) -> dict[str, int]:
+    for label, name in said.items():
+        if not head:
+            raise ModelError("model.labels names rows of a trained head, and the model has none for this task")
+        for wanted, names, whose in ((label, labels, "the data"), (name, head, "the pretrained head")):
+            if wanted not in names:
+                near = get_close_matches(wanted, names, n=1, cutoff=0.5)
+                fix = f"did you mean {near[0]!r}?" if near else f"it has {listed(names)}"
+                raise ModelError(f"model.labels: {whose} has no label {wanted!r}; {fix}")
+    if len(set(said.values())) < len(said):
+        raise ModelError("model.labels gives one row of the head to several labels; name each once")
+    return {label: list(head).index(name) for label, name in said.items()}
+
+
+def _are_numbers(head: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether one side has no names but numbers, of which nobody knows what they stand for."""
+    return all(_number(name) is not None for name in head) or all(_number(label) is not None for label in labels)
+
+
+def _spelled_as_the_data(match: LabelMatch) -> LabelMatch:
+    """All rows of the head where they are, under the data's names."""
+    ours = {row: label for label, row in zip(match.labels, match.rows, strict=True)}
+    numbered = is_unnamed(match.head) and all(label.isdecimal() for label in match.labels)
+    names = [ours.get(row) or (str(_number(name)) if numbered else name) for row, name in enumerate(match.head)]
+    if len(set(names)) < len(names):  # what is left over of the head has the name of another label
+        return match
+    return LabelMatch(tuple(names), tuple(range(len(names))), match.head)
