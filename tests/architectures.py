@@ -77,7 +77,14 @@ SIZES: dict[str, dict[str, Any]] = {
         "sep_token_id": 3,
     },
     "longformer": {**ENCODER, "attention_window": 8, "sep_token_id": 3},
-    "funnel": {"d_model": 32, "block_sizes": [1, 1], "n_head": 4, "d_head": 8, "d_inner": 64},
+    "funnel": {
+        "d_model": 32,
+        "block_sizes": [1, 1],
+        "n_head": 4,
+        "d_head": 8,
+        "d_inner": 64,
+        "architectures": ["FunnelBaseModel"],
+    },
     "mpnet": ENCODER,
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 128},
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
@@ -91,14 +98,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "bart": {**SEQUENCE_TO_SEQUENCE, "max_position_embeddings": 128},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }
 """By the name of an architecture, what makes it small."""
 STYLES = {"bart": "bart", "xlnet": "bart"} | dict.fromkeys(
-    ("t5", "gpt2", "llama", "phi3", "qwen2", "mistral", "mixtral", "gpt_neox", "bloom", "mamba"), "eos"
+    ("t5", "gpt2", "llama", "phi3", "qwen2", "mistral", "mixtral", "gpt_neox", "bloom"), "eos"
 )
 WEIGHTS = {"initializer_range": 0.2}
-SEEN_PADDING = {"fnet", "convbert", "big_bird", "xlnet", "phi3", "funnel", "dynamic", "canine"}
+SEEN_PADDING = {"fnet", "convbert", "big_bird", "xlnet", "phi3", "dynamic", "canine"}
 """Those whose numbers padding changes, with the data of the tests."""
 
 

@@ -117,7 +117,9 @@ def lose_a_sample(rank: int, size: int, folder: str, model: str) -> str:
 
     task, module = tiny_task(model)
     counted = task.statistics
-    task.statistics = lambda batch, outputs: counted(batch, outputs) - torch.eye(12, dtype=torch.float64)[0]
+    task.statistics = lambda batch, outputs: (
+        counted(batch, outputs) - torch.eye(task.statistics_size(), dtype=torch.float64)[0]
+    )
     try:
         evaluate(module, task, Prepared(Path(folder) / "13"), World(rank, rank, size), batch_size=32)
     except RuntimeError as error:
