@@ -1,6 +1,9 @@
 # Two commands do everything on a fresh machine with Python >= 3.11, git and make: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# Files of tests that run at a time; most of a test's time goes into starting processes and waiting for them.
+WORKERS ?= 3
+PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-slow test-examples test-slurm test-all lint bench docs clean
 
@@ -21,10 +24,10 @@ demo: setup  ## take a real model from film reviews to tweets, on two processes
 	$(BIN)/adaptrun demo
 
 test: setup  ## the tests, but for the exhaustive ones
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-slow: setup  ## the exhaustive tests
-	$(BIN)/pytest -m 'slow and not gpu and not slurm'
+	$(BIN)/pytest $(PARALLEL) -m 'slow and not gpu and not slurm'
 
 test-examples: setup  ## the examples on their real data, with fewer steps
 	tests/install-examples.sh
