@@ -32,8 +32,8 @@ def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[s
     if task is None:
         raise ModelError(f"{adapters} does not say what task its model is for; let peft merge it (merge_and_unload)")
     assert config is not None
-    labels = all_outputs(config)
-    auto_class = task_class(task).auto_class
+    task_type = task_class(task)
+    labels, auto_class = all_outputs(config) if task_type.has_classes else (), task_type.auto_class
     loaded = loading.load_model(pretrained, spec, auto_class, labels, config, in_parts=True)
     sources: dict[str, Readable] = {
         name: readable(parameter, loaded.stored) for name, parameter in loaded.model.named_parameters()

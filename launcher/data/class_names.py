@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -14,17 +14,6 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
     return {str(column): names for column, feature in features if (names := _names(feature)) is not None}
-
-
-def class_name(value: object, names: Sequence[str] | None) -> object:
-    """A class's name for its number, also within lists; `datasets` writes -1 where there is none."""
-    if names is None:
-        return value
-    if isinstance(value, list):
-        return [class_name(part, names) for part in value]
-    if not isinstance(value, int) or isinstance(value, bool) or value >= len(names):
-        return value
-    return names[value] if value >= 0 else None
 
 
 def _names(feature: Any) -> list[str] | None:

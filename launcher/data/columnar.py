@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.data.class_names import class_name, class_names
+from launcher.data.class_names import class_names
 from launcher.data.rows import resolve_columns
 from launcher.errors import DataError
 
@@ -23,7 +23,7 @@ def read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
         names = class_names(file.schema_arrow.metadata)
         number = 0
         for number, record in _records(path, _each(path, _batches(file, sorted(set(found.values()))))):
-            yield number, {role: class_name(record[name], names.get(name)) for role, name in found.items()}
+            yield number, {role: _named(path, number, record[name], names.get(name)) for role, name in found.items()}
         if number == 0:
             raise DataError(path, "the file has no row; at least one sample is needed")
         if number != file.metadata.num_rows:

@@ -35,7 +35,7 @@ CARD_TYPES: dict[str, tuple[type, ...]] = {
     "base": (dict,),
     "merge": (bool,),
 }
-OF_A_BASE = ("config", "tokenizer", "revision", "allow_missing", "allow_unexpected")
+OF_A_BASE = ("config", "tokenizer", "revision", "allow_missing", "allow_unexpected", "labels")
 """What a card says of a base; what code may run is said by the user alone."""
 
 
@@ -230,8 +230,8 @@ def _alias_folder(name: str) -> Path:
 
 
 def _model_in(folder: Path) -> Path:
-    """A model folder itself, or the model of a finished run."""
-    for place in (folder, folder / "model"):
+    """A model folder itself, or the model of a finished run; its adapters where their base was gone at the end."""
+    for place in (folder, folder / "model", folder / "adapter"):
         if (place / "config.json").is_file() or _is_adapter(place):
             return place.resolve()
     if (folder / "job.yaml").is_file():

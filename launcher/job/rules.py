@@ -308,10 +308,11 @@ def _columns_are_read(job: Job, family: Family) -> Iterator[Found]:
 
 def _columns_go_together(job: Job, family: Family) -> Iterator[Found]:
     for path, source in _sources(job):
-        if (source.prompt is None) != (source.response is None):
-            lacking = "response" if source.response is None else "prompt"
+        prompt, response = source.column("prompt"), source.column("response")
+        if (prompt is None) != (response is None):
+            lacking = "response" if response is None else "prompt"
             yield path, f"{lacking} is missing beside its other half", f"name the column: {lacking}: …"
-        if source.messages is not None and source.prompt is not None:
+        if source.column("messages") is not None and prompt is not None:
             yield path, "messages and prompt are two ways to say the same", "keep one of them"
 
 

@@ -89,7 +89,8 @@ def _asked(
         file = Path(folder) / "rows.parquet"
         source = check_section(keys if rows is None else {**keys, "source": file}, Source)
         if rows is not None:
-            write_rows(rows, file, source.text, (source.image, source.audio))
+            paths = [name for role in ("image", "audio") if (name := source.column(role)) is not None]
+            write_rows(rows, file, source.column("text") or "text", paths)
         asked = {"source": source.model_dump(mode="json"), "batch_size": batch_size, "processes": processes}
         try:
             trusted = [fspath(file) for file in trust_code]

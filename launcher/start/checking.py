@@ -55,7 +55,8 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
     """
     if not family.has_classes or job.task not in FAMILIES:
         return
-    config, outputs = read_config(pretrained) or {}, named_outputs(job)
+    config = read_config(pretrained) or {}
+    outputs = named_outputs(job) if isinstance(job.model.labels, str) else ()
     sources = {".".join(job.data.place_in_train(name)): source for name, source in job.labelled_sets.items()}
     is_one = list(job.data.validation) == ["validation"]
     held_out = {

@@ -238,7 +238,7 @@ def _check_pairs(job: Job, task: Task, model: PreTrainedModel) -> None:
     """Raises ModelError where the tokenizer marks the second text of a pair with a type that the model lacks."""
     sources = [*job.labelled_sets.values(), *job.data.validation.values()]
     types = getattr(model.config, "type_vocab_size", None)
-    if not types or all(source.text_pair is None for source in sources):
+    if not types or all(source.column("text_pair") is None for source in sources):
         return
     marked = task.processor("a", "b").get("token_type_ids") or [0]
     if max(marked) >= types:

@@ -105,7 +105,11 @@ def _name_of(place: str) -> str:
 
 
 def _hub_id(job: Job) -> str | None:
-    return job.model.pretrained if find_pretrained(job.model).kind == "hub" else None
+    """The base's id on the hub; None where it lies elsewhere, or lies nowhere any more."""
+    try:
+        return job.model.pretrained if find_pretrained(job.model).kind == "hub" else None
+    except ModelError:
+        return None
 
 
 def _license_of_the_base(job: Job) -> str | None:
