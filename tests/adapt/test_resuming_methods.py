@@ -106,7 +106,12 @@ def test_rehearsal_draws_its_share_and_is_no_epoch_of_its_own(material: Path, wo
 
 def test_training_ends_where_the_model_has_collapsed(material: Path, worlds: Worlds, tmp_path: Path) -> None:
     fast = {"epochs": 20, "max_steps": 60, "optimizer": {"name": "adamw", "lr": 0.1}}
-    run = made(tmp_path, material, "ddp", "tent", train=fast, checkpoint={"every_steps": 30})
+    adapt = {"method": "tent", "diversity": 0.0, "lr_factor": 1.0}  # as its paper has it
+    data = data_of("tent", material)
+    model = {**ALIKE["model"], **data.pop("model", {})}
+    run = lay_out(
+        tmp_path, material, "ddp", 2, adapt, micro=5, **data, model=model, train=fast, checkpoint={"every_steps": 30}
+    )
     worlds.run(2, train, [(str(run.path), None)], timeout=240)
     notes = [event.text for event in EventTail(run.events_file).read() if isinstance(event, Note)]
     assert any("the model has collapsed" in text for text in notes)

@@ -103,7 +103,7 @@ def test_two_halves_of_one_set_have_no_gap(worlds: Worlds, tmp_path: Path) -> No
     assert said["distance, train → half"] == "good"
     assert "mend" not in said.values()
 
-    whole = np.concatenate([np.load(file) for file in (tmp_path / "cache" / "features").iterdir()])
+    whole = np.concatenate([np.load(file) for file in (tmp_path / "cache" / "features").glob("*.npy")])
     parts = [np.split(np.random.default_rng(seed).permutation(400), 2) for seed in range(20)]
     distances = [proxy_a_distance(whole[one], whole[other]) for one, other in parts]
     p_values = [mmd_test(whole[one], whole[other]).p_value for one, other in parts]
@@ -135,7 +135,7 @@ def test_the_command_with_ranks_of_its_own(tmp_path: Path, tiny_model: Path) -> 
     assert [one["set"] for one in report["distances"]] == ["held", "target"]
     assert report["probe"]["samples"] == 450
     assert report["label_errors"]
-    assert len(list((tmp_path / "cache" / "features").iterdir())) == 3
+    assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 3
     said = adaptrun("gap", "job.yaml", "--no-features", cwd=tmp_path, code=1).stdout
     assert "leakage into held" in said
     assert "not fit for training before that is mended" in said

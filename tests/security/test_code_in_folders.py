@@ -165,7 +165,7 @@ def test_a_job_runs_no_code_of_its_model_unless_it_names_the_file(way: Callable[
     said = f"name: x\nmodel: {{pretrained: {place}}}\ntask: text-classification\ndata: {{train: data.csv}}\n"
     said += "train: {max_length: 16}\n"
     job.write_text(said)
-    with pytest.raises(JobError, match=r"job.yaml:2:9: model.pretrained: .*model.trust_code"):
+    with pytest.raises(JobError, match=r"(?s)job.yaml:2:9: model.pretrained: .*model.trust_code"):
         load_job(job)
     assert load_job(job, ["model.trust_code=[evil.py]"]).model.trust_code == (str(case.evil),)
     with pytest.raises(JobError, match=r"model.trust_code: there is no .*elsewhere.py"):

@@ -41,7 +41,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-STANDARD = {"adaptrun.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+STANDARD = {"README.md", "adaptrun.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 ADAPTER = STANDARD - {"config.json", "model.safetensors"} | {
     "config",
     "adapter_config.json",
@@ -102,7 +102,7 @@ def test_consolidate_gives_the_same_kind_of_folder_and_merges(adapted: Adapted) 
         assert again.keys() == expected.keys()
         assert all(again[key].equal(expected[key]) for key in expected)
     adaptrun("consolidate", "runs/plain/model", "-o", "whole", "--dtype", "bf16", cwd=adapted.folder)
-    assert names(adapted.folder / "whole") == STANDARD
+    assert names(adapted.folder / "whole") - {"README.md"} == STANDARD - {"README.md"}
     assert json.loads((adapted.folder / "whole" / "config.json").read_text())["dtype"] == "bfloat16"
     like = "--like", "runs/merged/model"
     refused = adaptrun("consolidate", "runs/plain", "-o", "no", *like, cwd=adapted.folder, code=2).stderr

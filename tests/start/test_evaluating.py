@@ -79,7 +79,7 @@ def test_columns_and_the_encoding_can_be_named(trained: Trained, tmp_path: Path)
     ("arguments", "message"),
     [
         (["evaluate", "nowhere", "--data", "near.csv"], "nowhere"),
-        (["evaluate", "minilm", "--data", "near.csv"], "no trained head with named labels; fine-tune it first"),
+        (["evaluate", "minilm", "--data", "near.csv"], "no trained head for text-classification; fine-tune it first"),
         (["evaluate", "runs/small", "--data", "no.csv"], "there is no such file"),
         (["evaluate", "runs/small", "--data", "strange.csv"], "row 2: label 'other' does not occur"),
         (["predict", "runs/small", "--data", "near.csv", "-o", "out.xls"], "ends in .csv, .jsonl, .parquet"),

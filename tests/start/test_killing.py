@@ -82,6 +82,12 @@ def steps_of(folder: Path) -> dict[int, Step]:
     return {event.step: event for event in EventTail(the_run(folder).events_file).read() if isinstance(event, Step)}
 
 
+def filler_of(folder: Path) -> str:
+    """How the record has the shortest sample, on which a rank without any computes with weight zero."""
+    texts = [line.partition(",")[0].split() for line in (folder / "train.csv").read_text().splitlines()[1:]]
+    return str([2, *(5 + WORDS.index(word) for word in min(texts, key=len)[:2])])
+
+
 def seen_by_step(folder: Path, accumulation: int, first: int) -> dict[int, list[str]]:
     """What the ranks of the latest start trained on in each step, from the records of the model itself."""
     files = sorted(folder.glob("seen-*.jsonl"), key=lambda file: file.stat().st_mtime)
@@ -89,8 +95,11 @@ def seen_by_step(folder: Path, accumulation: int, first: int) -> dict[int, list[
     found: dict[int, list[str]] = defaultdict(list)
     for file in folder.glob(f"seen-{start_of}-*.jsonl"):
         for number, line in enumerate(file.read_text().splitlines()):
-            rows = [str(row) for row in json.loads(line) if len(row) == 3]  # filler is one token long
-            found[first + number // accumulation] += rows
+            found[first + number // accumulation] += [str(row) for row in json.loads(line)]
+    filler, samples = filler_of(folder), [BATCH] * 7 + [SAMPLES - 7 * BATCH]
+    for step, rows in found.items():
+        for _ in range(len(rows) - samples[(step - 1) % 8]):
+            rows.remove(filler)
     return {step: sorted(rows) for step, rows in found.items()}
 
 
