@@ -55,7 +55,7 @@ def _in_4_bits(weight: Tensor, bias: Tensor | None, device: torch.device, dtype:
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
     layer.support_avx512bf16_for_cpu = (
-        False  # evaluating on such CPUs would leave weights that cannot be trained beside
+        False  # weights packed for evaluation have no backward pass
     )
     quantised: nn.Module = layer.to(device)
     return quantised
