@@ -12,11 +12,12 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import xxhash
 
@@ -25,6 +26,8 @@ HASHES = "hashes.json"
 SMALL = 4 * 2**20
 """Bytes of a file that are hashed in no time."""
 _BUFFER = 16 * 2**20
+_NAME_BYTES = 100
+"""Of the name that a temporary one stands for; the rest of what a file system takes is for its process."""
 _LEFT_FOR_GOOD = 7 * 24 * 3600.0
 """Seconds without a change after which what an unknown process has left is taken for left over."""
 _EARLIER = re.compile(r"\.[0-9a-f]{32}(\.npy)?\.\d+\.partial")
@@ -88,7 +91,8 @@ def partial_of(path: Path) -> Path:
     """A name beside `path` that no other process has, nor this one at another time."""
     owner = Owner.this()
     who = f"{owner.host}-{owner.boot}-{owner.namespace}-{owner.pid}-{owner.started}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.name[:100]}.{who}.partial")
+    name = os.fsencode(path.name)[:_NAME_BYTES].decode("utf-8", "ignore")  # without a letter that was cut
+    return path.with_name(f".{name}.{who}.partial")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -156,9 +160,11 @@ class FileHash:
     ) -> str | None:
         """What is wrong with a file that should have these contents; None where nothing is."""
         try:
-            size = file.stat().st_size
-            if size != self.size:
-                return f"{file.name} has {size:,} bytes, and {self.size:,} were written"
+            found = file.stat()
+            if not stat.S_ISREG(found.st_mode):  # a pipe or device may have no end
+                return f"{file.name} is no regular file"
+            if found.st_size != self.size:
+                return f"{file.name} has {found.st_size:,} bytes, and {self.size:,} were written"
             if not size_alone and FileHash.of(file, beat) != self:
                 return f"{file.name} does not hold what was written (its hash differs)"
         except FileNotFoundError:
@@ -195,11 +201,19 @@ def read_hashes(folder: Path) -> dict[str, FileHash]:
     """The hashes of a folder's files. Raises Damaged where they cannot be read, FileNotFoundError without any."""
     try:
         values = json.loads((folder / HASHES).read_text(encoding="utf-8"))
-        return {name: FileHash(int(known["size"]), str(known["hash"])) for name, known in values.items()}
+        return {_within(name): FileHash(int(known["size"]), str(known["hash"])) for name, known in values.items()}
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damaged(f"{HASHES} cannot be read: {error}") from error
+
+
+def _within(name: str) -> str:
+    """The name, where it is of a file below the folder. Raises ValueError."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError(f"it names {name!r}, which is not in the folder")
+    return name
 
 
 def faults_of(

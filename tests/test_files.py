@@ -22,6 +22,7 @@ from launcher.files import (
     partial_of,
     remove_leftovers,
     seal,
+    write_whole,
 )
 from tests.damage import DAMAGES
 
@@ -47,6 +48,12 @@ def test_no_two_temporary_names_are_alike_not_even_of_one_process(tmp_path: Path
     owner = Owner.this()
     assert all(f"-{owner.boot}-{owner.namespace}-{os.getpid()}-" in name for name in names)
     assert len(partial_of(tmp_path / ("n" * 250)).name) < 256
+
+
+@pytest.mark.parametrize("name", ["語" * 85, "a" + "é" * 127, "a\udcff" * 60], ids=["CJK", "accents", "no UTF-8"])
+def test_the_temporary_name_of_any_name_can_be_written(name: str, tmp_path: Path) -> None:
+    write_whole(tmp_path / name, "x")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_only_what_surely_dead_processes_left_is_removed(tmp_path: Path) -> None:
