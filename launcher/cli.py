@@ -31,7 +31,9 @@ app = typer.Typer(
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override a value of the job file; repeatable."),
+    typer.Option(
+        "--set", metavar="A.B=C", help="Override a value of the job file; a.b+=[c] adds to a list; repeatable."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Resume = Annotated[
@@ -439,7 +441,7 @@ def demo(
 def with_trust(sets: list[str] | None, files: list[Path] | None) -> list[str]:
     """The overrides, with the files whose code may run, which stand in the job beside its own."""
     named = json.dumps([str(file.resolve()) for file in files or ()], ensure_ascii=False)
-    return [*(sets or ()), *([f"model.trust_code={named}"] if files else ())]
+    return [*(sets or ()), *([f"model.trust_code+={named}"] if files else ())]
 
 
 def named_model(place: str, files: list[Path] | None) -> Model:

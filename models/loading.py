@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from launcher.data.labels import LabelMatch, listed, match_labels
 from launcher.errors import AdaptrunError, ModelError
-from launcher.job.model_files import check_weights, headers_of, refusal_of_pickle, safetensors_files
+from launcher.job.model_files import check_weights, headers_of, kernel_of_the_hub, refusal_of_pickle, safetensors_files
 from launcher.job.pretrained import Base, Pretrained, read_config
 from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
@@ -111,8 +111,8 @@ def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
         if pretrained.builder is not None:
             return PretrainedConfig.from_dict(read_config(pretrained) or {})
         config: PretrainedConfig = AutoConfig.from_pretrained(pretrained.config, **_hub_options(spec))
-        kernel = str(config._attn_implementation or "")
-        if "/" in kernel and not spec.trust_remote_code:
+        kernel = kernel_of_the_hub(read_config(pretrained) or config.to_dict())
+        if kernel and not spec.trust_remote_code:
             raise ModelError(
                 f"the config in {pretrained.config} names {kernel}, which is code of the hub; remove its "
                 "attn_implementation, or set model.trust_remote_code: true where you trust it"

@@ -54,8 +54,6 @@ def _in_4_bits(weight: Tensor, bias: Tensor | None, device: torch.device, dtype:
     layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer)
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
-    layer.support_avx512bf16_for_cpu = (
-        False  # weights packed for evaluation have no backward pass
-    )
+    layer.support_avx512bf16_for_cpu = False  # weights packed for evaluation have no backward pass
     quantised: nn.Module = layer.to(device)
     return quantised

@@ -109,6 +109,15 @@ def safetensors_files(kind: str, place: Path) -> list[Path]:
     return files
 
 
+def kernel_of_the_hub(config: object) -> str | None:
+    """The kernel that a config, or a part of it, names as its attention by an id of the hub: code that would be run."""
+    if not isinstance(config, dict):
+        return None
+    named = (config.get(key) for key in ("attn_implementation", "_attn_implementation"))
+    parts = (kernel_of_the_hub(part) for part in config.values())
+    return next((one for one in (*named, *parts) if isinstance(one, str) and "/" in one), None)
+
+
 def check_weights(kind: str, place: Path) -> None:
     """Read all that can be read of weights without loading them. Raises ModelError where they lie, or are code."""
     for file in safetensors_files(kind, place):

@@ -1,4 +1,4 @@
-"""`--set a.b=c`: values that go over the job file's, checked the same way."""
+"""`--set a.b=c`: values that go over the job file's, checked the same way; `a.b+=[c]` adds to a list of its."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
     for text in sets:
         where = f"--set {text}"
         path, equals, written = text.partition("=")
+        path, adds = path.removesuffix("+"), path.endswith("+")
         names = tuple(path.strip().split("."))
         if not equals or not all(names):
             problems.append(Problem(where, "", "not of the form a.b=c", "for example --set train.optimizer.lr=2e-5"))
@@ -28,7 +29,7 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
         except YamlFaults as error:
             problems += [Problem(where, path, fault.message, fault.fix) for fault in error.faults]
             continue
-        if not _put(values, names, value):
+        if not _put(values, names, value, adds):
             problems.append(Problem(where, path, "a part of the path is a single value, which has nothing below it"))
         origins[names] = where
     if problems:
@@ -36,7 +37,7 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
     return origins
 
 
-def _put(values: dict[str, Any], names: tuple[str, ...], value: Any) -> bool:
+def _put(values: dict[str, Any], names: tuple[str, ...], value: Any, adds: bool) -> bool:
     for name in names[:-1]:
         below = values.setdefault(name, {})
         if below is None:
@@ -44,5 +45,6 @@ def _put(values: dict[str, Any], names: tuple[str, ...], value: Any) -> bool:
         if not isinstance(below, dict):
             return False
         values = below
-    values[names[-1]] = value
+    before = values.get(names[-1])
+    values[names[-1]] = [*before, *value] if adds and isinstance(before, list) and isinstance(value, list) else value
     return True

@@ -31,6 +31,13 @@ def check_function(path: Path, name: str) -> None:
         _check_returned(path, node)
 
 
+def defines(path: Path, name: str) -> bool:
+    """Whether a file itself defines a function or class of the name at its top level. Raises ModelError."""
+    body = _parsed(path).body
+    bound = dict(_names(body)).get(name)
+    return bound in body and isinstance(bound, Function | ast.ClassDef)
+
+
 def expected(name: str) -> str:
     """What a function has to look like."""
     return f"what builds a model looks like this ({PAGE}):\n    {EXPECTED.format(name=name)}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher.errors import UntrustedCode
 from launcher.job.own_files import with_imports
+from launcher.job.own_function import defines
 
 
 def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
@@ -20,7 +21,8 @@ def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
 
     named_in: the file of the folder that names it
     trusted: what the user has named; a file of the same name stands for one that is no longer where it was
-    Raises UntrustedCode with the file, its hash and the way out.
+    Raises UntrustedCode with the file, its hash and the way out, and for what the file does not define itself: an
+    imported function would be code of another file.
     """
     file, colon, name = location.rpartition(":")
     if not colon:
@@ -30,15 +32,24 @@ def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
         is_here = wanted.is_file()
         for own in map(Path, trusted):
             if own.resolve() == wanted.resolve() or (not is_here and own.name == wanted.name):
-                return f"{own.resolve()}:{name}"
+                return _defined(own.resolve(), name, named_in)
         seen = sha256_of(wanted) if is_here else None
     except (OSError, ValueError):
         seen = None
-    raise UntrustedCode(_refusal(_printable(file), named_in, seen))
+    raise UntrustedCode(_refusal(_printable(file), _printable(name), named_in, seen))
 
 
-def _refusal(file: str, named_in: Path, sha256: str | None) -> str:
-    begin = f"{named_in} names code, {file}"
+def _defined(file: Path, name: str, named_in: Path) -> str:
+    if name and not defines(file, name):  # without a name, whoever needs one says so
+        raise UntrustedCode(
+            f"{named_in} names {_printable(name)} of {file} (sha256 {sha256_of(file)}), which is no function or class "
+            "that this file defines at its top level; write it there as a def or class, if you want it to run"
+        )
+    return f"{file}:{name}"
+
+
+def _refusal(file: str, name: str, named_in: Path, sha256: str | None) -> str:
+    begin = f"{named_in} names code, {f'{name} of ' if name else ''}{file}"
     if sha256 is None:
         own = f"WHERE-IT-IS/{Path(file).name}"
         return (

@@ -74,7 +74,7 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
             alive = alive or (path.name if (held := holder(run.path)) is None else f"{path.name} ({held})")
             continue
         checkpoints = complete_checkpoints(run.checkpoints)
-        if not (checkpoints or _is_stopped(run)) or not run.claim():
+        if not (checkpoints or _is_stopped(run)):
             continue
         try:
             is_the_same = not differing_fields(job, load_job(run.job_file))
@@ -82,9 +82,9 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
         except JobError as error:  # its data are gone, it was written by another version, or it is damaged
             is_the_same, first = False, str(error).splitlines()[0]
             why = f"the job of the unfinished {path.name} cannot be read any more: {first}"
-        if is_the_same:
+        if is_the_same and run.claim():
             return _go_on(job, run, checkpoints, "to start afresh: --resume never")
-        if checkpoints:  # else it holds nothing that would be lost
+        if checkpoints and not is_the_same:  # else it holds nothing that would be lost
             return _new(job, f"a new run: {why}")
     return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")
 

@@ -105,14 +105,14 @@ class _Probe:
         places, twins = _of_many_lengths(self._pool.lengths), _twins(self._pool.lengths)
         with evaluating(self._module), _exact_multiplication():
             alone = {place: self._numbers([place])[0] for place in [*places, *twins]}
-            # Lists, since ranks that stopped at their first difference would leave the others waiting in a forward pass.
-            pads = any([self._differ([place, places[-1]], alone) for place in places[:-1]])
+            # each is computed on every rank, since a forward pass of a sharded model waits for all of them
+            padded = [self._differ([place, places[-1]], alone) for place in places[:-1]]
             mixes = bool(twins) and self._differ(twins, alone)
-            remembers = any([self._differ([place], alone) for place in (places[0], places[-1])])
+            again = [self._differ([place], alone) for place in (places[0], places[-1])]
             leaks = self._task.packs and self._leaks(places[0], places[-1], alone)
         if self._rounding == COARSE_ROUNDING:  # too coarse to refuse a model for
-            return False, pads, False, False
-        return remembers, pads, mixes, leaks
+            return False, any(padded), False, False
+        return any(again), any(padded), mixes, leaks
 
     def _differ(self, places: Sequence[int], alone: Mapping[int, Numbers]) -> bool:
         """Whether samples in one batch have other numbers than each alone."""

@@ -13,6 +13,7 @@ import pytest
 
 from launcher.cli import main
 from launcher.errors import JobError
+from launcher.job.overrides import apply_overrides
 from launcher.job.reading import load_job
 from launcher.plan.deepspeed_config import read_deepspeed
 from launcher.run.folder import RunFolder
@@ -736,3 +737,9 @@ def test_a_folder_whose_name_is_not_utf_8_is_refused(folder: Path) -> None:
     (strange / "job.yaml").write_text(GOOD)
     with pytest.raises(JobError, match="the path of its folder is not UTF-8"):
         load_job(strange / "job.yaml")
+
+
+def test_an_override_may_add_to_a_list() -> None:
+    values: dict[str, dict[str, list[str]]] = {"model": {"trust_code": ["a.py"]}}
+    apply_overrides(values, ["model.trust_code+=[b.py]", "model.frozen+=[x]"])
+    assert values == {"model": {"trust_code": ["a.py", "b.py"], "frozen": ["x"]}}

@@ -223,6 +223,20 @@ def test_another_file_of_the_same_name_is_not_the_same_file(case: Case) -> None:
     assert not case.ran
 
 
+@pytest.mark.parametrize("name", ["Path", "run", "later", "Own.build", "nothing"])
+@pytest.mark.parametrize("key", ["function", "task"])
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_folder_chooses_only_what_the_trusted_file_defines_itself(
+    name: str, key: str, is_here: bool, case: Case
+) -> None:
+    case.evil.write_text(f"from os import system as run\n{EVIL}\nlater = build\n")
+    digest = hashlib.sha256(case.evil.read_bytes()).hexdigest()
+    named = case.evil if is_here else Path("/gone") / case.evil.name
+    with pytest.raises(ModelError, match=rf"names {name} of .*evil\.py \(sha256 {digest}\), which is no function"):
+        checked_model(Model(pretrained=str(case.card(**{key: f"{named}:{name}"})), trust_code=(str(case.evil),)))
+    assert not case.ran
+
+
 def test_the_commands_end_with_2_and_without_a_traceback(
     case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
