@@ -196,6 +196,7 @@ def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layo
     shutil.copytree(skeleton, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors*", HASHES))
     if layout.whole is None and (folder / ADAPTER_CONFIG).is_file():
         (folder / ADAPTER_CONFIG).unlink()
+        (folder / "README.md").unlink(missing_ok=True)  # it tells how to load adapters
         shutil.copytree(folder / ADAPTER_MODEL_CONFIG, folder, dirs_exist_ok=True)
         shutil.rmtree(folder / ADAPTER_MODEL_CONFIG)
         card = {key: value for key, value in read_card(folder).items() if key not in ("base", "merge")}
