@@ -1,8 +1,8 @@
 # Two commands do everything on a fresh machine with Python >= 3.11, git and make: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-# Files of tests that run at a time; most of a test's time goes into starting processes and waiting for them.
-WORKERS ?= 3
+# Files of tests that run at a time, with about 7 GB of memory each: make test WORKERS=3. 0: one after another.
+WORKERS ?= 0
 PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-slow test-examples test-slurm test-all lint bench docs clean
