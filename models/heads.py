@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from launcher.data.labels import LabelMatch, head_names, is_unnamed, output_names
+from launcher.data.labels import LabelMatch, head_names, output_names, unless_unnamed
 from launcher.errors import ModelError
 from launcher.models.stored import HeldTensor, Readable, Stored, readable
 
@@ -28,8 +28,7 @@ def all_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
 
 def named_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
     """The same; empty where nobody has given any names."""
-    names = all_outputs(config)
-    return () if is_unnamed(names) else names
+    return unless_unnamed(all_outputs(config))
 
 
 def head_labels(config: PretrainedConfig | None, auto_class: str | None = None) -> tuple[str, ...]:
@@ -39,8 +38,7 @@ def head_labels(config: PretrainedConfig | None, auto_class: str | None = None) 
 
 def known_labels(config: PretrainedConfig | None, auto_class: str | None = None) -> tuple[str, ...]:
     """The same, empty also where nobody named the rows."""
-    names = head_labels(config, auto_class)
-    return () if is_unnamed(names) else names
+    return unless_unnamed(head_labels(config, auto_class))
 
 
 def label_parameters(

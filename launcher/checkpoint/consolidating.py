@@ -15,10 +15,9 @@ from launcher.checkpoint.merging import merge_adapters
 from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import CheckpointError, DamagedCheckpoint, RequestError
-from launcher.files import HASHES
 from launcher.job.pretrained import ADAPTER_CONFIG, read_card
 from launcher.models.adapters import DOWN
-from launcher.run.checkpoints import MARKER, complete_checkpoints
+from launcher.run.checkpoints import MARKER, complete_checkpoints, note_without_hashes
 from launcher.run.folder import RunFolder
 
 
@@ -99,8 +98,8 @@ def _sound(path: Path, say: Callable[[str], object]) -> Path:
 
 
 def _say_if_unhashed(checkpoint: Path, say: Callable[[str], object]) -> None:
-    if (checkpoint / MARKER).is_file() and not (checkpoint / HASHES).is_file():
-        say(f"{checkpoint.name} was saved by an earlier version without hashes, so damage to it would not be noticed")
+    if note := note_without_hashes(checkpoint):
+        say(note)
 
 
 def _weights(source: Path, prefix: str | None) -> list[StoredWeight]:

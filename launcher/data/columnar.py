@@ -10,9 +10,10 @@ from typing import Any
 from launcher.data.class_names import class_names
 from launcher.data.rows import resolve_columns
 from launcher.errors import DataError
+from launcher.job.splits import DICTIONARY
 
 ROWS_AT_ONCE = 4096
-DICTIONARY, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
+STATE, INFO = "state.json", "dataset_info.json"
 """The files by which `datasets` knows a folder of splits, and one of rows."""
 
 

@@ -142,6 +142,11 @@ def is_unnamed(head: Sequence[str]) -> bool:
     return bool(head) and all(PLACEHOLDER.fullmatch(name) for name in head)
 
 
+def unless_unnamed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a head's rows; empty where nobody has given any."""
+    return () if is_unnamed(names) else names
+
+
 def listed(names: Iterable[str], at_most: int = 10) -> str:
     """Some of the names, quoted."""
     return shortened([repr(name) for name in names], at_most)

@@ -49,11 +49,15 @@ def _is_writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) and not folder.name.startswith(PREFIX)
 
 
+def is_private(folder: Path) -> bool:
+    """Whether it is a folder of this user's, no link to one, that nobody else can enter. Raises OSError for nothing."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
 def _private_home() -> Path:
     """A folder that nobody else could have made or can write."""
     known = Path(tempfile.gettempdir()) / f"{PREFIX}{os.getuid()}"
     with suppress(FileExistsError):
         known.mkdir(mode=0o700)
-    found = known.lstat()
-    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return known if is_ours else Path(tempfile.mkdtemp(prefix=PREFIX))
+    return known if is_private(known) else Path(tempfile.mkdtemp(prefix=PREFIX))

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from launcher.data.label_vectors import place_names, vector_places, with_names
-from launcher.data.labels import folded, is_unnamed, listed, output_names
+from launcher.data.labels import folded, listed, output_names, unless_unnamed
 from launcher.data.rows import Row
 from launcher.data.sources import read_rows
 from launcher.data.values import label_of, labels_of, plain
@@ -101,8 +101,7 @@ def read_label_set(
 
 def named_outputs(job: Job) -> tuple[str, ...]:
     """What the pretrained model's config calls its outputs, as far as somebody named them and it lies here."""
-    outputs = output_names((read_config(find_pretrained(job.model)) or {}).get("id2label"))
-    return () if is_unnamed(outputs) else outputs
+    return unless_unnamed(output_names((read_config(find_pretrained(job.model)) or {}).get("id2label")))
 
 
 def rows_with_names(source: Source, columns: Mapping[str, str], outputs: Sequence[str]) -> Iterator[Row]:

@@ -11,7 +11,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.files import Damaged, FileHash, faults_of, read_hashes, remove
+from launcher.files import HASHES, Damaged, FileHash, faults_of, read_hashes, remove
 
 MARKER, PROGRESS, METADATA = "complete.json", "progress.json", ".metadata"
 FORMAT = 2
@@ -64,6 +64,13 @@ def hashes_of(checkpoint: Path) -> dict[str, FileHash] | None:
         if _format_of(checkpoint) >= FORMAT:
             raise Damaged("hashes.json is missing") from None
         return None
+
+
+def note_without_hashes(checkpoint: Path) -> str:
+    """What to tell of a checkpoint of ours that carries no hashes; empty for others."""
+    if not (checkpoint / MARKER).is_file() or (checkpoint / HASHES).is_file():
+        return ""
+    return f"{checkpoint.name} was saved by an earlier version without hashes, so damage to it would not be noticed"
 
 
 def quick_fault(checkpoint: Path) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from launcher.job.home import is_private
 from launcher.run.folder import RunFolder
 
 
@@ -38,7 +38,6 @@ def _private_folder() -> Path:
     user's and that nobody else can enter. Raises OSError.
     """
     path = _path()
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not is_private(path):
         raise PermissionError(f"{path} is not a folder of this user alone; remove it, or set TMPDIR to another place")
     return path

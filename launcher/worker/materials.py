@@ -14,7 +14,7 @@ import torch
 
 from launcher.adapt.adapters import Adapters
 from launcher.data.cache import tokenizer_identity
-from launcher.data.labels import is_unnamed
+from launcher.data.labels import unless_unnamed
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
@@ -144,7 +144,7 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     config = loading.load_config(pretrained, job.model)
     task_type = task_class(job.task, job.train.loss.name)
     head = loading.trained_head(pretrained, config, task_type.auto_class)
-    known = () if is_unnamed(head) else head
+    known = unless_unnamed(head)
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
     if config is not None:
         loading.check_vocabulary(processor, embeddings_of(config.to_dict()), pretrained.tokenizer)

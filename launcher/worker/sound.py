@@ -8,8 +8,7 @@ from pathlib import Path
 
 from launcher.checkpoint.hashing import fault_of
 from launcher.errors import DamagedCheckpoint
-from launcher.files import HASHES
-from launcher.run.checkpoints import complete_checkpoints, set_aside, step_of
+from launcher.run.checkpoints import complete_checkpoints, note_without_hashes, set_aside, step_of
 from launcher.run.events import Note
 from launcher.run.resuming import damage_of
 from launcher.run.starts import go_further_back
@@ -63,6 +62,5 @@ def _further_back(session: Session, damaged: dict[Path, str]) -> Session:
 
 
 def _say_if_unhashed(session: Session, checkpoint: Path) -> None:
-    if session.world.is_first and not (checkpoint / HASHES).is_file():
-        text = f"{checkpoint.name} was saved by an earlier version without hashes, so damage to it would not be noticed"
-        session.log.write(Note(text=text))
+    if session.world.is_first and (note := note_without_hashes(checkpoint)):
+        session.log.write(Note(text=note))
