@@ -29,22 +29,32 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
         except YamlFaults as error:
             problems += [Problem(where, path, fault.message, fault.fix) for fault in error.faults]
             continue
-        if not _put(values, names, value, adds):
+        section = _section(values, names)
+        if section is None:
             problems.append(Problem(where, path, "a part of the path is a single value, which has nothing below it"))
+            continue
+        if adds:
+            before = section.get(names[-1])
+            lists = [[] if before is None else before, value]
+            if not all(isinstance(one, list) for one in lists):
+                message = "+= adds the elements of a list to a list, and one of the two is none"
+                problems.append(Problem(where, path, message, f"{path}+=[…], with a list in the job file"))
+                continue
+            value = [*lists[0], *lists[1]]
+        section[names[-1]] = value
         origins[names] = where
     if problems:
         raise JobError(problems)
     return origins
 
 
-def _put(values: dict[str, Any], names: tuple[str, ...], value: Any, adds: bool) -> bool:
+def _section(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any] | None:
+    """What holds the last of the names, made where it is not there; None below a single value."""
     for name in names[:-1]:
         below = values.setdefault(name, {})
         if below is None:
             below = values[name] = {}
         if not isinstance(below, dict):
-            return False
+            return None
         values = below
-    before = values.get(names[-1])
-    values[names[-1]] = [*before, *value] if adds and isinstance(before, list) and isinstance(value, list) else value
-    return True
+    return values

@@ -743,3 +743,11 @@ def test_an_override_may_add_to_a_list() -> None:
     values: dict[str, dict[str, list[str]]] = {"model": {"trust_code": ["a.py"]}}
     apply_overrides(values, ["model.trust_code+=[b.py]", "model.frozen+=[x]"])
     assert values == {"model": {"trust_code": ["a.py", "b.py"], "frozen": ["x"]}}
+
+
+@pytest.mark.parametrize("override", ["model.pretrained+=[b]", "model.trust_code+=b.py", "model.frozen+=x"])
+def test_what_is_no_list_is_not_replaced_by_what_is_added(override: str) -> None:
+    values = {"model": {"pretrained": "m", "trust_code": ["a.py"]}}
+    with pytest.raises(JobError, match=r"\+= adds the elements of a list to a list, and one of the two is none"):
+        apply_overrides(values, [override])
+    assert values == {"model": {"pretrained": "m", "trust_code": ["a.py"]}}
