@@ -7,7 +7,7 @@ import sys
 from enum import StrEnum
 from errno import ENAMETOOLONG
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -61,6 +61,13 @@ Quoting = Annotated[
     typer.Option("--quoting/--no-quoting", help="Whether fields may stand in quotes; else in csv alone."),
 ]
 Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a csv, tsv or jsonl file.")]
+LabelFormat = Annotated[
+    Literal["auto", "names", "vector"],
+    typer.Option(
+        "--label-format",
+        help="Several labels a sample: names of those that are there, or a vector of 0 and 1; auto: as in training.",
+    ),
+]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
 Columns = Annotated[
     list[str] | None,
@@ -318,6 +325,7 @@ def evaluate(
     data: DataFile,
     text: TextColumn = "text",
     label: LabelColumn = "label",
+    label_format: LabelFormat = "auto",
     columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
@@ -332,7 +340,13 @@ def evaluate(
     from launcher.start.evaluating import evaluate_model
 
     source = source_of(
-        data, {"text": text, "label": label}, columns or (), split=split, encoding=encoding, quoting=quoting
+        data,
+        {"text": text, "label": label},
+        columns or (),
+        label_format=label_format,
+        split=split,
+        encoding=encoding,
+        quoting=quoting,
     )
     evaluate_model(named_model(model, trust_code), source, batch_size, processes, as_json)
 

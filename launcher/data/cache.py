@@ -14,7 +14,7 @@ from launcher.data.sources import existing, is_local, read_rows
 from launcher.job.data import Source
 from launcher.job.pretrained import tokenizer_files
 
-FORMAT = 5
+FORMAT = 6
 
 
 def prepared_folder(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from itertools import islice
 
 from launcher.data.rows import Row
+from launcher.data.sources import read_rows
 from launcher.data.values import flags_of
 from launcher.errors import DataError
+from launcher.job.data import LabelFormat, Source
 
-Format = Literal["auto", "names", "vector"]
 ROLE = "label"
 
 
-def vector_places(rows: Iterable[Row], form: Format = "auto") -> int | None:
+def vector_places(rows: Iterable[Row], form: LabelFormat = "auto") -> int | None:
     """How many places the vectors of 0 and 1 have that some rows hold; None where the rows name their labels.
 
     Lists of 0 and 1 alone are vectors where all are of one length, since a list of names has each once and is of any.
@@ -48,6 +49,38 @@ def vector_places(rows: Iterable[Row], form: Format = "auto") -> int | None:
     return places
 
 
+def places_of(source: Source, at_most: int | None = None) -> int | None:
+    """How many places the vectors of a source have; None where it names its labels, as far as `at_most` rows show."""
+    rows = read_rows(source, {ROLE: source.column(ROLE) or ROLE})
+    return vector_places(islice(rows, at_most), source.label_format)
+
+
+def common_places(sources: Mapping[str, Source], at_most: int | None = None) -> int | None:
+    """The same of the training sets, which decide how the labels of all other sets are read.
+
+    Raises DataError where they are unlike.
+    """
+    places = {name: places_of(source, at_most) for name, source in sources.items()}
+    if len(set(places.values())) > 1:
+        told = ", ".join(f"{name} {f'{size} places' if size else 'names'}" for name, size in places.items())
+        raise DataError(
+            "data.train",
+            f"the sets give their labels in several ways: {told}; make them alike, or say of each what its labels are: "
+            "label_format: names or vector",
+        )
+    return next(iter(places.values()), None)
+
+
+def format_of(places: int | None) -> LabelFormat:
+    """What a source with so many places has."""
+    return "names" if places is None else "vector"
+
+
+def read_as(source: Source, form: LabelFormat) -> Source:
+    """The source with its labels read in the form that was decided, unless it says itself what they are."""
+    return source if source.label_format != "auto" else source.model_copy(update={"label_format": form})
+
+
 def with_names(rows: Iterable[Row], labels: Sequence[str]) -> Iterator[Row]:
     """The rows with lists of names in place of their vectors. Raises DataError for a vector of another length."""
     for row in rows:
@@ -77,6 +110,6 @@ def _no_vector(row: Row, places: int) -> DataError:
     return DataError(
         row.file,
         f"the label {shown} is no vector of {places} numbers 0 and 1, as others are; correct it, or say what the "
-        "labels are in the data set: label_format: names or vector",
+        "labels are in the data set: label_format: names or vector (of evaluate: --label-format)",
         row.number,
     )

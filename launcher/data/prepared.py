@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from launcher.data.fingerprints import Fingerprints
 from launcher.files import HASHES, hash_folder, partial_of, remove_leftovers
+from launcher.job.data import LabelFormat
 
 ROWS_A_BATCH = 4096
 """Every record batch but the last holds so many rows, so row i is in batch i // 4096."""
@@ -34,11 +35,13 @@ class Facts:
     labels: names of the classes, in the order of the model's outputs
     counts: samples of each class; empty for unlabelled samples
     samples: how many there are
+    label_format: how the labels were read; `auto` where a sample has one alone
     """
 
     labels: tuple[str, ...]
     counts: tuple[int, ...]
     samples: int
+    label_format: LabelFormat = "auto"
 
 
 class Prepared:
@@ -49,7 +52,7 @@ class Prepared:
 
         self.folder = folder
         values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        self.facts = Facts(tuple(values["labels"]), tuple(values["counts"]), values["samples"])
+        self.facts = Facts(**values | {name: tuple(values[name]) for name in ("labels", "counts")})
         self._file = pa.ipc.open_file(pa.memory_map(str(folder / SAMPLES)))
 
     def __len__(self) -> int:
@@ -153,13 +156,19 @@ class PreparedWriter:
         while len(self._waiting["length"]) >= ROWS_A_BATCH:
             self._flush(ROWS_A_BATCH)
 
-    def finish(self, labels: Sequence[str], counts: Sequence[int], fingerprints: Sequence[int] = ()) -> None:
+    def finish(
+        self,
+        labels: Sequence[str],
+        counts: Sequence[int],
+        fingerprints: Sequence[int] = (),
+        label_format: LabelFormat = "auto",
+    ) -> None:
         """Write what waits and let the folder appear; where another process was first, its folder stays."""
         if self._waiting.get("length"):
             self._flush(ROWS_A_BATCH)
         self._writer.close()
         self._writer = None
-        facts = Facts(tuple(labels), tuple(counts), self._samples)
+        facts = Facts(tuple(labels), tuple(counts), self._samples, label_format)
         (self._partial / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
         np.save(self._partial / FINGERPRINTS, np.array(fingerprints, dtype=np.uint64))
         hash_folder(self._partial)

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 from launcher.job.home import DEFAULT_CACHE
 from launcher.job.section import Section
 
+LabelFormat = Literal["auto", "names", "vector"]
+
 
 class Source(Section):
     """One data set: where it lies and which columns it has."""
@@ -43,10 +45,11 @@ class Source(Section):
     label_separator: str = Field(
         ",", min_length=1, description="What stands between several labels that are held in one text."
     )
-    label_format: Literal["auto", "names", "vector"] = Field(
+    label_format: LabelFormat = Field(
         "auto",
         description="Several labels a sample: `names` of those that are there, or a `vector` of 0 and 1 with a place "
-        "for each label of the model. auto: a vector where all samples have lists of 0 and 1 of one length.",
+        "for each label of the model. auto: as the training sets have them, which is vectors where all their samples "
+        "have lists of 0 and 1 of one length.",
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -143,3 +146,7 @@ class Data(Section):
     def place_in_train(self, name: str) -> tuple[str, ...]:
         """Where the file has a training set: a single one may bear no name there."""
         return ("data", "train") if list(self.train) == ["train"] else ("data", "train", name)
+
+    def place_in_validation(self, name: str) -> tuple[str, ...]:
+        """The same of a validation set."""
+        return ("data", "validation") if list(self.validation) == ["validation"] else ("data", "validation", name)

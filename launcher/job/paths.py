@@ -38,7 +38,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
         name: _source(source, folder, job.data.place_in_train(name), found) for name, source in job.data.train.items()
     }
     data["validation"] = {
-        name: _source(source, folder, ("data", "validation", name), found)
+        name: _source(source, folder, job.data.place_in_validation(name), found)
         for name, source in job.data.validation.items()
     }
     if job.data.target is not None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from launcher.errors import ModelError, RequestError, UntrustedCode
+from launcher.job.data import LabelFormat
 from launcher.job.model_files import check_weights, headers_of, read_object
 from launcher.job.own_function import check_function
 from launcher.job.places import beside, is_file, is_folder, is_there, may_be_on_the_hub, not_there
@@ -34,6 +35,7 @@ CARD_TYPES: dict[str, tuple[type, ...]] = {
     "function": (str, NoneType),
     "base": (dict,),
     "merge": (bool,),
+    "label_format": (str,),
 }
 OF_A_BASE = ("config", "tokenizer", "revision", "allow_missing", "allow_unexpected", "labels")
 """What a card says of a base; what code may run is said by the user alone."""
@@ -229,6 +231,15 @@ def _alias_folder(name: str) -> Path:
     return Path(found.submodule_search_locations[0]) / alias.folder
 
 
+def label_format_of(pretrained: Pretrained) -> LabelFormat:
+    """How the labels were read that a model of ours was trained with; `auto` of others. Raises ModelError."""
+    said = read_card(Path(pretrained.location)).get("label_format", "auto")
+    if said not in get_args(LabelFormat):
+        raise _not_ours(Path(pretrained.location) / CARD, "label_format", said)
+    found: LabelFormat = said
+    return found
+
+
 def _model_in(folder: Path) -> Path:
     """A model folder itself, or the model of a finished run; its adapters where their base was gone at the end."""
     for place in (folder, folder / "model", folder / "adapter"):
@@ -261,8 +272,12 @@ def read_card(folder: Path) -> dict[str, Any]:
     card = read_object(file)
     for key, types in CARD_TYPES.items():
         if key in card and type(card[key]) not in types:
-            raise ModelError(f"{file}: {key} is {card[key]!r}, which adaptrun does not write; save the model anew")
+            raise _not_ours(file, key, card[key])
     return card
+
+
+def _not_ours(file: Path, key: str, value: object) -> ModelError:
+    return ModelError(f"{file}: {key} is {value!r}, which adaptrun does not write; save the model anew")
 
 
 def _adapter(model: Model, place: Path, folder: Path | None, above: tuple[Path, ...]) -> Pretrained:

@@ -329,7 +329,7 @@ def _sources(job: Job) -> Iterator[tuple[tuple[str, ...], Source]]:
     if isinstance(job.adapt, Finetune) and job.adapt.rehearsal is not None:
         yield ("adapt", "rehearsal", "source"), job.adapt.rehearsal.source
     for name, source in job.data.validation.items():
-        yield ("data", "validation", name), source
+        yield job.data.place_in_validation(name), source
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

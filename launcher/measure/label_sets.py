@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-from launcher.data.label_vectors import place_names, vector_places, with_names
+from launcher.data.label_vectors import common_places, format_of, place_names, places_of, with_names
 from launcher.data.labels import folded, listed, output_names, unless_unnamed
 from launcher.data.rows import Row
-from launcher.data.sources import read_rows
+from launcher.data.sources import is_local, read_rows
 from launcher.data.values import label_of, labels_of, plain
 from launcher.errors import DataError
-from launcher.job.data import Source
-from launcher.job.pretrained import find_pretrained, read_config
+from launcher.job.data import LabelFormat, Source
+from launcher.job.pretrained import find_pretrained, label_format_of, read_config
 from launcher.job.schema import Job
 from launcher.job.tasks import Family
 
@@ -76,7 +75,7 @@ def read_label_set(
     """
     columns = family.columns(source)
     several = family.takes_several_labels
-    places = _places(source, columns, at_most) if several else None
+    places = places_of(source, at_most) if several else None
     rows = (
         read_rows(source, columns)
         if places is None
@@ -104,19 +103,28 @@ def named_outputs(job: Job) -> tuple[str, ...]:
     return unless_unnamed(output_names((read_config(find_pretrained(job.model)) or {}).get("id2label")))
 
 
+def label_format(job: Job, family: Family, at_most: int | None = None) -> LabelFormat:
+    """How the labels of all sets are read: as the training sets have them, else as the model's own training had them.
+
+    at_most: rows that are read of each training set that lies here
+    Raises DataError where the training sets are unlike.
+    """
+    if not family.takes_several_labels:
+        return "auto"
+    here = {
+        name: source for name, source in job.labelled_sets.items() if all(is_local(place) for place in source.files)
+    }
+    return format_of(common_places(here, at_most)) if here else label_format_of(find_pretrained(job.model))
+
+
 def rows_with_names(source: Source, columns: Mapping[str, str], outputs: Sequence[str]) -> Iterator[Row]:
     """Rows with the names of labels that vectors of 0 and 1 hold; in others the labels are as they lie there.
 
     outputs: what the places of vectors are called, where they are as many
     """
-    places = _places(source, columns)
+    places = places_of(source)
     rows = read_rows(source, columns)
     return rows if places is None else with_names(rows, place_names(places, outputs))
-
-
-def _places(source: Source, columns: Mapping[str, str], at_most: int | None = None) -> int | None:
-    rows = read_rows(source, {"label": columns["label"]})
-    return vector_places(islice(rows, at_most), source.label_format)
 
 
 def _labelled(row: Row, several: bool) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.data.fingerprints import Fingerprints, fingerprint
+from launcher.data.label_vectors import read_as
 from launcher.data.rows import Row
 from launcher.data.sources import DELIMITED, read_rows
 from launcher.data.values import label_of, labels_of, plain
@@ -20,7 +21,7 @@ from launcher.errors import DataError
 from launcher.job.data import Source
 from launcher.job.schema import Job
 from launcher.job.tasks import Family
-from launcher.measure.label_sets import named_outputs, rows_with_names
+from launcher.measure.label_sets import label_format, named_outputs, rows_with_names
 
 Kind = Literal["train", "validation", "target"]
 Label = str | tuple[str, ...]
@@ -67,9 +68,11 @@ class SampleSet:
 
 def read_sets(job: Job, family: Family) -> list[SampleSet]:
     """All that is trained on as one, validation, target. Raises DataError for files that cannot be read."""
-    outputs = named_outputs(job)
-    sets = [_read("train", "train", list(job.labelled_sets.values()), family, outputs)]
-    sets += [_read(name, "validation", [source], family, outputs) for name, source in job.data.validation.items()]
+    outputs, form = named_outputs(job), label_format(job, family)
+    train = [read_as(source, form) for source in job.labelled_sets.values()]
+    sets = [_read("train", "train", train, family, outputs)]
+    for name, source in job.data.validation.items():
+        sets.append(_read(name, "validation", [read_as(source, form)], family, outputs))
     if job.data.target is not None:
         sets.append(_read("target", "target", [job.data.target], family, outputs))
     return sets

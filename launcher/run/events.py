@@ -172,6 +172,10 @@ class EventLog:
             self._before()
             self._file.write(f"{json.dumps({'kind': event.kind, **asdict(event)})}\n".encode())
 
+    def note(self, text: str) -> None:
+        """Append a note for the user."""
+        self.write(Note(text=text))
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher.data.columns import check_columns, left_out_of
+from launcher.data.label_vectors import read_as
 from launcher.data.labels import decide_labels, head_names
 from launcher.data.sources import is_local
 from launcher.errors import RunFailed, Stopped
@@ -17,7 +18,7 @@ from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.job.tasks import FAMILIES, Family, find_family
 from launcher.job.vocabulary import check_vocabulary
-from launcher.measure.label_sets import named_outputs, read_label_set
+from launcher.measure.label_sets import label_format, named_outputs, read_label_set
 from launcher.plan.deepspeed_config import check_deepspeed
 from launcher.plan.plan import Plan
 from launcher.run.folder import RunFolder, temporary_folder
@@ -57,14 +58,11 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
         return
     config = read_config(pretrained) or {}
     outputs = named_outputs(job) if isinstance(job.model.labels, str) else ()
+    form = label_format(job, family, ROWS_LOOKED_AT)
     sources = {".".join(job.data.place_in_train(name)): source for name, source in job.labelled_sets.items()}
-    is_one = list(job.data.validation) == ["validation"]
-    held_out = {
-        "data.validation" if is_one else f"data.validation.{name}": source
-        for name, source in job.data.validation.items()
-    }
+    held_out = {".".join(job.data.place_in_validation(name)): source for name, source in job.data.validation.items()}
     sets = {
-        name: read_label_set(name, source, family, outputs, at_most=ROWS_LOOKED_AT, strictly=True)
+        name: read_label_set(name, read_as(source, form), family, outputs, at_most=ROWS_LOOKED_AT, strictly=True)
         for name, source in (sources | held_out).items()
         if all(is_local(place) for place in source.files)
     }

@@ -7,6 +7,7 @@ import json
 import numpy as np
 
 from launcher.data.columns import left_out_of
+from launcher.data.label_vectors import read_as
 from launcher.errors import ExitCode, RequestError
 from launcher.job.domain_rules import learns_from_target
 from launcher.job.pretrained import find_pretrained
@@ -14,7 +15,7 @@ from launcher.job.schema import Job
 from launcher.job.tasks import Family, find_family
 from launcher.measure.advice import findings
 from launcher.measure.label_errors import NEEDS, is_installed
-from launcher.measure.label_sets import LabelSet, named_outputs, read_label_set
+from launcher.measure.label_sets import LabelSet, label_format, named_outputs, read_label_set
 from launcher.measure.lengths import TokenCounter, lengths_of
 from launcher.measure.on_features import Features, measure_features
 from launcher.measure.report import LeftOut, Report, look_at
@@ -61,9 +62,9 @@ def _label_sets(job: Job, family: Family) -> list[LabelSet]:
     """Those of all that is trained on and validated on."""
     if not family.has_classes:
         return []
-    outputs = named_outputs(job)
+    outputs, form = named_outputs(job), label_format(job, family)
     return [
-        read_label_set(name, source, family, outputs, at_most=None, strictly=False)
+        read_label_set(name, read_as(source, form), family, outputs, at_most=None, strictly=False)
         for name, source in (job.labelled_sets | job.data.validation).items()
     ]
 

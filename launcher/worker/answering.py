@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from launcher.data.label_vectors import read_as
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
+from launcher.job.data import LabelFormat
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import find_pretrained, longest_input, task_of
+from launcher.job.pretrained import find_pretrained, label_format_of, longest_input, task_of
 from launcher.job.training import Train
-from launcher.job.vocabulary import embeddings_of
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
-from launcher.models.padding_token import agree_on_padding
-from launcher.models.stateless import forget_between_calls
+from launcher.models.ready import make_ready
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.evaluating import evaluate
 from launcher.worker.materials import identity
@@ -36,11 +37,11 @@ def answer(place: Place, folder: RunFolder) -> None:
     request = EvaluationRequest.model_validate_json((folder.path / "request.json").read_text(encoding="utf-8"))
     torch.manual_seed(0)
     with World.at(place, request.device).joined(TIMEOUT) as world:
-        task, module, known_by = open_model(request)
         notes: list[str] = []
-        data = prepared_for(request, task, known_by, world, notes.append)
-        module.to(world.device)
-        choose_batches(module, task, {"data": data}, world)
+        opened = open_model(request, notes.append)
+        data = prepared_for(request, opened, world, notes.append)
+        task, module = opened.task, opened.module.to(world.device)
+        choose_batches(module, task, {"data": data}, world, notes.append)
         if request.output is None:
             evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
             result: dict[str, object] = evaluation.as_dict()
@@ -55,8 +56,22 @@ def answer(place: Place, folder: RunFolder) -> None:
         world.wait()
 
 
-def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
-    """The model of a folder with the head it was trained with, and what its prepared data are known by.
+@dataclass(frozen=True)
+class OpenModel:
+    """A finished model, ready to compute.
+
+    identity: what its prepared data are known by
+    label_format: how the labels that it learned were read
+    """
+
+    task: Task
+    module: TaskModule
+    identity: str
+    label_format: LabelFormat
+
+
+def open_model(request: EvaluationRequest, say: Callable[[str], object]) -> OpenModel:
+    """The model of a folder with the head it was trained with; `say` is told what was changed of it.
 
     Raises ModelError where it has none.
     """
@@ -75,36 +90,35 @@ def open_model(request: EvaluationRequest) -> tuple[Task, TaskModule, str]:
     if config is None or (task_type.has_classes and not labels):
         raise ModelError(f"{pretrained.location} has no trained head for {task_name}; fine-tune it first")
     processor = loading.load_processor(pretrained, request.model, task_type.processor_class)
-    loading.check_vocabulary(processor, embeddings_of(config.to_dict()), pretrained.tokenizer)
     task = task_type(processor, labels, train)
     loading.configure(task, config)
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config)
-    forget_between_calls(loaded)
-    agree_on_padding(loaded, processor)
-    return task, task.build(loaded), identity(task_name, pretrained, request.model)
+    make_ready(loaded, processor, pretrained, pairs=request.data.column("text_pair") is not None, say=say)
+    known_by = identity(task_name, pretrained, request.model)
+    return OpenModel(task, task.build(loaded), known_by, label_format_of(pretrained))
 
 
 def prepared_for(
     request: EvaluationRequest,
-    task: Task,
-    identity: str,
+    model: OpenModel,
     world: World,
-    say: Callable[[str], object] = lambda text: None,
+    say: Callable[[str], object],
 ) -> Prepared:
     """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word.
 
     say: told of prepared data that are damaged, and of labels that were read as others of the model
     """
     preparer = Preparer(
-        task_type=type(task),
-        processor=task.processor,
-        identity=identity,
-        train=task.train,
+        task_type=type(model.task),
+        processor=model.task.processor,
+        identity=model.identity,
+        train=model.task.train,
         cache=Path(request.cache),
         progress=lambda done, total: None,
         say=say,
     )
     place = None
     if world.is_first:
-        place = str(preparer.prepare(request.data, task.labels, labelled=request.output is None).folder)
+        source = read_as(request.data, model.label_format)
+        place = str(preparer.prepare(source, model.task.labels, labelled=request.output is None).folder)
     return Prepared(Path(world.from_first(place) or ""))

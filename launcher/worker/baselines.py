@@ -10,11 +10,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from launcher.data.label_vectors import read_as
 from launcher.errors import DataError, RequestError
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.schema import Model
 from launcher.measure.outcomes import Outcomes
-from launcher.run.events import Note
 from launcher.run.folder import RunFolder
 from launcher.worker.answering import open_model, prepared_for
 from launcher.worker.evaluating import evaluate
@@ -57,6 +57,10 @@ def _unknown(session: Session, materials: Materials, arm: str, place: str) -> li
 
 def _measure(session: Session, arm: str, place: str, names: list[str], materials: Materials) -> None:
     job, world = session.job, session.world
+
+    def say(text: str) -> None:
+        session.log.note(f"{arm}: {text}")
+
     request = EvaluationRequest(
         model=Model(pretrained=place, trust_code=job.model.trust_code),
         data=job.data.validation[names[0]],
@@ -65,16 +69,16 @@ def _measure(session: Session, arm: str, place: str, names: list[str], materials
         precision=session.plan.precision,
         cache=job.data.cache,
     )
-    task, module, known_by = open_model(request)
-    module.to(world.device)
+    opened = open_model(request, say)
+    task, module = opened.task, opened.module.to(world.device)
     for name in names:
         session.enter("evaluating", f"{name} with {place}")
         try:
-            asked = request.model_copy(update={"data": job.data.validation[name]})
-            data = prepared_for(asked, task, known_by, world, lambda text: session.log.write(Note(text=text)))
+            source = read_as(job.data.validation[name], materials.validation[name].facts.label_format)
+            data = prepared_for(request.model_copy(update={"data": source}), opened, world, say)
         except DataError as error:
             raise RequestError(f"{place} cannot be compared on {name}: {error}") from error
-        choose_batches(module, task, {name: data}, world)
+        choose_batches(module, task, {name: data}, world, say)
         found = evaluate(
             module,
             task,

@@ -116,9 +116,7 @@ def _choose_batches(session: Session, materials: Materials, engine: Engine) -> N
     """Find out whether padding changes the model's numbers; nothing is padded then."""
     plan = session.plan
     weights_in = plan.precision if plan.engine == "fsdp" else "fp32"
-    told = choose_batches(engine.module, materials.task, materials.sets, session.world, weights_in)
-    if told:
-        session.log.write(Note(text=told))
+    choose_batches(engine.module, materials.task, materials.sets, session.world, session.log.note, weights_in)
 
 
 def _method(job: Job, materials: Materials) -> Method | None:

@@ -54,7 +54,7 @@ def check_model(job: Job, total_steps: int | None) -> None:
     method = None if own else make_method(job, task, dict.fromkeys(job.labelled_sets, 1), 1)
     if not loading.can_stay_in_files(task.auto_class, config):
         return
-    loaded = pretrained_model(job, pretrained, config, task, in_parts=True)
+    loaded = pretrained_model(job, pretrained, config, task, in_parts=True, say=lambda told: None)
     if set(loaded.reshaped) & set(loaded.new):
         return  # a head of another size than the config says, which may be the right one
     if job.engine.block is not None:

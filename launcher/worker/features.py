@@ -20,12 +20,10 @@ from launcher.job.schema import Job
 from launcher.models import loading, task_class
 from launcher.models.base import Task, TaskModule
 from launcher.models.features import features_of, inputs_of
-from launcher.models.padding_token import agree_on_padding
-from launcher.models.stateless import forget_between_calls
-from launcher.run.events import EventLog, Note, Phase
+from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.evaluating import batches_of_rank, evaluating
-from launcher.worker.materials import prepare_sets
+from launcher.worker.materials import prepare_sets, pretrained_model
 from launcher.worker.padding import choose_batches
 from launcher.worker.process import Place
 from launcher.worker.world import World
@@ -52,9 +50,9 @@ def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str
     torch.manual_seed(job.train.seed)
     log = EventLog(folder.events_file if world.is_first else None)
     prepared = _prepared(job, world, log)
-    task, module, identity = _open(job, next(iter(prepared.values())))
+    task, module, identity = _open(job, next(iter(prepared.values())), log)
     module.to(world.device)
-    choose_batches(module, task, _sets(prepared), world)
+    choose_batches(module, task, _sets(prepared), world, log.note)
     files = {}
     for number, (name, data) in enumerate(prepared.items()):
         file = _file(Path(job.data.cache), data, identity)
@@ -89,18 +87,14 @@ def _sets(pools: Mapping[str, Pool]) -> dict[str, Prepared]:
     return {f"{pool} {name}": data for pool, parts in pools.items() for name, data in parts.sets.items()}
 
 
-def _open(job: Job, train: Pool) -> tuple[Task, TaskModule, str]:
+def _open(job: Job, train: Pool, log: EventLog) -> tuple[Task, TaskModule, str]:
     """The task, the model as it came, and what tells its weights from others."""
     pretrained = find_pretrained(job.model)
     config = loading.load_config(pretrained, job.model)
     task_type = task_class(job.task, job.train.loss.name)
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
     task = task_type(processor, train.labels, job.train, train.counts)
-    if config is not None:
-        loading.configure(task, config)
-    loaded = loading.load_model(pretrained, job.model, task_type.auto_class, task.labels, config)
-    forget_between_calls(loaded.model)
-    agree_on_padding(loaded.model, processor)
+    loaded = pretrained_model(job, pretrained, config, task, in_parts=False, say=log.note)
     return task, task.build(loaded.model), loaded.identity
 
 
@@ -115,7 +109,7 @@ def _is_kept(file: Path, log: EventLog) -> bool:
         return False
     fault = fault_of_sealed(file)
     if fault is not None:
-        log.write(Note(text=f"the features in {file} are damaged, and are extracted again: {fault}"))
+        log.note(f"the features in {file} are damaged, and are extracted again: {fault}")
     return fault is None
 
 

@@ -28,12 +28,13 @@ def check_leakage(
         learned["data.target"] = target
     found = []
     for name, held in validation.items():
+        judged = ".".join(job.data.place_in_validation(name))
         for place, data in learned.items():
             leaks = repeated(data.fingerprints, held.fingerprints)
             if not len(leaks):
                 continue
             here, there = leaks[0] + 1
-            text = f"{len(leaks)} of the {len(held)} samples of data.validation.{name} are also in {place}"
+            text = f"{len(leaks)} of the {len(held)} samples of {judged} are also in {place}"
             found.append(f"{text} (sample {here} of {name} is sample {there} there)")
     if not found:
         return

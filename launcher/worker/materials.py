@@ -14,14 +14,16 @@ import torch
 
 from launcher.adapt.adapters import Adapters
 from launcher.data.cache import tokenizer_identity
+from launcher.data.label_vectors import read_as
 from launcher.data.labels import unless_unnamed
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
+from launcher.job.data import LabelFormat
 from launcher.job.domain_rules import learns_from_target
 from launcher.job.own_files import with_imports
 from launcher.job.paths import too_long
-from launcher.job.pretrained import Pretrained, find_pretrained, longest_input, verify_alias
+from launcher.job.pretrained import Pretrained, find_pretrained, label_format_of, longest_input, verify_alias
 from launcher.job.schema import Job, Model
 from launcher.job.tasks import FAMILIES, find_family
 from launcher.job.trust import told_of_code
@@ -29,16 +31,15 @@ from launcher.job.vocabulary import embeddings_of
 from launcher.models import loading, task_class
 from launcher.models.base import Task
 from launcher.models.heads import named_outputs
-from launcher.models.padding_token import agree_on_padding
-from launcher.models.stateless import forget_between_calls
-from launcher.run.events import EventLog, Note, Phase, Progress
+from launcher.models.ready import make_ready
+from launcher.run.events import EventLog, Phase, Progress
 from launcher.run.folder import RunFolder, read_json, write_whole
 from launcher.worker.leakage import check_leakage
 from launcher.worker.preparing import Preparer
 from launcher.worker.session import Session
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 
 REMEMBERED = {"loss": {"name", "delta"}, "mask_share": True, "max_seconds": True}
@@ -66,6 +67,12 @@ class Materials:
         named = {f"train {name}": data for name, data in self.train.sets.items()} | self.validation
         return named if self.target is None else {**named, "target, unlabelled": self.target}
 
+    @property
+    def _label_format(self) -> LabelFormat:
+        """How the labels were read, which decides how those of other data are."""
+        data = next(iter((*self.train.sets.values(), *self.validation.values())), None)
+        return "auto" if data is None else data.facts.label_format
+
     def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
         """What the model folder says beside the standard files."""
         card = {
@@ -73,6 +80,7 @@ class Materials:
             "max_length": job.train.max_length,
             "train": job.train.model_dump(mode="json", include=REMEMBERED),  # type: ignore[arg-type]
             "function": self.pretrained.builder,
+            "label_format": self._label_format,
         }
         if adapters is None:
             return card
@@ -110,8 +118,6 @@ def open_materials(session: Session) -> Materials:
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
-    for told in told_of_code(job.model.trust_code):
-        log.write(Note(text=told))
     found = prepare_sets(job, log)
     target = None
     if job.data.target is not None:
@@ -139,6 +145,8 @@ class Found:
 
 def prepare_sets(job: Job, log: EventLog) -> Found:
     """The training and validation sets, made now or before. Raises DataError and ModelError."""
+    for told in told_of_code(job.model.trust_code):
+        log.note(told)
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     config = loading.load_config(pretrained, job.model)
@@ -155,16 +163,18 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
         train=job.train,
         cache=Path(job.data.cache),
         progress=lambda done, total: log.write(Progress(done=done, total=total, unit="samples")),
-        say=lambda text: log.write(Note(text=text)),
+        say=log.note,
     )
     log.write(Phase(name="preparing", detail="train"))
     train = preparer.prepare_training(job.labelled_sets, head, job.model.labels, named_outputs(config))
     check_labels(job, pretrained, task_type, known)
-    labels = next((prepared.facts.labels for prepared in train.values()), known)
+    labels, label_format = known, label_format_of(pretrained)
+    for prepared in train.values():
+        labels, label_format = prepared.facts.labels, prepared.facts.label_format
     validation = {}
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
-        validation[name] = preparer.prepare(source, labels)
+        validation[name] = preparer.prepare(read_as(source, label_format), labels)
     return Found(preparer, Pool(train), tuple(labels), validation)
 
 
@@ -190,35 +200,40 @@ def load_model(session: Session, materials: Materials, *, in_parts: bool) -> loa
     in_parts: leave the weights in their files, for each rank to read its own
     """
     session.enter("loading", materials.pretrained.location)
-    loaded = pretrained_model(session.job, materials.pretrained, materials.config, materials.task, in_parts=in_parts)
-    forget_between_calls(loaded.model)
-    told = agree_on_padding(loaded.model, materials.task.processor)
-    if told:
-        session.log.write(Note(text=told))
+    job, pretrained, task = session.job, materials.pretrained, materials.task
+    loaded = pretrained_model(job, pretrained, materials.config, task, in_parts=in_parts, say=session.log.note)
     if in_parts and not loaded.stored:
-        session.log.write(Note(text="each rank has loaded the whole model first: its weights cannot be read in part"))
+        session.log.note("each rank has loaded the whole model first: its weights cannot be read in part")
     for told in () if loaded.labels is None else loaded.labels.notes():
-        session.log.write(Note(text=told))
+        session.log.note(told)
     for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
         if names:
-            session.log.write(Note(text=f"{text}: {', '.join(names)}"))
+            session.log.note(f"{text}: {', '.join(names)}")
     return loaded
 
 
 def pretrained_model(
-    job: Job, pretrained: Pretrained, config: PretrainedConfig | None, task: Task, *, in_parts: bool
+    job: Job,
+    pretrained: Pretrained,
+    config: PretrainedConfig | None,
+    task: Task,
+    *,
+    in_parts: bool,
+    say: Callable[[str], object],
 ) -> loading.Loaded:
     """The pretrained model with a head for the task's labels, ready to learn; new weights are the same on every rank.
 
     in_parts: leave the weights in their files, of which only the headers are read
+    say: told of what was changed of it
     Raises ModelError where it cannot be had as the job asks.
     """
     torch.manual_seed(job.train.seed)
     if config is not None:
         loading.configure(task, config)
     loaded = loading.load_model(pretrained, job.model, task.auto_class, task.labels, config, in_parts=in_parts)
-    loading.check_vocabulary(task.processor, loading.embeddings_in(loaded.model), pretrained.tokenizer)
-    _check_pairs(job, task, loaded.model)
+    sources = [*job.labelled_sets.values(), *job.data.validation.values()]
+    pairs = any(source.column("text_pair") is not None for source in sources)
+    make_ready(loaded.model, task.processor, pretrained, pairs=pairs, say=say)
     loading.freeze(loaded.model, job.model.frozen)
     longest = longest_input(loaded.model.config.to_dict())
     if longest is not None and job.train.max_length > longest:
@@ -232,20 +247,6 @@ def pretrained_model(
             )
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded
-
-
-def _check_pairs(job: Job, task: Task, model: PreTrainedModel) -> None:
-    """Raises ModelError where the tokenizer marks the second text of a pair with a type that the model lacks."""
-    sources = [*job.labelled_sets.values(), *job.data.validation.values()]
-    types = getattr(model.config, "type_vocab_size", None)
-    if not types or all(source.column("text_pair") is None for source in sources):
-        return
-    marked = task.processor("a", "b").get("token_type_ids") or [0]
-    if max(marked) >= types:
-        raise ModelError(
-            f"the tokenizer marks the second text of a pair with type {max(marked)}, and the model has {types} types; "
-            "name the tokenizer that belongs to the model: model.tokenizer"
-        )
 
 
 def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:

@@ -12,7 +12,7 @@ its own tokens: there the difference is plain also where the head has learned no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,11 +61,17 @@ class Numbers:
 
 
 def choose_batches(
-    module: nn.Module, task: Task, sets: Mapping[str, Prepared], world: World, precision: str = "fp32"
-) -> str:
-    """Set `task.one_length` where padding changes the model's numbers; what to tell the user then, else nothing.
+    module: nn.Module,
+    task: Task,
+    sets: Mapping[str, Prepared],
+    world: World,
+    say: Callable[[str], object],
+    precision: str = "fp32",
+) -> None:
+    """Set `task.one_length` where padding changes the model's numbers.
 
     sets: all samples that the model will see, of which some from the shortest to the longest are tried
+    say: told where that is so
     precision: what weights are in while they compute
     All ranks compute the same and agree. Raises ModelError where no batches give a sample the same numbers always.
     """
@@ -85,9 +91,9 @@ def choose_batches(
     if leaks:
         raise ModelError(f"{name} gives samples packed into a row other scores than alone; set train.packing: false")
     if not pads or task.one_length:
-        return ""
+        return
     task.one_length = True
-    return (
+    say(
         f"padding changes the scores of {name}, so each batch holds samples of one length, and nothing is padded; "
         "this takes more and smaller batches"
     )

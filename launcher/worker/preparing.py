@@ -15,14 +15,13 @@ import numpy as np
 
 from launcher.data.cache import prepared_folder
 from launcher.data.fingerprints import fingerprint
-from launcher.data.label_vectors import place_names, vector_places, with_names
+from launcher.data.label_vectors import common_places, format_of, place_names, places_of, read_as, with_names
 from launcher.data.labels import BY_NAME, Mapped, decide_labels, shortened
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
-from launcher.errors import DataError
 from launcher.files import fault_of_folder, fault_of_sealed, seal, write_whole
-from launcher.job.data import Source
+from launcher.job.data import LabelFormat, Source
 from launcher.job.training import Train
 from launcher.models.base import Task
 from launcher.models.classes import ordered
@@ -78,28 +77,20 @@ class Preparer:
             return {name: self.prepare(source, ()) for name, source in sources.items()}
         if not sources:
             return {}
-        occurring = self._occurring(sources, names if isinstance(said, str) else ())
+        places = common_places(sources) if self.task_type.takes_vectors else None
+        if self.task_type.takes_vectors:
+            sources = {name: read_as(source, format_of(places)) for name, source in sources.items()}
+        if places is None:
+            occurring = self._occurring(sources)
+        else:
+            occurring = place_names(places, names if isinstance(said, str) else ())
         labels = decide_labels(known, occurring, said).labels
         return {name: self.prepare(source, labels) for name, source in sources.items()}
 
-    def _occurring(self, sources: Mapping[str, Source], names: Sequence[str]) -> tuple[str, ...]:
-        """The labels of all sources, in the order that a new head has. Raises DataError where some are vectors."""
-        places = {name: self._places(source) for name, source in sources.items()}
-        if len(set(places.values())) > 1:
-            told = ", ".join(f"{name} {f'{size} places' if size else 'names'}" for name, size in places.items())
-            raise DataError("data.train", f"the sets give their labels in several ways: {told}; make them alike")
-        size = next(iter(places.values()))
-        if size is not None:
-            return place_names(size, names)
+    def _occurring(self, sources: Mapping[str, Source]) -> tuple[str, ...]:
+        """The labels that the rows of all sources name, in the order that a new head has."""
         surveyed = [self._surveyed(source) for source in sources.values()]
         return surveyed[0] if len(surveyed) == 1 else ordered({label for labels in surveyed for label in labels})
-
-    def _places(self, source: Source) -> int | None:
-        """Places of the vectors of 0 and 1 that a source has for labels; None where it names them."""
-        if not self.task_type.takes_vectors:
-            return None
-        rows = read_rows(source, {"label": source.column("label") or "label"})
-        return vector_places(rows, source.label_format)
 
     def _surveyed(self, source: Source) -> tuple[str, ...]:
         """The labels that occur in a source, from the cache or found now."""
@@ -129,8 +120,10 @@ class Preparer:
     def _make(self, folder: Path, source: Source, labels: Sequence[str], labelled: bool, *, replaces: bool) -> None:
         task = self._task(labels)
         rows = read_rows(source, self.task_type.columns(source, labelled=labelled))
-        if labelled and self._places(source) is not None:
-            rows = with_names(rows, labels)
+        label_format: LabelFormat = "auto"
+        if labelled and self.task_type.takes_vectors:
+            label_format = format_of(places_of(source))
+            rows = with_names(rows, labels) if label_format == "vector" else rows
         done, total = 0, count_rows(source) or 0
         counted: Counter[int] = Counter()
         fingerprints = array("Q")
@@ -143,7 +136,7 @@ class Preparer:
                 done += len(chunk)
                 self.progress(done, total)
             counts = [counted[index] for index in range(len(labels))] if labelled else []
-            writer.finish(labels, counts, fingerprints)
+            writer.finish(labels, counts, fingerprints, label_format)
         if renamed := getattr(task, "renamed", {}):
             pairs = shortened([f"{label!r} as {name!r}" for label, name in renamed.items()])
             self.say(f"{', '.join(source.files)}: labels read as those of the model: {pairs}")

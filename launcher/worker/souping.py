@@ -45,11 +45,11 @@ def make_soup(place: Place, folder: RunFolder) -> None:
     models = [Path(model) for model in asked["models"]]
     torch.manual_seed(0)
     with World.at(place, request.device).joined(TIMEOUT) as world:
-        task, module, known_by = open_model(request)
         notes: list[str] = []
-        data = prepared_for(request, task, known_by, world, notes.append)
-        module.to(world.device)
-        choose_batches(module, task, {"data": data}, world)
+        opened = open_model(request, notes.append)
+        data = prepared_for(request, opened, world, notes.append)
+        task, module = opened.task, opened.module.to(world.device)
+        choose_batches(module, task, {"data": data}, world, notes.append)
 
         def value_of(members: Sequence[Path]) -> float:
             pour(members, module.model)

@@ -107,9 +107,9 @@ def evaluated_again(rank: int, size: int, model: str, data: str) -> float:
         model=Model(pretrained=model), data=Source(source=data), cache=str(Path(data).parent / "again")
     )
     world = World.at(Place(rank, rank, size), "cpu")
-    task, module, known_by = open_model(request)
-    prepared = prepared_for(request, task, known_by, world)
-    return evaluate(module, task, prepared, world, batch_size=32).metrics["loss"]
+    opened = open_model(request, print)
+    data = prepared_for(request, opened, world, print)
+    return evaluate(opened.module, opened.task, data, world, batch_size=32).metrics["loss"]
 
 
 def test_a_run_goes_on_in_the_middle_under_another_engine(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from launcher.data.label_vectors import place_names, vector_places, with_names
+from launcher.data.label_vectors import common_places, place_names, places_of, read_as, vector_places, with_names
 from launcher.data.labels import Mapped, decide_labels, find_label, head_names, match_labels
 from launcher.data.rows import Row
 from launcher.data.values import labels_of
 from launcher.errors import DataError, ModelError
+from launcher.job.data import Source
 
 NLI = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
 LOWER = ("contradiction", "entailment", "neutral")
@@ -163,6 +166,22 @@ def test_what_is_neither_a_vector_nor_names_is_refused_with_its_row(
     place = "" if row is None else f", row {row}"
     with pytest.raises(DataError, match=rf"f\.csv{place}: .*{message}"):
         vector_places(rows_of(labels))
+
+
+def test_the_training_sets_decide_how_the_labels_of_all_are_read(tmp_path: Path) -> None:
+    """Rows that all have the labels 0 and 1 could as well be vectors, of the label 1 alone."""
+
+    def written(name: str, labels: list[list[int]]) -> Source:
+        (tmp_path / name).write_text("".join(json.dumps({"label": label}) + "\n" for label in labels))
+        return Source(source=str(tmp_path / name))
+
+    train, both = written("train.jsonl", [[0], [0, 1], [1]]), written("both.jsonl", [[0, 1], [0, 1]])
+    assert common_places({"train": train}) is None
+    assert places_of(both) == 2
+    assert places_of(read_as(both, "names")) is None
+    assert read_as(both.model_copy(update={"label_format": "vector"}), "names").label_format == "vector"
+    with pytest.raises(DataError, match=r"a names, b 2 places; make them alike, or say .* label_format"):
+        common_places({"a": train, "b": both})
 
 
 def test_a_vector_is_read_as_the_names_of_its_places() -> None:

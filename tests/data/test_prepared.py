@@ -216,8 +216,10 @@ def test_vectors_of_0_and_1_are_learned_as_the_labels_of_their_places(tiny_model
     assert found.facts.counts == (2, 1, 2)
     assert [example["label"].tolist() for example in found[range(3)]] == [[0, 2], [], [0, 1, 2]]
     assert preparer.prepare_training({"train": train}, (), names=names)["train"].facts.labels == names
+    assert found.facts.label_format == "vector"
     judged = preparer.prepare(written("names.jsonl", [["z"], ["x", "y"]]), names)
     assert [example["label"].tolist() for example in judged[range(2)]] == [[2], [0, 1]]
+    assert judged.facts.label_format == "names"
     with pytest.raises(DataError, match=r"row 1: the label \[1, 0\] is no vector of 3 numbers"):
         preparer.prepare(written("short.jsonl", [[1, 0], [1, 1]]), names)
     with pytest.raises(DataError, match="the sets give their labels in several ways: a 3 places, b names"):

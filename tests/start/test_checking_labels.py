@@ -83,6 +83,16 @@ def test_vectors_are_shown_as_the_labels_of_their_places(folder: Path, capsys: C
     ]
 
 
+def test_the_training_set_decides_how_the_labels_of_others_are_read(folder: Path, capsys: Capsys) -> None:
+    (folder / "train.csv").write_text('text,label\nbabe,"[0, 1]"\ndade,[1]\n')
+    for name in ("near.csv", "far.csv"):  # lists of one length, which could be vectors
+        (folder / name).write_text('text,label\nbabe,"[0, 1]"\ndade,"[0, 1]"\n')
+    check_job_file(folder / "job.yaml", ["train.loss.name=binary"], as_json=False)
+    said = capsys.readouterr().out
+    assert "labels of data.validation.near: 2 in 2 rows\n  0       2" in said
+    assert "vectors" not in said
+
+
 def test_more_tokens_than_embeddings_are_refused(folder: Path) -> None:
     file = folder / "model" / "tokenizer.json"
     tokenizer = json.loads(file.read_text())

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.commands import adaptrun
-from tests.start.conftest import Trained
+from tests.start.conftest import Trained, write_job
+from tests.tiny import WORDS
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -94,3 +95,32 @@ def test_a_wrong_request_ends_with_its_reason(arguments: list[str], message: str
     assert message in said.stderr
     assert "Traceback" not in said.stderr
     assert not (trained.folder / "out.csv").exists()
+
+
+def test_labels_are_read_as_in_training_unless_it_is_said_otherwise(tiny_model: Path, tmp_path: Path) -> None:
+    """Rows that all have the labels 0 and 1 could as well be vectors, of the label 1 alone."""
+
+    def write(name: str, words: list[str], labels: list[list[int]]) -> None:
+        rows = [{"text": word, "label": label} for word, label in zip(words, labels, strict=True)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write_job(tmp_path, tiny_model)
+    write("train.jsonl", WORDS[4:10], [[0], [0, 1], [1], [], [0, 1], [1]])
+    write("both.jsonl", WORDS[:4], [[0, 1]] * 4)
+    write("last.jsonl", WORDS[:4], [[1]] * 4)
+    sets = ["data.train=train.jsonl", "data.validation=both.jsonl", "train.loss.name=binary", "train.epochs=1"]
+    adaptrun("train", "job.yaml", *(f"--set={one}" for one in [*sets, "launch.processes=1"]), cwd=tmp_path)
+    result = json.loads((tmp_path / "runs/small/result.json").read_text())
+
+    def loss_on(data: str, *options: str) -> float:
+        said = adaptrun("evaluate", "runs/small", "--data", data, *options, "--json", "--processes=1", cwd=tmp_path)
+        loss: float = json.loads(said.stdout)["metrics"]["loss"]
+        return loss
+
+    (of_both,) = result["sets"].values()
+    card = json.loads((tmp_path / "runs/small/model/adaptrun.json").read_text())
+    assert card["label_format"] == "names"
+    assert loss_on("both.jsonl") == pytest.approx(of_both["after"]["loss"], rel=1e-6)
+    as_vectors = loss_on("both.jsonl", "--label-format=vector")
+    assert as_vectors != pytest.approx(of_both["after"]["loss"], rel=1e-3)
+    assert as_vectors == pytest.approx(loss_on("last.jsonl"), rel=1e-6)

@@ -16,6 +16,7 @@ from launcher.job.tasks import find_family
 from launcher.measure.samples import read_sets
 from launcher.run.events import EventTail, Note
 from launcher.run.folder import RunFolder
+from tests.architectures import small_model
 from tests.damage import DAMAGES
 from tests.families import JOBS, SAMPLES, job_values
 from tests.worlds import Worlds
@@ -115,3 +116,17 @@ def test_damaged_ones_are_extracted_again_with_a_word(damage: str, worlds: World
     notes = [event.text for event in EventTail(tmp_path / "metrics.jsonl").read() if isinstance(event, Note)]
     told = [note for note in notes if note.startswith(f"the features in {files['train']} are damaged")]
     assert len(told) == (0 if damage == "delete" else 1)
+
+
+def test_a_model_whose_numbers_padding_changes_gets_batches_of_one_length_with_a_word(
+    worlds: Worlds, tmp_path: Path
+) -> None:
+    values = job_values("focal", tmp_path)
+    values["model"] = {"pretrained": str(small_model("fnet", tmp_path / "fnet"))}
+    files = worlds.run(1, extract, str(tmp_path), values)[0]
+    notes = [event.text for event in EventTail(tmp_path / "metrics.jsonl").read() if isinstance(event, Note)]
+    assert sum("each batch holds samples of one length" in note for note in notes) == 1
+    values["data"]["cache"] = str(tmp_path / "other-cache")
+    values["validation"] = {**values["validation"], "batch_size": 1}
+    again = worlds.run(1, extract, str(tmp_path), values)[0]
+    np.testing.assert_allclose(np.load(files["train"]), np.load(again["train"]), atol=2e-6)

@@ -83,12 +83,19 @@ def step(task: Task, module: Any, data: Prepared, micro_batch: int) -> tuple[flo
     return total, torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
 
+def batches_chosen(module: nn.Module, task: Task, data: Prepared, precision: str = "fp32") -> list[str]:
+    """What is told of the choice."""
+    told: list[str] = []
+    choose_batches(module, task, {"data": data}, World(), told.append, precision)
+    return told
+
+
 @pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
 def test_no_batch_size_changes_a_number(kind: str, tmp_path: Path) -> None:
     named = {"pad_token_id": 1} if kind in ("gpt2", "llama") else {}  # which is not the tokenizer's
     task, module = opened(small_model(kind, tmp_path / "model", **named))
     data = prepared(tmp_path / "data", task)
-    told = choose_batches(module, task, {"data": data}, World())
+    told = batches_chosen(module, task, data)
     assert task.one_length == bool(told) == (kind in SEEN_PADDING)
     losses = [evaluate(module, task, data, World(), batch_size=size).metrics["loss"] for size in (1, 4, 32)]
     assert losses == pytest.approx([losses[0]] * 3, rel=2e-6)
@@ -100,17 +107,17 @@ def test_no_batch_size_changes_a_number(kind: str, tmp_path: Path) -> None:
 def test_what_is_found_is_told(tmp_path: Path) -> None:
     task, module = opened(small_model("fnet", tmp_path / "model"))
     data = prepared(tmp_path / "data", task)
-    assert choose_batches(module, task, {"data": data}, World()) == (
+    assert batches_chosen(module, task, data) == [
         "padding changes the scores of FNetForSequenceClassification, so each batch holds samples of one length, and "
         "nothing is padded; this takes more and smaller batches"
-    )
-    assert choose_batches(module, task, {"data": data}, World()) == "", "once"
+    ]
+    assert batches_chosen(module, task, data) == [], "once"
     assert task.one_length
 
 
 def test_samples_of_one_length_need_no_choice(tmp_path: Path) -> None:
     task, module = opened(small_model("fnet", tmp_path / "model"))
-    assert choose_batches(module, task, {"data": prepared(tmp_path / "data", task, [5] * 6)}, World()) == ""
+    assert batches_chosen(module, task, prepared(tmp_path / "data", task, [5] * 6)) == []
     assert not task.one_length
 
 
@@ -118,7 +125,7 @@ def test_the_module_is_left_as_it_was(tmp_path: Path) -> None:
     task, module = opened(small_model("bert", tmp_path / "model"))
     hooks = len(module.model.base_model._forward_hooks)
     torch.backends.cuda.matmul.allow_tf32 = True
-    choose_batches(module.train(), task, {"data": prepared(tmp_path / "data", task)}, World())
+    batches_chosen(module.train(), task, prepared(tmp_path / "data", task))
     assert torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     assert module.training
@@ -161,7 +168,7 @@ def test_a_model_that_no_batches_are_right_for_is_refused(head: type, said: str,
     task, module = opened(small_model("bert", tmp_path / "model"))
     module.model.classifier = head(module.model.classifier)
     with pytest.raises(ModelError, match=f"BertForSequenceClassification {said}"):
-        choose_batches(module, task, {"data": prepared(tmp_path / "data", task)}, World())
+        batches_chosen(module, task, prepared(tmp_path / "data", task))
 
 
 def test_a_sample_that_the_model_cannot_compute_is_told(tmp_path: Path) -> None:
@@ -170,7 +177,7 @@ def test_a_sample_that_the_model_cannot_compute_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"cannot compute a sample of 45 tokens: index out of range.*lower train\.max_length"
     ):
-        choose_batches(module, task, {"data": data}, World())
+        batches_chosen(module, task, data)
 
 
 def causal(folder: Path, kind: str, **settings: Any) -> tuple[CausalLM, TokenModel]:
@@ -185,9 +192,9 @@ def test_samples_that_a_packed_row_changes_are_refused(kind: str, leaks: bool, t
     data = prepared(tmp_path / "data", task, [3, 5, 8, 8, 12])
     if leaks:
         with pytest.raises(ModelError, match=r"packed into a row other scores than alone; set train\.packing: false"):
-            choose_batches(module, task, {"data": data}, World())
+            batches_chosen(module, task, data)
     else:
-        assert choose_batches(module, task, {"data": data}, World()) == ""
+        assert batches_chosen(module, task, data) == []
 
 
 def test_prompts_to_be_continued_are_padded_on_the_right_to_look_at_the_model(tmp_path: Path) -> None:
@@ -196,7 +203,7 @@ def test_prompts_to_be_continued_are_padded_on_the_right_to_look_at_the_model(tm
     with PreparedWriter(tmp_path / "data") as writer:
         writer.write(task.prepare(rows, labelled=False))
         writer.finish((), ())
-    assert choose_batches(module, task, {"data": Prepared(tmp_path / "data")}, World()) == ""
+    assert batches_chosen(module, task, Prepared(tmp_path / "data")) == []
 
 
 class Coarse(nn.Module):
@@ -214,7 +221,7 @@ class Coarse(nn.Module):
 @pytest.mark.parametrize(("kind", "pads"), [("bert", False), ("convbert", True)])
 def test_sixteen_bits_are_no_padding(kind: str, pads: bool, tmp_path: Path) -> None:
     task, module = opened(small_model(kind, tmp_path / "model"))
-    choose_batches(Coarse(module.bfloat16()), task, {"data": prepared(tmp_path / "data", task)}, World(), "bf16")
+    batches_chosen(Coarse(module.bfloat16()), task, prepared(tmp_path / "data", task), "bf16")
     assert task.one_length == pads
 
 
