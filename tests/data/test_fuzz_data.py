@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import shutil
 import wave
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from launcher.errors import DataError
 from launcher.job.data import Source
 from launcher.models.images import image_of
 from launcher.models.sounds import sound_of
+from tests.fuzzing import seed_of_the_day
 
 FEW, MANY = 40, 10_000
 PIECES = [
@@ -208,12 +207,6 @@ def with_saved(tmp_path: Path) -> Path:
     data = data.cast_column("label", ClassLabel(names=["bad", "good"]))
     DatasetDict({"dev": data}).save_to_disk(str(tmp_path / "saved"))
     return tmp_path
-
-
-def seed_of_the_day() -> int:
-    seed = int(os.environ.get("ADAPTRUN_FUZZ_SEED", date.today().toordinal()))
-    print(f"repeat it: ADAPTRUN_FUZZ_SEED={seed}")
-    return seed
 
 
 def each(check: Callable[[int], None], seed: int, cases: int) -> None:

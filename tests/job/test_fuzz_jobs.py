@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from launcher.job.reading import load_job
 from launcher.job.yaml_reader import MOST_VALUES, YamlFaults, parse_yaml
 from launcher.plan.deepspeed_config import read_deepspeed
 from launcher.run.folder import RunFolder
+from tests.fuzzing import seed_of_the_day
 from tests.tiny import tiny_model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -81,9 +80,7 @@ def test_some_hundred_damaged_files_are_refused_or_accepted(folder: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_thousand_damaged_files_are_refused_or_accepted(folder: Path) -> None:
-    seed = int(os.environ.get("ADAPTRUN_FUZZ_SEED", date.today().toordinal()))
-    print(f"ADAPTRUN_FUZZ_SEED={seed}")
-    throw(10_000, seed, folder)
+    throw(10_000, seed_of_the_day(), folder)
 
 
 def throw(count: int, seed: int, folder: Path) -> None:

@@ -141,8 +141,8 @@ def test_code_that_a_folder_names_is_refused_with_its_hash_and_the_way_out(
     digest = hashlib.sha256(EVIL.encode()).hexdigest()
     for refuse in (
         lambda: checked_model(Model(pretrained=str(place))),
-        lambda: open_model(request(case, place)),
-        lambda: open_model(request(case, place, case.tiny / "config.json")),
+        lambda: open_model(request(case, place), print),
+        lambda: open_model(request(case, place, case.tiny / "config.json"), print),
     ):
         with pytest.raises(ModelError, match=rf"evil\.py \(sha256 {digest}\).* --trust-code .*evil\.py"):
             refuse()
@@ -198,7 +198,7 @@ def test_with_the_same_file_named_the_code_runs(way: Callable[[Case], Path], cas
     trusting = Model(pretrained=str(place), trust_code=(str(case.evil),))
     assert own_code(find_pretrained(trusting), trusting) == [str(case.evil)]
     if way is task:
-        assert type(open_model(request(case, place, case.evil))[0]).__name__ == "Own"
+        assert type(open_model(request(case, place, case.evil), print).task).__name__ == "Own"
         assert case.ran
 
 
@@ -208,8 +208,8 @@ def test_a_file_that_has_moved_is_the_one_that_the_user_names(case: Case) -> Non
     moved.parent.mkdir()
     case.evil.rename(moved)
     with pytest.raises(ModelError, match=r"evil\.py, which is not here, .* --trust-code WHERE-IT-IS/evil.py"):
-        open_model(request(case, place))
-    open_model(request(case, place, moved))
+        open_model(request(case, place), print)
+    open_model(request(case, place, moved), print)
     assert (moved.parent / "it-ran").exists()
 
 
@@ -219,7 +219,7 @@ def test_another_file_of_the_same_name_is_not_the_same_file(case: Case) -> None:
     other.parent.mkdir()
     other.write_text(EVIL)
     with pytest.raises(ModelError, match="--trust-code"):
-        open_model(request(case, place, other))
+        open_model(request(case, place, other), print)
     assert not case.ran
 
 
@@ -279,7 +279,7 @@ def test_the_commands_end_with_2_and_without_a_traceback(
 )
 def test_a_card_that_says_what_none_of_ours_does_is_refused(card: dict[str, object], case: Case) -> None:
     with pytest.raises(ModelError) as refused:
-        open_model(request(case, case.card(**card)))
+        open_model(request(case, case.card(**card)), print)
     assert "\033" not in str(refused.value)
 
 
