@@ -7,7 +7,6 @@ from pathlib import Path
 
 from launcher.job.reading import load_job
 from launcher.run.display import with_interval
-from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.start.demo_data import write_demo_data
 from launcher.start.training import train_job
@@ -26,8 +25,7 @@ def run_demo(folder: Path) -> None:
         if not job_file.exists():
             shutil.copy(EXAMPLES / job_file.name, job_file)
         job = load_job(job_file)
-        train_job(job, job_file, resume="never")
-        results.append(Result.read(RunFolder(job.runs_folder / job.name).result_file))
+        results.append(Result.read(train_job(job, job_file, resume="never").result_file))
     _print_closing_table(*results)
     files = f"{folder / SOURCE}.yaml and {folder / TARGET}.yaml"
     print(f"\nThe job files are {files}: copy one and name your own data.")

@@ -47,8 +47,7 @@ def leave_one_out(job: Job, job_file: Path, resume: str, as_json: bool) -> None:
         for domain, one in jobs.items():
             run = done.get(domain)
             if run is None:
-                train_job(one, job_file, resume)
-                run = RunFolder(one.runs_folder / one.name)
+                run = train_job(one, job_file, resume)
             else:
                 print(f"{run.path}: finished before (to train it afresh: --resume never)", flush=True)
             found.append(LeftOut(domain, str(run.path), Result.read(run.result_file).sets[domain]))

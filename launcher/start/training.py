@@ -42,8 +42,8 @@ class Begun:
         )
 
 
-def train_job(job: Job, job_file: Path, resume: str, *, last: bool = False) -> None:
-    """Run a job to its end. Raises RequestError, RunFailed, Stopped or NotAdopted.
+def train_job(job: Job, job_file: Path, resume: str, *, last: bool = False) -> RunFolder:
+    """Run a job to its end, and return the folder of its run. Raises RequestError, RunFailed, Stopped or NotAdopted.
 
     last: whether this process ends after it
     """
@@ -54,6 +54,7 @@ def train_job(job: Job, job_file: Path, resume: str, *, last: bool = False) -> N
             run_to_the_end(begun, job, job_file, display, requests)
         print_outcome(begun.folder)
     insist_on_adoption(begun.folder)
+    return begun.folder
 
 
 def begin_run(job: Job, job_file: Path, resume: str) -> Begun:
