@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from launcher.errors import ModelError
+from launcher.job.heads import has_trained_head
 
 BY_NAME: Literal["by-name"] = "by-name"
 NEW_HEAD: Literal["new"] = "new"
@@ -63,25 +64,13 @@ class LabelMatch:
         return [*notes, f"{changed}. Where two are one under other names: model.labels: {{OURS: THE-HEAD'S}}"]
 
 
-HEADS = {
-    "AutoModelForSequenceClassification": ("ForSequenceClassification",),
-    "AutoModelForTokenClassification": ("ForTokenClassification",),
-    "AutoModelForImageClassification": ("ForImageClassification",),
-    "AutoModelForAudioClassification": ("ForAudioClassification", "ForSequenceClassification"),
-}
-"""How the classes are called that have the head of an auto class; others are known by `Classification` alone."""
-
-
 def head_names(architectures: object, id2label: object, auto_class: str | None) -> tuple[str, ...]:
     """The names of the rows of a trained head, `LABEL_0` and the like where nobody named them; empty without a head.
 
     architectures, id2label: as config.json says them
     auto_class: the task's; a head of another kind is none
     """
-    kinds = HEADS.get(auto_class or "", ("Classification",))
-    named = architectures if isinstance(architectures, list | tuple) else ()
-    is_head = any(kind in str(name) for name in named for kind in kinds)
-    return output_names(id2label) if is_head else ()
+    return output_names(id2label) if has_trained_head(architectures, auto_class) else ()
 
 
 def output_names(id2label: object) -> tuple[str, ...]:

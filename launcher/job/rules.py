@@ -12,6 +12,7 @@ from launcher.errors import ModelError, RequestError
 from launcher.job.adapting import Swa
 from launcher.job.data import COLUMNS, Source
 from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
+from launcher.job.heads import has_trained_head
 from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
 from launcher.job.methods import SOURCE_FREE, Finetune
 from launcher.job.pretrained import find_pretrained, read_config
@@ -266,7 +267,7 @@ def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
 
 def _start_has_a_head(job: Job, family: Family) -> Iterator[Found]:
     """A head that starts at random is nothing to stay near, nor to adapt; that a model has none, its config may say."""
-    adapt, head = job.adapt, (family.auto_class or "").removeprefix("AutoModel")
+    adapt = job.adapt
     if adapt.method in SOURCE_FREE:
         asks, instead = "method", "or use a method with data.train"
     elif adapt.distill is not None:
@@ -275,11 +276,11 @@ def _start_has_a_head(job: Job, family: Family) -> Iterator[Found]:
         asks, instead = "interpolate", "or adapt.probe: 0.2"
     else:
         return
-    if not head.endswith("Classification"):
+    if not (family.auto_class or "").endswith("Classification"):
         return
     with suppress(ModelError):  # resolving the paths has said so
         heads = (read_config(find_pretrained(job.model)) or {}).get("architectures")
-        if isinstance(heads, list) and heads and not any(str(name).endswith(head) for name in heads):
+        if isinstance(heads, list) and heads and not has_trained_head(heads, family.auto_class):
             message = f"{job.model.pretrained} is a {heads[0]}: its head for {job.task} would start at random"
             yield ("adapt", asks), message, f"begin with a finished model, {instead}"
 

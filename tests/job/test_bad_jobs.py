@@ -751,3 +751,50 @@ def test_what_is_no_list_is_not_replaced_by_what_is_added(override: str) -> None
     with pytest.raises(JobError, match=r"\+= adds the elements of a list to a list, and one of the two is none"):
         apply_overrides(values, [override])
     assert values == {"model": {"pretrained": "m", "trust_code": ["a.py"]}}
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "is_trained"),
+    [
+        ("audio-classification", "Wav2Vec2ForSequenceClassification", True),
+        ("audio-classification", "ASTForAudioClassification", True),
+        ("audio-classification", "Wav2Vec2Model", False),
+        ("image-classification", "ViTForImageClassification", True),
+        ("image-classification", "BertForSequenceClassification", False),
+    ],
+)
+def test_a_trained_head_is_known_by_the_classes_that_a_task_takes(
+    task: str, architecture: str, is_trained: bool, folder: Path
+) -> None:
+    trained = folder / "trained"
+    trained.mkdir()
+    (trained / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    (trained / "preprocessor_config.json").write_text("{}")
+    text = GOOD.replace("text-classification", task).replace("tiny}", "trained}")
+    text = text.replace("text: text, ", "").replace("  max_length: 32\n", "")
+    (folder / "job.yaml").write_text(text + "adapt: {method: finetune, distill: {}}\n")
+    if is_trained:
+        assert load_job(folder / "job.yaml").adapt.distill is not None
+        return
+    with pytest.raises(JobError) as raised:
+        load_job(folder / "job.yaml")
+    (problem,) = raised.value.problems
+    assert problem.message == f"{trained} is a {architecture}: its head for {task} would start at random"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("{prompt: q}", "response is missing beside its other half"),
+        ("{response: a}", "prompt is missing beside its other half"),
+        ("{messages: m, prompt: q, response: a}", "messages and prompt are two ways to say the same"),
+    ],
+)
+def test_columns_that_are_named_by_role_follow_the_same_rules(columns: str, message: str, folder: Path) -> None:
+    text = GOOD.replace("text-classification", "causal-lm").replace(
+        "text: text, label: label}", f"columns: {columns}}}"
+    )
+    (folder / "job.yaml").write_text(text)
+    with pytest.raises(JobError) as raised:
+        load_job(folder / "job.yaml")
+    assert [(problem.path, problem.message) for problem in raised.value.problems] == [("data.train", message)]
