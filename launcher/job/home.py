@@ -49,15 +49,27 @@ def _is_writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) and not folder.name.startswith(PREFIX)
 
 
-def is_private(folder: Path) -> bool:
-    """Whether it is a folder of this user's, no link to one, that nobody else can enter. Raises OSError for nothing."""
+def private_folder(folder: Path) -> Path:
+    """The folder, if it is one of this user's, and no link to one, that nobody else can enter.
+
+    Raises PermissionError where another user may have made or can enter it, other OSErrors where there is none.
+    """
     found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not a folder of this user alone; remove it, or set TMPDIR to another place")
+    return folder
+
+
+def make_private_folder(folder: Path) -> Path:
+    """The same, made where there is none."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    return private_folder(folder)
 
 
 def _private_home() -> Path:
-    """A folder that nobody else could have made or can write."""
-    known = Path(tempfile.gettempdir()) / f"{PREFIX}{os.getuid()}"
-    with suppress(FileExistsError):
-        known.mkdir(mode=0o700)
-    return known if is_private(known) else Path(tempfile.mkdtemp(prefix=PREFIX))
+    """A folder that nobody else could have made or can write; its name is handed on, so it may be any."""
+    try:
+        return make_private_folder(Path(tempfile.gettempdir()) / f"{PREFIX}{os.getuid()}")
+    except PermissionError:
+        return Path(tempfile.mkdtemp(prefix=PREFIX))
