@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from launcher.data.labels import LabelMatch, listed, match_labels
 from launcher.errors import AdaptrunError, ModelError
-from launcher.job.model_files import check_weights, headers_of, kernel_of_the_hub, refusal_of_pickle, safetensors_files
+from launcher.job.model_files import (
+    check_weights,
+    headers_of,
+    is_kernel_of_the_hub,
+    kernel_of_the_hub,
+    refusal_of_kernel,
+    refusal_of_pickle,
+    safetensors_files,
+)
 from launcher.job.pretrained import Base, Pretrained, read_config
 from launcher.job.pretrained import read_card as read_card
 from launcher.job.schema import Model
@@ -111,13 +119,21 @@ def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
         if pretrained.builder is not None:
             return PretrainedConfig.from_dict(read_config(pretrained) or {})
         config: PretrainedConfig = AutoConfig.from_pretrained(pretrained.config, **_hub_options(spec))
-        kernel = kernel_of_the_hub(read_config(pretrained) or config.to_dict())
-        if kernel and not spec.trust_remote_code:
-            raise ModelError(
-                f"the config in {pretrained.config} names {kernel}, which is code of the hub; remove its "
-                "attn_implementation, or set model.trust_remote_code: true where you trust it"
-            )
+        kernel = kernel_of_the_hub(read_config(pretrained)) or kernel_of(config)
+        if kernel is not None and not spec.trust_remote_code:
+            raise refusal_of_kernel(kernel, pretrained.config)
     return config
+
+
+def kernel_of(config: PretrainedConfig) -> str | None:
+    """The kernel of the hub that a model of this config would run, under whatever name config.json says it."""
+    from transformers import PretrainedConfig
+
+    attention: str | None = getattr(config, "_attn_implementation", None)
+    if is_kernel_of_the_hub(attention):
+        return attention
+    parts = (kernel_of(part) for part in vars(config).values() if isinstance(part, PretrainedConfig))
+    return next((kernel for kernel in parts if kernel is not None), None)
 
 
 def trained_head(pretrained: Pretrained, config: PretrainedConfig | None, auto_class: str) -> tuple[str, ...]:

@@ -111,11 +111,32 @@ def safetensors_files(kind: str, place: Path) -> list[Path]:
 
 def kernel_of_the_hub(config: object) -> str | None:
     """The kernel that a config, or a part of it, names as its attention by an id of the hub: code that would be run."""
-    if not isinstance(config, dict):
-        return None
-    named = (config.get(key) for key in ("attn_implementation", "_attn_implementation"))
-    parts = (kernel_of_the_hub(part) for part in config.values())
-    return next((one for one in (*named, *parts) if isinstance(one, str) and "/" in one), None)
+    left = [config]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        elif isinstance(part, dict):
+            for key in ("attn_implementation", "_attn_implementation"):
+                said = part.get(key)
+                for name in said.values() if isinstance(said, dict) else [said]:  # one name for each part of the model
+                    if is_kernel_of_the_hub(name):
+                        return str(name)
+            left += part.values()
+    return None
+
+
+def is_kernel_of_the_hub(attention: object) -> bool:
+    """Whether a kind of attention is an id of the hub, and not one of the names that `transformers` knows."""
+    return isinstance(attention, str) and "/" in attention
+
+
+def refusal_of_kernel(kernel: str, place: str) -> ModelError:
+    """place: the folder or the hub id of the config that names it"""
+    return ModelError(
+        f"the config in {place} names {kernel}, which is code of the hub; remove its attn_implementation, or set "
+        "model.trust_remote_code: true where you trust it"
+    )
 
 
 def check_weights(kind: str, place: Path) -> None:

@@ -65,7 +65,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
         longest = longest_input(read_config(place) or {})
         if longest is not None and job.train.max_length > longest:
             found.append(too_long(job, longest))
-        check_model_files(place)
+        check_model_files(place, job.model)
     except ModelError as error:
         message, _, fix = str(error).partition("; ")
         found.append((("model", "pretrained"), message, fix))
@@ -133,7 +133,7 @@ def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], fou
     try:
         model = Model(pretrained=place, trust_code=job.model.trust_code)
         pretrained = find_pretrained(model, folder)
-        check_model_files(pretrained)
+        check_model_files(pretrained, model)
         own_code(pretrained, model)
         task = task_of(pretrained, model)
     except ModelError as error:

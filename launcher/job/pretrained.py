@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from launcher.errors import ModelError, RequestError, UntrustedCode
 from launcher.job.data import LabelFormat
-from launcher.job.model_files import check_weights, headers_of, read_object
+from launcher.job.model_files import check_weights, headers_of, kernel_of_the_hub, read_object, refusal_of_kernel
 from launcher.job.own_function import check_function
 from launcher.job.places import beside, is_file, is_folder, is_there, may_be_on_the_hub, not_there
 from launcher.job.schema import Model
@@ -177,12 +177,18 @@ def own_code(pretrained: Pretrained, model: Model) -> list[str]:
     return list(dict.fromkeys(file_of(location) for location in named if location is not None))
 
 
-def check_model_files(pretrained: Pretrained) -> None:
-    """Read all that can be read of a model's files without loading it. Raises ModelError where they lie."""
-    read_config(pretrained)
+def check_model_files(pretrained: Pretrained, model: Model) -> None:
+    """Read all that can be read of a model's files without loading it.
+
+    Raises ModelError where they lie, and where they name code of the hub that `model` does not let run.
+    """
+    config = read_config(pretrained)
+    kernel = kernel_of_the_hub(config) if pretrained.builder is None else None
+    if kernel is not None and not model.trust_remote_code:
+        raise refusal_of_kernel(kernel, pretrained.config)
     if pretrained.base is not None:
         headers_of(Path(pretrained.location) / ADAPTER_WEIGHTS)
-        check_model_files(pretrained.base.pretrained)
+        check_model_files(pretrained.base.pretrained, model)
         return
     check_weights(pretrained.kind, Path(pretrained.location))
 
@@ -242,14 +248,22 @@ def label_format_of(pretrained: Pretrained) -> LabelFormat:
 
 def _model_in(folder: Path) -> Path:
     """A model folder itself, or the model of a finished run; its adapters where their base was gone at the end."""
-    for place in (folder, folder / "model", folder / "adapter"):
+    for place in (folder, folder / "model"):
         if (place / "config.json").is_file() or _is_adapter(place):
             return place.resolve()
-    if (folder / "job.yaml").is_file():
-        raise ModelError(f"{folder} is a run without a finished model; finish it with adaptrun train --resume {folder}")
-    raise ModelError(
-        f"{folder} holds no config.json, so it is no model folder; name the folder that save_pretrained made"
-    )
+    if not (folder / "job.yaml").is_file():
+        raise ModelError(
+            f"{folder} holds no config.json, so it is no model folder; name the folder that save_pretrained made"
+        )
+    adapter = folder / "adapter"
+    if _is_adapter(adapter) and _is_finished(folder):  # else it may have been killed while it merged them
+        return adapter.resolve()
+    raise ModelError(f"{folder} is a run without a finished model; finish it with adaptrun train --resume {folder}")
+
+
+def _is_finished(run: Path) -> bool:
+    result = run / "result.json"
+    return result.is_file() and read_object(result).get("status") == "done"
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.job.methods import Adapt, Lora
-from launcher.job.model_files import headers_of, kernel_of_the_hub, safetensors_files
+from launcher.job.model_files import headers_of, safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.schema import Job
 from launcher.job.tasks import find_family
@@ -129,8 +129,6 @@ def _size_of(
             return None
         if config["model_type"] in COUNTED:
             return _estimated(config, lora, not tells_words)
-        if kernel_of_the_hub(config):  # building it would fetch and run that code; loading says so
-            return None
         shapes = _shapes_of_config(pretrained.config, _language_model(config) if tells_words else "AutoModel")
     if not shapes:
         return None

@@ -29,7 +29,8 @@ def consolidate_checkpoint(
         raise RequestError(f"{skeleton} holds no config.json; --like names a model folder of the same architecture")
     trusted = trusted_files(trusted)
     if (checkpoint / ADAPTER_CONFIG).is_file():
-        check_model_files(find_pretrained(Model(pretrained=str(checkpoint), trust_code=trusted)))
+        model = Model(pretrained=str(checkpoint), trust_code=trusted)
+        check_model_files(find_pretrained(model), model)
     request = {
         "checkpoint": str(checkpoint.resolve()),
         "output": str(output.resolve()),

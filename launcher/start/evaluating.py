@@ -94,7 +94,7 @@ def checked_model(model: Model) -> Model:
     update = {"pretrained": _place(model.pretrained), "trust_code": trusted_files(model.trust_code)}
     model = model.model_copy(update=update)
     pretrained = find_pretrained(model, Path.cwd())
-    check_model_files(pretrained)
+    check_model_files(pretrained, model)
     own_code(pretrained, model)
     return model
 

@@ -14,12 +14,16 @@ def parameter_shapes(folder: str, auto_class: str) -> dict[str, tuple[int, ...]]
     """Shapes by name; tied parameters count once.
 
     auto_class: of `transformers`, such as AutoModel
-    Raises ValueError or OSError for a config that `transformers` does not know; code of the folder's own is not run.
+    Raises ValueError or OSError for a config that `transformers` does not know, or that names code; none is run.
     """
     import torch
     import transformers
 
+    from launcher.models.loading import kernel_of
+
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if kernel := kernel_of(config):
+        raise ValueError(f"{kernel} is code of the hub")
     made: Any = getattr(transformers, auto_class)
     with torch.device("meta"):
         model = made.from_config(config, trust_remote_code=False)

@@ -17,7 +17,7 @@ from launcher.checkpoint.consolidating import consolidate
 from launcher.cli import main
 from launcher.errors import JobError, ModelError
 from launcher.job.evaluation import EvaluationRequest
-from launcher.job.pretrained import find_pretrained, own_code
+from launcher.job.pretrained import check_model_files, find_pretrained, own_code
 from launcher.job.reading import load_job
 from launcher.job.schema import Job, Model
 from launcher.start.evaluating import checked_model
@@ -296,15 +296,57 @@ def test_a_whole_model_with_adapters_in_it_is_refused(case: Case) -> None:
         find_pretrained(Model(pretrained=str(case.folder)))
 
 
-def test_a_kernel_of_the_hub_is_code_and_is_refused(tmp_path: Path) -> None:
+KERNELS: dict[str, dict[str, object]] = {
+    "its own": {"attn_implementation": "some/kernel"},
+    "by its inner name": {"_attn_implementation": "some/kernel"},
+    "of a part": {"text_config": {"model_type": "llama", "attn_implementation": "some/kernel"}},
+    "for a part": {"attn_implementation": {"": "sdpa", "text_config": "some/kernel"}},
+    "of one of several parts": {"parts": [{"deeper": {"attn_implementation": "some/kernel"}}]},
+}
+HIDDEN = {"attribute_map": {"foo": "_attn_implementation"}, "foo": "some/kernel"}
+"""`transformers` takes this for its kind of attention too."""
+
+
+@pytest.mark.parametrize("named", [*KERNELS.values(), HIDDEN], ids=[*KERNELS, "under another name"])
+def test_a_kernel_of_the_hub_is_code_and_is_refused(named: dict[str, object], tmp_path: Path) -> None:
     from launcher.models import loading
+    from launcher.worker.shapes import parameter_shapes
 
     folder = bert(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "some/kernel"}))
+    (folder / "config.json").write_text(json.dumps(config | named))
     spec = Model(pretrained=str(folder))
+    place = find_pretrained(spec)
     with pytest.raises(ModelError, match="some/kernel, which is code of the hub"):
-        loading.load_config(find_pretrained(spec), spec)
+        loading.load_config(place, spec)
+    trusting = spec.model_copy(update={"trust_remote_code": True})
+    assert loading.load_config(place, trusting) is not None
+    check_model_files(place, trusting)
+    if named is HIDDEN:
+        with pytest.raises(ValueError, match="some/kernel is code of the hub"):
+            parameter_shapes(str(folder), "AutoModel")
+    else:
+        with pytest.raises(ModelError, match="some/kernel, which is code of the hub"):
+            check_model_files(place, spec)
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_job_whose_model_names_a_kernel_of_the_hub_is_refused_before_anything_is_built(
+    command: str, case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((case.folder / "config.json").read_text())
+    (case.folder / "config.json").write_text(json.dumps(config | KERNELS["of a part"]))
+    write_texts(case.place / "data.csv", 8)
+    job = case.place / "job.yaml"
+    job.write_text(
+        f"name: x\nmodel: {{pretrained: {case.folder}}}\ntask: text-classification\ntrain: {{max_length: 16}}\n"
+        "data: {train: data.csv}\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["adaptrun", command, str(job)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    assert "names some/kernel, which is code of the hub" in capsys.readouterr().err
 
 
 def test_a_chat_template_runs_in_a_sandbox(tmp_path: Path, tiny_model: Path) -> None:
