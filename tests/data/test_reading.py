@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,14 +241,33 @@ def test_sounds_and_images_of_a_saved_data_set_are_not_decoded_by_it(tmp_path: P
     assert row.values == {"audio": held, "image": held}
 
 
-def test_a_label_without_a_name_is_told(tmp_path: Path) -> None:
-    import pyarrow as pa
+def saved_with_names(place: Path, numbers: list[int], names: list[str]) -> None:
+    """A folder saved by `datasets`, whose numbers nobody has compared with the names."""
     from datasets import ClassLabel, Dataset, Features, Value
 
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
-    table = pa.table({"text": ["a", "b"], "label": [1, 2]})
-    Dataset(table).cast_column("label", Value("int64")).save_to_disk(str(tmp_path / "saved"))
-    info = tmp_path / "saved" / "dataset_info.json"
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    Dataset.from_dict({"text": list("abc"), "label": numbers}).save_to_disk(str(place))
+    info = place / "dataset_info.json"
     info.write_text(json.dumps({**json.loads(info.read_text()), "features": features.to_dict()}))
+
+
+def parquet_with_names(place: Path, numbers: list[int], names: list[str]) -> None:
+    """The same as a parquet file of `datasets`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import ClassLabel, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    said = json.dumps({"info": {"features": features.to_dict()}})
+    table = pa.table({"text": list("abc"), "label": numbers})
+    pq.write_table(table.replace_schema_metadata({"huggingface": said}), place)
+
+
+@pytest.mark.parametrize(("write", "file"), [(saved_with_names, "saved"), (parquet_with_names, "saved.parquet")])
+def test_a_label_without_a_name_is_told_and_a_missing_one_is_none(write: Any, file: str, tmp_path: Path) -> None:
+    source = Source(source=str(tmp_path / file))
+    write(tmp_path / file, [1, 0, -1], ["bad", "good"])
+    assert [row.values["label"] for row in read_rows(source, COLUMNS)] == ["good", "bad", None]
+    write(tmp_path / file, [1, 2, 0], ["bad", "good"])
     with pytest.raises(DataError, match="row 2: the label 2 has no name: its column has 2; correct it"):
-        list(read_rows(Source(source=str(tmp_path / "saved")), COLUMNS))
+        list(read_rows(source, COLUMNS))

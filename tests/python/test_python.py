@@ -25,6 +25,7 @@ import launcher
 from launcher import Job, Result, evaluate, predict, train
 from launcher.errors import DataError, JobError, ModelError, Problem, RequestError, RunFailed
 from launcher.job import schema
+from launcher.python.calls import _asked
 from launcher.python.job import Sections
 from launcher.python.rows import held_rows, write_rows
 from launcher.run.checkpoints import complete_checkpoints, step_of
@@ -280,6 +281,16 @@ def test_rows_keep_their_values(folder: Path) -> None:
     assert Image.open(io.BytesIO(first["picture"])).getpixel((0, 0)) == (255, 0, 0)
     for data in ("near.csv", Path("near.csv"), {"source": ["near.csv", Path("far.csv")]}, {"source": "near.csv"}):
         assert held_rows(data) is None
+
+
+@pytest.mark.parametrize("named", [{"audio": "sound"}, {"columns": {"audio": "sound"}}])
+def test_paths_in_rows_are_relative_to_the_working_directory_however_their_column_is_named(
+    named: dict[str, Any], folder: Path
+) -> None:
+    rows = [{"sound": "a.wav", "label": "x"}, {"sound": "b/c.wav", "label": "y"}]
+    with _asked("model", {"source": rows, **named}, 8, None, ()) as asked:
+        written = parquet.read_table(asked["source"]["source"]).to_pylist()
+    assert [Path(row["sound"]) for row in written] == [folder / "a.wav", folder / "b" / "c.wav"]
 
 
 def test_a_result_has_its_history_as_a_data_frame(trained: Trained) -> None:

@@ -119,6 +119,19 @@ def test_a_run_of_another_job_that_was_stopped_before_it_saved_hides_no_earlier_
     assert decide_run(job(folder), "auto").folder == run
 
 
+def test_a_run_of_another_job_that_was_stopped_before_it_saved_is_not_held_while_the_new_one_goes(
+    folder: Path,
+) -> None:
+    stopped = unfinished(folder, "train.seed=7", steps=())
+    mark_stopped(stopped)
+    begun = decide_run(job(folder), "auto").folder
+    code = "import sys; from pathlib import Path; from launcher.run.folder import RunFolder\n"
+    code += "print([RunFolder(Path(run)).is_claimed() for run in sys.argv[1:]])"
+    runs = [str(run.path) for run in (begun, stopped)]
+    said = subprocess.run([sys.executable, "-c", code, *runs], capture_output=True, text=True, check=True)
+    assert said.stdout == "[True, False]\n", "as another process sees them"
+
+
 def test_a_stop_is_noted_once_with_what_is_saved(folder: Path) -> None:
     run = unfinished(folder)
     log = EventLog(run.events_file)

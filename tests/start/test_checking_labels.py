@@ -100,3 +100,21 @@ def test_more_tokens_than_embeddings_are_refused(folder: Path) -> None:
     file.write_text(json.dumps(tokenizer))
     with pytest.raises(ModelError, match=r"tokens up to number 165 \('extra'\), and the model has embeddings for 165"):
         check_job_file(folder / "job.yaml", [], as_json=False)
+
+
+def test_with_a_mapping_places_of_vectors_are_called_by_their_numbers_as_in_training(
+    folder: Path, capsys: Capsys
+) -> None:
+    for name in ("train.csv", "near.csv", "far.csv"):
+        (folder / name).write_text('text,label\nbabe,"[0, 1, 1]"\ndade,"[1, 0, 1]"\n')
+    trained_on(folder, "x", "y", "z")
+    labels = "model.labels={'0': z, '1': y, '2': x}"
+    check_job_file(folder / "job.yaml", ["train.loss.name=binary", labels], as_json=False)
+    said = capsys.readouterr().out.splitlines()
+    assert said[:4] == [
+        "labels of data.train: 3 in 2 rows, as vectors of 0 and 1",
+        "  2       2  babe | dade",
+        "  1       1  babe",
+        "  0       1  dade",
+    ]
+    assert all(f"'{label}' is the head's '{row}'" in said[-2] for label, row in zip("012", "zyx", strict=True))

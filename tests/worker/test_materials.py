@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from launcher.errors import ModelError
 from launcher.job.reading import load_job
@@ -130,3 +131,16 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_before_the_data
         ModelError, match=r"has tokens up to number 165 \('extra'\), and the model has embeddings for 165"
     ):
         open_materials(start)
+
+
+@pytest.mark.parametrize("pair", ["text_pair: text", "columns: {text_pair: text}"])
+def test_a_second_text_of_a_type_that_the_model_lacks_is_refused(pair: str, tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = tmp_path / "model" / "tokenizer_config.json"
+    said = json.loads(tokenizer.read_text())
+    said["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.write_text(json.dumps(said))
+    BertModel(BertConfig.from_pretrained(tiny_model, type_vocab_size=1)).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="the second text of a pair with type 1, and the model has 1 types"):
+        start = session(tmp_path, tmp_path / "model", f"data.train={{source: train.csv, {pair}}}")
+        load_model(start, open_materials(start), in_parts=False)

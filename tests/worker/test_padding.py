@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from launcher.models.text_classification import TextClassification
 from launcher.models.token_loss import TokenModel
 from launcher.worker.dealing import deal, deal_by_length
 from launcher.worker.evaluating import evaluate
-from launcher.worker.padding import choose_batches
+from launcher.worker.padding import TRIED, choose_batches
 from launcher.worker.world import World
 from tests.architectures import SEEN_PADDING, SIZES, small_model
 from tests.families import jsonl
@@ -169,6 +170,22 @@ def test_a_model_that_no_batches_are_right_for_is_refused(head: type, said: str,
     module.model.classifier = head(module.model.classifier)
     with pytest.raises(ModelError, match=f"BertForSequenceClassification {said}"):
         batches_chosen(module, task, prepared(tmp_path / "data", task))
+
+
+def test_what_one_rank_finds_changes_nothing_of_how_often_it_computes(tmp_path: Path) -> None:
+    """Each forward pass of a sharded model waits for those of all other ranks."""
+    computed = {}
+    for kind, head in (("bert", None), ("fnet", None), ("bert", Remembering), ("bert", Mixing)):
+        task, module = opened(small_model(kind, tmp_path / kind))
+        module.model.classifier = module.model.classifier if head is None else head(module.model.classifier)
+        calls: list[int] = []
+        module.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        data = prepared(tmp_path / f"{kind}-{head}", task)
+        with suppress(ModelError):
+            batches_chosen(module, task, data)
+        computed[kind, head] = len(calls)
+    assert len(set(computed.values())) == 1, computed
+    assert computed["bert", None] > TRIED
 
 
 def test_a_sample_that_the_model_cannot_compute_is_told(tmp_path: Path) -> None:
