@@ -56,7 +56,7 @@ def predict_with_model(model: Model, source: Source, output: Path, batch_size: i
 
 def _run(model: Model, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
     hardware = find_hardware()
-    _check_places(source)
+    check_places(source)
     model = checked_model(model)
     rows = count_rows(source)
     for line in files_left_out(source):
@@ -110,7 +110,7 @@ def trusted_files(files: Sequence[str]) -> tuple[str, ...]:
     return trusted
 
 
-def _check_places(source: Source) -> None:
+def check_places(source: Source) -> None:
     """Raises DataError for what is not there, and for a folder of several splits of which none is named."""
     for place in source.files:
         if not is_there(beside(place, None)) and not may_be_on_the_hub(place, Path.cwd()):

@@ -11,12 +11,13 @@ from typing import Any
 from launcher.data.sources import count_rows
 from launcher.errors import RequestError
 from launcher.job.evaluation import EvaluationRequest
+from launcher.job.home import DEFAULT_CACHE, usable_cache
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code, read_config
-from launcher.job.reading import load_job
+from launcher.job.reading import load_kept_job
 from launcher.job.schema import Job, Model
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import RunFolder, temporary_folder
-from launcher.start.evaluating import trusted_files, worthwhile
+from launcher.start.evaluating import check_places, trusted_files, worthwhile
 from launcher.start.processes import run_ranks
 
 
@@ -38,13 +39,14 @@ def soup_runs(
     job, models = _checked(runs, trusted)
     hardware = find_hardware()
     data = job.data.validation[job.deciding_set or ""]
+    check_places(data)
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, count_rows(data)))
     request = EvaluationRequest(
         model=models[0],
         data=data,
         batch_size=job.validation.batch_size,
         device="cuda" if hardware.gpus and job.launch.device != "cpu" else "cpu",
-        cache=job.data.cache,
+        cache=usable_cache(DEFAULT_CACHE, None),
     )
     asked = {
         "job": job.as_dict(),
@@ -81,14 +83,14 @@ def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Mo
         raise RequestError("a soup is made of two runs or more")
     if not RunFolder(runs[0]).job_file.is_file():
         raise RequestError(f"{runs[0]} is no run's folder; the first says by its job what the soup is judged by")
-    job = load_job(RunFolder(runs[0].resolve()).job_file)
-    if job.deciding_set is None:
+    job = load_kept_job(RunFolder(runs[0].resolve()).job_file)
+    if job.deciding_set not in job.data.validation:
         raise RequestError(f"the job of {runs[0]} has no validation set to judge a soup by; add data.validation to it")
     models, labels, files = list[Model](), list[object](), trusted_files(trusted)
     for run in runs:
         model = Model(pretrained=str(run.resolve()), trust_code=files)
         pretrained = find_pretrained(model)
-        check_model_files(pretrained)
+        check_model_files(pretrained, model)
         own_code(pretrained, model)
         if pretrained.kind != "folder":
             raise RequestError(f"{run} holds adapters, whose mean is no model; train it with adapt.merge: true")

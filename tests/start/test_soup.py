@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
+from launcher.errors import DataError
+from launcher.job.reading import load_job
+from launcher.run.folder import RunFolder
+from launcher.start.souping import soup_runs
 from tests.commands import adaptrun
 from tests.tiny import write_texts
 
@@ -53,6 +60,39 @@ def test_a_soup_is_a_model_folder_as_good_as_it_says(folder: Path) -> None:
 )
 def test_a_soup_of_nothing_is_refused(runs: list[str], message: str, tmp_path: Path) -> None:
     assert message in adaptrun("soup", *runs, "-o", "mixed", cwd=tmp_path, code=2).stderr
+
+
+def finished(folder: Path, name: str, seed: int) -> RunFolder:
+    """A run with a model of its own, as far as a soup looks at it."""
+    run = RunFolder.create(load_job(folder / "job.yaml", [f"name={name}"]), folder / "runs" / name)
+    tiny = Path(load_job(folder / "job.yaml").model.pretrained)
+    shutil.copytree(tiny, run.model)
+    torch.manual_seed(seed)
+    options = {"id2label": {0: "class-0", 1: "class-1"}, "label2id": {"class-0": 0, "class-1": 1}}
+    AutoModelForSequenceClassification.from_pretrained(tiny, **options).save_pretrained(run.model)
+    (run.model / "adaptrun.json").write_text('{"task": "text-classification", "max_length": 32}')
+    return run
+
+
+def test_a_soup_needs_no_training_data_any_more_and_writes_into_no_cache_that_a_run_names(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [finished(folder, name, seed) for seed, name in enumerate(("one", "two"))]
+    (folder / "train.csv").unlink()
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    soup_runs([run.path for run in runs], folder / "mixed", "fp32", 1, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert {one["folder"] for one in said["runs"]} == {str(run.model) for run in runs}
+    assert (folder / "mixed" / "model.safetensors").is_file()
+    assert not (folder / "cache").exists()
+    assert any((folder / "home" / ".cache" / "adaptrun").iterdir())
+
+
+def test_a_soup_without_the_data_that_judge_it_is_refused(folder: Path) -> None:
+    runs = [finished(folder, name, seed) for seed, name in enumerate(("one", "two"))]
+    (folder / "dev.csv").unlink()
+    with pytest.raises(DataError, match=r"dev\.csv: there is no such file"):
+        soup_runs([run.path for run in runs], folder / "mixed", "fp32", 1, as_json=True)
 
 
 @pytest.mark.slow
