@@ -18,10 +18,18 @@ from launcher.checkpoint.merging import merge_adapters
 from launcher.errors import ModelError
 from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
+from launcher.job.reading import load_kept_job
 from launcher.job.schema import Model
 from launcher.models import loading
+from launcher.run.events import Event, EventLog, EventTail, Note, Step
 from launcher.run.folder import RunFolder
+from launcher.run.results import Result
+from launcher.run.starts import Start
+from launcher.worker.main import fine_tune
 from launcher.worker.selfcheck import make_material
+from launcher.worker.session import Session
+from launcher.worker.stopping import StopRequest
+from launcher.worker.world import World
 from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, train
 from tests.worlds import Worlds
 
@@ -241,3 +249,59 @@ def test_targets_that_are_not_there_are_named(targets: tuple[str, ...], message:
     loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec))
     with pytest.raises(ModelError, match=message):
         add_lora(Lora(method="lora", targets=targets), loaded, Setting(place, None, CLASSIFIER, 0))
+
+
+@pytest.mark.parametrize("labels", ["new", {"a": "b", "b": "a"}])
+def test_adapters_on_a_trained_head_are_read_with_the_rows_that_they_were_trained_with(
+    labels: Any, material: Path, worlds: Worlds, tmp_path: Path
+) -> None:
+    run = lay_out(tmp_path / "run", material, "single", 1, {}, max_steps=2)
+    job = load_kept_job(run.job_file)
+    run.write_job(job.model_copy(update={"model": job.model.model_copy(update={"labels": labels})}))
+    worlds.run(1, train, [(str(run.path), None)])
+    torch.testing.assert_close(logits_of(ours(run.model)), logits_of(of_peft(run.model)), rtol=1e-5, atol=1e-5)
+    merge_adapters(run.model, tmp_path / "merged", "fp32")
+    torch.testing.assert_close(logits_of(ours(tmp_path / "merged")), logits_of(ours(run.model)), rtol=1e-5, atol=1e-5)
+
+
+class LosingTheBase(EventLog):
+    """Deletes a folder after the first step, as somebody else may."""
+
+    def __init__(self, path: Path, base: Path) -> None:
+        super().__init__(path)
+        self._base = base
+
+    def write(self, event: Event) -> None:
+        super().write(event)
+        if isinstance(event, Step):
+            shutil.rmtree(self._base, ignore_errors=True)
+
+
+def train_and_lose_the_base(rank: int, size: int, path: str, base: str) -> None:
+    folder = RunFolder(Path(path))
+    log = LosingTheBase(folder.events_file, Path(base))
+    session = Session(load_kept_job(folder.job_file), folder.plan(), folder, World(rank, rank, size), log, Start())
+    fine_tune(session, StopRequest())
+    log.close()
+
+
+def test_a_run_whose_base_is_deleted_ends_with_its_adapters_which_stand_for_it(
+    material: Path, worlds: Worlds, tmp_path: Path
+) -> None:
+    base = tmp_path / "material" / "model"
+    shutil.copytree(material, tmp_path / "material")
+    run = lay_out(tmp_path / "runs" / "one", tmp_path / "material", "single", 1, {"merge": True}, max_steps=2)
+    worlds.run(1, train_and_lose_the_base, str(run.path), str(base))
+    assert run.is_done()
+    assert Result.read(run.result_file).model == str(run.adapter)
+    assert not run.model.exists()
+    assert (run.path.parent / "adapters").resolve() == run.path, "the latest of its name"
+    notes = [event.text for event in EventTail(run.events_file).read() if isinstance(event, Note)]
+    assert any(note.startswith("the adapters could not be merged: ") and str(base) in note for note in notes)
+    assert "library_name: peft" in (run.adapter / "README.md").read_text()
+    shutil.copytree(material / "model", base)
+    assert find_pretrained(Model(pretrained=str(run.path))).location == str(run.adapter)
+    for status in ('{"status": "stopped"}', None):
+        run.result_file.unlink() if status is None else run.result_file.write_text(status)
+        with pytest.raises(ModelError, match="is a run without a finished model; finish it with"):
+            find_pretrained(Model(pretrained=str(run.path)))
