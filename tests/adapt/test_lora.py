@@ -18,7 +18,7 @@ from launcher.checkpoint.merging import merge_adapters
 from launcher.errors import ModelError
 from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
-from launcher.job.reading import load_kept_job
+from launcher.job.reading import check_job, load_kept_job
 from launcher.job.schema import Model
 from launcher.models import loading
 from launcher.run.events import Event, EventLog, EventTail, Note, Step
@@ -31,6 +31,8 @@ from launcher.worker.session import Session
 from launcher.worker.stopping import StopRequest
 from launcher.worker.world import World
 from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, train
+from tests.families import job_values
+from tests.ways import train as train_under
 from tests.worlds import Worlds
 
 pytestmark = pytest.mark.timeout(900)
@@ -117,12 +119,13 @@ def logits_of(model: Any) -> torch.Tensor:
     return logits
 
 
-def ours(folder: Path) -> Any:
+def ours(folder: Path, *, has_classes: bool = True) -> Any:
     """The folder as `adaptrun` reads it."""
     spec = Model(pretrained=str(folder))
     place = find_pretrained(spec)
     config = loading.load_config(place, spec)
-    loaded = loading.load_model(place, spec, CLASSIFIER, loading.known_labels(config), config)
+    labels = loading.known_labels(config) if has_classes else ()
+    loaded = loading.load_model(place, spec, CLASSIFIER, labels, config)
     assert not loaded.new
     return loaded.model.eval()
 
@@ -305,3 +308,19 @@ def test_a_run_whose_base_is_deleted_ends_with_its_adapters_which_stand_for_it(
         run.result_file.unlink() if status is None else run.result_file.write_text(status)
         with pytest.raises(ModelError, match="is a run without a finished model; finish it with"):
             find_pretrained(Model(pretrained=str(run.path)))
+
+
+def test_adapters_of_a_task_without_classes_merge_into_a_base_with_another_head(worlds: Worlds, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
+
+    values = job_values("regression", tmp_path, max_steps=2) | {"adapt": {"method": "lora", "rank": 4}}
+    BertForSequenceClassification(AutoConfig.from_pretrained(tmp_path / "model", num_labels=2)).save_pretrained(
+        tmp_path / "model"
+    )
+    run = train_under(worlds, tmp_path, check_job(values, tmp_path), "single", 1)
+    merge_adapters(run.model, tmp_path / "merged", "fp32")
+    merged, found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    scores = logits_of(merged.eval())
+    assert scores.shape == (4, 1)
+    torch.testing.assert_close(scores, logits_of(ours(run.model, has_classes=False)), rtol=1e-5, atol=1e-5)
