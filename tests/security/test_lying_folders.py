@@ -299,17 +299,17 @@ def damage(folder: Path, draw: random.Random) -> str:
     files = sorted(file for file in folder.iterdir() if file.is_file())
     file = draw.choice([*files, *[one for one in files if one.suffix == ".json"], folder / "config.json"])
     raw = bytearray(file.read_bytes())
-    if file.suffix == ".json" and draw.random() < 0.7:
-        said = json.loads(raw)
+    said = _parsed(raw) if file.suffix == ".json" and draw.random() < 0.7 else None
+    if said:
         way = _change(said, draw)
         file.write_text(json.dumps(said))
         return f"{file.name}: {way}"
     way = draw.choice(["cut", "flip", "fill", "double"])
     reach = len(raw) if file.suffix == ".json" else min(len(raw), 4000)
-    at = draw.randrange(reach)
+    at = draw.randrange(max(1, reach))
     if way == "cut":
         del raw[at:]
-    elif way == "flip":
+    elif way == "flip" and raw:
         raw[at] ^= 1 << draw.randrange(8)
     elif way == "fill":
         raw[at : at + draw.randint(1, 40)] = bytes(draw.choices(b'{}[]",:09.-eE\x00\xff', k=draw.randint(1, 40)))
@@ -317,6 +317,15 @@ def damage(folder: Path, draw: random.Random) -> str:
         raw[at:at] = raw[at : at + draw.randint(1, 200)]
     file.write_bytes(bytes(raw))
     return f"{file.name}: {way} at {at}"
+
+
+def _parsed(raw: bytes) -> Any:
+    """What JSON says; nothing where it was damaged before, or holds a single value."""
+    try:
+        said = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict | list) else None
 
 
 VALUES: list[Any] = [None, True, -1, 0, 1, 2**70, 1e400, -0.5, "", "x", "../..", [], {}, [[]], [None], {"x": None}]
