@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from launcher.checkpoint.means import pour, publish_mean
+from launcher.errors import RequestError
 from launcher.job.evaluation import EvaluationRequest
 from launcher.job.schema import Job
 from launcher.run.folder import RunFolder, write_whole
@@ -54,7 +55,7 @@ def make_soup(place: Place, folder: RunFolder) -> None:
         def value_of(members: Sequence[Path]) -> float:
             pour(members, module.model)
             metrics = evaluate(module, task, data, world, batch_size=request.batch_size).metrics
-            return metrics[job.validation.metric]
+            return metric_of(metrics, job.validation.metric)
 
         found = greedy(models, value_of, lambda value: goodness_of(job, value))
         kept = [Path(one.folder) for one in found if one.kept]
@@ -62,6 +63,16 @@ def make_soup(place: Place, folder: RunFolder) -> None:
         if world.is_first:
             write_whole(folder.result_file, json.dumps({"runs": [asdict(one) for one in found], "notes": notes}))
         world.wait()
+
+
+def metric_of(metrics: Mapping[str, float], name: str) -> float:
+    """The metric that decides. Raises RequestError where the models' task has none of that name."""
+    if name not in metrics:
+        raise RequestError(
+            f"the models have no metric {name!r}, by which the first run's job judges; it is one of "
+            f"{', '.join(metrics)}"
+        )
+    return metrics[name]
 
 
 def greedy(

@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from launcher.errors import DataError
+from launcher.errors import DataError, RequestError
 from launcher.job.reading import load_job
 from launcher.run.folder import RunFolder
 from launcher.start.souping import soup_runs
+from launcher.worker.souping import metric_of
 from tests.commands import adaptrun
 from tests.tiny import write_texts
 
@@ -105,3 +106,10 @@ def test_the_finder_prints_a_table_and_keeps_nothing(folder: Path) -> None:
     assert len(rates) > 5
     assert re.search(r"suggestion: train.optimizer.lr: \S+, a tenth of \S+, where the smoothed loss is least", said)
     assert not (folder / "runs").exists()
+
+
+def test_a_metric_that_the_models_lack_is_refused() -> None:
+    """A run's folder is data, and its job may have been written by hand."""
+    assert metric_of({"loss": 0.5, "accuracy": 0.75}, "accuracy") == 0.75
+    with pytest.raises(RequestError, match=r"have no metric 'f1'.*one of loss, accuracy"):
+        metric_of({"loss": 0.5, "accuracy": 0.75}, "f1")
