@@ -7,7 +7,7 @@ import sys
 from enum import StrEnum
 from errno import ENAMETOOLONG
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -58,7 +58,7 @@ TextColumn = Annotated[str, typer.Option("--text", help="Column of the text.")]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a `datasets` folder or a hub id.")]
 Quoting = Annotated[
     bool | None,
-    typer.Option("--quoting/--no-quoting", help="Whether fields may stand in quotes; else in csv alone."),
+    typer.Option("--quoting/--no-quoting", help="Whether fields may be quoted; default: in csv files only."),
 ]
 Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a csv, tsv or jsonl file.")]
 LabelFormat = Annotated[
@@ -73,14 +73,19 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="ROLE=NAME", help="Another column, such as prompt=question; repeatable."),
 ]
-SBATCH = "Options of sbatch, which override the profile's"
-
 TrustCode = Annotated[
     list[Path] | None,
     typer.Option(
         "--trust-code", metavar="FILE", help="A Python file of yours that a model folder may name; repeatable."
     ),
 ]
+
+
+def sbatch_option(*names: str, metavar: str, help: str) -> Any:
+    """An option of `submit` that overrides the profile; `--help` shows these in a panel of their own."""
+    return typer.Option(
+        *names, metavar=metavar, help=help, rich_help_panel="Options of sbatch, which override the profile's"
+    )
 
 
 class NumberFormat(StrEnum):
@@ -124,7 +129,7 @@ def init(
 
 @app.command()
 def check(job: JobFile, sets: Sets = None, trust_code: TrustCode = None, as_json: AsJson = False) -> None:
-    """Say everything that is wrong with a job file, without starting anything."""
+    """Report everything that is wrong with a job file, without starting anything."""
     from launcher.start.checking import check_job_file
 
     check_job_file(job, with_trust(sets, trust_code), as_json)
@@ -170,7 +175,7 @@ def train(
     ] = False,
     trust_code: TrustCode = None,
 ) -> None:
-    """Fine-tune, validating as it goes; leave a run folder with a model in it, and a verdict on it."""
+    """Fine-tune and validate; the run folder then holds the model and a verdict on it."""
     sets = [*with_trust(sets, trust_code), *(["verdict.gate=true"] if gate else ())]
     if dry_run:
         return plan(job, sets)
@@ -200,7 +205,7 @@ def gap(
     trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a job's data are fit for fine-tuning, and how far the target is from the source."""
+    """Report whether a job's data are fit for fine-tuning, and how far the target is from the source."""
     from launcher.job.reading import load_job
     from launcher.start.gap import measure_gap
 
@@ -218,7 +223,7 @@ def leave_one_out(
     trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train once for each of several training sets, on the others; tell how well each is understood unseen."""
+    """Train once without each of several training sets, and measure the model on the set left out."""
     from launcher.job.reading import load_job
     from launcher.start.leaving_out import leave_one_out as run_all
     from launcher.start.leaving_out import show_plans
@@ -239,34 +244,66 @@ def submit(
     ] = None,
     resume: Resume = "auto",
     after: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Start only once this run's job has gone well.")
+        str | None, typer.Option(metavar="RUN", help="Start only once this run's job has succeeded.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script and stop.")] = False,
     test: Annotated[bool, typer.Option("--test", help="Ask the scheduler when it could run, and stop.")] = False,
-    time: Annotated[str | None, typer.Option("--time", "-t", rich_help_panel=SBATCH)] = None,
-    partition: Annotated[str | None, typer.Option("--partition", "-p", rich_help_panel=SBATCH)] = None,
-    account: Annotated[str | None, typer.Option("--account", "-A", rich_help_panel=SBATCH)] = None,
-    qos: Annotated[str | None, typer.Option("--qos", "-q", rich_help_panel=SBATCH)] = None,
-    reservation: Annotated[str | None, typer.Option("--reservation", rich_help_panel=SBATCH)] = None,
-    constraint: Annotated[str | None, typer.Option("--constraint", "-C", rich_help_panel=SBATCH)] = None,
-    exclude: Annotated[str | None, typer.Option("--exclude", "-x", rich_help_panel=SBATCH)] = None,
-    nodes: Annotated[int | None, typer.Option("--nodes", "-N", rich_help_panel=SBATCH)] = None,
-    gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", rich_help_panel=SBATCH)] = None,
+    time: Annotated[
+        str | None,
+        sbatch_option(
+            "--time",
+            "-t",
+            metavar="TIME",
+            help="Time limit, as sbatch takes it: 20:00, 12:00:00 or 1-12:00:00.",
+        ),
+    ] = None,
+    partition: Annotated[
+        str | None, sbatch_option("--partition", "-p", metavar="NAME", help="Partition (queue): NAME or NAME,NAME.")
+    ] = None,
+    account: Annotated[
+        str | None, sbatch_option("--account", "-A", metavar="NAME", help="Account that the time is charged to.")
+    ] = None,
+    qos: Annotated[str | None, sbatch_option("--qos", "-q", metavar="NAME", help="Quality of service.")] = None,
+    reservation: Annotated[
+        str | None, sbatch_option("--reservation", metavar="NAME", help="Reservation that the nodes come from.")
+    ] = None,
+    constraint: Annotated[
+        str | None,
+        sbatch_option(
+            "--constraint", "-C", metavar="FEATURES", help="Features that the nodes must have: a100, or 'a100&nvlink'."
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None,
+        sbatch_option(
+            "--exclude", "-x", metavar="NODES", help="Nodes that must not be used: node3,node7 or node[1-4]."
+        ),
+    ] = None,
+    nodes: Annotated[int | None, sbatch_option("--nodes", "-N", metavar="COUNT", help="Number of nodes.")] = None,
+    gpus_per_node: Annotated[
+        int | None, sbatch_option("--gpus-per-node", metavar="COUNT", help="Number of GPUs on each node.")
+    ] = None,
     gpu_memory: Annotated[
-        str | None, typer.Option("--gpu-memory", help="Of each GPU, such as 80GiB.", rich_help_panel=SBATCH)
+        str | None,
+        sbatch_option(
+            "--gpu-memory",
+            metavar="SIZE",
+            help="Memory of each GPU, such as 80GiB; adaptrun's plan needs it, sbatch does not see it.",
+        ),
     ] = None,
     cpus_per_node: Annotated[
         int | None,
-        typer.Option("--cpus-per-task", "-c", help="Cores of each node, which has one task.", rich_help_panel=SBATCH),
+        sbatch_option("--cpus-per-task", "-c", metavar="COUNT", help="CPUs on each node, on which one task runs."),
     ] = None,
-    memory: Annotated[str | None, typer.Option("--mem", help="Of each node.", rich_help_panel=SBATCH)] = None,
+    memory: Annotated[
+        str | None, sbatch_option("--mem", metavar="SIZE", help="Memory of each node, such as 200GiB.")
+    ] = None,
     extra: Annotated[
         list[str] | None,
-        typer.Option(
+        sbatch_option(
             "--sbatch",
             metavar="OPTION",
-            help="Any other option of sbatch, such as --sbatch=--exclusive; repeatable.",
-            rich_help_panel=SBATCH,
+            help="Any other option of sbatch: --sbatch=--exclusive, --sbatch=--mail-type=END; repeatable.",
         ),
     ] = None,
     trust_code: TrustCode = None,
@@ -291,7 +328,7 @@ def status(
     run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's folder; absent: all in runs/.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how a run stands: queue, step, loss, speed, time left, starts, and where its time went."""
+    """Show the state of a run: queue, step, loss, speed, time left, starts, and where its time went."""
     from launcher.cluster.watching import show_status
 
     show_status(run, as_json)
@@ -301,7 +338,7 @@ def status(
 def logs(
     run: Run,
     rank: Annotated[int | None, typer.Option(min=0, help="Of one rank; absent: what the batch job printed.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run goes on.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the run ends.")] = False,
 ) -> None:
     """Print the logs of a run."""
     from launcher.cluster.watching import show_logs
@@ -313,7 +350,7 @@ def logs(
 def cancel(
     run: Run, now: Annotated[bool, typer.Option("--now", help="End a batch job without saving.")] = False
 ) -> None:
-    """Let a run save and stop, on this machine or in the queue."""
+    """Save and stop a run, on this machine or in the queue."""
     from launcher.cluster.watching import cancel_run
 
     cancel_run(run, now)
@@ -378,7 +415,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Runs' folders.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Say what differs between runs: in job, data, plan, environment and result."""
+    """Show what differs between runs: in job, data, plan, environment and result."""
     from launcher.start.comparing import compare_runs
 
     compare_runs(runs, as_json)
@@ -399,11 +436,11 @@ def consolidate(
         Path | None, typer.Option(help="Model folder whose config and tokenizer are taken; default: the run's.")
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(help="What stands before the model's own names in another program's checkpoint.")
+        str | None, typer.Option(help="Prefix of the weights' names in another program's checkpoint, such as `model.`")
     ] = None,
     trust_code: TrustCode = None,
 ) -> None:
-    """Make a model folder of a checkpoint or of adapters, one tensor in memory at a time."""
+    """Write a model folder from a checkpoint or from adapters, one tensor in memory at a time."""
     from launcher.start.consolidating import consolidate_checkpoint
 
     consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix, [str(file) for file in trust_code or ()])
@@ -418,7 +455,7 @@ def soup(
     trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make one model of several runs': the mean of those that make it no worse on the first run's validation set."""
+    """Average the weights of several runs, keeping those that make it no worse on the first run's validation set."""
     from launcher.start.souping import soup_runs
 
     soup_runs(runs, output, dtype.value, processes, as_json, [str(file) for file in trust_code or ()])
@@ -426,7 +463,7 @@ def soup(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Look at what this machine has for a run, and say how to mend what is amiss."""
+    """Check whether this machine has what a run needs, and say how to fix what is missing."""
     from launcher.start.doctor import print_diagnosis
 
     raise typer.Exit(print_diagnosis(as_json))

@@ -34,6 +34,17 @@ def test_the_readme_names_only_commands_that_there_are() -> None:
     assert known <= set(COMMAND.findall(shown)), "a command that the README does not show"
 
 
+def test_help_describes_every_command_and_each_of_its_options() -> None:
+    from typer.main import get_command
+
+    from launcher.cli import app
+
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert command.help, name
+        undescribed = [option.name for option in command.params if not option.help]
+        assert not undescribed, f"{name}: {undescribed}"
+
+
 def test_the_makefile_has_the_targets_that_the_pages_name() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from launcher.errors import RequestError
+from launcher.job.places import why_unusable
 from launcher.job.reading import load_section
 from launcher.job.section import Section
 from launcher.plan.hardware import Gpu, Hardware
@@ -19,6 +20,13 @@ from launcher.plan.table import parse_size
 def _one_line(text: str) -> str:
     if any(not character.isprintable() for character in text):
         raise ValueError("one line of printable characters")
+    return text
+
+
+def _folder(text: str) -> str:
+    unusable = why_unusable(text, None)
+    if unusable:
+        raise ValueError(f"the path of a folder; {unusable}")
     return text
 
 
@@ -108,7 +116,9 @@ class Profile(Section):
     extra: tuple[Line, ...] = Field((), description="Further options of sbatch, such as `--exclusive`.")
     modules: tuple[Line, ...] = Field((), description="Environment modules to load.")
     conda: Line | None = Field(None, description="Conda environment, by name or path, that holds adaptrun.")
-    venv: Line | None = Field(None, description="Virtual environment that holds adaptrun; absent: the one of `submit`.")
+    venv: Annotated[Line, AfterValidator(_folder)] | None = Field(
+        None, description="Virtual environment that holds adaptrun; absent: the one of `submit`."
+    )
     container: Container | None = Field(None, description="The container that the ranks run in.")
     environment: dict[Variable, Line] = Field(default_factory=dict, description="Variables of the ranks.")
     before: tuple[Line, ...] = Field((), description="Lines of bash before the ranks start, taken as they are.")

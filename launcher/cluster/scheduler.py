@@ -104,6 +104,11 @@ def _call(*command: str, given: str | None = None, says_on_stderr: bool = False)
     require()
     try:
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS)
+    except OSError as error:
+        raise RequestError(
+            f"{command[0]} cannot be started: {error.strerror}; SLURM's sbatch is here, and {command[0]} has to be on "
+            "the PATH of this machine too"
+        ) from None
     except subprocess.TimeoutExpired:
         raise RequestError(f"{command[0]} does not answer within {SECONDS:.0f} s; try `sinfo`") from None
     if done.returncode != 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launcher.cluster.profile import Container, Profile
 from launcher.errors import RequestError
+from launcher.job.places import beside
 
 TEMPLATE = Path(__file__).parent.parent / "slurm" / "job.sbatch"
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
@@ -108,7 +109,7 @@ def _commands(profile: Profile, runs: Sequence[Path]) -> tuple[list[str], list[s
     container = profile.container
     if container is None:
         python = "python" if profile.conda is not None else sys.executable
-        python = python if profile.venv is None else str(Path(profile.venv).expanduser().absolute() / "bin" / "python")
+        python = python if profile.venv is None else str(beside(profile.venv, None).absolute() / "bin" / "python")
         return [python, "-P"], [python, "-P"]
     mounts = [*container.mounts, *dict.fromkeys(f"{run.parent}:{run.parent}" for run in runs)]
     if container.runtime == "apptainer":

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -27,11 +27,13 @@ class LabelMatch:
     labels: in the order of the model's outputs
     rows: for each the row of the pretrained head; None for a label that the head lacks
     head: the names of the pretrained head's rows; empty where it has no head
+    said: what `model.labels` says
     """
 
     labels: tuple[str, ...]
     rows: tuple[int | None, ...]
     head: tuple[str, ...]
+    said: Mapped = BY_NAME
 
     @property
     def keeps_the_head(self) -> bool:
@@ -52,6 +54,8 @@ class LabelMatch:
         """What a reader must know of how labels were matched; nothing where all have the same names."""
         if not self.head:
             return []
+        if self.said == NEW_HEAD:
+            return [f"model.labels: new: the head starts at random; the pretrained head had {listed(self.head)}"]
         found = [(label, self.head[row]) for label, row in zip(self.labels, self.rows, strict=True) if row is not None]
         renamed = [f"{label!r} is the head's {name!r}" for label, name in found if label != name]
         notes = [f"labels matched with the pretrained head: {shortened(renamed)}"] if renamed else []
@@ -61,7 +65,8 @@ class LabelMatch:
         changed = f"the labels differ from those of the pretrained head: kept {listed(kept) or 'none'}"
         changed += f"; new, starting at random: {listed(self.new)}"
         changed += f"; dropped: {listed(self.dropped)}" if self.dropped else ""
-        return [*notes, f"{changed}. Where two are one under other names: model.labels: {{OURS: THE-HEAD'S}}"]
+        advice = ". Where two are one under other names: model.labels: {OURS: THE-HEAD'S}"
+        return [*notes, changed + advice * (self.said == BY_NAME)]
 
 
 def head_names(architectures: object, id2label: object, auto_class: str | None) -> tuple[str, ...]:
@@ -111,9 +116,9 @@ def match_labels(head: Sequence[str], labels: Sequence[str], said: Mapped = BY_N
     if not isinstance(said, str):
         rows = _said_rows(head, labels, said)
     if said != NEW_HEAD:
-        for key in (str, folded, _number):
-            rows |= _rows_by(key, head, labels, rows)
-    return LabelMatch(tuple(labels), tuple(rows.get(label) for label in labels), tuple(head))
+        for key, likeness in _LIKENESSES.items():
+            rows |= _rows_by(key, likeness, head, labels, rows)
+    return LabelMatch(tuple(labels), tuple(rows.get(label) for label in labels), tuple(head), said)
 
 
 def find_label(labels: Sequence[str], label: str) -> int | None:
@@ -147,9 +152,12 @@ def shortened(items: Sequence[str], at_most: int = 10) -> str:
 
 
 def _rows_by(
-    key: Callable[[str], str | None], head: Sequence[str], labels: Sequence[str], known: Mapping[str, int]
+    key: Key, likeness: str, head: Sequence[str], labels: Sequence[str], known: Mapping[str, int]
 ) -> dict[str, int]:
-    """Rows of the labels that are not matched yet, by a key of the names. Raises ModelError for one of several."""
+    """Rows of the labels that are not matched yet, by a key of the names. Raises ModelError for one of several.
+
+    likeness: what names with the same key have in common
+    """
     taken = set(known.values())
     rows, wanted = defaultdict[str, list[int]](list), defaultdict[str, list[str]](list)
     for row, name in enumerate(head):
@@ -160,9 +168,13 @@ def _rows_by(
             wanted[found].append(label)
     for found in rows.keys() & wanted.keys():
         if len(rows[found]) > 1 or len(wanted[found]) > 1:
+            names = [head[row] for row in rows[found]]
+            fix = "say which is which: model.labels: {OURS: THE-HEAD'S}"
+            if len(set(names)) < len(names):  # a name says nothing then
+                fix = "give each row a name of its own in id2label of the model's config.json"
             raise ModelError(
-                f"the labels {listed(wanted[found])} of the data and {listed(head[row] for row in rows[found])} of the "
-                "pretrained head are the same but for case; say which is which: model.labels: {OURS: THE-HEAD'S}"
+                f"the labels {listed(wanted[found])} of the data and {listed(names)} of the pretrained head "
+                f"{likeness}; {fix}"
             )
     return {labels[0]: rows[found][0] for found, labels in wanted.items() if found in rows}
 
@@ -172,6 +184,15 @@ def _number(name: str) -> str | None:
     found = PLACEHOLDER.fullmatch(name)
     digits = found.group(1) if found else name
     return digits if re.fullmatch(r"0|[1-9]\d{0,8}", digits) else None
+
+
+Key = Callable[[str], str | None]
+_LIKENESSES: dict[Key, str] = {
+    str: "have the same name",
+    folded: "differ in case or white space alone",
+    _number: "mean the same number, as LABEL_1 means 1",
+}
+"""By what names are matched, the closest first, and how it is called in a message."""
 
 
 def _said_rows(head: Sequence[str], labels: Sequence[str], said: Mapping[str, str]) -> dict[str, int]:
@@ -200,4 +221,4 @@ def _spelled_as_the_data(match: LabelMatch) -> LabelMatch:
     names = [ours.get(row) or (str(_number(name)) if numbered else name) for row, name in enumerate(match.head)]
     if len(set(names)) < len(names):  # what is left over of the head has the name of another label
         return match
-    return LabelMatch(tuple(names), tuple(range(len(names))), match.head)
+    return replace(match, labels=tuple(names), rows=tuple(range(len(names))))

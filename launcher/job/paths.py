@@ -90,7 +90,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             "track": track,
         }
     )
-    found += [(path, message, "choose a shorter place") for path, message in _unusable(resolved)]
+    found += [(path, message, "choose another place") for path, message in _unusable(job, folder)]
     return resolved, found
 
 
@@ -112,16 +112,18 @@ def _trusted(job: Job, task: str, adapt: Adapt, folder: Path, found: list[Found]
     return tuple(dict.fromkeys(file for file in named if file))
 
 
-def _unusable(job: Job) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Places that are made when they are needed, and that no file system can hold."""
+def _unusable(job: Job, folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Places that are made when they are needed, and that cannot be made."""
     places: dict[tuple[str, ...], str] = {("data", "cache"): job.data.cache, ("launch", "runs"): job.launch.runs}
     if job.engine.nvme_path is not None:
         places["engine", "nvme_path"] = job.engine.nvme_path
     for index, tracker in enumerate(job.track):
         if tracker.folder is not None:
             places["track", str(index), "folder"] = tracker.folder
+        if tracker.uri is not None and tracker.uri.startswith(SQLITE):
+            places["track", str(index), "uri"] = tracker.uri.removeprefix(SQLITE)
     for path, place in places.items():
-        message = why_unusable(Path(place))
+        message = why_unusable(place, folder)
         if message:
             yield path, message
 

@@ -33,7 +33,10 @@ FILE_SUFFIXES = (
 
 
 def beside(name: str, folder: Path | None) -> Path:
-    """`name` as a path, relative to `folder`; links are kept, since `runs/<name>` may lead elsewhere tomorrow."""
+    """`name` as a path, relative to `folder`; links are kept, since `runs/<name>` may lead elsewhere tomorrow.
+
+    `~` and `~user` are their home; those of a user whom this machine does not know stay as they are written.
+    """
     path = Path(os.path.expanduser(name))
     return path if path.is_absolute() or folder is None else folder / path
 
@@ -78,7 +81,7 @@ def ends_as_a_file(name: str) -> bool:
 def not_there(name: str, folder: Path | None, instead: str) -> tuple[str, str]:
     """What is said of a path that leads nowhere, and what to do: the nearest that is there, or `instead`."""
     path = beside(name, folder)
-    unusable = why_unusable(path)
+    unusable = why_unusable(name, folder)
     if unusable:
         return unusable, "check the path"
     near = get_close_matches(path.name, _names_in(path.parent), n=1)
@@ -90,8 +93,11 @@ def not_there(name: str, folder: Path | None, instead: str) -> tuple[str, str]:
     return f"there is no {path}", instead
 
 
-def why_unusable(path: Path) -> str:
-    """Why no file system takes a path; empty where one may."""
+def why_unusable(name: str, folder: Path | None) -> str:
+    """Why a name cannot be a path here; empty where it can."""
+    path, home = beside(name, folder), name.split("/", 1)[0]
+    if home.startswith("~") and os.path.expanduser(home) == home and not is_there(path):
+        return f"there is no user {home[1:]!r} on this machine, so {name} is no path"
     try:
         parts = [len(os.fsencode(part)) for part in path.parts]
     except UnicodeEncodeError:

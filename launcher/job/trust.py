@@ -14,6 +14,7 @@ from pathlib import Path
 from launcher.errors import UntrustedCode
 from launcher.job.own_files import with_imports
 from launcher.job.own_function import defines
+from launcher.job.places import beside
 
 
 def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
@@ -27,7 +28,7 @@ def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
     file, colon, name = location.rpartition(":")
     if not colon:
         file, name = location, ""
-    wanted = Path(file).expanduser()
+    wanted = beside(file, None)
     try:
         is_here = wanted.is_file()
         for own in map(Path, trusted):

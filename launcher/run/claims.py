@@ -66,8 +66,8 @@ def holder(folder: Path) -> str | None:
     if found is None:
         return None
     return (
-        f"it is held by {found}, and this file system has no locks that would tell whether that goes on; where it has "
-        f"ended, remove {file}"
+        f"it is held by {found}, and this file system has no locks that would show whether that still runs; where it "
+        f"has ended, remove {file}"
     )
 
 

@@ -59,7 +59,7 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
 
     resume: `auto`, `never`, or the path of a run or of one of its checkpoints
     is_taken: whether a run waits in a queue, or runs on other machines
-    Raises RequestError where that path cannot be gone on from.
+    Raises RequestError where that path cannot be resumed.
     """
     if resume == "never":
         return _new(job, "a new run")
@@ -71,7 +71,7 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
         if not run.job_file.is_file() or run.is_done():
             continue
         if is_taken(run) or run.is_claimed():
-            alive = alive or (path.name if (held := holder(run.path)) is None else f"{path.name} ({held})")
+            alive = alive or f"{path.name}{_holder_of(run)}"
             continue
         checkpoints = complete_checkpoints(run.checkpoints)
         if not (checkpoints or _is_stopped(run)):
@@ -83,8 +83,10 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
             is_the_same, first = False, str(error).splitlines()[0]
             why = f"the job of the unfinished {path.name} cannot be read any more: {first}"
         if is_the_same and run.claim():
-            return _go_on(job, run, checkpoints, "to start afresh: --resume never")
-        if checkpoints and not is_the_same:  # else it holds nothing that would be lost
+            return _resume(job, run, checkpoints, "to start a new run: --resume never")
+        if is_the_same:  # another start was faster
+            alive = alive or f"{path.name}{_holder_of(run)}"
+        elif checkpoints:  # else it holds nothing that would be lost
             return _new(job, f"a new run: {why}")
     return _new(job, "a new run" if alive is None else f"a new run, since {alive} is still running or waiting")
 
@@ -129,12 +131,11 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
     if not run.job_file.is_file():
         raise RequestError(f"{path} is neither a run's folder nor one of its checkpoints")
     if not (checkpoints or _is_stopped(run)):
-        raise RequestError(f"{path} holds no complete checkpoint to go on from; to start afresh: --resume never")
+        raise RequestError(f"{path} holds no complete checkpoint to resume from; to start a new run: --resume never")
     if is_taken(run) or not run.claim():
-        held = holder(run.path)
-        who = "" if held is None else f" ({held})"
         raise RequestError(
-            f"{path} is still running, or waiting in a queue{who}; stop that one first, or --resume never"
+            f"{path} is still running, or waiting in a queue{_holder_of(run)}; stop that one first, or start a new run: "
+            "--resume never"
         )
     differing = differing_fields(job, load_job(run.job_file))
     if differing:
@@ -142,7 +143,13 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
             f"the job differs from that of {path} in {', '.join(differing)}, which would change its numbers; use the "
             f"same values, or --resume never"
         )
-    return _go_on(job, run, checkpoints, "as asked", insists=is_checkpoint)
+    return _resume(job, run, checkpoints, "as asked", insists=is_checkpoint)
+
+
+def _holder_of(run: RunFolder) -> str:
+    """Who holds a run by a file, and what to do where that process has ended, in brackets; empty where nobody does."""
+    held = holder(run.path)
+    return "" if held is None else f" ({held})"
 
 
 def _new(job: Job, reason: str) -> Decision:
@@ -151,8 +158,8 @@ def _new(job: Job, reason: str) -> Decision:
     return Decision(run, None, reason, "first")
 
 
-def _go_on(job: Job, run: RunFolder, checkpoints: list[Path], reason: str, insists: bool = False) -> Decision:
-    """Go on from the last of `checkpoints` that is not seen to be damaged; the ranks look at it more closely.
+def _resume(job: Job, run: RunFolder, checkpoints: list[Path], reason: str, insists: bool = False) -> Decision:
+    """Resume from the last of `checkpoints` that is not seen to be damaged; the ranks look at it more closely.
 
     Without any, from the beginning: the run was stopped before it saved.
     """
@@ -163,12 +170,12 @@ def _go_on(job: Job, run: RunFolder, checkpoints: list[Path], reason: str, insis
     for folder in (run.path, run.logs):
         remove_leftovers(folder)
     passed = [path.name for path in incomplete_checkpoints(run.checkpoints)]
-    skipped = f"; passed over the incomplete {', '.join(passed)}" if passed else ""
-    skipped += "".join(f"; passed over {path.name}, which is damaged: {fault}" for path, fault in damaged.items())
+    skipped = f"; skipped the incomplete {', '.join(passed)}" if passed else ""
+    skipped += "".join(f"; skipped {path.name}, which is damaged: {fault}" for path, fault in damaged.items())
     for path in damaged:
         set_aside(path)
     whence = "the beginning: it was stopped before it saved" if checkpoint is None else checkpoint.name
-    return Decision(run, checkpoint, f"going on from {whence} ({reason}){skipped}", insists=insists)
+    return Decision(run, checkpoint, f"resuming from {whence} ({reason}){skipped}", insists=insists)
 
 
 def _is_stopped(run: RunFolder) -> bool:
@@ -195,9 +202,9 @@ def damage_of(run: RunFolder, damaged: Mapping[Path, str], insists: bool) -> str
     found = "; ".join(f"{path} is damaged: {fault}" for path, fault in damaged.items())
     others = [path.name for path in complete_checkpoints(run.checkpoints) if path not in damaged]
     there = f"the others are {', '.join(others)}" if others else "there is no other"
-    fix = f"resume from one of them: --resume {run.checkpoints}/NAME, or" if others else ""
+    fix = f"resume from one of them: --resume {run.checkpoints}/NAME, or " if others else ""
     none = "" if insists else "no earlier one can take its place; "
-    return f"{found}; {none}{there}; {fix} start afresh: --resume never".replace(";  ", "; ")
+    return f"{found}; {none}{there}; {fix}start a new run: --resume never"
 
 
 def _deciding(job: Job) -> dict[str, object]:

@@ -101,7 +101,7 @@ def checked_model(model: Model) -> Model:
 
 def trusted_files(files: Sequence[str]) -> tuple[str, ...]:
     """What `--trust-code` names, as paths from anywhere, told with their hashes. Raises RequestError for no file."""
-    trusted = tuple(str(Path(file).expanduser().resolve()) for file in files)
+    trusted = tuple(str(beside(file, None).resolve()) for file in files)
     missing = next((file for file in trusted if not Path(file).is_file()), None)
     if missing is not None:
         raise RequestError(f"there is no {missing} to trust; --trust-code names a Python file of your own")

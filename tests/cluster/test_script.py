@@ -8,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from launcher.cluster import scheduler
 from launcher.cluster.profile import Profile, load_profile
 from launcher.cluster.script import quoted, render_script
 from launcher.errors import JobError, RequestError
@@ -285,8 +287,22 @@ def test_a_bad_profile_is_told_with_its_place(text: str, message: str, tmp_path:
 
 
 def test_without_slurm_submit_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from launcher.cluster import scheduler
-
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(RequestError, match="there is no sbatch here: SLURM is not installed"):
         scheduler.submit(tmp_path / "job.sbatch")
+
+
+@pytest.mark.parametrize(
+    ("call", "command"),
+    [(scheduler.job_state, "scontrol"), (scheduler.cancel, "scancel")],
+)
+def test_a_command_of_slurm_that_is_missing_is_named(
+    call: Callable[[str], object], command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sbatch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    with pytest.raises(
+        RequestError, match=f"{command} cannot be started: No such file.*has to be on the PATH"
+    ) as error:
+        call("7")
+    assert error.value.exit_code == 2

@@ -77,8 +77,14 @@ REFUSED: dict[str, tuple[Sequence[str], Sequence[str], Mapped, str]] = {
         "by-name",
         "model.labels: new for a head that starts at random",
     ),
-    "two of the head": (("Pos", "pos"), ("POS", "neg"), "by-name", "the same but for case; say which is which"),
-    "two of the data": (("pos", "neg"), ("POS", "Pos"), "by-name", "the same but for case; say which is which"),
+    "two of the head": (("Pos", "pos"), ("POS", "neg"), "by-name", "in case or white space alone; say which is which"),
+    "two of the data": (("pos", "neg"), ("POS", "Pos"), "by-name", "in case or white space alone; say which is which"),
+    "one name twice": (
+        ("pos", "pos"),
+        ("pos", "neg"),
+        "by-name",
+        r"the labels 'pos' of the data and 'pos', 'pos' of the pretrained head have the same name; give each row",
+    ),
     "no such name": (
         ("neg", "pos"),
         ("0", "1"),
@@ -110,6 +116,15 @@ def test_what_was_matched_is_told() -> None:
         "head's 'NEUTRAL'"
     )
     assert "kept 'contradiction', 'neutral'; new, starting at random: 'mixed'; dropped: 'ENTAILMENT'." in changed
+    assert changed.endswith("Where two are one under other names: model.labels: {OURS: THE-HEAD'S}")
+
+
+def test_what_model_labels_says_already_is_not_advised_again() -> None:
+    (new,) = decide_labels(("a", "b"), ("a", "c"), "new").notes()
+    assert new == "model.labels: new: the head starts at random; the pretrained head had 'a', 'b'"
+    matched, changed = decide_labels(NLI, ("no", "entailment", "x"), {"no": "CONTRADICTION"}).notes()
+    assert matched.endswith("'no' is the head's 'CONTRADICTION', 'entailment' is the head's 'ENTAILMENT'")
+    assert changed.endswith("new, starting at random: 'x'; dropped: 'NEUTRAL'")
 
 
 def test_a_head_of_another_kind_is_none() -> None:

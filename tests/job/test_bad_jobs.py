@@ -134,6 +134,17 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "a source that is too long": (replaced("train.csv", f"{'x' * 300}"), [":5:11: data.train.source", "longer than"]),
     "a folder that is too long": (GOOD + f"launch: {{runs: {'x/' * 4000}}}\n", [":13:10: launch.runs", "longer than"]),
     "a place with a NUL": (replaced("{pretrained: tiny}", '{pretrained: "a\\0b"}'), ["holds a NUL character"]),
+    "the home of nobody": (
+        replaced("train.csv", "~nobody-here/train.csv"),
+        [
+            ":5:11: data.train.source",
+            "there is no user 'nobody-here' on this machine, so ~nobody-here/train.csv is no path",
+        ],
+    ),
+    "runs in the home of nobody": (
+        GOOD + "launch: {runs: ~nobody-here/runs}\n",
+        [":13:10: launch.runs: there is no user 'nobody-here'", "fix: choose another place"],
+    ),
     "lines that end in CR alone": (GOOD.replace("\n", "\r") + "x: \x07\r", [":13:4", "'\\x07' is not allowed"]),
     "two documents": (GOOD + "---\nname: y\n", ["not valid YAML", "document"]),
     "an object": (

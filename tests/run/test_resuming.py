@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE
 
@@ -14,7 +16,8 @@ from launcher.errors import DamagedCheckpoint, RequestError
 from launcher.files import hash_folder
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
-from launcher.run.checkpoints import MARKER, PROGRESS, checkpoint_name
+from launcher.run import resuming
+from launcher.run.checkpoints import MARKER, PROGRESS, checkpoint_name, complete_checkpoints
 from launcher.run.events import EventLog, Step
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result, mark_stopped
@@ -61,8 +64,8 @@ def test_the_same_job_goes_on_from_its_last_complete_checkpoint(folder: Path) ->
     decision = decide_run(job(folder), "auto")
     assert decision.folder == run
     assert decision.checkpoint == run.checkpoints / checkpoint_name(20)
-    assert decision.reason.startswith("going on from step-00000020 (to start afresh: --resume never)")
-    assert decision.reason.endswith("passed over the incomplete step-00000030")
+    assert decision.reason.startswith("resuming from step-00000020 (to start a new run: --resume never)")
+    assert decision.reason.endswith("skipped the incomplete step-00000030")
     assert not run.failure_file.exists()
 
 
@@ -104,7 +107,7 @@ def test_a_run_that_was_stopped_before_it_saved_begins_again(resume: str, folder
     mark_stopped(run)
     decision = decide_run(job(folder), resume.replace("RUN", str(run.path)))
     assert (decision.folder, decision.checkpoint, decision.cause) == (run, None, "resumed")
-    assert decision.reason.startswith("going on from the beginning: it was stopped before it saved")
+    assert decision.reason.startswith("resuming from the beginning: it was stopped before it saved")
 
 
 def test_a_run_that_ended_without_a_word_before_it_saved_does_not(folder: Path) -> None:
@@ -165,7 +168,7 @@ def test_a_run_or_a_checkpoint_can_be_named(folder: Path) -> None:
     [
         ("nowhere", "is neither a run's folder nor one of its checkpoints"),
         ("RUN/checkpoints/step-00000099", "is no complete checkpoint; the complete ones are step-00000010"),
-        ("EMPTY", "holds no complete checkpoint to go on from"),
+        ("EMPTY", "holds no complete checkpoint to resume from"),
         ("OTHER", "differs from that of .* in train.optimizer.lr, train.seed, which would change its numbers"),
     ],
 )
@@ -209,13 +212,19 @@ def test_an_unfinished_run_whose_data_are_gone_is_not_in_the_way(folder: Path) -
     assert decide_run(job(folder), "auto").folder != run
 
 
-def test_a_run_that_is_still_going_is_left_alone(folder: Path) -> None:
-    run = unfinished(folder)
+@contextmanager
+def held_by_another_process(run: RunFolder) -> Iterator[subprocess.Popen[str]]:
     code = "import sys; from pathlib import Path; from launcher.run.folder import RunFolder\n"
     code += f"print(RunFolder(Path({str(run.path)!r})).claim(), flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
+        yield other
+
+
+def test_a_run_that_is_still_going_is_left_alone(folder: Path) -> None:
+    run = unfinished(folder)
+    with held_by_another_process(run) as other:
         beside = decide_run(job(folder), "auto")
         assert beside.folder != run
         assert beside.reason == f"a new run, since {run.path.name} is still running or waiting"
@@ -223,6 +232,22 @@ def test_a_run_that_is_still_going_is_left_alone(folder: Path) -> None:
             decide_run(job(folder), str(run.path))
         other.kill()
     assert decide_run(job(folder), "auto").folder == run
+
+
+def test_of_two_starts_at_once_the_slower_one_says_why_its_run_is_new(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = unfinished(folder)
+    with ExitStack() as faster:
+
+        def claimed_meanwhile(checkpoints: Path) -> list[Path]:
+            faster.enter_context(held_by_another_process(run))
+            return complete_checkpoints(checkpoints)
+
+        monkeypatch.setattr(resuming, "complete_checkpoints", claimed_meanwhile)
+        decision = decide_run(job(folder), "auto")
+    assert decision.folder != run
+    assert decision.reason == f"a new run, since {run.path.name} is still running or waiting"
 
 
 def hashed(folder: Path, *sets: str) -> RunFolder:
@@ -248,7 +273,7 @@ def test_a_checkpoint_that_is_seen_to_be_damaged_is_passed_over(damage: str, fil
         return  # what it says may be of any other file
     decision = decide_run(job(folder), "auto")
     assert decision.checkpoint == run.checkpoints / checkpoint_name(10)
-    assert f"; passed over step-00000020, which is damaged: {file} " in decision.reason
+    assert f"; skipped step-00000020, which is damaged: {file} " in decision.reason
     assert not last.exists()
     assert (run.checkpoints / "step-00000020.damaged").is_dir(), "it no longer counts"
 
@@ -272,7 +297,7 @@ def test_where_all_are_damaged_all_are_named(folder: Path) -> None:
     for step in (10, 20):
         (run.checkpoints / checkpoint_name(step) / PROGRESS).unlink()
     with pytest.raises(
-        DamagedCheckpoint, match="no earlier one can take its place; there is no other; start afresh"
+        DamagedCheckpoint, match="no earlier one can take its place; there is no other; start a new run"
     ) as error:
         decide_run(job(folder), "auto")
     assert str(error.value).count("progress.json is missing") == 2
