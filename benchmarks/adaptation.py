@@ -69,7 +69,7 @@ def main() -> None:
         "--texts", type=int, default=800, help="of each domain, for the methods that learn words; 0: none"
     )
     parser.add_argument(
-        "--folder", type=Path, help="keeps downloads, features and figures, so that it goes on where it was stopped"
+        "--folder", type=Path, help="keeps downloads, features and figures, so that it resumes where it was stopped"
     )
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     arguments = parser.parse_args()

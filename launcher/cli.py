@@ -49,7 +49,7 @@ ModelFolder = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder or a finished run.", show_default=False)
 ]
 Processes = Annotated[int | None, typer.Option("--processes", min=1, help="Processes; default as for a job.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples of full length evaluated at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples of full length per evaluation batch.")]
 DataFile = Annotated[
     str,
     typer.Option("--data", help="A file or folder of samples, as in a job's data.train.source, or a hub id."),

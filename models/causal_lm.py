@@ -97,7 +97,7 @@ class CausalLM(LanguageTask):
 
     def _nothing_learned(self, ids: list[int], targets: list[int]) -> str:
         if len(ids) < 2:
-            return "the text has a single token, and nothing to tell from it; remove the row"
+            return "the text has a single token, and so no next token to predict; remove the row"
         before = next((place for place, target in enumerate(targets) if place and target != UNTOLD), len(ids))
         return (
             f"what is to be learned begins after {before} tokens, beyond the {self.train.max_length} of "

@@ -316,7 +316,7 @@ def _with_adapters(
     if base.identity is not None and loaded.identity != base.identity:
         raise ModelError(
             f"{base.pretrained.location} is no longer the model that the adapters in {pretrained.location} were "
-            "trained beside; put that one back"
+            "trained with; put that one back"
         )
     supplied = add_adapters(Path(pretrained.location), loaded.model, loaded.stored)
     own = match_labels(head_labels(config, auto_class), labels, spec.labels)

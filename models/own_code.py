@@ -153,7 +153,7 @@ def _reason(file: str, error: ImportError) -> str:
     name = (error.name or "").partition(".")[0]
     shadowed = Path(file).with_name(f"{name}.py")
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return "; it is neither installed nor beside the file"
+        return "; it is neither installed nor in the folder of the file"
     if name and shadowed.is_file() and error.path != str(shadowed):
         return f"; an installed module has the name of {shadowed}, which must have another"
     return ""

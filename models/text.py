@@ -97,7 +97,7 @@ def plainly(
     for number, is_added in zip(found["input_ids"], added, strict=True):
         if number in numbers and not is_added:
             mark = numbers[number]
-            fault = f"the text holds {mark}, by which the model is told where a text ends or what to pass over"
+            fault = f"the text holds {mark}, a special token that ends a text or is ignored by the model"
             fix = f"write it otherwise in all rows, {mark[:1]} {mark[1:]} say, or remove them"
             raise DataError(row.file, f"{fault}, and its tokenizer has no other way to read it; {fix}", row.number)
     return found

@@ -43,4 +43,4 @@ class Adapters:
 
     def __str__(self) -> str:
         share = 100 * self.learning / self.parameters
-        return f"adapters: {self.learning:,} of {self.parameters:,} parameters learn ({share:.2g} %)"
+        return f"adapters: {self.learning:,} of {self.parameters:,} parameters are trained ({share:.2g} %)"

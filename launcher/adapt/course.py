@@ -64,7 +64,7 @@ def plan_course(spec: Adapting, loaded: Loaded, total_steps: int) -> Course:
             name = type(model).__name__
             raise ModelError(f"adapt.probe: {name} has no head that learns by itself; remove adapt.probe")
         if sets[0] == everything:
-            raise ModelError("adapt.probe: nothing learns beside the head; remove it")
+            raise ModelError("adapt.probe: nothing is trained besides the head; remove it")
     if spec.unfreeze is not None:
         depth = distances(model)
         for level in sorted({depth[name] for name in everything}):

@@ -80,8 +80,8 @@ def head_of(model: Any, outputs: int) -> nn.Linear:
     ]
     if not found:
         raise ModelError(
-            f"{type(model).__name__} has no linear layer with {outputs} outputs behind its body, so nothing tells what "
-            "its features are; use adapt.method: finetune"
+            f"{type(model).__name__} has no linear layer with {outputs} outputs behind its body, so its features "
+            "cannot be found; use adapt.method: finetune"
         )
     return found[-1]
 

@@ -40,7 +40,7 @@ class SelfTrained(Method):
         labels = torch.where(kept, labels, UNSURE)
         self.state["labels"] = labels.tolist()
         told = counted(labels, self.task.labels)
-        return told if kept.any() else f"{told}; none is as sure as adapt.threshold {self.spec.threshold:g}"
+        return told if kept.any() else f"{told}; none reaches adapt.threshold {self.spec.threshold:g}"
 
     def collate(self, examples: Any, ids: Any, sets: Any, moment: Moment) -> Any:
         """The task's batch, with the pseudo-labels."""

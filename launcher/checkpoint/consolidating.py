@@ -89,7 +89,7 @@ def _sound(path: Path, say: Callable[[str], object]) -> Path:
         fault = fault_of(checkpoint)
         if fault is None:
             for name, found in faults.items():
-                say(f"passed over {name}, which is damaged: {found}; {checkpoint.name} is taken")
+                say(f"skipped {name}, which is damaged: {found}; {checkpoint.name} is taken")
             _say_if_unhashed(checkpoint, say)
             return checkpoint
         faults[checkpoint.name] = fault

@@ -86,7 +86,7 @@ def _dtype(file: Path, name: str) -> torch.dtype:
     code = headers_of(file)[name].dtype
     found = next((dtype for dtype, known in CODES.items() if known == code), None)
     if found is None:
-        raise ModelError(f"{file} holds {name} as {code}, of which no mean can be made")
+        raise ModelError(f"{file} holds {name} as {code}, which cannot be averaged")
     return found
 
 

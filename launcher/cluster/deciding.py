@@ -59,7 +59,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
         return int(ExitCode.DONE)
     why = _why_queued_again(folder)
     if why is not None and _is_cancelled(folder):
-        print(f"cancelled, or queued again by the scheduler itself: {why}")
+        print(f"cancelled, or requeued by the scheduler itself: {why}")
         mark_stopped(folder)
         return CANCELLED
     if why is not None:
@@ -69,7 +69,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
         report_failure(folder)
     except RankFailed as failed:
         restart(folder, load_kept_job(folder.job_file), folder.job_file, failed)
-        print(f"the ranks are started again after this:\n{failed}", file=sys.stderr)
+        print(f"the ranks are restarted after this failure:\n{failed}", file=sys.stderr)
         return AGAIN
 
 
@@ -90,7 +90,7 @@ def _why_queued_again(folder: RunFolder) -> str | None:
     if folder.stop_file.exists() or (first is not None and first.exit_code == ExitCode.STOPPED):
         last = last_checkpoint(folder.checkpoints)
         return f"stopped on request; {'nothing' if last is None else last.name} is saved"
-    return "the nodes ended without a word, as lost ones do" if first is None else None
+    return "the nodes ended without reporting anything, as lost nodes do" if first is None else None
 
 
 def _is_cancelled(folder: RunFolder) -> bool:
@@ -106,12 +106,12 @@ def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) 
     job, in_vain = load_kept_job(folder.job_file), starts_in_vain(folder, _start(folder))
     done = max(requeues, _requeues_since_a_person_began(folder))
     if done >= max_requeues:
-        print(f"not queued again, since that was done {done} times (max_requeues of the profile): {why}")
+        print(f"not requeued: that was done {done} times already (max_requeues of the profile): {why}")
         return int(ExitCode.FAILED)
     if in_vain > job.launch.max_restarts:
-        print(f"not queued again: {in_vain} starts in a row saved no step (launch.max_restarts): {why}")
+        print(f"not requeued: {in_vain} starts in a row saved no step (launch.max_restarts): {why}")
         return int(ExitCode.FAILED)
-    print(f"queued again: {why}")
+    print(f"requeued: {why}")
     return int(ExitCode.STOPPED)
 
 

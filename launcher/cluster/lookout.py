@@ -50,7 +50,7 @@ class Lookout:
             late = min(ages.values()) > SECONDS_AFTER_THE_END
             return "the ranks of all nodes have ended, and srun did not notice" if late else None
         silent = [sign.node for sign in current if not sign.ended and ages[sign.node] > SECONDS_OF_SILENCE]
-        return f"no sign of life of {', '.join(silent)} for {SECONDS_OF_SILENCE:.0f} s" if silent else None
+        return f"no heartbeat from {', '.join(silent)} for {SECONDS_OF_SILENCE:.0f} s" if silent else None
 
 
 def lost_file(folder: RunFolder, start: int) -> Path:
@@ -72,7 +72,7 @@ def main() -> None:
         if complaint is not None:
             start = Start.read(folder) or Start()
             lost_file(folder, start.count).write_text(f"{complaint}\n", encoding="utf-8")
-            print(f"adaptrun: {complaint}; giving up this start", flush=True)
+            print(f"adaptrun: {complaint}; ending this start", flush=True)
             with suppress(ProcessLookupError):
                 os.kill(arguments.pid, signal.SIGKILL)
             return

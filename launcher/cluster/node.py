@@ -80,7 +80,7 @@ def run_node(folder: RunFolder, place: NodePlace, ends: float | None) -> int:
         faults = faults_of_this_node(plan)
         if faults:
             report_unfit(folder, place.nodes[place.index], faults)
-            raise RunFailed(f"the node is not fit: {'; '.join(faults)}")
+            raise RunFailed(f"the node failed its check: {'; '.join(faults)}")
         if place.leads:
 
             def watch() -> None:

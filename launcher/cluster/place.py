@@ -45,7 +45,7 @@ class NodePlace:
     def address(self) -> str:
         """This node's address as its peers see it: its own name may stand for the loopback in its own table.
 
-        Raises RunFailed where no way leads to them.
+        Raises RunFailed where they cannot be reached.
         """
         if len(self.nodes) == 1:
             return "127.0.0.1"
@@ -53,4 +53,4 @@ class NodePlace:
         try:
             return address_towards(peer)
         except OSError as error:
-            raise RunFailed(f"no way leads to {peer}: {error}; each node must know the others by name") from error
+            raise RunFailed(f"cannot reach {peer}: {error}; each node must resolve the names of the others") from error

@@ -72,7 +72,7 @@ class Mail(Section):
 
     to: Line = Field(description="Address.")
     on: tuple[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "ALL"], ...] = Field(
-        ("END", "FAIL"), description="The events that are told."
+        ("END", "FAIL"), description="The events that a mail is sent for."
     )
 
 
@@ -91,23 +91,23 @@ class Profile(Section):
     """One cluster, or one way to use it."""
 
     partition: Line | None = Field(None, description="Queue; absent: the cluster's default.")
-    account: Line | None = Field(None, description="What the time is charged to.")
+    account: Line | None = Field(None, description="Account that the time is charged to.")
     qos: Line | None = Field(None, description="Quality of service.")
-    reservation: Line | None = Field(None, description="Nodes that are reserved.")
+    reservation: Line | None = Field(None, description="Reservation that the nodes come from.")
     constraint: Line | None = Field(None, description="Features that the nodes must have.")
     exclude: Line | None = Field(None, description="Nodes that must not be used.")
-    nodes: PositiveInt = Field(1, description="Machines.")
+    nodes: PositiveInt = Field(1, description="Number of nodes.")
     processes_per_node: Literal["auto"] | PositiveInt = Field(
-        "auto", description="auto: one a GPU; without GPUs what `launch.processes` says, or one a core."
+        "auto", description="auto: one per GPU; without GPUs what `launch.processes` says, or one per core."
     )
-    gpus_per_node: NonNegativeInt = Field(0, description="GPUs of each machine.")
+    gpus_per_node: NonNegativeInt = Field(0, description="GPUs of each node.")
     gpu_memory: Annotated[str, AfterValidator(_size)] | None = Field(
         None, description="Memory of each GPU, such as 80GiB; needed with GPUs, since the plan asks it before they are."
     )
     gpu_capability: PositiveFloat = Field(8.0, description="Compute capability of the GPUs; bf16 begins with 8.0.")
-    cpus_per_node: PositiveInt = Field(1, description="Cores of each machine.")
+    cpus_per_node: PositiveInt = Field(1, description="CPU cores of each node.")
     memory: Annotated[str, AfterValidator(_size)] | None = Field(
-        None, description="Host memory of each machine, such as 200GiB; absent: the cluster's default."
+        None, description="Host memory of each node, such as 200GiB; absent: the cluster's default."
     )
     time: Annotated[str, BeforeValidator(_minutes), AfterValidator(_time_limit)] = Field(
         "60", description="Time limit as SLURM writes it: minutes, m:s, h:m:s or d-h:m:s; `20:00` is 20 minutes."
@@ -126,7 +126,7 @@ class Profile(Section):
     signal_seconds: PositiveInt = Field(
         300, description="Seconds before the time limit at which the scheduler asks for a stop."
     )
-    max_requeues: NonNegativeInt = Field(20, description="How often a run is queued again by itself.")
+    max_requeues: NonNegativeInt = Field(20, description="How often a run is requeued automatically.")
 
     @property
     def hardware(self) -> Hardware:

@@ -200,12 +200,12 @@ def cancel_run(path: Path, at_once: bool) -> None:
     job = latest_state(run)
     is_queued = job is not None and job.is_alive
     if not is_queued and not run.is_claimed():
-        raise RequestError(f"{run.path} neither runs nor waits")
+        raise RequestError(f"{run.path} is neither running nor waiting in a queue")
     write_whole(run.stop_file, CANCEL)
     if job is not None and is_queued and (at_once or job.state != "RUNNING"):
         scheduler.cancel(job.job)
         print(f"job {job.job} is cancelled")
     elif at_once and not is_queued:
-        raise RequestError(f"{run.path} runs outside a queue: it saves and stops now; to end it at once, kill it")
+        raise RequestError(f"{run.path} runs outside a queue: it is saving and stops; to end it at once, kill it")
     else:
-        print(f"{run.path} saves and stops; adaptrun status {run.path} tells when")
+        print(f"{run.path} is saving and stops; adaptrun status {run.path} shows when it has")

@@ -99,8 +99,8 @@ def _check_classes(folder: Path, files: Sequence[Path]) -> None:
     loose = [file for file in files if file.parent == folder]
     if loose:
         lists = [file for name in LISTS if (file := folder / name).is_file()]
-        fix = f"name the list of them as the source ({lists[0]})" if lists else "move each into that of its class"
-        raise DataError(folder, f"{some(loose, folder)} lie in no folder of a class; {fix}")
+        fix = f"name the list of them as the source ({lists[0]})" if lists else "move each into the folder of its class"
+        raise DataError(folder, f"{some(loose, folder)} are in no class folder; {fix}")
     classes = {file.relative_to(folder).parts[0] for file in files}
     if all(name.lower() in SPLITS for name in classes) and all(file.parent.parent != folder for file in files):
         named = " or ".join(str(folder / name) for name in sorted(classes))
@@ -109,7 +109,7 @@ def _check_classes(folder: Path, files: Sequence[Path]) -> None:
     empty = [name for name in empty if name not in classes]
     if empty:
         shown = ", ".join(repr(name) for name in empty[:SHOWN])
-        raise DataError(folder, f"{len(empty)} folders hold no file that can be read ({shown}); fill or remove them")
+        raise DataError(folder, f"{len(empty)} folders have no readable file ({shown}); fill or remove them")
 
 
 @cache

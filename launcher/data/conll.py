@@ -146,7 +146,7 @@ class UniversalReader:
             if OTHER_ID.fullmatch(found):
                 return None
             if not WORD_ID.fullmatch(found):
-                fault = f"line {line[0]} begins with {found[:40]!r}, which is no number of a word, nor a range (1-2)"
+                fault = f"line {line[0]} begins with {found[:40]!r}, which is neither a word number nor a range (1-2)"
                 raise DataError(self.path, fault, sentence)
         return fields
 
@@ -223,7 +223,7 @@ class PlainReader:
             shown = f"line {line[0]}, {line[1][:40]!r},"
             if "label" in self.places and len(fields) < 2:
                 between = "a tab" if self.separator == "\t" else "a space"
-                fault = f"the word {fields[0]!r} has no label beside it; separate them by {between}"
+                fault = f"the word {fields[0]!r} has no label; separate word and label by {between}"
                 raise DataError(self.path, fault, number)
             if len(fields) != width:
                 advice = "give each word of a sentence as many; where words hold spaces, separate columns by tabs"

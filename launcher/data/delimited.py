@@ -51,7 +51,7 @@ def _resolved(path: Path, header: list[str], columns: Mapping[str, str], quoted:
     except DataError as error:
         if quoted or not any(f'"{name}"' in header for name in columns.values()):
             raise
-        fault = "the names of the columns stand in quotes, which mean nothing in a tsv file unless asked for"
+        fault = "the column names are quoted, and quotes have no meaning in a tsv file by default"
         raise DataError(path, f"{fault}; set `quoting: true`") from error
 
 
@@ -60,7 +60,7 @@ def _ragged(record: list[str], header: list[str], quoted: bool) -> str:
     if quoted:
         return f"{fault}; quote fields that hold the separator"
     if any(field.startswith('"') for field in record):
-        return f"{fault}; where fields that hold line ends or separators stand in quotes, set `quoting: true`"
+        return f"{fault}; where fields with line ends or separators are quoted, set `quoting: true`"
     return f"{fault}; a field cannot hold the separator or a line end without quotes (`quoting: true`)"
 
 

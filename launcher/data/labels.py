@@ -65,7 +65,7 @@ class LabelMatch:
         changed = f"the labels differ from those of the pretrained head: kept {listed(kept) or 'none'}"
         changed += f"; new, starting at random: {listed(self.new)}"
         changed += f"; dropped: {listed(self.dropped)}" if self.dropped else ""
-        advice = ". Where two are one under other names: model.labels: {OURS: THE-HEAD'S}"
+        advice = ". To match labels that have other names: model.labels: {OURS: THE-HEAD'S}"
         return [*notes, changed + advice * (self.said == BY_NAME)]
 
 

@@ -35,7 +35,7 @@ class Swa(Section):
     name: Literal["swa"] = Field(description="The plain mean of the weights at several steps towards the end.")
     start: Fraction = Field(0.5, description="The share of all steps before which none is taken.")
     every: Literal["epoch"] | PositiveInt = Field(
-        "epoch", description="One at the end of each epoch, or each so many steps."
+        "epoch", description="One at the end of each epoch, or every this many steps."
     )
 
 
@@ -53,7 +53,7 @@ class Distill(Section):
 class Adapting(Section):
     """The options that every method has."""
 
-    method: str = Field(description="How the model moves to the domain.")
+    method: str = Field(description="How the model is adapted to the domain.")
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         1.0,
         description="The learning rate of each repeated layer, times that of the layer above it: the head has the "
@@ -66,13 +66,13 @@ class Adapting(Section):
     )
     probe: PositiveFloat | Probe | None = Field(
         None,
-        description="So many steps (below 1: that share of all steps) in which the head alone learns, at a constant "
-        "rate; then the schedule begins. `{steps: 0.2, lr: 1.0e-3}` says the rate too.",
+        description="Number of steps (below 1: that share of all steps) in which only the head is trained, at a "
+        "constant rate; then the schedule begins. `{steps: 0.2, lr: 1.0e-3}` says the rate too.",
     )
     unfreeze: Literal["gradual"] | PositiveFloat | None = Field(
         None,
-        description="The head learns first, then one more layer from the top each so many steps (below 1: that share "
-        "of all steps). `gradual`: all layers learn from the middle of the run on.",
+        description="The head is trained first, then one more layer from the top every this many steps (below 1: that "
+        "share of all steps). `gradual`: all layers are trained from the middle of the run on.",
     )
     l2_sp: NonNegativeFloat = Field(
         0.0,
@@ -88,7 +88,7 @@ class Adapting(Section):
         "that is best on the deciding validation set. Needs a head that was there before, or `probe`.",
     )
     distill: Distill | None = Field(
-        None, description="A second loss keeps the outputs near those of the model as it came."
+        None, description="A second loss keeps the outputs near those of the pretrained model."
     )
 
     @property

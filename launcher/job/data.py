@@ -42,9 +42,7 @@ class Source(Section):
         "for several labels and for words; of a conllu file a column's name, by default `upos`; of a conll file "
         "its place, by default the last.",
     )
-    label_separator: str = Field(
-        ",", min_length=1, description="What stands between several labels that are held in one text."
-    )
+    label_separator: str = Field(",", min_length=1, description="Separator between several labels in one text.")
     label_format: LabelFormat = Field(
         "auto",
         description="Several labels a sample: `names` of those that are there, or a `vector` of 0 and 1 with a place "
@@ -59,10 +57,10 @@ class Source(Section):
     encoding: str = Field("utf-8", description="Encoding of csv, tsv, jsonl and conll files.")
     quoting: bool | None = Field(
         None,
-        description="Whether a field of a csv or tsv file may stand in double quotes and then hold separators and line "
-        "ends; null: in csv files alone. Where it is false, a quote is a character like any other.",
+        description="Whether a field of a csv or tsv file may be in double quotes and then contain separators and line "
+        "ends; null: in csv files only. Where it is false, a quote is a character like any other.",
     )
-    limit: PositiveInt | None = Field(None, description="Take only the first so many samples.")
+    limit: PositiveInt | None = Field(None, description="Read only the first samples, at most this many.")
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -114,7 +112,7 @@ class Mixing(Section):
 
 
 class Data(Section):
-    """What the model learns from and what it is judged on."""
+    """What the model is trained on and what it is evaluated on."""
 
     train: Annotated[dict[SetName, AnySource], _named_sources("train")] = Field(
         default_factory=dict,
@@ -124,7 +122,7 @@ class Data(Section):
     mixing: Mixing = Field(default_factory=Mixing, description="How often each of several training sets is drawn from.")
     validation: Annotated[dict[SetName, AnySource], _named_sources("validation")] = Field(
         default_factory=dict,
-        description="Labelled samples to judge by: one source, or several with a name each "
+        description="Labelled samples to evaluate on: one source, or several with a name each "
         "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
     )
     target: AnySource | None = Field(

@@ -75,7 +75,7 @@ def _options_are_for_the_method(job: Job) -> Iterator[Found]:
     reasons = {
         "probe": f"{method} moves the features from the first step on",
         "unfreeze": f"{method} moves the features from the first step on",
-        "distill": f"what {method} minimises has no loss of a teacher beside it",
+        "distill": f"what {method} minimises has no distillation loss",
     }
     for name, field in Adapting.model_fields.items():
         is_default = getattr(job.adapt, name) == field.get_default(call_default_factory=True)
@@ -104,7 +104,7 @@ def _groups_are_several(job: Job) -> Iterator[Found]:
 
 def _rehearsal_has_a_name_of_its_own(job: Job) -> Iterator[Found]:
     if isinstance(job.adapt, Finetune) and job.adapt.rehearsal is not None and REHEARSAL in job.data.train:
-        yield ("data", "train", REHEARSAL), "adapt.rehearsal goes by this name", "give the training set another"
+        yield ("data", "train", REHEARSAL), "adapt.rehearsal has this name", "give the training set another"
 
 
 def _target_is_of_no_other_set(job: Job) -> Iterator[Found]:
@@ -125,9 +125,9 @@ def _method_is_for_the_task(job: Job, family: Family) -> Iterator[Found]:
     has_one_answer = job.task in ONE_ANSWER and job.train.loss.name != "binary"
     if method in OF_CLASSES and not (has_one_answer and family.has_classes):
         tasks = [task for task in ONE_ANSWER if "classification" in task]
-        yield field, f"{method} looks at one class a sample, and {job.task} has no such", f"it is for {_listed(tasks)}"
+        yield field, f"{method} needs one class per sample, and {job.task} has none", f"it is for {_listed(tasks)}"
     elif method in OF_FEATURES and job.task not in ONE_ANSWER:
-        message = f"{method} looks at one vector of features a sample, and {job.task} has no such"
+        message = f"{method} needs one feature vector per sample, and {job.task} has none"
         yield field, message, f"it is for {_listed(ONE_ANSWER)}"
     elif method in OF_LANGUAGE and not family.needs_tokenizer:
         yield field, f"{method} learns language, and {job.task} reads no text", "dann, coral and mmd are for images"
@@ -135,7 +135,7 @@ def _method_is_for_the_task(job: Job, family: Family) -> Iterator[Found]:
         message = f"{method} trains a language model before the task, and {job.task} is one already"
         yield field, message, "method: finetune, with the texts of the target in data.train"
     if job.train.packing and method not in ("finetune", "lora"):
-        yield ("train", "packing"), f"{method} looks at each sample by itself", "packing: false"
+        yield ("train", "packing"), f"{method} treats each sample by itself", "packing: false"
 
 
 def _weights_are_of_classes(job: Job, family: Family) -> Iterator[Found]:

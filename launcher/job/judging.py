@@ -14,9 +14,9 @@ BASELINE = "baseline"
 
 
 class Validation(Section):
-    """When the model is judged, and by what."""
+    """When the model is evaluated, and by which metric."""
 
-    every: Literal["epoch"] | PositiveInt = Field("epoch", description="Each epoch, or each so many steps.")
+    every: Literal["epoch"] | PositiveInt = Field("epoch", description="Each epoch, or every this many steps.")
     metric: str = Field(
         "loss",
         description="What decides the best checkpoint, the plateau and early stopping: `loss`, or a metric of the task "
@@ -25,10 +25,10 @@ class Validation(Section):
     set: str | None = Field(None, description="Which validation set decides; absent: the first named.")
     selector: Literal["labelled", "importance-weighted"] = Field(
         "labelled",
-        description="What chooses the best checkpoint: the metric on the set; or, where `data.target` has no labels, "
+        description="What selects the best checkpoint: the metric on the set; or, where `data.target` has no labels, "
         "the metric (loss or accuracy) with each sample of the set weighted by how common its like is in the target.",
     )
-    batch_size: PositiveInt = Field(32, description="Samples of full length evaluated at once; changes no result.")
+    batch_size: PositiveInt = Field(32, description="Samples of full length per evaluation batch; changes no result.")
 
 
 class Verdict(Section):
@@ -42,16 +42,16 @@ class Verdict(Section):
     set: str | None = Field(
         None,
         description="The validation set on which it has to be better; absent: the one that decides. A set that does "
-        "not choose the checkpoint too is judged without favour.",
+        "not also select the checkpoint gives an unbiased result.",
     )
     baseline: str | None = Field(
         None,
-        description="The finished run or model folder whose place the result would take; absent: the model as it came.",
+        description="The finished run or model folder that the result would replace; absent: the pretrained model.",
     )
     compare: dict[SetName, str] = Field(
         default_factory=dict,
         description="Further finished runs or model folders, with a name each (`{scratch: runs/a, oracle: runs/b}`): "
-        "measured on the same samples and shown, without a say.",
+        "measured on the same samples and shown; they do not affect the verdict.",
     )
     must_hold: tuple[str, ...] = Field(
         (), description="Validation sets that may not fall by more than the margin: what must not be forgotten."

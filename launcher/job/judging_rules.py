@@ -19,7 +19,7 @@ def verdict_is_on_sets(job: Job) -> Iterator[Found]:
     if not sets:
         for name in ("set", "baseline", "compare", "must_hold", "gate"):
             if getattr(verdict, name):
-                yield ("verdict", name), "there is nothing to judge on", "add data.validation, labelled samples"
+                yield ("verdict", name), "there is nothing to evaluate on", "add data.validation, labelled samples"
         return
     if verdict.set is not None and verdict.set not in sets:
         yield ("verdict", "set"), f"there is no validation set {verdict.set!r}", fix
@@ -30,7 +30,11 @@ def verdict_is_on_sets(job: Job) -> Iterator[Found]:
             yield ("verdict", "must_hold"), f"{name} has to become better already", "remove it"
     for name in verdict.compare:
         if name in RESERVED:
-            yield ("verdict", "compare", name), f"{name!r} is the name of another arm", "choose another"
+            yield (
+                ("verdict", "compare", name),
+                f"{name!r} is the name of another model in the comparison",
+                "choose another",
+            )
 
 
 def selection_for_the_target(job: Job) -> Iterator[Found]:

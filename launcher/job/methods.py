@@ -18,7 +18,7 @@ from launcher.job.section import Fraction, Section
 TargetBatch = Annotated[
     Literal["auto"] | PositiveInt,
     Field(
-        description="Target samples that each step sees beside those of `train.global_batch_size`. auto: as many.",
+        description="Target samples in each step, in addition to the `train.global_batch_size`. auto: as many.",
     ),
 ]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -46,7 +46,7 @@ class Lora(Adapting):
     """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
     method: Literal["lora"] = Field(
-        description="Each target matrix W stays as it is and gets a product B·A of low rank beside it, which learns. "
+        description="Each target matrix W stays as it is and gets a trainable product B·A of low rank. "
         "So do the head of a classifier and weights that the pretrained model lacks."
     )
     rank: PositiveInt = Field(8, description="Rows of A and columns of B.")
@@ -94,7 +94,7 @@ class Dapt(Adapting):
         description="masked: guess hidden words. causal: guess the next word. auto: masked where there is a mask.",
     )
     epochs: PositiveInt = Field(1, description="Passes over the target before the supervised training.")
-    max_steps: PositiveInt | None = Field(None, description="End the first phase after so many steps, if sooner.")
+    max_steps: PositiveInt | None = Field(None, description="End the first phase after this many steps, if sooner.")
     lr: PositiveFloat | None = Field(
         None, description="Peak learning rate of the first phase; absent: `train.optimizer.lr`."
     )
@@ -118,16 +118,15 @@ class Dann(Adapting):
     """Features from which nobody can tell the domain (DANN; Ganin et al. 2016)."""
 
     method: Literal["dann"] = Field(
-        description="A discriminator learns to tell the domains apart; through reversed gradients features unlearn it."
+        description="A discriminator learns to distinguish the domains; gradient reversal makes the features "
+        "domain-invariant."
     )
-    weight: PositiveFloat = Field(0.03, description="What the discriminator's loss is multiplied by.")
+    weight: PositiveFloat = Field(0.03, description="Weight of the discriminator's loss.")
     gamma: PositiveFloat = Field(
         10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
     )
     hidden: PositiveInt = Field(256, description="Width of the discriminator's hidden layer.")
-    discriminator_lr_factor: PositiveFloat = Field(
-        10.0, description="What the learning rate is multiplied by for the discriminator."
-    )
+    discriminator_lr_factor: PositiveFloat = Field(10.0, description="Factor of the discriminator's learning rate.")
     target_batch_size: TargetBatch = "auto"
 
 
@@ -137,15 +136,13 @@ class Cdan(Adapting):
     method: Literal["cdan"] = Field(
         description="The discriminator sees the outer product of features and class probabilities."
     )
-    weight: PositiveFloat = Field(0.03, description="What the discriminator's loss is multiplied by.")
+    weight: PositiveFloat = Field(0.03, description="Weight of the discriminator's loss.")
     gamma: PositiveFloat = Field(
         10.0, description="How fast the reversal sets in: 2 / (1 + exp(−gamma · step / steps)) − 1."
     )
     hidden: PositiveInt = Field(256, description="Width of the discriminator's hidden layer.")
-    discriminator_lr_factor: PositiveFloat = Field(
-        10.0, description="What the learning rate is multiplied by for the discriminator."
-    )
-    entropy: bool = Field(True, description="Let samples count more of which the model is sure (the +E).")
+    discriminator_lr_factor: PositiveFloat = Field(10.0, description="Factor of the discriminator's learning rate.")
+    entropy: bool = Field(True, description="Weight samples by the confidence of their prediction (the +E).")
     target_batch_size: TargetBatch = "auto"
 
 
@@ -156,7 +153,7 @@ class Coral(Adapting):
         description="Add ‖Cₛ − Cₜ‖² / (‖Cₛ‖² + ‖Cₜ‖²), from 0 to 1: how far apart the covariances of source and target "
         "features are."
     )
-    weight: PositiveFloat = Field(0.3, description="What it is multiplied by.")
+    weight: PositiveFloat = Field(0.3, description="Weight of this loss.")
     target_batch_size: TargetBatch = "auto"
 
 
@@ -166,7 +163,7 @@ class Mmd(Adapting):
     method: Literal["mmd"] = Field(
         description="Add the unbiased estimate of the squared MMD under a mean of Gaussian kernels."
     )
-    weight: PositiveFloat = Field(1.0, description="What it is multiplied by.")
+    weight: PositiveFloat = Field(1.0, description="Weight of this loss.")
     bandwidths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
         (0.25, 0.5, 1.0, 2.0, 4.0),
         description="2σ² of each kernel, in units of the mean squared distance of two samples of the step.",
@@ -178,8 +175,8 @@ class Mcc(Adapting):
     """Little confusion between classes on the target (minimum class confusion; Jin et al. 2020)."""
 
     method: Literal["mcc"] = Field(description="Add the share of class probability that the target's classes exchange.")
-    weight: PositiveFloat = Field(1.0, description="What it is multiplied by.")
-    temperature: PositiveFloat = Field(2.5, description="What the scores are divided by before they are compared.")
+    weight: PositiveFloat = Field(1.0, description="Weight of this loss.")
+    temperature: PositiveFloat = Field(2.5, description="Softmax temperature: what the scores are divided by.")
     target_batch_size: TargetBatch = "auto"
 
 
@@ -187,14 +184,14 @@ class SelfTraining(Adapting):
     """Learns what it predicts with confidence on the target (Lee 2013; class balance as in Zou et al. 2018)."""
 
     method: Literal["self-training"] = Field(
-        description="From the second epoch on, learn the target's likeliest labels where the model is sure of them."
+        description="From the second epoch on, train on the target's pseudo-labels where the model is confident."
     )
-    threshold: Fraction = Field(0.9, description="Probability from which a prediction counts as sure.")
+    threshold: Fraction = Field(0.9, description="Probability from which a prediction counts as confident.")
     class_balanced: bool = Field(
-        True, description="Of each class that has sure predictions, keep as many as of the one with the fewest."
+        True, description="Of each class with confident predictions, keep as many as of the one with the fewest."
     )
     after_epochs: PositiveInt = Field(1, description="Epochs on the source alone before the target is first labelled.")
-    weight: PositiveFloat = Field(1.0, description="What the loss on the target is multiplied by.")
+    weight: PositiveFloat = Field(1.0, description="Weight of the loss on the target.")
     target_batch_size: TargetBatch = "auto"
 
 
@@ -202,24 +199,25 @@ class Shot(Adapting):
     """Adapts a trained model without its source data (SHOT; Liang et al. 2020)."""
 
     method: Literal["shot"] = Field(
-        description="The head stays. Features learn to be told apart surely and evenly, and to agree with the nearest "
-        "class centre; needs no data.train."
+        description="The head is frozen. Features are trained for confident, class-balanced predictions, and to agree "
+        "with the nearest class centre; needs no data.train."
     )
-    diversity: NonNegativeFloat = Field(1.0, description="What the evenness of the classes is multiplied by.")
-    pseudo_labels: NonNegativeFloat = Field(0.3, description="What the loss on labels of the centres is multiplied by.")
+    diversity: NonNegativeFloat = Field(1.0, description="Weight of the class-balance term.")
+    pseudo_labels: NonNegativeFloat = Field(0.3, description="Weight of the loss on labels of the centres.")
 
 
 class Tent(Adapting):
     """Adapts the normalisation of a trained model without source data (TENT; Wang et al. 2021)."""
 
     method: Literal["tent"] = Field(
-        description="Only scales and shifts of normalisation layers learn, to be sure and even; needs no data.train."
+        description="Only scales and shifts of normalisation layers are trained, for confident, class-balanced "
+        "predictions; needs no data.train."
     )
-    lr_factor: PositiveFloat = Field(0.3, description="What the learning rate is multiplied by.")
+    lr_factor: PositiveFloat = Field(0.3, description="Factor of the learning rate.")
     diversity: NonNegativeFloat = Field(
         1.0,
-        description="What the evenness of the predicted classes is multiplied by, as in `shot`, against a model that "
-        "calls everything by one name. 0: as in the paper.",
+        description="Weight of the class-balance term, as in `shot`, against a model that predicts one class for "
+        "everything. 0: as in the paper.",
     )
     collapse: Share = Field(
         0.95,

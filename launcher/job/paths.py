@@ -194,7 +194,7 @@ def _processor(job: Job, place: Pretrained, folder: Path) -> list[Found]:
 def _adapters_twice(job: Job) -> Found:
     return (
         ("model", "pretrained"),
-        f"{job.model.pretrained} holds adapters, and nobody else reads adapters of adapters",
+        f"{job.model.pretrained} holds adapters, and no other program reads adapters of adapters",
         f"merge them first: adaptrun consolidate {job.model.pretrained} -o FOLDER, then model.pretrained: FOLDER",
     )
 

@@ -27,7 +27,7 @@ One YAML file decides the result; where it runs decides only how long it takes. 
 
 - Unknown keys are errors, and so are combinations that cannot work; `adaptrun check job.yaml` lists all of them.
 - Relative paths are relative to the job file.
-- `--set train.optimizer.lr=1e-4` goes over the file and is checked the same way.
+- `--set train.optimizer.lr=1e-4` overrides the file and is checked the same way.
 - Editors complete and check the file with `docs/job-schema.json`: for the YAML language server, begin the file with
   `# yaml-language-server: $schema=` and the path of that file.
 """

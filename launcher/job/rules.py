@@ -128,7 +128,7 @@ def _options_go_together(job: Job) -> Iterator[Found]:
     adapt = job.adapt
     for name in ("l2_sp", "interpolate"):
         if getattr(adapt, name) and adapt.method == "lora":
-            message = "what learns beside lora is new, so there is no start to go back to"
+            message = "what lora trains is new, so there is no start to go back to"
             yield ("adapt", name), message, f"remove {name}, or method: finetune"
     if adapt.interpolate == "auto" and not job.data.validation:
         yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
@@ -136,7 +136,7 @@ def _options_go_together(job: Job) -> Iterator[Found]:
         epochs = job.train.epochs
         if epochs - max(1, ceil(adapt.average.start * epochs)) < 1:
             message = f"of {epochs} epochs the end of one alone would be taken, which is no mean"
-            yield ("adapt", "average"), message, "a smaller start, or every: so many steps"
+            yield ("adapt", "average"), message, "a smaller start, or every: a number of steps"
     if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
         yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
     kept = adapt.kept_beside
@@ -312,7 +312,7 @@ def _columns_go_together(job: Job, family: Family) -> Iterator[Found]:
         prompt, response = source.column("prompt"), source.column("response")
         if (prompt is None) != (response is None):
             lacking = "response" if response is None else "prompt"
-            yield path, f"{lacking} is missing beside its other half", f"name the column: {lacking}: …"
+            yield path, f"{lacking} is missing: prompt and response go together", f"name the column: {lacking}: …"
         if source.column("messages") is not None and prompt is not None:
             yield path, "messages and prompt are two ways to say the same", "keep one of them"
 

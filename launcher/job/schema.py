@@ -40,14 +40,15 @@ class Model(Section):
 
     pretrained: str = Field(
         description="An alias (`minilm`), a folder, a finished run's folder, a hub id, a state dict "
-        "(`.safetensors`, `.pt`, `.pth`, `.bin`, or Lightning's `.ckpt`, with `config` beside it), or "
+        "(`.safetensors`, `.pt`, `.pth`, `.bin`, or Lightning's `.ckpt`, together with `config`), or "
         "`file.py:function`, which returns a `transformers` model."
     )
     config: str | None = Field(
         None, description="For a state dict: the folder or hub id whose `config.json` describes the weights."
     )
     tokenizer: str | None = Field(
-        None, description="Folder or hub id of the tokenizer (or image processor), where it is not beside the model."
+        None,
+        description="Folder or hub id of the tokenizer (or image processor), where the model folder has none.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     trust_remote_code: bool = Field(False, description="Allow code that a model folder brings to run.")
@@ -71,7 +72,7 @@ class Model(Section):
     )
     frozen: tuple[str, ...] = Field(
         (),
-        description="Patterns (`bert.embeddings.*`) of parameters that do not learn; they take no gradient and no "
+        description="Patterns (`bert.embeddings.*`) of parameters to freeze; they take no gradient and no "
         "optimizer state.",
     )
     dropout: Fraction | None = Field(
@@ -80,13 +81,14 @@ class Model(Section):
 
 
 class Checkpoint(Section):
-    """When the run saves what it needs to go on."""
+    """When the run saves what it needs to resume."""
 
-    every_steps: PositiveInt | None = Field(None, description="Save each so many steps; absent: each epoch.")
-    every_minutes: PositiveFloat | None = Field(None, description="Save also when so many minutes have passed.")
-    keep: PositiveInt = Field(2, description="How many of the last are kept, beside the best.")
+    every_steps: PositiveInt | None = Field(None, description="Steps between two checkpoints; absent: one per epoch.")
+    every_minutes: PositiveFloat | None = Field(None, description="Save also when this many minutes have passed.")
+    keep: PositiveInt = Field(2, description="How many of the last are kept, besides the best.")
     in_background: bool = Field(
-        True, description="Train on while a checkpoint is written, from a copy in host memory; false needs no copy."
+        True,
+        description="Continue training while a checkpoint is written, from a copy in host memory; false needs no copy.",
     )
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Number format of `model/`; training keeps fp32."
@@ -123,7 +125,7 @@ class Launch(Section):
     """Which processes run, and where their results go."""
 
     processes: Literal["auto"] | PositiveInt = Field(
-        "auto", description="auto: one a GPU; without GPUs one a physical core, up to the global batch."
+        "auto", description="auto: one per GPU; without GPUs one per physical core, up to the global batch."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: GPUs where there are any.")
     runs: str = Field("runs", description="Folder in which each run makes its own.")
@@ -136,7 +138,7 @@ class Launch(Section):
     max_restarts: NonNegativeInt = Field(
         3,
         description="How often in a row the ranks are started again, from the last checkpoint, after a failure that "
-        "may pass (a killed or hung rank, a broken connection, a device's error); a step saved counts anew.",
+        "may pass (a killed or hung rank, a broken connection, a device's error); a saved step resets the count.",
     )
 
 
@@ -187,20 +189,22 @@ class Job(Section):
         description=f"What the model learns to do: {', '.join(f'`{name}`' for name in FAMILIES)}, or a class of your "
         "own, `file.py:ClassName` (docs/own-task.md)."
     )
-    data: Data = Field(description="What the model learns from and what it is judged on.")
+    data: Data = Field(description="What the model is trained on and what it is evaluated on.")
     train: Train = Field(default_factory=Train, description="How the model is trained.")
-    validation: Validation = Field(default_factory=Validation, description="When the model is judged, and by what.")
-    verdict: Verdict = Field(
-        default_factory=Verdict, description="Whether the result should take the old model's place."
+    validation: Validation = Field(
+        default_factory=Validation, description="When the model is evaluated, and by which metric."
     )
-    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="When the run saves what it needs to go on.")
+    verdict: Verdict = Field(default_factory=Verdict, description="Whether the result should replace the old model.")
+    checkpoint: Checkpoint = Field(
+        default_factory=Checkpoint, description="When the run saves what it needs to resume."
+    )
     adapt: Annotated[Adapt, BeforeValidator(_with_method)] = Field(
-        default_factory=Finetune, description="How the model moves to the domain."
+        default_factory=Finetune, description="How the model is adapted to the domain."
     )
     engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
     launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")
     track: Annotated[tuple[Tracker, ...], BeforeValidator(_named_trackers)] = Field(
-        (), description="Where the figures go as well: one or several of `tensorboard`, `wandb` and `mlflow`."
+        (), description="Where metrics are logged as well: one or several of `tensorboard`, `wandb` and `mlflow`."
     )
 
     @property

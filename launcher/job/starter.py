@@ -32,7 +32,7 @@ TAIL = """\
   # early_stopping: {{patience: 3}}
 validation: {{every: epoch, metric: loss}}   # or {metrics}
 checkpoint: {{keep: 2, result: best}}
-launch: {{processes: auto}}        # one a GPU, or one a physical core
+launch: {{processes: auto}}        # one per GPU, or one per physical core
 """
 LENGTH = "  max_length: 128                # tokens\n"
 
@@ -85,7 +85,7 @@ STARTERS = {
         "google/vit-base-patch16-224-in21k",
         "images/{}",
         "",
-        "  # augment: {flip: true, crop: 16}   # mirror half of the images; shift by up to so many pixels\n",
+        "  # augment: {flip: true, crop: 16}   # mirror half of the images; shift by up to this many pixels\n",
     ),
 }
 

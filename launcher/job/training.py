@@ -37,7 +37,7 @@ class Schedule(Section):
         0.0, description="Linear warm-up: a fraction of all steps below 1, a number of steps from 1 on."
     )
     min_lr: NonNegativeFloat = Field(0.0, description="The learning rate never falls below this.")
-    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="Plateau: what the rate is multiplied by.")
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="Plateau: factor of the learning rate.")
     patience: PositiveInt = Field(
         2, description="Plateau: evaluations without improvement after which the rate is lowered."
     )
@@ -60,7 +60,7 @@ class Loss(Section):
         0.0, description="cross-entropy: share of the target spread evenly over all classes."
     )
     gamma: NonNegativeFloat = Field(
-        2.0, description="focal: how much less a sample counts that is already told apart well."
+        2.0, description="focal: focusing parameter γ, which down-weights well-classified samples."
     )
     delta: PositiveFloat = Field(1.0, description="huber: the error beyond which the loss is no longer squared.")
 
@@ -69,7 +69,7 @@ class Augment(Section):
     """What is done to images at random while training: a function of the seed, the sample and the epoch alone."""
 
     flip: bool = Field(False, description="Mirror half of them, left to right; not for digits or text.")
-    crop: NonNegativeInt = Field(0, description="Shift by up to so many pixels in each direction, the edge repeated.")
+    crop: NonNegativeInt = Field(0, description="Shift by up to this many pixels in each direction, the edge repeated.")
 
 
 class EarlyStopping(Section):
@@ -83,7 +83,7 @@ class Train(Section):
     """How the model is trained."""
 
     epochs: PositiveInt = Field(3, description="Passes over the training data.")
-    max_steps: PositiveInt | None = Field(None, description="Stop after so many optimizer steps, if sooner.")
+    max_steps: PositiveInt | None = Field(None, description="Stop after this many optimizer steps, if sooner.")
     global_batch_size: PositiveInt = Field(32, description="Samples an optimizer step, on any number of processes.")
     micro_batch_size: Literal["auto"] | PositiveInt = Field(
         "auto",
@@ -120,7 +120,7 @@ class Train(Section):
     clip_norm: PositiveFloat | None = Field(1.0, description="Largest norm of the whole gradient; null: no clipping.")
     discard_limit: NonNegativeInt = Field(
         3,
-        description="How many steps in a row are discarded because their loss or gradient is not finite, before the "
+        description="How many steps in a row with a NaN or infinite loss or gradient are discarded before the "
         "run fails.",
     )
     optimizer: Optimizer = Field(default_factory=Optimizer, description="How a gradient becomes a step.")

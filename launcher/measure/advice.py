@@ -166,7 +166,7 @@ def _balance(one: Balance) -> Iterator[Finding]:
         advice = "add samples of them, or join classes"
         yield Finding("look", f"classes of {one.set}", f"{shown}; fewer than {FEW} of {_some(few)}", advice)
     elif one.unevenness >= UNEVEN:
-        advice = "judge by balanced_accuracy or macro_f1; try train.loss.class_weights: balanced"
+        advice = "select by balanced_accuracy or macro_f1; try train.loss.class_weights: balanced"
         yield Finding("look", f"classes of {one.set}", f"{shown}: {one.unevenness:.0f} times as many", advice)
     else:
         yield Finding("good", f"classes of {one.set}", shown)
@@ -204,7 +204,7 @@ def _distances(report: Report) -> Iterator[Finding]:
         if not apart:
             yield Finding("good", subject, f"{found}: no gap that the model sees")
         elif one.a_distance is not None and one.a_distance.distance < SMALL:
-            yield Finding("look", subject, found, "a small gap: fine-tune, and judge on samples of that set")
+            yield Finding("look", subject, found, "a small gap: fine-tune, and evaluate on samples of that set")
         else:
             yield Finding("look", subject, found, FAR)
 

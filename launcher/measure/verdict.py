@@ -17,7 +17,7 @@ Decision = Literal["adopt", "keep the old model", "inconclusive"]
 Role = Literal["decides", "must hold", "shown"]
 Test = Literal["exact McNemar", "bootstrap"]
 
-AS_IT_CAME = "as it came"
+AS_IT_CAME = "pretrained"
 LEVEL = 0.05
 
 
@@ -158,9 +158,9 @@ def corrected(comparisons: Sequence[Comparison], p_values: Sequence[float]) -> l
 def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
     """The question that decides: better, not better by a margin, or not to be told."""
     if not isfinite(found.new):
-        return "keep the old model", f"{scale.metric} of the result on {found.set} is no number"
+        return "keep the old model", f"{scale.metric} of the result on {found.set} is NaN or infinite"
     if not isfinite(found.old) or not isfinite(found.low):
-        return "inconclusive", f"{scale.metric} of {found.arm} on {found.set} is no number"
+        return "inconclusive", f"{scale.metric} of {found.arm} on {found.set} is NaN or infinite"
     gain, low, high = scale.gain(found)
     margin = scale.margin_of(found)
     said = _said(found, scale)
@@ -171,7 +171,10 @@ def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
     unseen = 3 / found.samples
     if low == high == 0 and not scale.lower_is_better and unseen > margin:  # 95 % bound where none was seen
         most = scale.amount(unseen)
-        return "inconclusive", f"{said}: no sample tells the two apart, which leaves room for up to {most}"
+        return (
+            "inconclusive",
+            f"{said}: the two agree on every sample, which does not rule out a difference of up to {most}",
+        )
     if high < margin:
         return "keep the old model", f"{said}; a gain of {scale.amount(margin)} is ruled out"
     return "inconclusive", f"{said}, which may be chance{_samples_needed(found, scale, gain)}"
@@ -180,7 +183,7 @@ def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
 def _held(found: Comparison, scale: Scale) -> tuple[bool | None, str]:
     """Whether a set that must hold did: within the margin, fell, or not to be told."""
     if not isfinite(found.new):
-        return False, f"{scale.metric} of the result on {found.set}, which must hold, is no number"
+        return False, f"{scale.metric} of the result on {found.set}, which must hold, is NaN or infinite"
     gain, low, _ = scale.gain(found)
     margin = scale.margin_of(found)
     said = f"{_said(found, scale)}, and it must hold within {scale.amount(margin)}"
@@ -188,7 +191,7 @@ def _held(found: Comparison, scale: Scale) -> tuple[bool | None, str]:
         return True, f"{said}, which it does"
     if _fell(found, scale):
         return False, f"{said}, which it does not"
-    return None, f"{said}, which so few samples cannot tell{_samples_needed(found, scale, margin + gain)}"
+    return None, f"{said}, which so few samples cannot decide{_samples_needed(found, scale, margin + gain)}"
 
 
 def _fell(found: Comparison, scale: Scale) -> bool:
@@ -198,12 +201,12 @@ def _fell(found: Comparison, scale: Scale) -> bool:
 
 
 def _said(found: Comparison, scale: Scale) -> str:
-    """`accuracy on tweets rose by 9.1 points (95 %: +5.0 to +13.2), from 0.700 (the model as it came) to 0.791`."""
+    """`accuracy on tweets rose by 9.1 points (95 %: +5.0 to +13.2), from 0.700 (the pretrained model) to 0.791`."""
     change = found.new - found.old
     verb = "rose" if change > 0 else "fell" if change < 0 else "stayed"
     moved = f"{verb} by {scale.amount(abs(change))}" if change else verb
     low, high = (scale.amount(end, signed=True).removesuffix(" points") for end in (found.low, found.high))
-    theirs = "the model as it came" if found.arm == AS_IT_CAME else found.arm
+    theirs = "the pretrained model" if found.arm == AS_IT_CAME else found.arm
     ends = f"from {found.old:.3f} ({theirs}) to {found.new:.3f}"
     return f"{scale.metric} on {found.set} {moved} (95 %: {low} to {high}), {ends}"
 
@@ -221,4 +224,4 @@ def _samples_needed(found: Comparison, scale: Scale, distance: float) -> str:
     if needed <= found.samples:
         return ""
     digits = 10 ** max(0, int(log10(needed)) - 1)
-    return f" (about {ceil(needed / digits) * digits:,} samples would tell, not {found.samples:,})"
+    return f" (about {ceil(needed / digits) * digits:,} samples would decide it, not {found.samples:,})"

@@ -139,7 +139,7 @@ def _more_of_a_step(job: Job) -> Iterator[str]:
     """What a method does beside the steps over the labelled samples."""
     adapt = job.adapt
     if target_batch(job):
-        yield f"{target_batch(job)} samples of the target beside them in each step: {adapt.method}"
+        yield f"{target_batch(job)} samples of the target in each step as well: {adapt.method}"
     if isinstance(adapt, Dapt) and job.data.target is not None:
         samples = count_rows(job.data.target)
         steps = "steps" if samples is None else f"{pretraining_steps(job, samples)} steps"
@@ -169,10 +169,10 @@ def _processes(
         return 1
     if device == "cuda":
         ranks = max(1, min(len(hardware.gpus), limit))
-        reasons.append(f"{ranks} processes: one a GPU of {len(hardware.gpus)}")
+        reasons.append(f"{ranks} processes: one per GPU of {len(hardware.gpus)}")
     else:
         ranks = max(1, min(hardware.cores, limit))
-        reasons.append(f"{ranks} processes: no GPU, one a physical core of {hardware.cores}, at most one a sample")
+        reasons.append(f"{ranks} processes: no GPU, one per physical core of {hardware.cores}, at most one per sample")
     return ranks
 
 
@@ -215,7 +215,7 @@ def _check_adapters(job: Job, job_file: Path, device: str, size: ModelSize | Non
         message = f"no linear layer of {job.model.pretrained} is named {size.adapters.unmatched[0]!r}"
         raise _refusal(job_file, "adapt.targets", message, "targets: auto, or patterns such as query or *.q_proj")
     about = "about " if size.is_estimated else ""
-    reasons.append(f"adapters: {about}{size.learning:,} of {size.parameters:,} parameters learn")
+    reasons.append(f"adapters: {about}{size.learning:,} of {size.parameters:,} parameters are trained")
 
 
 def sharing_of(job: Job, engine: EngineName) -> Sharing:

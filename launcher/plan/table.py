@@ -43,7 +43,7 @@ class Table:
         size = size_of_job(job)
         if size is None:
             raise RequestError(
-                f"how large {job.model.pretrained} is cannot be told: neither safetensors files nor a config.json with "
+                f"the size of {job.model.pretrained} is unknown: neither safetensors files nor a config.json with "
                 "sizes are on this machine"
             )
         devices = Devices(gpus, memory)
@@ -65,7 +65,7 @@ class Table:
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         frozen = f" ({self.size.frozen / 1e9:.2f} frozen)" if self.size.frozen else ""
         if self.size.adapters is not None:
-            frozen = f" ({self.size.learning / 1e6:.1f} million learn)"
+            frozen = f" ({self.size.learning / 1e6:.1f} million trained)"
         return "\n".join(
             [
                 f"{about}{self.size.parameters / 1e9:.2f} billion parameters{frozen} on {self.devices.count} GPUs of "

@@ -10,7 +10,7 @@ class FailureKind(StrEnum):
     """What sort of failure a rank had."""
 
     MEMORY = "out of memory"
-    NOT_FINITE = "not a number"
+    NOT_FINITE = "NaN or infinite"
     DATA = "data"
     HUNG = "no progress"
     COMMUNICATION = "communication"
@@ -51,7 +51,7 @@ _BY_MESSAGE = (
 _CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
 """What ranks say when another one has died; never the first failure where there is another."""
 
-_DISK = "look at the disk's free space and permissions, then run the same command again: it goes on"
+_DISK = "look at the disk's free space and permissions, then run the same command again to resume"
 _ADVICE = {
     "OutOfMemory": "lower train.micro_batch_size (it changes no result), set train.activation_checkpointing: true, or "
     "shard the model over more GPUs: `adaptrun plan JOB --gpus N --gpu-memory SIZE` tells what fits",
@@ -67,7 +67,7 @@ _ADVICE = {
     FailureKind.COMMUNICATION: "look at the network between the nodes: `adaptrun doctor` tries it; launch.timeout is "
     "how long a collective waits",
 }
-SILENT_DEATH = "another rank ended without a word; the system's log may say why (out of memory, for one)"
+SILENT_DEATH = "another rank ended without an error message; the system's log may say why (out of memory, for one)"
 
 
 def kind_of(error: str, message: str) -> FailureKind:

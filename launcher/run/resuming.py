@@ -134,8 +134,8 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
         raise RequestError(f"{path} holds no complete checkpoint to resume from; to start a new run: --resume never")
     if is_taken(run) or not run.claim():
         raise RequestError(
-            f"{path} is still running, or waiting in a queue{_holder_of(run)}; stop that one first, or start a new run: "
-            "--resume never"
+            f"{path} is still running, or waiting in a queue{_holder_of(run)}; stop that one first, or start a new "
+            "run: --resume never"
         )
     differing = differing_fields(job, load_job(run.job_file))
     if differing:

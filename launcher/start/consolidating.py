@@ -55,4 +55,4 @@ def consolidate_checkpoint(
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     print(f"{output}: {done['tensors']} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
     if not (output / "config.json").is_file() and not (output / ADAPTER_CONFIG).is_file():
-        print("no config.json beside them: the checkpoint does not say what model it is of; --like FOLDER takes one")
+        print("no config.json with them: the checkpoint does not say what model it is of; --like FOLDER takes one")

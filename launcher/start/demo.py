@@ -39,7 +39,7 @@ def _print_closing_table(source: Result, target: Result) -> None:
     for name in (SOURCE, TARGET):
         table.add_column(f"{name}\n{source.sets[name].samples} samples", justify="right", no_wrap=True)
     stages = [
-        ("as it came, with a new head", source, "before"),
+        ("pretrained, with a new head", source, "before"),
         (f"fine-tuned on {SOURCE}", source, "after"),
         (f"then adapted to {TARGET}", target, "after"),
     ]

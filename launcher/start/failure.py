@@ -34,14 +34,16 @@ def report_failure(folder: RunFolder, was_asked: bool = False) -> NoReturn:
     """
     first = first_failure(folder)
     if first is None:
-        raise RunFailed(f"the ranks of {folder.path} ended badly, and none says why; look into {folder.logs}")
+        raise RunFailed(f"the ranks of {folder.path} failed without an error message; look into {folder.logs}")
     if first.exit_code == ExitCode.WRONG_REQUEST:
         write_page(folder, first)  # for `adaptrun status`; whoever asked needs no more than the message
         raise RequestError(first.message)
     if first.exit_code == ExitCode.STOPPED:
         raise Stopped(first.message)
     if was_asked and (first.error in ENDED_BY_A_STOP or first.is_consequence):
-        raise Stopped("stopped at once; the same command goes on from the last complete checkpoint, or afresh")
+        raise Stopped(
+            "stopped at once; the same command resumes from the last complete checkpoint, or from the beginning"
+        )
     if first.kind is FailureKind.MEMORY and first.error == OutOfMemory.__name__:
         raise RankOutOfMemory(folder, first)
     raise RankFailed(folder, first)

@@ -49,7 +49,7 @@ def leave_one_out(job: Job, job_file: Path, resume: str, as_json: bool) -> None:
             if run is None:
                 run = train_job(one, job_file, resume)
             else:
-                print(f"{run.path}: finished before (to train it afresh: --resume never)", flush=True)
+                print(f"{run.path}: finished before (to train it again: --resume never)", flush=True)
             found.append(LeftOut(domain, str(run.path), Result.read(run.result_file).sets[domain]))
     if as_json:
         print(json.dumps([{"domain": f.domain, "run": f.run, **vars(f.found)} for f in found], indent=2))
@@ -119,7 +119,7 @@ def _print_table(found: list[LeftOut], metric: str) -> None:
     from rich.table import Table
 
     table = Table(title=f"{metric} on a domain that was left out, with 95 % interval", title_justify="left")
-    for heading in ("domain", "samples", "as it came", "trained on the others"):
+    for heading in ("domain", "samples", "pretrained", "trained on the others"):
         table.add_column(heading, justify="left" if heading == "domain" else "right", no_wrap=True)
     for one in found:
         sides = ((one.found.before, one.found.before_interval), (one.found.after, one.found.after_interval))

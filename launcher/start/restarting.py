@@ -19,7 +19,7 @@ def restart(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> 
     start = go_on(folder, "restart")
     whence = "from the beginning" if start.checkpoint is None else f"from {Path(start.checkpoint).name}"
     log = EventLog(folder.events_file)
-    log.write(Note(text=f"{failed.failure.kind.value}; going on {whence} {_change(folder, failed)}"))
+    log.write(Note(text=f"{failed.failure.kind.value}; resuming {whence} {_change(folder, failed)}"))
     log.close()
     return start
 

@@ -82,10 +82,12 @@ def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Mo
     if len(runs) < 2:
         raise RequestError("a soup is made of two runs or more")
     if not RunFolder(runs[0]).job_file.is_file():
-        raise RequestError(f"{runs[0]} is no run's folder; the first says by its job what the soup is judged by")
+        raise RequestError(f"{runs[0]} is no run's folder; the job of the first run says what the soup is evaluated on")
     job = load_kept_job(RunFolder(runs[0].resolve()).job_file)
     if job.deciding_set not in job.data.validation:
-        raise RequestError(f"the job of {runs[0]} has no validation set to judge a soup by; add data.validation to it")
+        raise RequestError(
+            f"the job of {runs[0]} has no validation set to evaluate a soup on; add data.validation to it"
+        )
     models, labels, files = list[Model](), list[object](), trusted_files(trusted)
     for run in runs:
         model = Model(pretrained=str(run.resolve()), trust_code=files)
@@ -93,10 +95,10 @@ def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Mo
         check_model_files(pretrained, model)
         own_code(pretrained, model)
         if pretrained.kind != "folder":
-            raise RequestError(f"{run} holds adapters, whose mean is no model; train it with adapt.merge: true")
+            raise RequestError(f"{run} holds adapters, whose average is no model; train it with adapt.merge: true")
         config = read_config(pretrained) or {}
         models.append(model.model_copy(update={"pretrained": pretrained.location}))
         labels.append(config.get("id2label"))
         if labels[-1] != labels[0]:
-            raise RequestError(f"{run} tells other labels apart than {runs[0]}, so their heads do not mix")
+            raise RequestError(f"{run} has other labels than {runs[0]}, so their heads cannot be averaged")
     return job, models

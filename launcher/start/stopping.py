@@ -63,7 +63,7 @@ class StopRequests:
     def check(self) -> None:
         """Raise Stopped where a stop was asked for: nothing runs that could save."""
         if self.count:
-            raise Stopped("stopped before the ranks were started; the same command goes on")
+            raise Stopped("stopped before the ranks were started; the same command starts them")
 
     def pass_on(self) -> None:
         """Tell each child of this process as often as this one was told."""

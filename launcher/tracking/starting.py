@@ -40,7 +40,7 @@ def tracked(folder: RunFolder, job: Job) -> Iterator[None]:
 def say_lost(folder: RunFolder, name: str, why: str) -> None:
     """Tell whoever watches the run that it goes on without this tracker."""
     log = EventLog(folder.events_file)
-    log.write(Note(text=f"{name} gets no more figures, and the run goes on: {why}; see {folder.tracker_log(name)}"))
+    log.write(Note(text=f"{name} gets no more metrics, and the run continues: {why}; see {folder.tracker_log(name)}"))
     log.close()
 
 

@@ -48,12 +48,12 @@ def check_start(spec: Adapting, loaded: Loaded) -> None:
     new = ", ".join(loaded.new)
     if spec.interpolate is not None and loaded.new and spec.probe is None:
         raise ModelError(
-            f"adapt.interpolate: {new} start at random, so between start and end lies no sensible model; add "
+            f"adapt.interpolate: {new} start at random, so no model between start and end makes sense; add "
             "adapt.probe: 0.2, after which the head has a start, or begin with a finished model"
         )
     if spec.distill is not None and loaded.new:
         raise ModelError(
-            f"adapt.distill: {new} start at random, so the model as it came has no outputs to stay near; begin with a "
+            f"adapt.distill: {new} start at random, so the pretrained model has no outputs to stay near; begin with a "
             "finished model"
         )
     is_normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in loaded.model.modules())

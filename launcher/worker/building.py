@@ -182,7 +182,7 @@ def _begin(
     if len(course.stages) > 1:
         learning = sum(p.numel() for name, p in loaded.model.named_parameters() if name in stage.learning)
         place = f"stage {stage.number + 1} of {len(course.stages)}, to step {stage.end}"
-        session.log.write(Note(text=f"{place}: {learning:,} parameters learn"))
+        session.log.write(Note(text=f"{place}: {learning:,} parameters are trained"))
     if stage.number and session.folder.skeleton.is_dir():
         return
     if adapters is not None:

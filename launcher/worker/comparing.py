@@ -1,6 +1,6 @@
 """Comparing the result, sample by sample, with the model it came from and with other finished models.
 
-Arms are `before` (the model as it came), `result`, `baseline` and those of `verdict.compare`, whose outcomes lie in the
+Arms are `before` (the pretrained model), `result`, `baseline` and those of `verdict.compare`, whose outcomes lie in the
 run's folder, and `constant`: always the commonest label of the training data. That one stands in for a model as it came
 whose head was new: such a head guesses, and to be better than it says nothing.
 """
@@ -25,7 +25,7 @@ from launcher.worker.materials import Materials
 from launcher.worker.session import Session
 
 CONSTANT = "constant"
-NAMES = {BEFORE: AS_IT_CAME, CONSTANT: "always the commonest label"}
+NAMES = {BEFORE: AS_IT_CAME, CONSTANT: "majority class"}
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,6 @@ def _caveats(job: Job, new_head: bool, chosen: bool, deciding: str, lost: str | 
     if new_head and deciding in (BEFORE, CONSTANT):
         instead = ", so it was not compared with that" if deciding == CONSTANT else ""
         yield (
-            f"The model as it came has new weights, which guess{instead}; name a finished run in verdict.baseline for "
-            "a fair comparison"
+            f"The pretrained model has new weights, which predict at random{instead}; name a finished run in "
+            "verdict.baseline for a fair comparison"
         )

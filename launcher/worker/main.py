@@ -171,7 +171,7 @@ def _remembered(session: Session, data: str) -> Progress:
     if progress.data != data:
         raise RequestError(
             f"the training data (or the tokenizer) have changed since {session.checkpoint} was saved; put back what "
-            "was there, or start afresh with --resume never"
+            "was there, or start a new run with --resume never"
         )
     return progress
 
@@ -189,13 +189,11 @@ def _take_up(session: Session, built: Built, progress: Progress, checkpoint: Pat
         return
     if progress.base != built.base:
         tie = (
-            "the adapters in {} were trained beside"
-            if session.job.adapt.method == "lora"
-            else "the run of {} began with"
+            "the adapters in {} were trained with" if session.job.adapt.method == "lora" else "the run of {} began with"
         )
         raise RequestError(
             f"{session.job.model.pretrained} is no longer the model that {tie.format(checkpoint)}; put that one back, "
-            "or start afresh with --resume never"
+            "or start a new run with --resume never"
         )
     built.engine.load(read_state(checkpoint, built.state()))
 
@@ -280,7 +278,7 @@ def _train(
         session.world.wait()
     raise Stopped(
         f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
-        "command goes on from there"
+        "command resumes from there"
     )
 
 

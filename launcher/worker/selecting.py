@@ -79,8 +79,8 @@ class TargetSelector:
         if self._session.checkpoint is None:
             return NEW
         return (
-            f"{file} is damaged: {fault}; it was made by the model as it came, which a run that resumes no longer has: "
-            "put the file back, or start afresh with --resume never"
+            f"{file} is damaged: {fault}; it was made by the pretrained model, which a run that resumes no longer has: "
+            "put the file back, or start a new run with --resume never"
         )
 
     def _weigh(self) -> None:
@@ -117,7 +117,9 @@ class TargetSelector:
             )
         if lost:
             names = ", ".join(task.labels[number] for number in lost)
-            self._session.log.write(Note(text=f"collapsed on the target, where it hardly answers {names}: not chosen"))
+            self._session.log.write(
+                Note(text=f"collapsed on the target, where it hardly ever predicts {names}: not chosen")
+            )
             return nan
         return self._session.world.sum([value]).item()
 
@@ -207,7 +209,7 @@ def _hidden_states(module: nn.Module) -> Iterator[list[Tensor]]:
         last = getattr(output, "last_hidden_state", None)
         if not isinstance(last, Tensor):
             raise ModelError(
-                f"{type(body).__name__} gives no last hidden state to tell domains apart by; use validation.selector: "
+                f"{type(body).__name__} gives no last hidden state to distinguish domains by; use validation.selector: "
                 "labelled"
             )
         states.append(last.detach())

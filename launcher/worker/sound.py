@@ -57,7 +57,7 @@ def _further_back(session: Session, damaged: dict[Path, str]) -> Session:
         latest, fault = list(damaged.items())[-1]
         set_aside(latest)
         start = go_further_back(session.folder, session.start, Path(place))
-        session.log.write(Note(text=f"passed over {latest.name}, which is damaged: {fault}; resuming from {place}"))
+        session.log.write(Note(text=f"skipped {latest.name}, which is damaged: {fault}; resuming from {place}"))
     return replace(session, start=start)
 
 

@@ -87,7 +87,9 @@ class StopRequest:
             self._postponed = True
             _send_again(number)
             return
-        self.raised = Stopped("stopped at once; the same command goes on from the last complete checkpoint, or afresh")
+        self.raised = Stopped(
+            "stopped at once; the same command resumes from the last complete checkpoint, or from the beginning"
+        )
         raise self.raised
 
 

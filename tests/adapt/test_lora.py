@@ -190,7 +190,7 @@ def test_a_base_that_has_changed_is_refused(material: Path, worlds: Worlds, tmp_
     weights = load_file(file)
     weights["bert.encoder.layer.1.output.dense.weight"] *= 1.5
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"no longer the model that the adapters in .* were trained beside"):
+    with pytest.raises(ModelError, match=r"no longer the model that the adapters in .* were trained with"):
         ours(run.model)
     with pytest.raises(AssertionError, match=r"no longer the model that the adapters in .*step-00000002 were"):
         worlds.run(1, train, [(str(run.path), 2)])

@@ -212,7 +212,7 @@ def test_the_command_says_what_it_wrote_and_refuses_what_is_no_checkpoint(tmp_pa
     save({"weight": torch.ones(2, 3)}, checkpoint_id=tmp_path / "saved", no_dist=True)
     said = adaptrun("consolidate", "saved", "-o", "model", "--dtype", "bf16", cwd=tmp_path).stdout
     assert "model: 1 tensors in bf16, 0 MiB, read back and compared" in said
-    assert "no config.json beside them" in said
+    assert "no config.json with them" in said
     adaptrun("consolidate", "saved", "-o", "like", "--like", str(tiny_model), cwd=tmp_path)
     assert json.loads((tmp_path / "like" / "config.json").read_text())["dtype"] == "float32"
     (tmp_path / "nothing").mkdir()

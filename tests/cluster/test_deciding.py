@@ -52,7 +52,7 @@ def test_a_stop_that_left_no_file_is_queued_again_as_any_other(
     save(folder, 5)
     word(folder, 0, "Stopped", ExitCode.STOPPED)
     assert decide(folder, requeues=0, max_requeues=1) == ExitCode.STOPPED
-    assert "queued again: stopped on request; step-00000005 is saved" in capsys.readouterr().out
+    assert "requeued: stopped on request; step-00000005 is saved" in capsys.readouterr().out
     assert decide(folder, requeues=1, max_requeues=1) == ExitCode.FAILED
 
 
@@ -100,7 +100,7 @@ def test_a_killed_rank_starts_all_again_until_nothing_is_saved(folder: RunFolder
     assert start is not None
     assert (start.count, start.cause, start.from_step, start.fruitless) == (4, "restart", 5, 1)
     notes = [event.text for event in EventTail(folder.events_file).read() if isinstance(event, Note)]
-    assert notes[-1] == "killed by the system; going on from step-00000005 after SIGKILL of rank 1 on n2"
+    assert notes[-1] == "killed by the system; resuming from step-00000005 after SIGKILL of rank 1 on n2"
 
 
 def test_ranks_that_never_start_again_are_not_waited_for_for_ever(
@@ -115,7 +115,7 @@ def test_ranks_that_never_start_again_are_not_waited_for_for_ever(
 def test_nodes_that_end_without_a_word_were_lost(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     save(folder, 5)
     assert decide(folder, requeues=0, max_requeues=20) == ExitCode.STOPPED
-    assert "queued again: the nodes ended without a word" in capsys.readouterr().out
+    assert "requeued: the nodes ended without reporting anything" in capsys.readouterr().out
 
 
 def test_what_a_nodes_launcher_was_refused_ends_the_job(folder: RunFolder) -> None:
@@ -134,8 +134,8 @@ def test_unfit_and_lost_nodes_are_named(folder: RunFolder, capsys: pytest.Captur
     save(folder, 5)
     report_unfit(folder, "n2", ["/tmp has 1 MiB free"])
     assert decide(folder, requeues=0, max_requeues=20) == ExitCode.STOPPED
-    assert "queued again: without n2 (/tmp has 1 MiB free)" in capsys.readouterr().out
+    assert "requeued: without n2 (/tmp has 1 MiB free)" in capsys.readouterr().out
     assert (folder.path / "exclude").read_text() == "n2\n"
-    lost_file(folder, 1).write_text("no sign of life of n3 for 90 s\n")
+    lost_file(folder, 1).write_text("no heartbeat from n3 for 90 s\n")
     assert decide(folder, requeues=0, max_requeues=20) == ExitCode.STOPPED
-    assert "queued again: no sign of life of n3 for 90 s" in capsys.readouterr().out
+    assert "requeued: no heartbeat from n3 for 90 s" in capsys.readouterr().out

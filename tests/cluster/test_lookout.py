@@ -46,7 +46,7 @@ def test_a_node_that_falls_silent_is_named(folder: RunFolder) -> None:
     tell(folder, "n2")
     assert lookout.complaint(0.0) is None
     tell(folder, "n1")
-    assert lookout.complaint(LONG) == f"no sign of life of n2 for {SECONDS_OF_SILENCE:.0f} s"
+    assert lookout.complaint(LONG) == f"no heartbeat from n2 for {SECONDS_OF_SILENCE:.0f} s"
 
 
 def test_a_node_that_has_ended_may_be_silent_while_others_speak(folder: RunFolder) -> None:
@@ -132,5 +132,5 @@ def test_a_name_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(RunFailed, match=r"no way leads to n2: .*; each node must know the others by name"):
+    with pytest.raises(RunFailed, match=r"cannot reach n2: .*; each node must resolve the names of the others"):
         assert place(0).address

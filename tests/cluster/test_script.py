@@ -277,6 +277,7 @@ def test_a_run_folder_that_no_script_can_name_is_refused(path: str) -> None:
         ("environment: {'A B': c}", "environment"),
         ("container: {runtime: docker, image: x}", "pyxis"),
         ("nodes: 0", "nodes"),
+        ("venv: ~nobody-here/venv", "p.yaml:1:1: venv: .*there is no user 'nobody-here' on this machine"),
     ],
 )
 def test_a_bad_profile_is_told_with_its_place(text: str, message: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_run_is_watched_and_stopped_from_another_terminal(tmp_path: Path, tiny
     assert status["step"] >= 1
     assert status["seconds_left"] > 0
     assert status["job"] is None
-    assert "saves and stops" in adaptrun("cancel", run, cwd=tmp_path).stdout
+    assert "is saving and stops" in adaptrun("cancel", run, cwd=tmp_path).stdout
     assert launcher.wait(60) == 75
     said = adaptrun("status", "runs/small", cwd=tmp_path).stdout
     assert "state    stopped" in said, "the name alone is the latest start, though none is finished"
@@ -36,7 +36,7 @@ def test_a_run_is_watched_and_stopped_from_another_terminal(tmp_path: Path, tiny
     assert "stopped " in adaptrun("status", cwd=tmp_path).stdout
     assert "Loading weights" in adaptrun("logs", run, "--rank", 1, cwd=tmp_path).stdout
     assert "the logs of ranks are: rank-0.log" in adaptrun("logs", run, "--rank", 9, cwd=tmp_path, code=2).stderr
-    assert "neither runs nor waits" in adaptrun("cancel", run, cwd=tmp_path, code=2).stderr
+    assert "is neither running nor waiting in a queue" in adaptrun("cancel", run, cwd=tmp_path, code=2).stderr
 
 
 def test_a_signal_to_one_rank_alone_stops_all(tmp_path: Path, tiny_model: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_signal_to_one_rank_alone_stops_all(tmp_path: Path, tiny_model: Path) 
     ranks[1].send_signal(signal.SIGTERM)
     assert launcher.wait(60) == 75
     assert_gone(ranks)
-    assert "everything is saved, and the same command goes on from there" in (tmp_path / "stderr").read_text()
+    assert "everything is saved, and the same command resumes from there" in (tmp_path / "stderr").read_text()
 
 
 def test_what_a_job_prints_after_its_run_is_done_is_followed_too(

@@ -84,10 +84,10 @@ REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
     "a class of m4a": (["a/1.m4a"], SOUNDS, "cannot be read as audio; convert them .ffmpeg -i FILE FILE.flac"),
     "sounds among images": (["cat/a.png", "cat/b.wav"], IMAGES, r"1 file \(cat/b.wav\) cannot be read as image"),
     "images for sounds": (["cat/a.png"], SOUNDS, r"1 file \(cat/a.png\) cannot be read as audio"),
-    "no class": (["a.png", "cat/b.png"], IMAGES, r"1 file \(a.png\) lie in no folder of a class; move each"),
-    "a list": (["a.png", "metadata.csv"], IMAGES, r"lie in no folder of a class; name the list .*/metadata.csv"),
+    "no class": (["a.png", "cat/b.png"], IMAGES, r"1 file \(a.png\) are in no class folder; move each"),
+    "a list": (["a.png", "metadata.csv"], IMAGES, r"are in no class folder; name the list .*/metadata.csv"),
     "splits": (["train/cat/a.png", "test/cat/b.png"], IMAGES, "its folders are splits, not classes; name one of them"),
-    "an empty class": (["cat/a.png", "dog/.keep", "cow/x.txt"], IMAGES, r"2 folders hold no .*\('cow', 'dog'\); fill"),
+    "an empty class": (["cat/a.png", "dog/.keep", "cow/x.txt"], IMAGES, r"2 folders have no .*\('cow', 'dog'\); fill"),
 }  # fmt: skip
 
 

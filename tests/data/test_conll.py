@@ -82,7 +82,7 @@ def test_a_file_may_name_columns_of_its_own(tmp_path: Path) -> None:
     [
         (("2\ta\ta\tADP", "2\ta\tADP"), "row 1: line 6 has 9 columns where CoNLL-U has 10, separated by tabs"),
         (("\t", " "), "row 1: line 4 has 1 columns where CoNLL-U has 10, separated by tabs"),
-        (("2\ta\ta", "two\ta\ta"), "row 1: line 6 begins with 'two', which is no number of a word"),
+        (("2\ta\ta", "two\ta\ta"), "row 1: line 6 begins with 'two', which is neither a word number nor a range"),
         (("\tSYM", "\t_"), "row 2: the word '#' has no upos; name a column that is filled in .id, form, lemma"),
     ],
 )
@@ -137,7 +137,7 @@ def test_columns_without_names_are_named_by_their_place(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("Anna B-PER\n\nNew York B-LOC\nis O\n", "row 2: line 4, 'is O', has 2 columns where line 3 has 3; give each"),
-        ("Anna\tB-PER\n\n#hashtag\n", "row 2: the word '#hashtag' has no label beside it; separate them by a tab"),
+        ("Anna\tB-PER\n\n#hashtag\n", "row 2: the word '#hashtag' has no label; separate word and label by a tab"),
         ("Anna\t\tB-PER\n\n\tx\tO\n", "row 2: line 3, .* has an empty word or label; fill it"),
         ("Anna\tNNP\tB-PER\nis\tVBZ\t\n", "row 1: line 2, .* has an empty word or label; fill it"),
         ("# only a comment = x\n", "the file is empty"),

@@ -30,7 +30,7 @@ def test_files_come_in_order_with_their_class(folder: Path) -> None:
 def test_without_labels_files_may_lie_in_the_folder_itself(folder: Path) -> None:
     source = Source(source=str(folder / "cat"))
     assert len(list(read_rows(source, {"image": "image"}))) == 2
-    with pytest.raises(DataError, match=r"2 files \(a\.jpeg, b\.PNG\) lie in no folder of a class"):
+    with pytest.raises(DataError, match=r"2 files \(a\.jpeg, b\.PNG\) are in no class folder"):
         list(read_rows(source, {"image": "image", "label": "label"}))
 
 
@@ -54,7 +54,7 @@ def test_sentences_are_lists_of_words_and_labels(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("", "the file is empty; it needs a word a line"),
-        ("Anna B-PER\n\nsleeps\n", "row 2: the word 'sleeps' has no label beside it"),
+        ("Anna B-PER\n\nsleeps\n", "row 2: the word 'sleeps' has no label"),
     ],
 )
 def test_a_bad_conll_file_is_told(text: str, said: str, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_what_was_matched_is_told() -> None:
         "head's 'NEUTRAL'"
     )
     assert "kept 'contradiction', 'neutral'; new, starting at random: 'mixed'; dropped: 'ENTAILMENT'." in changed
-    assert changed.endswith("Where two are one under other names: model.labels: {OURS: THE-HEAD'S}")
+    assert changed.endswith("To match labels that have other names: model.labels: {OURS: THE-HEAD'S}")
 
 
 def test_what_model_labels_says_already_is_not_advised_again() -> None:

@@ -157,7 +157,7 @@ def test_quotes_in_a_csv_file_quote_unless_it_is_said_that_they_do_not(tmp_path:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('"text"\t"label"\n"a"\t"b"\n', "the names of the columns stand in quotes, .*; set `quoting: true`"),
+        ('"text"\t"label"\n"a"\t"b"\n', "the column names are quoted, .*; set `quoting: true`"),
         ('text\tlabel\n"a\nb"\tx\n', "row 1: 1 fields where the header has 2; where fields .* set `quoting: true`"),
     ],
 )

@@ -274,13 +274,13 @@ BAD: dict[str, tuple[str, list[str]]] = {
         replaced("task: text-classification", "task: text-regression\nadapt: {method: mcc}").replace(
             "data:\n", "data:\n  target: target.csv\n"
         ),
-        ["adapt.method: mcc looks at one class a sample", "text-classification and image-classification"],
+        ["adapt.method: mcc needs one class per sample", "text-classification and image-classification"],
     ),
     "features of each word": (
         replaced("task: text-classification", "task: token-classification\nadapt: {method: coral}")
         .replace("data:\n", "data:\n  target: target.csv\n")
         .replace(", text: text", ""),
-        ["adapt.method: coral looks at one vector of features a sample"],
+        ["adapt.method: coral needs one feature vector per sample"],
     ),
     "a target that judges": (
         replaced("data:\n", "adapt: {method: dann}\ndata:\n  target: dev.csv\n"),
@@ -296,7 +296,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "a method and a teacher": (
         replaced("data:\n", "adapt: {method: dann, distill: {weight: 0.5}}\ndata:\n  target: target.csv\n"),
-        ["adapt.distill: what dann minimises has no loss of a teacher"],
+        ["adapt.distill: what dann minimises has no distillation loss"],
     ),
     "choosing by a source that is not there": (
         replaced(
@@ -326,7 +326,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "holding what should improve": (GOOD + "verdict: {must_hold: [dev]}\n", ["verdict.must_hold: dev has to become"]),
     "a gate without validation": (
         replaced("  validation:\n    dev: {source: dev.csv}\n", "") + "verdict: {gate: true}\n",
-        ["verdict.gate: there is nothing to judge on", "add data.validation"],
+        ["verdict.gate: there is nothing to evaluate on", "add data.validation"],
     ),
     "no such metric for a verdict": (
         GOOD + "verdict: {metric: acuracy}\n",
@@ -341,7 +341,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD + "verdict: {compare: {other: tagger}}\n",
         ["verdict.compare.other: tagger was trained for token-classification, and this job is for text-classification"],
     ),
-    "a taken name of an arm": (GOOD + "verdict: {compare: {before: tiny}}\n", ["'before' is the name of another arm"]),
+    "a taken name of an arm": (
+        GOOD + "verdict: {compare: {before: tiny}}\n",
+        ["'before' is the name of another model in the comparison"],
+    ),
     "a margin below zero": (GOOD + "verdict: {margin: -1}\n", ["verdict.margin: found -1"]),
     "selection without a target": (
         GOOD + "validation: {selector: importance-weighted}\n",
@@ -363,7 +366,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "start of adapters": (
         GOOD + "adapt: {method: lora, l2_sp: 0.1}\n",
-        [":13:23: adapt.l2_sp: what learns beside lora is new", "method: finetune"],
+        [":13:23: adapt.l2_sp: what lora trains is new", "method: finetune"],
     ),
     "chosen without validation": (
         replaced("  validation:\n    dev: {source: dev.csv}\n", "") + "adapt: {method: finetune, interpolate: auto}\n",
@@ -796,8 +799,8 @@ def test_a_trained_head_is_known_by_the_classes_that_a_task_takes(
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ("{prompt: q}", "response is missing beside its other half"),
-        ("{response: a}", "prompt is missing beside its other half"),
+        ("{prompt: q}", "response is missing: prompt and response go together"),
+        ("{response: a}", "prompt is missing: prompt and response go together"),
         ("{messages: m, prompt: q, response: a}", "messages and prompt are two ways to say the same"),
     ],
 )

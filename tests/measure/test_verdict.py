@@ -19,7 +19,7 @@ def against(
     """A change of the metric from 0.7, with an interval of `half` to either side."""
     low, high = change - half, change + half
     p = (0.01 if low > 0 or high < 0 else 0.5) if p is None else p
-    return Comparison(name, "as it came", role, 400, 0.7, 0.7 + change, low, high, p, "exact McNemar")
+    return Comparison(name, "pretrained", role, 400, 0.7, 0.7 + change, low, high, p, "exact McNemar")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_one_set_decides(change: float, half: float, decision: str) -> None:
 def test_few_samples_none_of_which_tells_the_two_apart_rule_nothing_out() -> None:
     found = decide([replace(against(0.0, 0.0), samples=60)], ACCURACY)
     assert found.decision == "inconclusive"
-    assert "no sample tells the two apart, which leaves room for up to 5.0 points" in found.reason
+    assert "the two agree on every sample, which does not rule out a difference of up to 5.0 points" in found.reason
 
 
 @pytest.mark.parametrize(("change", "half"), [(0.10, 0.04), (-0.10, 0.04), (-0.05, 0.06), (0.001, 0.002)])
@@ -62,8 +62,8 @@ def test_an_interval_above_zero_that_the_exact_test_does_not_bear_out_is_no_reas
         (0.02, 0.01, "adopt", "which it does"),
         (-0.005, 0.004, "adopt", "which it does"),
         (-0.05, 0.03, "keep the old model", "which it does not"),
-        (-0.02, 0.03, "inconclusive", "cannot tell"),
-        (0.00, 0.03, "inconclusive", "samples would tell"),
+        (-0.02, 0.03, "inconclusive", "cannot decide"),
+        (0.00, 0.03, "inconclusive", "samples would decide it"),
     ],
 )
 def test_a_set_that_must_hold_can_forbid(change: float, half: float, decision: str, said: str) -> None:
@@ -84,7 +84,7 @@ def test_forgetting_beyond_the_margin_is_told_where_nothing_forbids_it() -> None
     found = decide([against(0.1, 0.04), films], ACCURACY)
     assert found.decision == "adopt"
     assert (
-        "Accuracy on films fell by 6.0 points (95 %: -9.0 to -3.0), from 0.700 (the model as it came) to 0.640, beyond"
+        "Accuracy on films fell by 6.0 points (95 %: -9.0 to -3.0), from 0.700 (the pretrained model) to 0.640, beyond"
         in found.reason
     )
     small = decide([against(0.1, 0.04), replace(films, new=0.695, low=-0.009, high=-0.001)], ACCURACY)
@@ -94,12 +94,12 @@ def test_forgetting_beyond_the_margin_is_told_where_nothing_forbids_it() -> None
 def test_the_reason_is_in_plain_words() -> None:
     found = decide([against(0.1, 0.04)], ACCURACY, ["One more thing"])
     assert str(found) == (
-        "adopt: Accuracy on tweets rose by 10.0 points (95 %: +6.0 to +14.0), from 0.700 (the model as it came) to "
+        "adopt: Accuracy on tweets rose by 10.0 points (95 %: +6.0 to +14.0), from 0.700 (the pretrained model) to "
         "0.800. One more thing."
     )
     assert "fell by 0.1 (95 %: -0.14 to -0.06)" in decide([against(-0.1, 0.04)], LOSS).reason
     assert "a gain of 1 point is ruled out" in decide([against(0.0, 0.005)], ACCURACY).reason
-    assert "(about 720 samples would tell, not 400)" in decide([against(0.03, 0.04)], ACCURACY).reason
+    assert "(about 720 samples would decide it, not 400)" in decide([against(0.03, 0.04)], ACCURACY).reason
 
 
 def test_a_narrow_gain_on_the_set_that_chose_the_checkpoint_is_told() -> None:

@@ -63,7 +63,10 @@ def test_two_files_each_have_their_own_module_of_one_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("\nimport nothing_of_that_name\n", r"build\.py, line 2: No module named .* neither installed nor beside"),
+        (
+            "\nimport nothing_of_that_name\n",
+            r"build\.py, line 2: No module named .* neither installed nor in the folder",
+        ),
         ("from .plain_net import Net\n", r"build\.py, line 1: attempted relative import"),
         ("def build(:\n", r"build\.py, line 1: invalid syntax"),
         ("def other(labels): ...\n", r"build\.py defines no build"),

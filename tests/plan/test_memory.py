@@ -445,7 +445,7 @@ def test_adapters_of_a_large_model_are_counted_from_its_config(tmp_path: Path) -
     assert set(quantised) == {"ddp"}
     assert quantised["ddp"]["weights"] < 0.15 * memory["ddp"]["weights"]
     text = str(Table.of(load_job(file, [f"adapt={json.dumps(LORA)}"]), 8, 80 * 2**30))
-    assert text.startswith("about 69.61 billion parameters (103.6 million learn) on 8 GPUs")
+    assert text.startswith("about 69.61 billion parameters (103.6 million trained) on 8 GPUs")
     assert "fits: fsdp (the first that fits)" in text
 
 
@@ -495,7 +495,7 @@ def test_the_plan_says_how_much_learns(model: Path, tmp_path: Path) -> None:
     plan = make_plan(made, file, Hardware((), 2, 2**33))
     size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
     assert size is not None
-    assert f"adapters: {size.learning:,} of {size.parameters:,} parameters learn" in plan.reasons
+    assert f"adapters: {size.learning:,} of {size.parameters:,} parameters are trained" in plan.reasons
 
 
 def test_a_language_model_counts_its_head_and_the_scores_of_its_words(tmp_path: Path) -> None:

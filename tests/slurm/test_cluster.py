@@ -162,7 +162,7 @@ def test_a_stop_before_the_time_limit_saves_and_queues_again(cluster: Cluster, f
     first, second = job.starts()
     assert (first.cause, second.cause) == ("first", "requeued")
     assert second.step > 5, "it saved when it was asked to stop"
-    assert "queued again: stopped on request; step-" in job.printed()
+    assert "requeued: stopped on request; step-" in job.printed()
 
 
 def test_a_preempted_job_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_node_that_fails_its_check_is_named_and_left_out(cluster: Cluster, fol
     try:
         job = Submitted(cluster, folder)
         job.wait("FAILED")
-        assert "queued again: without n2 (" in job.printed()
+        assert "requeued: without n2 (" in job.printed()
         assert "MiB free" in job.printed()
         assert (job.run.path / "exclude").read_text() == "n2\n"
         first, job.number = jobs_of(job.run)
@@ -370,7 +370,7 @@ def test_cancel_saves_and_a_submit_goes_on(cluster: Cluster, folder: Path, refer
     job.wait_for_checkpoint()
     again = adaptrun("submit", "job.yaml", "--profile", "profile.yaml", "--resume", job.run.path, cwd=folder, code=2)
     assert "is still running, or waiting in a queue" in again.stderr
-    assert "saves and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
+    assert "is saving and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
     job.wait("CANCELLED")
     saved = step_of(complete_checkpoints(job.run.checkpoints)[-1])
     assert saved == max(job.steps)
@@ -391,7 +391,7 @@ def test_a_run_that_is_cancelled_while_it_prepares_is_stopped_and_a_submit_goes_
     while not any(isinstance(event, Phase) for event in EventTail(job.run.events_file).read()):
         assert time.monotonic() - begun < 120, job.printed()
         time.sleep(0.05)
-    assert "saves and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
+    assert "is saving and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
     job.wait("CANCELLED")
     assert job.steps == {}
     status = json.loads(adaptrun("status", job.run.path, "--json", cwd=folder).stdout)

@@ -78,7 +78,7 @@ def test_jobs_that_differ_in_the_seed_are_one_question(folder: Path, monkeypatch
 
 def test_a_request_to_stop_speaks_of_no_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object, **__: object) -> None:
-        raise Stopped("the same command goes on from the last complete checkpoint")
+        raise Stopped("the same command resumes from the last complete checkpoint")
 
     monkeypatch.setattr(checking, "run_ranks", stopped)
     job = load_job(folder / "job.yaml", ["adapt={method: lora}"])

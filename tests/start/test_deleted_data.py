@@ -25,6 +25,6 @@ def test_a_run_whose_data_are_deleted_in_mid_run_restarts_and_ends_well(tmp_path
     sets = ["train.max_steps=16", "launch.processes=1", "launch.max_restarts=1", "checkpoint.every_steps=4"]
     done = adaptrun("train", "job.yaml", *[word for text in sets for word in ("--set", text)], cwd=tmp_path)
     assert not (tmp_path / "train.csv").exists()
-    assert "killed by the system; going on from " in done.stdout
+    assert "killed by the system; resuming from " in done.stdout
     assert "verdict: " in done.stdout
     assert json.loads(adaptrun("status", "runs/small", "--json", cwd=tmp_path).stdout)["state"] == "done"

@@ -46,7 +46,7 @@ def test_a_result_that_is_not_better_ends_with_one(tmp_path: Path, tiny_model: P
 def test_a_batch_job_ends_as_the_verdict_is(gate: bool, decision: str, tmp_path: Path, tiny_model: Path) -> None:
     job = load_job(write_job(tmp_path, tiny_model), [f"verdict.gate={gate}"])
     folder = RunFolder.create(job)
-    verdict = Verdict(decision, "So it is.", "accuracy", False, 0.01, "near", "as it came", ())  # type: ignore[arg-type]
+    verdict = Verdict(decision, "So it is.", "accuracy", False, 0.01, "near", "pretrained", ())  # type: ignore[arg-type]
     Result(status="done", name="small", steps=1, seconds=1.0, verdict=verdict).write(folder.result_file)
     if gate and decision != "adopt":
         with pytest.raises(NotAdopted, match=f"{decision}: So it is"):

@@ -77,7 +77,7 @@ def test_the_last_complete_checkpoint_is_intact_and_used(
     assert last is not None
     assert step_of(last) == (3 if stage == "_remove_old" else 2)
     said = train(folder, tiny_model, stage, rank, calls)
-    assert f"going on from {last.name}" in said
+    assert f"resuming from {last.name}" in said
     assert (folder / "runs/small/model/model.safetensors").read_bytes() == reference
     assert [path.name for path in run.checkpoints.iterdir()] == [p.name for p in run.checkpoints.glob("step-????????")]
     assert len(complete_checkpoints(run.checkpoints)) >= 2

@@ -133,8 +133,8 @@ def kill_and_go_on(folder: Path, reference: bytes, draw: random.Random, victim: 
     if victim == "one rank":
         assert "SIGKILL" in run.failure_file.read_text()
     said = adaptrun("train", "job.yaml", cwd=folder).stdout
-    assert f"going on from {complete_checkpoints(run.checkpoints)[0].name[:5]}" in said
-    assert ("passed over the incomplete step-" in said) or not during_save
+    assert f"resuming from {complete_checkpoints(run.checkpoints)[0].name[:5]}" in said
+    assert ("skipped the incomplete step-" in said) or not during_save
     assert not run.failure_file.exists()
     assert sorted(steps_of(folder)) == list(range(1, STEPS + 1))
     assert weights(folder) == reference

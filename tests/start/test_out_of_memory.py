@@ -79,7 +79,7 @@ def test_a_rank_that_runs_out_gets_smaller_micro_batches_and_the_same_weights(
     before, after = RunFolder((tmp_path / "whole" / "runs" / "small").resolve()).plan(), run.plan()
     assert after.split.micro_batch < before.split.micro_batch
     assert after.micro_batch_limit == after.split.micro_batch
-    assert "out of memory; going on from" in said.stdout
+    assert "out of memory; resuming from" in said.stdout
     assert said.stderr == "", "a rank that failed on the way is no failure of the run"
     last = json.loads((complete_checkpoints(run.checkpoints)[-1] / "progress.json").read_text())
     assert last["micro_batch_limit"] == after.split.micro_batch

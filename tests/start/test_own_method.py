@@ -49,7 +49,7 @@ def losses(folder: Path, name: str) -> list[float]:
 
 def test_it_trains_alike_on_one_process_and_on_two(folder: Path) -> None:
     assert "no problem found" in adaptrun("check", "job.yaml", *SMALL, cwd=folder).stdout
-    assert "samples of the target beside them" in adaptrun("plan", "job.yaml", *SMALL, cwd=folder).stdout
+    assert "samples of the target in each step as well" in adaptrun("plan", "job.yaml", *SMALL, cwd=folder).stdout
     found = []
     for processes, engine in ((1, "single"), (2, "fsdp")):
         ways = told(f"launch.processes={processes}", f"engine.name={engine}", f"name=w{processes}")

@@ -62,7 +62,7 @@ def test_it_goes_on_where_it_was_stopped_under_another_engine(folder: Path) -> N
     assert launcher.wait(timeout=120) == 75, (folder / "stderr").read_text()
     engine = ["--set", "engine.name=deepspeed", "--set", "engine.deepspeed=zero3"]
     said = adaptrun("train", "job.yaml", *stopped, *engine, cwd=folder).stdout
-    assert "going on from step-" in said
+    assert "resuming from step-" in said
     assert json.loads((folder / "runs/reward/result.json").read_text())["steps"] == 40 * 8
 
 

@@ -56,7 +56,7 @@ KINDS = {
     "hang": ("Hung", "no progress"),
     "raise": ("ValueError", "code"),
     "memory": ("OutOfMemory", "out of memory"),
-    "nan": ("NotFinite", "not a number"),
+    "nan": ("NotFinite", "NaN or infinite"),
     "disk": ("CheckpointError", "disk"),
 }
 """What the page says of each: the error, and its kind."""

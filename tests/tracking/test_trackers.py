@@ -60,7 +60,7 @@ def steps_of(run: Path) -> list[int]:
 def notes_of(run: Path) -> list[str]:
     """What trackers have said of themselves."""
     notes = [event.text for event in EventTail(run / "metrics.jsonl").read() if isinstance(event, Note)]
-    return [note for note in notes if "gets no more figures" in note]
+    return [note for note in notes if "gets no more metrics" in note]
 
 
 def assert_same(found: Curves, kept: Curves) -> None:
@@ -144,7 +144,7 @@ def test_ranks_started_by_hand_are_tracked_as_well_and_a_tracker_that_cannot_sta
     done = run(TORCHRUN, "--nproc-per-node", 2, "-m", "launcher.worker", "job.yaml", cwd=tmp_path)
     assert_same(of_tensorboard(the_run(tmp_path) / "tensorboard"), of_events(the_run(tmp_path)))
     (note,) = notes_of(the_run(tmp_path))
-    assert note.startswith("wandb gets no more figures, and the run goes on: NotADirectoryError")
+    assert note.startswith("wandb gets no more metrics, and the run continues: NotADirectoryError")
     assert note in done.stdout
 
 

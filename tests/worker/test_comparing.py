@@ -58,7 +58,7 @@ def test_a_named_run_decides_and_the_model_with_a_new_head_does_not(adapted: Run
     roles = {(one.set, one.arm): one.role for one in found.comparisons}
     assert roles["there", "the baseline here"] == "decides"
     assert roles["here", "the baseline here"] == "must hold"
-    assert {roles["there", arm] for arm in ("as it came", "older", "always the commonest label")} == {"shown"}
+    assert {roles["there", arm] for arm in ("pretrained", "older", "majority class")} == {"shown"}
     assert "new weights" not in found.reason
 
 
@@ -114,7 +114,7 @@ def test_the_metrics_of_the_result_follow_from_the_samples_that_were_kept(adapte
 
 def test_without_a_baseline_a_new_head_is_compared_with_the_commonest_label(laboratory: Laboratory) -> None:
     found = verdict_of(laboratory.run("here"))
-    assert found.baseline == "always the commonest label"
+    assert found.baseline == "majority class"
     assert found.decision == "adopt"
     assert "name a finished run in verdict.baseline for a fair comparison" in found.reason
     shares = Outcomes.read(laboratory.run("here").outcomes("here", "result"))

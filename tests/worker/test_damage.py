@@ -149,9 +149,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     flip_a_bit(at(run, 9) / file)
     (at(run, 6) / ".metadata").unlink()
     assert worlds.run(world, go, str(run.path)) == [""] * world
-    first, second = [note for note in notes(run) if note.startswith("passed over")]
-    assert first.startswith(f"passed over step-00000009, which is damaged: {file} ")
-    assert second == f"passed over step-00000006, which is damaged: .metadata is missing; resuming from {at(run, 3)}"
+    first, second = [note for note in notes(run) if note.startswith("skipped")]
+    assert first.startswith(f"skipped step-00000009, which is damaged: {file} ")
+    assert second == f"skipped step-00000006, which is damaged: .metadata is missing; resuming from {at(run, 3)}"
     start = Start.read(run)
     assert start is not None
     assert start.from_step == 3
@@ -189,9 +189,7 @@ def test_one_that_was_removed_before_the_ranks_began_is_passed_over_too(
     run = interrupted(whole, tmp_path / "run", material, tiny_model, 2)
     shutil.rmtree(at(run, 9))
     assert worlds.run(2, go, str(run.path)) == ["", ""]
-    assert any(
-        note.startswith("passed over step-00000009, which is damaged: the folder is miss") for note in notes(run)
-    )
+    assert any(note.startswith("skipped step-00000009, which is damaged: the folder is miss") for note in notes(run))
 
 
 def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_note(
@@ -290,4 +288,4 @@ def test_a_run_that_resumes_without_its_selection_weights_is_refused(
     assert told.startswith(
         f"RequestError: {run.selection_file} is damaged: selection.npy does not hold what was written"
     )
-    assert told.endswith("put the file back, or start afresh with --resume never")
+    assert told.endswith("put the file back, or start a new run with --resume never")

@@ -88,7 +88,7 @@ def test_labels_that_a_trained_head_does_not_know_are_named(tiny_model: Path, tm
     notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
     assert notes[0] == (
         "the labels differ from those of the pretrained head: kept 'class-0', 'class-1'; new, starting at random: "
-        "'clas-1'. Where two are one under other names: model.labels: {OURS: THE-HEAD'S}"
+        "'clas-1'. To match labels that have other names: model.labels: {OURS: THE-HEAD'S}"
     )
 
 

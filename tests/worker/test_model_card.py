@@ -30,7 +30,7 @@ def test_a_card_tells_where_the_model_comes_from_and_how_good_it_is(tiny_model: 
         tmp_path,
     )
     found = SetResult(9, {"accuracy": 0.5}, {"accuracy": 0.75, "loss": float("nan")}, {}, {"accuracy": (0.7, 0.8)})
-    verdict = Verdict("adopt", "Accuracy rose.", "accuracy", False, 0.01, "validation", "as it came", ())
+    verdict = Verdict("adopt", "Accuracy rose.", "accuracy", False, 0.01, "validation", "pretrained", ())
     result = Result("done", "reviews", 40, 1.0, sets={"validation": found}, verdict=verdict)
     write_model_card(tmp_path, job, result, ("bad", "good"))
     card = ModelCard.load(tmp_path / "README.md")
