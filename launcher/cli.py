@@ -296,7 +296,8 @@ def submit(
         sbatch_option("--cpus-per-task", "-c", metavar="COUNT", help="CPUs on each node, on which one task runs."),
     ] = None,
     memory: Annotated[
-        str | None, sbatch_option("--mem", metavar="SIZE", help="Memory of each node, such as 200GiB.")
+        str | None,
+        sbatch_option("--mem", metavar="SIZE", help="Memory of each node: 200G, 64000 (MiB), or 0: all."),
     ] = None,
     extra: Annotated[
         list[str] | None,

@@ -63,6 +63,12 @@ def seconds_of(time_limit: str) -> int:
     )  # fmt: skip
 
 
+def _host_memory(text: str) -> str:
+    """Where the unit is a letter or missing, what sbatch takes it for: `64G` is 64GiB, `64000` is 64000MiB."""
+    found = re.fullmatch(r"\s*([0-9]{1,15})\s*([KMGT]?)\s*", text, re.IGNORECASE)
+    return _size(text) if found is None else f"{found[1]}{(found[2] or 'M').upper()}iB"
+
+
 Line = Annotated[str, AfterValidator(_one_line)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -106,8 +112,10 @@ class Profile(Section):
     )
     gpu_capability: PositiveFloat = Field(8.0, description="Compute capability of the GPUs; bf16 begins with 8.0.")
     cpus_per_node: PositiveInt = Field(1, description="CPU cores of each node.")
-    memory: Annotated[str, AfterValidator(_size)] | None = Field(
-        None, description="Host memory of each node, such as 200GiB; absent: the cluster's default."
+    memory: Annotated[str, AfterValidator(_host_memory)] | None = Field(
+        None,
+        description="Host memory of each node, as sbatch takes it (`200G`, `64000` MiB, `0`: all) or with a unit "
+        "(200GiB, 200GB); absent: the cluster's default.",
     )
     time: Annotated[str, BeforeValidator(_minutes), AfterValidator(_time_limit)] = Field(
         "60", description="Time limit as SLURM writes it: minutes, m:s, h:m:s or d-h:m:s; `20:00` is 20 minutes."
@@ -132,7 +140,7 @@ class Profile(Section):
     def hardware(self) -> Hardware:
         """What each node has, for the plan."""
         gpu = Gpu("GPU", parse_size(self.gpu_memory or "0B"), self.gpu_capability)
-        memory = parse_size(self.memory) if self.memory is not None else 2**50  # unknown: no reason to refuse
+        memory = parse_size(self.memory or "0B") or 2**50  # unknown: no reason to refuse
         return Hardware((gpu,) * self.gpus_per_node, self.cpus_per_node, memory)
 
     @property

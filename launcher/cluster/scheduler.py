@@ -66,7 +66,9 @@ def job_state(job: str) -> JobState | None:
         if "Invalid job id" in str(error):
             return None
         raise
-    line = said.splitlines()[0]
+    line = next(iter(said.splitlines()), "")
+    if not line:
+        return None
     return JobState(
         job,
         _field(line, "JobState"),

@@ -222,16 +222,18 @@ def _adapt(job: Job, folder: Path, found: list[Found]) -> Adapt:
 
 
 def _engine(job: Job, folder: Path, found: list[Found]) -> Engine:
-    """The engine with the absolute path of an own DeepSpeed file."""
-    name = job.engine.deepspeed
+    """The engine with absolute paths of an own DeepSpeed file and of the folder on a local disk."""
+    name, update = job.engine.deepspeed, dict[str, str]()
+    if job.engine.nvme_path is not None:
+        update["nvme_path"] = str(beside(job.engine.nvme_path, folder))
     if name in DEEPSPEED_TEMPLATES:
-        return job.engine
+        return job.engine.model_copy(update=update)
     file = beside(name, folder)
     if not is_file(file):
         near = get_close_matches(name, DEEPSPEED_TEMPLATES, n=1)
         fix = f"did you mean {near[0]}?" if near else f"the templates are {', '.join(DEEPSPEED_TEMPLATES)}"
         found.append((("engine", "deepspeed"), f"there is no template and no file {name!r}", fix))
-    return job.engine.model_copy(update={"deepspeed": str(file)})
+    return job.engine.model_copy(update=update | {"deepspeed": str(file)})
 
 
 def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Found]) -> Source:

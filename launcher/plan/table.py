@@ -22,7 +22,7 @@ from launcher.plan.making import GPU_MICRO_BATCH, sharing_of
 from launcher.plan.memory import Sharing, consolidation, mebibytes
 from launcher.plan.model_size import ModelSize, size_of_job
 
-UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 @dataclass(frozen=True)

@@ -812,3 +812,14 @@ def test_columns_that_are_named_by_role_follow_the_same_rules(columns: str, mess
     with pytest.raises(JobError) as raised:
         load_job(folder / "job.yaml")
     assert [(problem.path, problem.message) for problem in raised.value.problems] == [("data.train", message)]
+
+
+def test_places_that_are_made_later_lie_beside_the_job_file(folder: Path) -> None:
+    (folder / "job.yaml").write_text(GOOD)
+    sets = ["engine.name=deepspeed", "engine.deepspeed=zero3_nvme", "engine.nvme_path=disk", "launch.runs=there"]
+    job = load_job(folder / "job.yaml", [*sets, "data.cache=kept"])
+    assert (job.engine.nvme_path, job.launch.runs, job.data.cache) == (
+        str(folder / "disk"),
+        str(folder / "there"),
+        str(folder / "kept"),
+    )
