@@ -22,7 +22,8 @@ SOURCE_FREE = ("shot", "tent")
 SWEPT = {
     **dict.fromkeys(("dann", "cdan"), ("weight", "discriminator_lr_factor")),
     "tent": ("lr_factor", "diversity"),
-    "coral": ("weight",),
+    **dict.fromkeys(("coral", "mmd", "mcc", "self-training"), ("weight",)),
+    "shot": ("diversity",),
 }
 """Options that the page's sweep names."""
 
