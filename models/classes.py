@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from launcher.data.label_vectors import hint_at_vectors
 from launcher.data.labels import find_label, listed
 from launcher.data.rows import Row
 from launcher.data.values import label_of, labels_of
@@ -87,7 +88,7 @@ class Classification(Task):
             raise DataError(
                 row.file,
                 f"label {label!r} does not occur in the training data, which has {listed(self.labels)}; "
-                "correct the label, or add training samples of it",
+                f"correct the label, or add training samples of it{hint_at_vectors([label]) * self.takes_vectors}",
                 row.number,
             )
         return place

@@ -38,7 +38,7 @@ def _size(text: str) -> str:
     return text
 
 
-def _minutes(value: object) -> object:
+def _as_text(value: object) -> object:
     """A number without quotes is as good as the text."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -112,12 +112,12 @@ class Profile(Section):
     )
     gpu_capability: PositiveFloat = Field(8.0, description="Compute capability of the GPUs; bf16 begins with 8.0.")
     cpus_per_node: PositiveInt = Field(1, description="CPU cores of each node.")
-    memory: Annotated[str, AfterValidator(_host_memory)] | None = Field(
+    memory: Annotated[str, BeforeValidator(_as_text), AfterValidator(_host_memory)] | None = Field(
         None,
         description="Host memory of each node, as sbatch takes it (`200G`, `64000` MiB, `0`: all) or with a unit "
         "(200GiB, 200GB); absent: the cluster's default.",
     )
-    time: Annotated[str, BeforeValidator(_minutes), AfterValidator(_time_limit)] = Field(
+    time: Annotated[str, BeforeValidator(_as_text), AfterValidator(_time_limit)] = Field(
         "60", description="Time limit as SLURM writes it: minutes, m:s, h:m:s or d-h:m:s; `20:00` is 20 minutes."
     )
     mail: Mail | None = Field(None, description="Mail from the scheduler.")

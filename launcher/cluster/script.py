@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 
 from launcher.cluster.profile import Container, Profile
@@ -101,7 +102,7 @@ def _output(runs: Sequence[Path]) -> str:
 def _mebibytes(profile: Profile) -> str | None:
     from launcher.plan.table import parse_size
 
-    return None if profile.memory is None else f"{parse_size(profile.memory) // 2**20}M"
+    return None if profile.memory is None else f"{ceil(parse_size(profile.memory) / 2**20)}M"
 
 
 def _commands(profile: Profile, runs: Sequence[Path]) -> tuple[list[str], list[str]]:

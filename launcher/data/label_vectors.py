@@ -30,7 +30,7 @@ def vector_places(rows: Iterable[Row], form: LabelFormat = "auto") -> int | None
         flags = flags_of(row)
         if flags is None:
             if sure:
-                raise _no_vector(row, places)
+                raise _no_vector(row, places or None)
             return None
         if first is None:
             first, places = row, len(flags)
@@ -99,17 +99,26 @@ def place_names(places: int, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(known) if len(known) == places else tuple(map(str, range(places)))
 
 
+def hint_at_vectors(labels: Iterable[str]) -> str:
+    """What to try where labels are unknown that vectors of 0 and 1 seem to have; nothing for others."""
+    return "; if the rows hold vectors: label_format: vector (of evaluate: --label-format vector)" * (
+        {*labels} <= {"0", "1"}
+    )
+
+
 def _is_a_float(row: Row) -> bool:
     value = row.values[ROLE]
     return isinstance(value, list) and any(isinstance(part, float) for part in value)
 
 
-def _no_vector(row: Row, places: int) -> DataError:
+def _no_vector(row: Row, places: int | None) -> DataError:
+    """places: of the vectors before it; None where it is the first row"""
     value = str(row.values[ROLE])
     shown = value if len(value) < 60 else f"{value[:57]}…"
     return DataError(
         row.file,
-        f"the label {shown} is no vector of {places} numbers 0 and 1, as others are; correct it, or say what the "
-        "labels are in the data set: label_format: names or vector (of evaluate: --label-format)",
+        f"the label {shown} is no vector of {'' if places is None else f'{places} '}numbers 0 and 1, as those of other "
+        "rows or of the training data are; correct it, or say what the labels are in the data set: label_format: names "
+        "or vector (of evaluate: --label-format)",
         row.number,
     )

@@ -8,7 +8,7 @@ from launcher.job.judging import BASELINE
 from launcher.job.rule import Found
 from launcher.job.schema import Job
 
-RESERVED = (BASELINE, "before", "result", "constant")
+RESERVED = (BASELINE, "before", "pretrained", "result", "constant")
 """Names of the arms that every verdict may have."""
 
 

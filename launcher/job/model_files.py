@@ -134,8 +134,8 @@ def is_kernel_of_the_hub(attention: object) -> bool:
 def refusal_of_kernel(kernel: str, place: str) -> ModelError:
     """place: the folder or the hub id of the config that names it"""
     return ModelError(
-        f"the config in {place} names {kernel}, which is code of the hub; remove its attn_implementation, or set "
-        "model.trust_remote_code: true where you trust it"
+        f"the config in {place} names {kernel}, which is code of the hub; remove its attn_implementation, or in a job "
+        "set model.trust_remote_code: true where you trust it"
     )
 
 

@@ -133,7 +133,7 @@ def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], fou
     if place is None:
         return None
     try:
-        model = Model(pretrained=place, trust_code=job.model.trust_code)
+        model = Model(pretrained=place, trust_code=job.model.trust_code, trust_remote_code=job.model.trust_remote_code)
         pretrained = find_pretrained(model, folder)
         check_model_files(pretrained, model)
         own_code(pretrained, model)

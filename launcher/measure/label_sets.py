@@ -33,7 +33,7 @@ class LabelSet:
 
     counts: samples (or words) of each label, the most frequent first
     samples: the first few of each
-    vectors: whether the rows have vectors of 0 and 1
+    places: what the places of vectors of 0 and 1 are called; empty where the rows name their labels
     rows: how many were read
     whole: whether these are all
     """
@@ -41,14 +41,14 @@ class LabelSet:
     set: str
     counts: dict[str, int]
     samples: dict[str, list[str]]
-    vectors: bool
+    places: tuple[str, ...]
     rows: int
     whole: bool
 
     def lines(self) -> Iterator[str]:
         """One for the set, and one for each of its most frequent labels."""
         rows = f"{self.rows:,} rows" if self.whole else f"the first {self.rows:,} rows"
-        yield f"labels of {self.set}: {len(self.counts):,} in {rows}{', as vectors of 0 and 1' * self.vectors}"
+        yield f"labels of {self.set}: {len(self.counts):,} in {rows}{', as vectors of 0 and 1' * bool(self.places)}"
         width = min(24, max((len(name) for name in list(self.counts)[:MOST_LABELS]), default=0))
         for name in list(self.counts)[:MOST_LABELS]:
             yield f"  {name:{width}} {self.counts[name]:>7,}  {' | '.join(self.samples[name])}"
@@ -76,11 +76,9 @@ def read_label_set(
     columns = family.columns(source)
     several = family.takes_several_labels
     places = places_of(source, at_most) if several else None
-    rows = (
-        read_rows(source, columns)
-        if places is None
-        else with_names(read_rows(source, columns), place_names(places, outputs))
-    )
+    names = () if places is None else place_names(places, outputs)
+    rows = read_rows(source, columns)
+    rows = rows if places is None else with_names(rows, names)
     read, more = 0, False
     counts: dict[str, int] = {}
     samples: dict[str, list[str]] = {}
@@ -95,7 +93,7 @@ def read_label_set(
                 if len(samples.setdefault(label, [])) < SAMPLES:
                     samples[label].append(sample)
     ordered = dict(sorted(counts.items(), key=lambda item: -item[1]))
-    return LabelSet(name, ordered, samples, places is not None, read, not more)
+    return LabelSet(name, ordered, samples, names, read, not more)
 
 
 def named_outputs(job: Job) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ Decision = Literal["adopt", "keep the old model", "inconclusive"]
 Role = Literal["decides", "must hold", "shown"]
 Test = Literal["exact McNemar", "bootstrap"]
 
-AS_IT_CAME = "pretrained"
+PRETRAINED = "pretrained"
 LEVEL = 0.05
 
 
@@ -160,7 +160,7 @@ def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
     if not isfinite(found.new):
         return "keep the old model", f"{scale.metric} of the result on {found.set} is NaN or infinite"
     if not isfinite(found.old) or not isfinite(found.low):
-        return "inconclusive", f"{scale.metric} of {found.arm} on {found.set} is NaN or infinite"
+        return "inconclusive", f"{scale.metric} of {_name_of(found)} on {found.set} is NaN or infinite"
     gain, low, high = scale.gain(found)
     margin = scale.margin_of(found)
     said = _said(found, scale)
@@ -206,9 +206,13 @@ def _said(found: Comparison, scale: Scale) -> str:
     verb = "rose" if change > 0 else "fell" if change < 0 else "stayed"
     moved = f"{verb} by {scale.amount(abs(change))}" if change else verb
     low, high = (scale.amount(end, signed=True).removesuffix(" points") for end in (found.low, found.high))
-    theirs = "the pretrained model" if found.arm == AS_IT_CAME else found.arm
-    ends = f"from {found.old:.3f} ({theirs}) to {found.new:.3f}"
+    ends = f"from {found.old:.3f} ({_name_of(found)}) to {found.new:.3f}"
     return f"{scale.metric} on {found.set} {moved} (95 %: {low} to {high}), {ends}"
+
+
+def _name_of(found: Comparison) -> str:
+    """The other model within a sentence."""
+    return "the pretrained model" if found.arm == PRETRAINED else found.arm
 
 
 def _capital(sentence: str) -> str:

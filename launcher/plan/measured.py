@@ -61,6 +61,7 @@ MEASURED: Mapping[str, tuple[Measured, ...]] = {
         Measured(1.5, 0.8, 2.3, 12, 12),
         Measured(1.5, 0.7, 2.3, 9, 10, OTHERS),
         Measured(-1.4, -2.3, -0.7, 1, 12, settings={"diversity": 0.0}),
+        Measured(-9.2, -10.9, -7.4, 0, 12, settings={"diversity": 0.0, "lr_factor": 1.0}),
     ),
     "shot": (
         Measured(1.4, 1.0, 1.8, 12, 12),
@@ -93,11 +94,12 @@ def losses_of(job: Job) -> Iterator[str]:
     )
     if row is None or row.gain >= 0:
         return
-    settings = "".join(f" with adapt.{option}: {value:g}" for option, value in row.settings.items())
+    settings = ", ".join(f"adapt.{option}: {value:g}" for option, value in row.settings.items())
+    method = f"{job.adapt.method}{' with ' * bool(settings)}{settings}"
     better = f"; by default it gained {_points(applying[0])}" if row.settings and applying[0].gain > 0 else ""
     where = f"on average over {row.cases} {row.of}, 95 % interval {row.low:+.1f} to {row.high:+.1f} ({PAGE})"
     advice = "Compare it on labelled samples of the target with the source alone: verdict.baseline"
-    yield f"{job.adapt.method}{settings} lost {_points(row)} of accuracy {where}{better}. {advice}"
+    yield f"{method} lost {_points(row)} of accuracy {where}{better}. {advice}"
 
 
 def _points(row: Measured) -> str:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from launcher.data.columns import check_columns, left_out_of
-from launcher.data.label_vectors import read_as
-from launcher.data.labels import decide_labels, head_names
+from launcher.data.label_vectors import hint_at_vectors, read_as
+from launcher.data.labels import decide_labels, find_label, head_names, listed
 from launcher.data.sources import is_local
-from launcher.errors import RunFailed, Stopped
+from launcher.errors import DataError, RunFailed, Stopped
+from launcher.job.data import Source
 from launcher.job.paths import taken_for_hub_ids
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.job.tasks import FAMILIES, Family, find_family
 from launcher.job.vocabulary import check_vocabulary
-from launcher.measure.label_sets import label_format, named_outputs, read_label_set
+from launcher.measure.label_sets import LabelSet, label_format, named_outputs, read_label_set
 from launcher.plan.deepspeed_config import check_deepspeed
 from launcher.plan.plan import Plan
 from launcher.run.folder import RunFolder, temporary_folder
@@ -61,19 +62,43 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
     form = label_format(job, family, ROWS_LOOKED_AT)
     sources = {".".join(job.data.place_in_train(name)): source for name, source in job.labelled_sets.items()}
     held_out = {".".join(job.data.place_in_validation(name)): source for name, source in job.data.validation.items()}
-    sets = {
-        name: read_label_set(name, read_as(source, form), family, outputs, at_most=ROWS_LOOKED_AT, strictly=True)
-        for name, source in (sources | held_out).items()
-        if all(is_local(place) for place in source.files)
-    }
-    for found in sets.values():
-        yield from found.lines()
+
+    def read(named: Mapping[str, Source], outputs: Sequence[str]) -> dict[str, LabelSet]:
+        return {
+            name: read_label_set(name, read_as(source, form), family, outputs, at_most=ROWS_LOOKED_AT, strictly=True)
+            for name, source in named.items()
+            if all(is_local(place) for place in source.files)
+        }
+
+    sets = read(sources, outputs)
+    labels: tuple[str, ...] = ()
+    notes: list[str] = []
     head = head_names(config.get("architectures"), config.get("id2label"), family.auto_class)
+    if sources and all(name in sets and sets[name].whole for name in sources):
+        occurring = sorted({label for found in sets.values() for label in found.places or found.counts})
+        decided = decide_labels(head, occurring, job.model.labels)
+        labels, notes = decided.labels, decided.notes()
+    judged = read(held_out, labels or outputs)
+    for found in (sets | judged).values():
+        yield from found.lines()
     if config.get("architectures") and not head:
         yield f"{pretrained.location} has no trained head for {job.task}: a new one starts at random"
-    if sources and all(name in sets and sets[name].whole for name in sources):
-        occurring = sorted({label for name in sources for label in sets[name].counts})
-        yield from decide_labels(head, occurring, job.model.labels).notes()
+    yield from notes
+    for name, found in judged.items():
+        if labels:
+            _check_known(name, found, labels)
+
+
+def _check_known(place: str, found: LabelSet, labels: Sequence[str]) -> None:
+    """Raises DataError for a label of a validation set that training does not know."""
+    known = {*labels}
+    unknown = [label for label in found.counts if label not in known and find_label(labels, label) is None]
+    if unknown:
+        raise DataError(
+            place,
+            f"the labels {listed(unknown)} do not occur in the training data, which has {listed(labels)}; correct "
+            f"them, or add training samples of them{hint_at_vectors(unknown)}",
+        )
 
 
 def check_models(planned: Sequence[tuple[str, Job, Plan]]) -> None:

@@ -110,14 +110,17 @@ def trusted_files(files: Sequence[str]) -> tuple[str, ...]:
     return trusted
 
 
-def check_places(source: Source) -> None:
-    """Raises DataError for what is not there, and for a folder of several splits of which none is named."""
+def check_places(source: Source, naming: str = "--split") -> None:
+    """Raises DataError for what is not there, and for a folder of several splits of which none is named.
+
+    naming: how one is named
+    """
     for place in source.files:
         if not is_there(beside(place, None)) and not may_be_on_the_hub(place, Path.cwd()):
             raise DataError(place, f"there is no such file; {not_there(place, Path.cwd(), 'check the path')[1]}")
         splits = splits_of(place)
         if splits and source.split is None:
-            raise DataError(place, f"holds the splits {', '.join(splits)}; name one: --split {likely(splits, False)}")
+            raise DataError(place, f"holds the splits {', '.join(splits)}; name one: {naming} {likely(splits, False)}")
 
 
 def worthwhile(cores: int, rows: int | None) -> int:

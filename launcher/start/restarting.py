@@ -7,7 +7,7 @@ from pathlib import Path
 from launcher.errors import OutOfMemory
 from launcher.job.schema import Job
 from launcher.plan.making import with_smaller_micro_batches
-from launcher.run.events import EventLog, Note
+from launcher.run.events import EventLog
 from launcher.run.folder import RunFolder
 from launcher.run.starts import Start, go_on, starts_in_vain
 from launcher.start.failure import RankFailed
@@ -19,7 +19,7 @@ def restart(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> 
     start = go_on(folder, "restart")
     whence = "from the beginning" if start.checkpoint is None else f"from {Path(start.checkpoint).name}"
     log = EventLog(folder.events_file)
-    log.write(Note(text=f"{failed.failure.kind.value}; resuming {whence} {_change(folder, failed)}"))
+    log.note(f"{failed.failure.kind.value}; resuming {whence} {_change(folder, failed)}")
     log.close()
     return start
 

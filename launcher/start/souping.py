@@ -39,7 +39,7 @@ def soup_runs(
     job, models = _checked(runs, trusted)
     hardware = find_hardware()
     data = job.data.validation[job.deciding_set or ""]
-    check_places(data)
+    check_places(data, naming="split: in the job of the first run,")
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, count_rows(data)))
     request = EvaluationRequest(
         model=models[0],

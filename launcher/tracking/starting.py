@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from launcher.errors import Stopped
 from launcher.job.schema import Job
-from launcher.run.events import EventLog, Note
+from launcher.run.events import EventLog
 from launcher.run.folder import RunFolder
 from launcher.tracking.base import Status
 
@@ -40,7 +40,7 @@ def tracked(folder: RunFolder, job: Job) -> Iterator[None]:
 def say_lost(folder: RunFolder, name: str, why: str) -> None:
     """Tell whoever watches the run that it goes on without this tracker."""
     log = EventLog(folder.events_file)
-    log.write(Note(text=f"{name} gets no more metrics, and the run continues: {why}; see {folder.tracker_log(name)}"))
+    log.note(f"{name} gets no more metrics, and the run continues: {why}; see {folder.tracker_log(name)}")
     log.close()
 
 

@@ -70,9 +70,11 @@ class OpenModel:
     label_format: LabelFormat
 
 
-def open_model(request: EvaluationRequest, say: Callable[[str], object]) -> OpenModel:
-    """The model of a folder with the head it was trained with; `say` is told what was changed of it.
+def open_model(request: EvaluationRequest, say: Callable[[str], object], *, pairs: bool | None = None) -> OpenModel:
+    """The model of a folder with the head it was trained with.
 
+    say: told of what was changed of it
+    pairs: whether samples have a second text; None: as the data of the request have
     Raises ModelError where it has none.
     """
     pretrained = find_pretrained(request.model)
@@ -93,7 +95,8 @@ def open_model(request: EvaluationRequest, say: Callable[[str], object]) -> Open
     task = task_type(processor, labels, train)
     loading.configure(task, config)
     loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config)
-    make_ready(loaded, processor, pretrained, pairs=request.data.column("text_pair") is not None, say=say)
+    pairs = request.data.column("text_pair") is not None if pairs is None else pairs
+    make_ready(loaded, processor, pretrained, pairs=pairs, say=say)
     known_by = identity(task_name, pretrained, request.model)
     return OpenModel(task, task.build(loaded), known_by, label_format_of(pretrained))
 

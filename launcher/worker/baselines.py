@@ -62,14 +62,15 @@ def _measure(session: Session, arm: str, place: str, names: list[str], materials
         session.log.note(f"{arm}: {text}")
 
     request = EvaluationRequest(
-        model=Model(pretrained=place, trust_code=job.model.trust_code),
+        model=Model(pretrained=place, trust_code=job.model.trust_code, trust_remote_code=job.model.trust_remote_code),
         data=job.data.validation[names[0]],
         batch_size=session.plan.evaluation_batch,
         device=world.device.type,
         precision=session.plan.precision,
         cache=job.data.cache,
     )
-    opened = open_model(request, say)
+    pairs = any(job.data.validation[name].column("text_pair") is not None for name in names)
+    opened = open_model(request, say, pairs=pairs)
     task, module = opened.task, opened.module.to(world.device)
     for name in names:
         session.enter("evaluating", f"{name} with {place}")

@@ -21,7 +21,6 @@ from launcher.job.pretrained import longest_input
 from launcher.job.schema import Job
 from launcher.models.base import TaskModule
 from launcher.models.loading import Loaded
-from launcher.run.events import Note
 from launcher.worker.adapted import Adapted, adapt
 from launcher.worker.feeding import Feed
 from launcher.worker.learning import Learner, MethodLearner, TaskLearner
@@ -182,11 +181,11 @@ def _begin(
     if len(course.stages) > 1:
         learning = sum(p.numel() for name, p in loaded.model.named_parameters() if name in stage.learning)
         place = f"stage {stage.number + 1} of {len(course.stages)}, to step {stage.end}"
-        session.log.write(Note(text=f"{place}: {learning:,} parameters are trained"))
+        session.log.note(f"{place}: {learning:,} parameters are trained")
     if stage.number and session.folder.skeleton.is_dir():
         return
     if adapters is not None:
-        session.log.write(Note(text=str(adapters)))
+        session.log.note(str(adapters))
     writes_skeleton()
 
 

@@ -17,15 +17,14 @@ from launcher.job.tasks import find_family
 from launcher.measure.calibration import calibration
 from launcher.measure.outcomes import Outcomes
 from launcher.measure.paired import Difference, holm, mcnemar, paired_bootstrap
-from launcher.measure.verdict import AS_IT_CAME, Comparison, Role, Scale, Verdict, corrected, decide, undecided
+from launcher.measure.verdict import PRETRAINED, Comparison, Role, Scale, Verdict, corrected, decide, undecided
 from launcher.models.base import Array, Task
-from launcher.run.events import Note
 from launcher.worker.judging import BEFORE, RESULT
 from launcher.worker.materials import Materials
 from launcher.worker.session import Session
 
 CONSTANT = "constant"
-NAMES = {BEFORE: AS_IT_CAME, CONSTANT: "majority class"}
+NAMES = {BEFORE: PRETRAINED, CONSTANT: "majority class"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _arms(
         file = session.folder.outcomes(name, arm)
         known = Outcomes.read(file)
         if known is None and file.exists():
-            session.log.write(Note(text=f"{file} is damaged, so that the result is not compared with it"))
+            session.log.note(f"{file} is damaged, so that the result is not compared with it")
         if known is None or known.data != data.folder.name:
             continue
         yield arm, known.values

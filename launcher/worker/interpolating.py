@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import inf
 
 from launcher.engines.base import Engine
-from launcher.run.events import Note
 from launcher.worker.evaluating import evaluate
 from launcher.worker.materials import Materials
 from launcher.worker.progress import goodness_of
@@ -33,7 +32,7 @@ def interpolate(session: Session, materials: Materials, engine: Engine, selector
             if goodness_of(job, values[tried]) > best:
                 share, best = tried, goodness_of(job, values[tried])
         told = f"{metric} {values[share]:.4f}; {values[0.0]:.4f} at the start, {values[1.0]:.4f} at the end"
-        session.log.write(Note(text=f"interpolated: {share:g} of the way from start to end ({told})"))
+        session.log.note(f"interpolated: {share:g} of the way from start to end ({told})")
     engine.mix(share)
 
 

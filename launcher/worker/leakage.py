@@ -10,7 +10,7 @@ from launcher.data.prepared import Prepared
 from launcher.errors import LeakageError
 from launcher.job.methods import REHEARSAL
 from launcher.job.schema import Job
-from launcher.run.events import EventLog, Note
+from launcher.run.events import EventLog
 
 
 def check_leakage(
@@ -39,7 +39,7 @@ def check_leakage(
     if not found:
         return
     if job.data.allow_leakage:
-        log.write(Note(text="; ".join(found)))
+        log.note("; ".join(found))
         return
     raise LeakageError(
         "; ".join(found) + ", so what they measure says little of new samples; remove them from one of the two "

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from launcher.errors import RunFailed
-from launcher.run.events import Note
 from launcher.run.unfit import report_unfit
 from launcher.worker.session import Session
 from launcher.worker.world import World
@@ -83,7 +82,7 @@ def try_links(session: Session, node: str) -> None:
     node: name of this rank's machine
     """
     links = Links.measured(session.world, node)
-    session.log.write(Note(text=str(links)))
+    session.log.note(str(links))
     if not links.slow_nodes:
         return
     if session.world.is_first:

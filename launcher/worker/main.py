@@ -24,7 +24,7 @@ from launcher.job.schema import Job
 from launcher.measure.outcomes import Values
 from launcher.measure.verdict import Verdict
 from launcher.run.checkpoints import checkpoint_name
-from launcher.run.events import Note, Saved, Started
+from launcher.run.events import Saved, Started
 from launcher.run.folder import RunFolder, write_whole
 from launcher.run.results import Result, SetResult, insist_on_adoption
 from launcher.worker.baselines import measure_others
@@ -113,7 +113,7 @@ def _become_latest(session: Session) -> None:
     try:
         session.folder.become_latest(session.job)
     except OSError as error:
-        session.log.write(Note(text=f"runs/{session.job.name} could not be made to lead here: {error}"))
+        session.log.note(f"runs/{session.job.name} could not be made to lead here: {error}")
 
 
 def _leave_model_cards(session: Session, materials: Materials, result: Result) -> None:
@@ -123,7 +123,7 @@ def _leave_model_cards(session: Session, materials: Materials, result: Result) -
             try:
                 write_model_card(folder, session.job, result, materials.task.labels)
             except OSError as error:
-                session.log.write(Note(text=f"the model card could not be written: {error}"))
+                session.log.note(f"the model card could not be written: {error}")
 
 
 def _judge(session: Session, materials: Materials, engine: Engine, remembered: dict[str, Values]) -> Judge:
@@ -147,7 +147,7 @@ def _publish(session: Session, built: Built) -> Path:
     """
     job, folder, engine = session.job, session.folder, built.engine
     if session.world.is_first and (fault := fault_of_skeleton(folder.skeleton)) is not None:
-        session.log.write(Note(text=f"{folder.skeleton} is damaged, and was written again: {fault}"))
+        session.log.note(f"{folder.skeleton} is damaged, and was written again: {fault}")
         built.write_skeleton()
     if job.adapt.method == "lora" and job.adapt.merge:
         publish_model(folder.adapter, folder.skeleton, engine, "fp32")
@@ -155,7 +155,7 @@ def _publish(session: Session, built: Built) -> Path:
             merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype, job.model.trust_code)
         except ModelError as error:  # raised by all ranks alike
             way = f"adaptrun consolidate {folder.adapter} -o {folder.model}"
-            session.log.write(Note(text=f"the adapters could not be merged: {error}; once the base is back: {way}"))
+            session.log.note(f"the adapters could not be merged: {error}; once the base is back: {way}")
             return folder.adapter
     else:
         publish_model(folder.model, folder.skeleton, engine, job.checkpoint.dtype)
@@ -170,8 +170,8 @@ def _remembered(session: Session, data: str) -> Progress:
     progress = Progress.from_dict(read_progress(session.checkpoint))
     if progress.data != data:
         raise RequestError(
-            f"the training data (or the tokenizer) have changed since {session.checkpoint} was saved; put back what "
-            "was there, or start a new run with --resume never"
+            f"the training data (or the tokenizer) have changed since {session.checkpoint} was saved, or another "
+            "version of adaptrun prepared them; put back what was there, or start a new run with --resume never"
         )
     return progress
 
@@ -259,7 +259,7 @@ def _train(
     )
     session.enter("training")
     if session.plan.evaluations:
-        session.log.write(Note(text=f"validation: {session.plan.evaluations}"))
+        session.log.note(f"validation: {session.plan.evaluations}")
     session.log.write(
         Started(
             step=progress.step,
@@ -325,9 +325,9 @@ def _take_best(session: Session, built: Built, progress: Progress) -> Chosen:
     fault = fault_of(checkpoint, session.world.pulse)
     if fault is not None:
         lost = f"the checkpoint of step {step}, which was best, cannot be taken: {fault}"
-        session.log.write(Note(text=f"{lost}; the last model, of step {progress.step}, is taken"))
+        session.log.note(f"{lost}; the last model, of step {progress.step}, is taken")
         return Chosen(progress.step, lost)
-    session.log.write(Note(text=f"the best model was that of step {step}; taking it"))
+    session.log.note(f"the best model was that of step {step}; taking it")
     has_copies = built.is_averaged(step) or session.job.adapt.interpolate is not None
     built.engine.load(read_state(checkpoint, built.state(), optimizer=has_copies))
     return Chosen(step)

@@ -9,7 +9,6 @@ from pathlib import Path
 from launcher.checkpoint.hashing import fault_of
 from launcher.errors import DamagedCheckpoint
 from launcher.run.checkpoints import complete_checkpoints, note_without_hashes, set_aside, step_of
-from launcher.run.events import Note
 from launcher.run.resuming import damage_of
 from launcher.run.starts import go_further_back
 from launcher.worker.session import Session
@@ -57,10 +56,10 @@ def _further_back(session: Session, damaged: dict[Path, str]) -> Session:
         latest, fault = list(damaged.items())[-1]
         set_aside(latest)
         start = go_further_back(session.folder, session.start, Path(place))
-        session.log.write(Note(text=f"skipped {latest.name}, which is damaged: {fault}; resuming from {place}"))
+        session.log.note(f"skipped {latest.name}, which is damaged: {fault}; resuming from {place}")
     return replace(session, start=start)
 
 
 def _say_if_unhashed(session: Session, checkpoint: Path) -> None:
     if session.world.is_first and (note := note_without_hashes(checkpoint)):
-        session.log.write(Note(text=note))
+        session.log.note(note)

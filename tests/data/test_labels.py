@@ -166,7 +166,7 @@ def test_lists_of_0_and_1_of_one_length_are_vectors(labels: list[object], places
 @pytest.mark.parametrize(
     ("labels", "row", "message"),
     [
-        ([[0, 0, 1], [0, 1]], 2, "no vector of 3 numbers 0 and 1, as others are"),
+        ([[0, 0, 1], [0, 1]], 2, "no vector of 3 numbers 0 and 1, as those of other rows"),
         ([[0, 1], [0, 0, 1]], 2, "no vector of 2 numbers"),
         ([[0, 0, 1], ["a"]], 2, "no vector of 3 numbers"),
         ([[0, 0, 1], [0, 2, 1]], 2, "no vector of 3 numbers"),

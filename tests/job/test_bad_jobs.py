@@ -341,6 +341,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD + "verdict: {compare: {other: tagger}}\n",
         ["verdict.compare.other: tagger was trained for token-classification, and this job is for text-classification"],
     ),
+    "the pretrained model's name": (
+        GOOD + "verdict: {compare: {pretrained: tiny}}\n",
+        ["'pretrained' is the name of another model in the comparison"],
+    ),
     "a taken name of an arm": (
         GOOD + "verdict: {compare: {before: tiny}}\n",
         ["'before' is the name of another model in the comparison"],

@@ -21,7 +21,8 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_model, tmp_path / "model")
     write_job(tmp_path, tmp_path / "model")
     (tmp_path / "train.csv").write_text("text,label\nbabe,neg\ndade,pos\nfafe,neg\ngage,neg\nlale,neg\n")
-    (tmp_path / "near.csv").write_text("text,label\nbabe,neg\ndade,pos\n")
+    for name in ("near.csv", "far.csv"):
+        (tmp_path / name).write_text("text,label\nbabe,neg\ndade,pos\n")
     return tmp_path
 
 
@@ -91,6 +92,24 @@ def test_the_training_set_decides_how_the_labels_of_others_are_read(folder: Path
     said = capsys.readouterr().out
     assert "labels of data.validation.near: 2 in 2 rows\n  0       2" in said
     assert "vectors" not in said
+
+
+def test_labels_of_a_validation_set_that_training_lacks_are_refused(folder: Path) -> None:
+    (folder / "near.csv").write_text("text,label\nbabe,neg\ndade,Pos\n")
+    check_job_file(folder / "job.yaml", [], as_json=False)
+    (folder / "near.csv").write_text("text,label\nbabe,neg\ndade,mixed\n")
+    with pytest.raises(DataError, match=r"near: the labels 'mixed' do not occur .*, which has 'neg', 'pos'"):
+        check_job_file(folder / "job.yaml", [], as_json=False)
+
+
+def test_vectors_in_a_validation_set_where_training_has_names_are_refused_with_the_way_out(folder: Path) -> None:
+    (folder / "train.csv").write_text("text,label\nbabe,\"['a', 'b']\"\ndade,['a']\n")
+    for name in ("near.csv", "far.csv"):
+        (folder / name).write_text('text,label\nbabe,"[0, 1]"\ndade,"[1, 1]"\n')
+    with pytest.raises(DataError, match="label_format: vector"):
+        check_job_file(folder / "job.yaml", ["train.loss.name=binary"], as_json=False)
+    as_vectors = "data.validation={near: {source: near.csv, label_format: vector}}"
+    check_job_file(folder / "job.yaml", ["train.loss.name=binary", as_vectors], as_json=False)
 
 
 def test_more_tokens_than_embeddings_are_refused(folder: Path) -> None:
