@@ -42,7 +42,7 @@ from measuring import surroundings
 
 from launcher.data.fingerprints import fingerprint
 from launcher.data.rows import Row
-from launcher.job.methods import SOURCE_FREE
+from launcher.job.methods import SECTIONS
 from launcher.start.demo_data import Sample
 
 OF_WORDS = ("udalm", "dapt")
@@ -211,7 +211,7 @@ def _trained(
             yield setting, first
         elif setting.method == ORACLE:
             yield setting, arms.trained(str(setting), data={"train": _samples(folder, target)}, train=steps)
-        elif setting.method in SOURCE_FREE:
+        elif SECTIONS[setting.method].target == "alone":
             model = {"pretrained": arms.model(SOURCE_ONLY), "frozen": FROZEN}
             data = {"target": unlabelled}
             yield setting, arms.trained(str(setting), data=data, adapt=setting.adapt, model=model, train=steps)

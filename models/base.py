@@ -88,6 +88,8 @@ class Task(ABC):
     """What `train.loss.name` may be; the first is what `auto` means."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Fields of `train` that only some families use, and this one does."""
+    prepares_with: ClassVar[tuple[str, ...]] = ()
+    """Fields of `train` that `prepare` reads, beside those that decide the data of every task."""
     judged_by: ClassVar[dict[str, str]] = {}
     """Metrics beside the loss, and whether `higher` or `lower` is better."""
     has_classes: ClassVar[bool] = False

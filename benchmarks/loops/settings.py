@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
-from launcher.job.methods import SOURCE_FREE, DomainMethod
+from launcher.job.methods import SECTIONS
 
 EPOCHS = 5
 SOURCE_ONLY, ORACLE = "source only", "oracle"
@@ -26,7 +26,6 @@ GRID: dict[str, dict[str, tuple[float, ...]]] = {
 """Each option's values; all combinations are tried."""
 OTHER_EPOCHS = {"tent": (1, 15)}
 """Beside `EPOCHS`, with the defaults."""
-SECTIONS = {section.model_fields["method"].annotation: section for section in get_args(DomainMethod)}
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,12 @@ class Setting:
     @property
     def source_epochs(self) -> int:
         """Of the model of the source alone that it is compared with; a source-free method begins with that model."""
-        return EPOCHS if self.method in SOURCE_FREE else self.epochs
+        return EPOCHS if SECTIONS[self.method].target == "alone" else self.epochs
 
 
 def by_default(method: str, epochs: int = EPOCHS) -> Setting:
     """The method as a job has it that says nothing of the options in `GRID`."""
-    (section,) = (section for name, section in SECTIONS.items() if get_args(name) == (method,))
-    options = ((name, section.model_fields[name].default) for name in GRID.get(method, ()))
+    options = ((name, SECTIONS[method].model_fields[name].default) for name in GRID.get(method, ()))
     return Setting(method, tuple(options), epochs)
 
 

@@ -12,6 +12,7 @@ from launcher.data.class_folders import FILES, files_within, is_class_folder
 from launcher.data.media import named_file
 from launcher.data.sources import existing, is_local, read_rows
 from launcher.job.data import Source
+from launcher.job.marks import values_that
 from launcher.job.pretrained import tokenizer_files
 
 FORMAT = 6
@@ -27,7 +28,7 @@ def prepared_folder(
     """
     contents = [_content(existing(place)) if is_local(place) else place for place in source.files]
     named = [_digest_of(list(_files_of_rows(place, source, columns or {}))) for place in source.files]
-    reading = source.model_dump(mode="json", exclude={"source"})
+    reading = values_that("data", source)
     key = json.dumps([FORMAT, contents, named, reading, settings], sort_keys=True)
     return cache.expanduser() / "prepared" / hashlib.sha256(key.encode()).hexdigest()[:32]
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from launcher.job.marks import numbers
 from launcher.job.section import Fraction, Section
 
 
 class Probe(Section):
     """The head alone, before anything else learns (Kumar et al. 2022, arXiv:2202.10054)."""
 
-    steps: PositiveFloat = Field(description="A fraction of all steps below 1, a number of steps from 1 on.")
-    lr: PositiveFloat | None = Field(
+    steps: PositiveFloat = numbers(description="A fraction of all steps below 1, a number of steps from 1 on.")
+    lr: PositiveFloat | None = numbers(
         None, description="The constant learning rate meanwhile; absent: `train.optimizer.lr`."
     )
 
@@ -21,8 +22,8 @@ class Probe(Section):
 class Ema(Section):
     """A moving average of the weights."""
 
-    name: Literal["ema"] = Field(description="An average in which a step counts less the longer ago it is.")
-    decay: Fraction = Field(
+    name: Literal["ema"] = numbers(description="An average in which a step counts less the longer ago it is.")
+    decay: Fraction = numbers(
         0.999,
         description="What is left of the average at each step; the rest is the new weights. At step t at most "
         "(1 + t) / (10 + t), so that short runs do not end near their start.",
@@ -32,9 +33,9 @@ class Ema(Section):
 class Swa(Section):
     """The mean of the weights at several steps (Izmailov et al. 2018, arXiv:1803.05407)."""
 
-    name: Literal["swa"] = Field(description="The plain mean of the weights at several steps towards the end.")
-    start: Fraction = Field(0.5, description="The share of all steps before which none is taken.")
-    every: Literal["epoch"] | PositiveInt = Field(
+    name: Literal["swa"] = numbers(description="The plain mean of the weights at several steps towards the end.")
+    start: Fraction = numbers(0.5, description="The share of all steps before which none is taken.")
+    every: Literal["epoch"] | PositiveInt = numbers(
         "epoch", description="One at the end of each epoch, or every this many steps."
     )
 
@@ -42,53 +43,73 @@ class Swa(Section):
 class Distill(Section):
     """Outputs that stay near those of the model as it came (Li & Hoiem 2017, arXiv:1606.09282)."""
 
-    weight: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = numbers(
         0.5, description="Share of this loss; the loss on the labels has the rest."
     )
-    temperature: PositiveFloat = Field(
+    temperature: PositiveFloat = numbers(
         2.0, description="What both outputs are divided by before their softmax; the loss counts its square times."
     )
 
 
-class Adapting(Section):
-    """The options that every method has."""
+TargetUse = Literal["none", "alongside", "first", "alone", "where given"]
+"""When a method learns from `data.target`: never, in each step with labelled samples, before them, without any, or in
+each step if the job has one."""
+Needs = Literal["nothing", "features", "classes", "language"]
+"""What a method looks at in a model: nothing more than its loss, one feature vector a sample, the probabilities of one
+class a sample, or its predictions of words."""
 
-    method: str = Field(description="How the model is adapted to the domain.")
-    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+
+class Adapting(Section):
+    """The options that every method has; a method's class says what it sees and needs."""
+
+    is_plain: ClassVar[bool] = False
+    """Whether the task's loss alone is minimised, so that every option goes with it."""
+    target: ClassVar[TargetUse] = "none"
+    needs: ClassVar[Needs] = "nothing"
+    groups: ClassVar[bool] = False
+    """Whether training sets are weighed against each other."""
+
+    method: str = numbers(description="How the model is adapted to the domain.")
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = numbers(
         1.0,
+        asks_model=True,
         description="The learning rate of each repeated layer, times that of the layer above it: the head has the "
         "whole rate, the embeddings the least.",
     )
-    lr_factors: dict[str, PositiveFloat] = Field(
+    lr_factors: dict[str, PositiveFloat] = numbers(
         default_factory=dict,
+        asks_model=True,
         description="Patterns of parameters' names (`classifier.*: 10`) and what their learning rate is multiplied by; "
         "the first that matches counts.",
     )
-    probe: PositiveFloat | Probe | None = Field(
+    probe: PositiveFloat | Probe | None = numbers(
         None,
+        asks_model=True,
         description="Number of steps (below 1: that share of all steps) in which only the head is trained, at a "
         "constant rate; then the schedule begins. `{steps: 0.2, lr: 1.0e-3}` says the rate too.",
     )
-    unfreeze: Literal["gradual"] | PositiveFloat | None = Field(
+    unfreeze: Literal["gradual"] | PositiveFloat | None = numbers(
         None,
+        asks_model=True,
         description="The head is trained first, then one more layer from the top every this many steps (below 1: that "
         "share of all steps). `gradual`: all layers are trained from the middle of the run on.",
     )
-    l2_sp: NonNegativeFloat = Field(
+    l2_sp: NonNegativeFloat = numbers(
         0.0,
         description="Pulls weights back to where they came from: w −= lr·l2_sp·(w − w₀) before each step (L2-SP, "
         "arXiv:1802.01483, decoupled as AdamW's decay is). New weights are not pulled.",
     )
-    average: Annotated[Ema | Swa, Field(discriminator="name")] | None = Field(
-        None, description="An average of the weights over steps is evaluated, and becomes the result."
+    average: Annotated[Ema | Swa, Field(discriminator="name")] | None = numbers(
+        None, asks_model=True, description="An average of the weights over steps is evaluated, and becomes the result."
     )
-    interpolate: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
+    interpolate: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] | None = numbers(
         None,
+        asks_model=True,
         description="The result is (1 − a)·start + a·end (WiSE-FT, arXiv:2109.01903). `auto`: the a of 0, 0.1, … 1 "
         "that is best on the deciding validation set. Needs a head that was there before, or `probe`.",
     )
-    distill: Distill | None = Field(
-        None, description="A second loss keeps the outputs near those of the pretrained model."
+    distill: Distill | None = numbers(
+        None, asks_model=True, description="A second loss keeps the outputs near those of the pretrained model."
     )
 
     @property
@@ -100,6 +121,21 @@ class Adapting(Section):
     def lr_factor_of_all(self) -> float:
         """What a method multiplies the learning rate of all parameters of the model by."""
         return 1.0
+
+    @property
+    def is_source_free(self) -> bool:
+        """Whether the method learns without labelled samples."""
+        return self.target == "alone"
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether only the model's modules tell if the method can be had with it, whatever its options are."""
+        return True
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether its parts are made of the weights' values, so that trying it would read them all."""
+        return False
 
     @property
     def needs_the_start(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from launcher.job.home import DEFAULT_CACHE
+from launcher.job.marks import numbers, report, section, speed
 from launcher.job.section import Section
 
 LabelFormat = Literal["auto", "names", "vector"]
@@ -15,52 +16,70 @@ LabelFormat = Literal["auto", "names", "vector"]
 class Source(Section):
     """One data set: where it lies and which columns it has."""
 
-    source: str | tuple[str, ...] = Field(
+    source: str | tuple[str, ...] = numbers(
         description="A csv, tsv, jsonl, parquet, conll or conllu file, or several, a folder saved by `datasets`, a "
         "folder with a folder of files for each class, or a hub id."
     )
-    split: str | None = Field(None, description="Which split of a hub id or of a `datasets` folder.")
-    text: str = Field("text", description="Name of the column that holds the text.")
-    text_pair: str | None = Field(None, description="Name of the column of a second text, read with the first.")
-    prompt: str | None = Field(None, description="causal-lm: name of the column of what is asked, not learned.")
-    response: str | None = Field(None, description="causal-lm: name of the column of the answer, which is learned.")
-    messages: str | None = Field(
+    split: str | None = numbers(None, data=True, description="Which split of a hub id or of a `datasets` folder.")
+    text: str = numbers("text", data=True, description="Name of the column that holds the text.")
+    text_pair: str | None = numbers(
+        None, data=True, description="Name of the column of a second text, read with the first."
+    )
+    prompt: str | None = numbers(
+        None, data=True, description="causal-lm: name of the column of what is asked, not learned."
+    )
+    response: str | None = numbers(
+        None, data=True, description="causal-lm: name of the column of the answer, which is learned."
+    )
+    messages: str | None = numbers(
         None,
+        data=True,
         description="causal-lm: name of the column of chats: lists of `{role, content}`, of which the turns of the "
         "assistant are learned.",
     )
-    words: str = Field(
+    words: str = numbers(
         "words",
+        data=True,
         description="token-classification: name of the column of lists of words; of a conllu file a column's name, by "
         "default `form`; of a conll file its place, by default the first.",
     )
-    image: str = Field("image", description="Name of the column of images: paths, relative to the file, or bytes.")
-    audio: str = Field("audio", description="Name of the column of sounds: paths, relative to the file, or bytes.")
-    label: str = Field(
+    image: str = numbers(
+        "image", data=True, description="Name of the column of images: paths, relative to the file, or bytes."
+    )
+    audio: str = numbers(
+        "audio", data=True, description="Name of the column of sounds: paths, relative to the file, or bytes."
+    )
+    label: str = numbers(
         "label",
+        data=True,
         description="Name of the column that holds the label: text or integers; numbers for regression; lists "
         "for several labels and for words; of a conllu file a column's name, by default `upos`; of a conll file "
         "its place, by default the last.",
     )
-    label_separator: str = Field(",", min_length=1, description="Separator between several labels in one text.")
-    label_format: LabelFormat = Field(
+    label_separator: str = numbers(
+        ",", min_length=1, data=True, description="Separator between several labels in one text."
+    )
+    label_format: LabelFormat = numbers(
         "auto",
+        data=True,
         description="Several labels a sample: `names` of those that are there, or a `vector` of 0 and 1 with a place "
         "for each label of the model. auto: as the training sets have them, which is vectors where all their samples "
         "have lists of 0 and 1 of one length.",
     )
-    columns: dict[str, str] = Field(
+    columns: dict[str, str] = numbers(
         default_factory=dict,
+        data=True,
         description="Names of columns by role, also of roles that a task of your own reads; absent: as the role is "
         "called.",
     )
-    encoding: str = Field("utf-8", description="Encoding of csv, tsv, jsonl and conll files.")
-    quoting: bool | None = Field(
+    encoding: str = numbers("utf-8", data=True, description="Encoding of csv, tsv, jsonl and conll files.")
+    quoting: bool | None = numbers(
         None,
+        data=True,
         description="Whether a field of a csv or tsv file may be in double quotes and then contain separators and line "
         "ends; null: in csv files only. Where it is false, a quote is a character like any other.",
     )
-    limit: PositiveInt | None = Field(None, description="Read only the first samples, at most this many.")
+    limit: PositiveInt | None = numbers(None, data=True, description="Read only the first samples, at most this many.")
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -103,10 +122,10 @@ SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_leng
 class Mixing(Section):
     """How often each set of `data.train` is drawn from, where there are several. An epoch draws as many as all hold."""
 
-    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = numbers(
         1.0, description="A set of n samples has a share ∝ n^alpha: 1 as large as it is, 0 all alike."
     )
-    weights: dict[SetName, PositiveFloat] | None = Field(
+    weights: dict[SetName, PositiveFloat] | None = numbers(
         None, description="The shares themselves, up to a common factor, for each set by name."
     )
 
@@ -114,28 +133,30 @@ class Mixing(Section):
 class Data(Section):
     """What the model is trained on and what it is evaluated on."""
 
-    train: Annotated[dict[SetName, AnySource], _named_sources("train")] = Field(
+    train: Annotated[dict[SetName, AnySource], _named_sources("train")] = numbers(
         default_factory=dict,
         description="Labelled samples to train on: one source, or several domains with a name each "
         "(`{films: {…}, shops: {…}}`).",
     )
-    mixing: Mixing = Field(default_factory=Mixing, description="How often each of several training sets is drawn from.")
-    validation: Annotated[dict[SetName, AnySource], _named_sources("validation")] = Field(
+    mixing: Mixing = section(
+        default_factory=Mixing, description="How often each of several training sets is drawn from."
+    )
+    validation: Annotated[dict[SetName, AnySource], _named_sources("validation")] = numbers(
         default_factory=dict,
         description="Labelled samples to evaluate on: one source, or several with a name each "
         "(`{source: {…}, target: {…}}`). The first is the one that `validation.set` means by default.",
     )
-    target: AnySource | None = Field(
+    target: AnySource | None = numbers(
         None,
         description="Unlabelled samples of the target domain, for the methods that use them, `adaptrun gap`, and "
         "`validation.selector: importance-weighted`.",
     )
-    allow_leakage: bool = Field(
+    allow_leakage: bool = report(
         False,
         description="Train although validation samples are also trained on (the same but for case, white space and "
         "forms of characters); their figures then say less of new samples.",
     )
-    cache: str = Field(
+    cache: str = speed(
         DEFAULT_CACHE,
         description="Folder of the prepared (tokenised) data; on a cluster, one all nodes see. Where "
         "the home directory cannot be written, `.cache` in the folder of the runs.",

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.job.adapting import Adapting
-from launcher.job.methods import (
-    BESIDE,
-    REHEARSAL,
-    SOURCE_FREE,
-    WITH_EVERY_METHOD,
-    WITH_TARGET,
-    Finetune,
-    Own,
-    SelfTraining,
-)
+from launcher.job.methods import REHEARSAL, Finetune, SelfTraining
 from launcher.job.rule import Found, Rule, TaskRule
 from launcher.job.schema import Job
 from launcher.job.tasks import Family
 
-OF_CLASSES = frozenset({"cdan", "mcc", "self-training", "shot", "tent"})
-"""Methods that look at the probabilities of the classes."""
-OF_FEATURES = frozenset({"dann", "cdan", "coral", "mmd", "shot"})
-"""Methods that look at the features which a sample's head sees."""
-OF_LANGUAGE = frozenset({"dapt", "udalm"})
-"""Methods that learn to guess words."""
 ONE_ANSWER = ("text-classification", "text-regression", "image-classification")
 """Tasks with one answer a sample, and so features of a sample."""
 
 
 def _target_is_used(job: Job) -> Iterator[Found]:
     method, target = job.adapt.method, job.data.target
-    if method in WITH_TARGET and target is None:
+    if job.adapt.target not in ("none", "where given") and target is None:
         yield ("adapt", "method"), f"{method} learns from unlabelled target data", "add data.target"
-    if target is not None and not learns_from_target(job) and not job.selects_for_target:
+    if target is not None and not job.learns_from_target and not job.selects_for_target:
         message = f"{method} does not use unlabelled target data"
         yield ("data", "target"), message, "remove data.target, or choose by it: validation.selector"
 
@@ -47,40 +31,39 @@ def _target_is_labelled_in_time(job: Job) -> Iterator[Found]:
 
 def _training_data_are_used(job: Job) -> Iterator[Found]:
     method = job.adapt.method
-    if method in SOURCE_FREE and job.data.train:
+    if job.adapt.is_source_free and job.data.train:
         yield ("data", "train"), f"{method} learns without labelled data", "remove data.train, or use another method"
-    if method not in SOURCE_FREE:
+    if not job.adapt.is_source_free:
         yield from _training_data_are_named(job)
 
 
 def _training_data_are_named(job: Job) -> Iterator[Found]:
     if not job.data.train:
         fix = ""
-        if job.adapt.method in SOURCE_FREE:  # of a job that is only looked at
+        if job.adapt.is_source_free:  # of a job that is only looked at
             fix = "name what the model was trained on, to compare the target with: --set data.train=source.csv"
         yield ("data", "train"), "is missing and needed", fix
 
 
 def _selection_knows_the_source(job: Job) -> Iterator[Found]:
     method = job.adapt.method
-    if job.selects_for_target and method in SOURCE_FREE:
+    if job.selects_for_target and job.adapt.is_source_free:
         message = f"importance-weighted learns from data.train what the source is like, and {method} has none"
         yield ("validation", "selector"), message, "labelled"
 
 
 def _options_are_for_the_method(job: Job) -> Iterator[Found]:
     method = job.adapt.method
-    if method in ("finetune", "lora"):
+    if job.adapt.is_plain:
         return
     reasons = {
         "probe": f"{method} moves the features from the first step on",
         "unfreeze": f"{method} moves the features from the first step on",
         "distill": f"what {method} minimises has no distillation loss",
     }
-    for name, field in Adapting.model_fields.items():
-        is_default = getattr(job.adapt, name) == field.get_default(call_default_factory=True)
-        if name != "method" and name not in WITH_EVERY_METHOD and not is_default:
-            yield ("adapt", name), reasons[name], f"remove {name}, or method: finetune"
+    for name, reason in reasons.items():
+        if getattr(job.adapt, name) is not None:
+            yield ("adapt", name), reason, f"remove {name}, or method: finetune"
 
 
 def _mixing_is_used(job: Job) -> Iterator[Found]:
@@ -97,8 +80,8 @@ def _mixing_is_used(job: Job) -> Iterator[Found]:
 
 
 def _groups_are_several(job: Job) -> Iterator[Found]:
-    if job.adapt.method == "group-dro" and len(job.data.train) < 2:
-        message = "group-dro weighs training sets against each other, and there is one"
+    if job.adapt.groups and len(job.data.train) < 2:
+        message = f"{job.adapt.method} weighs training sets against each other, and there is one"
         yield ("adapt", "method"), message, "name several: data.train: {films: films.csv, shops: shops.csv}"
 
 
@@ -110,7 +93,7 @@ def _rehearsal_has_a_name_of_its_own(job: Job) -> Iterator[Found]:
 def _target_is_of_no_other_set(job: Job) -> Iterator[Found]:
     """A model judged on samples that it has seen unlabelled looks better than it is on new ones."""
     target = job.data.target
-    if target is None or job.data.allow_leakage or not learns_from_target(job):
+    if target is None or job.data.allow_leakage or not job.learns_from_target:
         return
     for name, source in job.data.validation.items():
         shared = sorted(set(source.files) & set(target.files))
@@ -121,25 +104,25 @@ def _target_is_of_no_other_set(job: Job) -> Iterator[Found]:
 
 
 def _method_is_for_the_task(job: Job, family: Family) -> Iterator[Found]:
-    method, field = job.adapt.method, ("adapt", "method")
+    method, needs, field = job.adapt.method, job.adapt.needs, ("adapt", "method")
     has_one_answer = job.task in ONE_ANSWER and job.train.loss.name != "binary"
-    if method in OF_CLASSES and not (has_one_answer and family.has_classes):
+    if needs == "classes" and not (has_one_answer and family.has_classes):
         tasks = [task for task in ONE_ANSWER if "classification" in task]
         yield field, f"{method} needs one class per sample, and {job.task} has none", f"it is for {_listed(tasks)}"
-    elif method in OF_FEATURES and job.task not in ONE_ANSWER:
+    elif needs == "features" and job.task not in ONE_ANSWER:
         message = f"{method} needs one feature vector per sample, and {job.task} has none"
         yield field, message, f"it is for {_listed(ONE_ANSWER)}"
-    elif method in OF_LANGUAGE and not family.needs_tokenizer:
+    elif needs == "language" and not family.needs_tokenizer:
         yield field, f"{method} learns language, and {job.task} reads no text", "dann, coral and mmd are for images"
-    elif method in OF_LANGUAGE and job.task in ("causal-lm", "masked-lm"):
+    elif needs == "language" and job.task in ("causal-lm", "masked-lm"):
         message = f"{method} trains a language model before the task, and {job.task} is one already"
         yield field, message, "method: finetune, with the texts of the target in data.train"
-    if job.train.packing and method not in ("finetune", "lora"):
+    if job.train.packing and not job.adapt.is_plain:
         yield ("train", "packing"), f"{method} treats each sample by itself", "packing: false"
 
 
 def _weights_are_of_classes(job: Job, family: Family) -> Iterator[Found]:
-    if job.adapt.method in SOURCE_FREE and job.train.loss.class_weights == "balanced":
+    if job.adapt.is_source_free and job.train.loss.class_weights == "balanced":
         message = f"{job.adapt.method} has no labels whose frequency it could balance"
         yield ("train", "loss", "class_weights"), message, "remove it, or give a weight for each label"
 
@@ -168,13 +151,3 @@ DOMAIN_TASK_RULES: tuple[TaskRule, ...] = (
     _method_is_for_the_task,
     _weights_are_of_classes,
 )
-
-
-def sees_target_beside(job: Job) -> bool:
-    """Whether each step sees target samples beside the labelled ones."""
-    return job.adapt.method in BESIDE or (isinstance(job.adapt, Own) and job.data.target is not None)
-
-
-def learns_from_target(job: Job) -> bool:
-    """Whether the method sees target samples at all; else they only choose the checkpoint."""
-    return job.adapt.method in WITH_TARGET or isinstance(job.adapt, Own)

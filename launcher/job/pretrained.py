@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from launcher.errors import ModelError, RequestError, UntrustedCode
 from launcher.job.data import LabelFormat
+from launcher.job.marks import names_that
 from launcher.job.model_files import check_weights, headers_of, kernel_of_the_hub, read_object, refusal_of_kernel
 from launcher.job.own_function import check_function
 from launcher.job.places import beside, is_file, is_folder, is_there, may_be_on_the_hub, not_there
@@ -37,8 +38,6 @@ CARD_TYPES: dict[str, tuple[type, ...]] = {
     "merge": (bool,),
     "label_format": (str,),
 }
-OF_A_BASE = ("config", "tokenizer", "revision", "allow_missing", "allow_unexpected", "labels")
-"""What a card says of a base; what code may run is said by the user alone."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +306,7 @@ def _adapter(model: Model, place: Path, folder: Path | None, above: tuple[Path, 
             raise ValueError("it is no text")
         if _names_function(name) and not Path(name).is_dir():
             name = trusted_code(name, place / ADAPTER_CONFIG, trusted)
-        kept = {key: noted[key] for key in OF_A_BASE if key in noted}
+        kept = {key: noted[key] for key in names_that("measurement", Model) if key in noted}
         base = Model.model_validate(
             kept | {"pretrained": name, "trust_code": trusted, "trust_remote_code": model.trust_remote_code}
         )

@@ -14,12 +14,14 @@ from launcher.job.data import COLUMNS, Source
 from launcher.job.domain_rules import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
 from launcher.job.heads import has_trained_head
 from launcher.job.judging_rules import selection_for_the_target, verdict_is_on_sets
-from launcher.job.methods import SOURCE_FREE, Finetune
+from launcher.job.marks import changed_fields, mark_of
+from launcher.job.methods import Finetune
 from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.rule import Found, Rule, TaskRule
 from launcher.job.schema import Job, Model
 from launcher.job.splits import TRAINING, likely, splits_of
-from launcher.job.tasks import Family, find_family
+from launcher.job.tasks import Family, all_losses, all_settings, find_family
+from launcher.job.training import Loss
 
 
 def broken_rules(job: Job, trains: bool = True) -> list[Found]:
@@ -92,11 +94,18 @@ def _engine_fits_the_processes(job: Job) -> Iterator[Found]:
         yield ("engine", "name"), "ddp is for several processes, and 1 is asked for", "engine.name: single, or auto"
 
 
-def _engine_settings_are_used(job: Job) -> Iterator[Found]:
-    for name, engine in (("block", "fsdp"), ("deepspeed", "deepspeed"), ("nvme_path", "deepspeed")):
-        default = type(job.engine).model_fields[name].default
-        if job.engine.name != engine and getattr(job.engine, name) != default:
-            yield ("engine", name), f"only {engine} uses {name}, not {job.engine.name}", f"remove {name}"
+def _settings_go_with_their_names(job: Job) -> Iterator[Found]:
+    """Settings that only one kind of engine, optimizer, schedule or tracker uses; the losses are the task's."""
+    for path, section, mark in changed_fields(job):
+        name = getattr(section, "name", None)
+        if mark.only and name not in mark.only and not isinstance(section, Loss):
+            yield _unused(path, mark.only, str(name))
+
+
+def _unused(path: tuple[str, ...], users: Sequence[str], name: str) -> Found:
+    """A setting that only others than `name` use."""
+    verb = "uses" if len(users) == 1 else "use"
+    return path, f"only {' and '.join(users)} {verb} {path[-1]}, not {name}", f"remove {path[-1]}"
 
 
 def _adapters_alone_learn(job: Job) -> Iterator[Found]:
@@ -161,17 +170,6 @@ def _floor_is_below_the_peak(job: Job) -> Iterator[Found]:
         yield ("train", "schedule", "min_lr"), f"{floor:g} is above the peak train.optimizer.lr {peak:g}", "lower it"
 
 
-def _optimizer_settings_are_used(job: Job) -> Iterator[Found]:
-    optimizer = job.train.optimizer
-    unused = ("betas", "eps") if optimizer.name == "sgd" else ("momentum",)
-    for name in unused:
-        if (
-            name in optimizer.model_fields_set
-            and getattr(optimizer, name) != type(optimizer).model_fields[name].default
-        ):
-            yield ("train", "optimizer", name), f"{optimizer.name} does not use {name}", f"remove {name}"
-
-
 def _schedule_free_stands_alone(job: Job) -> Iterator[Found]:
     if job.train.optimizer.name != "schedule_free_adamw":
         return
@@ -187,15 +185,6 @@ def _schedule_free_stands_alone(job: Job) -> Iterator[Found]:
     if job.adapt.l2_sp:
         message = "schedule_free_adamw steps other weights than those that are to stay near the start"
         yield ("adapt", "l2_sp"), message, "optimizer.name: adamw, or adapt.interpolate"
-
-
-def _plateau_settings_are_used(job: Job) -> Iterator[Found]:
-    schedule = job.train.schedule
-    if schedule.name == "plateau":
-        return
-    for name in ("factor", "patience", "min_delta"):
-        if getattr(schedule, name) != type(schedule).model_fields[name].default:
-            yield ("train", "schedule", name), f"only plateau uses {name}, not {schedule.name}", f"remove {name}"
 
 
 def _validation_is_not_training(job: Job) -> Iterator[Found]:
@@ -233,17 +222,15 @@ def _loss_is_of_the_task(job: Job, family: Family) -> Iterator[Found]:
     if losses is not None and name not in losses:
         yield ("train", "loss", "name"), f"{job.task} has no loss {name!r}", _nearest(name, losses)
         return
-    used = {
-        "class_weights": ("cross-entropy", "focal"),
-        "label_smoothing": ("cross-entropy",),
-        "gamma": ("focal",),
-        "delta": ("huber",),
-    }
-    for field, names in used.items():
-        is_set = getattr(loss, field) != type(loss).model_fields[field].default
-        if is_set and name not in names and losses is not None and set(losses) <= KNOWN_LOSSES:
-            yield ("train", "loss", field), f"only {' and '.join(names)} use {field}, not {name}", f"remove {field}"
-    if loss.class_weights is not None and name in used["class_weights"] and not family.has_classes:
+    if losses is not None and set(losses) <= all_losses():
+        for path, _, mark in changed_fields(loss, ("train", "loss")):
+            if mark.only and name not in mark.only:
+                yield (
+                    path,
+                    f"only {' and '.join(mark.only)} use{'s' * (len(mark.only) == 1)} it, not {name}",
+                    "remove it",
+                )
+    if loss.class_weights is not None and name in mark_of(Loss, "class_weights").only and not family.has_classes:
         yield ("train", "loss", "class_weights"), f"{job.task} has no classes", "remove class_weights"
 
 
@@ -268,7 +255,7 @@ def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Found]:
 def _start_has_a_head(job: Job, family: Family) -> Iterator[Found]:
     """A head that starts at random is nothing to stay near, nor to adapt; that a model has none, its config may say."""
     adapt = job.adapt
-    if adapt.method in SOURCE_FREE:
+    if adapt.is_source_free:
         asks, instead = "method", "or use a method with data.train"
     elif adapt.distill is not None:
         asks, instead = "distill", "or remove distill"
@@ -318,7 +305,7 @@ def _columns_go_together(job: Job, family: Family) -> Iterator[Found]:
 
 
 def _settings_are_used(job: Job, family: Family) -> Iterator[Found]:
-    for name in TASK_SETTINGS:
+    for name in all_settings():
         default = type(job.train).model_fields[name].get_default(call_default_factory=True)
         if getattr(job.train, name) != default and name not in (family.settings or ()):
             yield ("train", name), f"{job.task} does not use {name}", f"remove {name}"
@@ -336,11 +323,6 @@ def _sources(job: Job) -> Iterator[tuple[tuple[str, ...], Source]]:
 def _nearest(word: str, known: Sequence[str]) -> str:
     near = get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-
-
-KNOWN_LOSSES = {"cross-entropy", "focal", "binary", "mean-squared", "huber"}
-TASK_SETTINGS = ("packing", "mask_share", "max_seconds", "augment")
-"""The fields of `train` that only some families use."""
 
 
 TRACKER_MODULES = {
@@ -374,22 +356,6 @@ def _trackers_are_named_once(job: Job) -> Iterator[Found]:
             yield ("track", str(index)), f"{name} is named twice", "remove one of the two"
 
 
-def _tracker_settings_are_used(job: Job) -> Iterator[Found]:
-    users = {
-        "project": ("wandb", "mlflow"),
-        "entity": ("wandb",),
-        "mode": ("wandb",),
-        "uri": ("mlflow",),
-        "folder": ("tensorboard", "wandb"),
-    }
-    for index, tracker in enumerate(job.track):
-        for name, by in users.items():
-            default = type(tracker).model_fields[name].default
-            if tracker.name not in by and getattr(tracker, name) != default:
-                message = f"is a setting of {' and '.join(by)}, not of {tracker.name}"
-                yield ("track", str(index), name), message, f"remove {name}"
-
-
 RULES: tuple[Rule, ...] = (
     *DOMAIN_RULES,
     _validation_is_needed,
@@ -399,21 +365,18 @@ RULES: tuple[Rule, ...] = (
     _batch_covers_the_processes,
     _micro_batch_fits_the_batch,
     _engine_fits_the_processes,
-    _engine_settings_are_used,
+    _settings_go_with_their_names,
     selection_for_the_target,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
     _options_go_together,
     _warmup_ends,
     _floor_is_below_the_peak,
-    _optimizer_settings_are_used,
     _schedule_free_stands_alone,
-    _plateau_settings_are_used,
     _validation_is_not_training,
     _splits_are_named,
     _trackers_are_installed,
     _trackers_are_named_once,
-    _tracker_settings_are_used,
 )
 
 TASK_RULES: tuple[TaskRule, ...] = (

@@ -19,6 +19,7 @@ from pydantic import (
 
 from launcher.job.data import Data, Source
 from launcher.job.judging import BASELINE, Validation, Verdict
+from launcher.job.marks import numbers, report, section, speed
 from launcher.job.methods import REHEARSAL, Adapt, Finetune
 from launcher.job.section import Fraction, Section
 from launcher.job.tasks import FAMILIES
@@ -38,44 +39,50 @@ def _as_names(value: object) -> object:
 class Model(Section):
     """Which pretrained model is taken to the new domain."""
 
-    pretrained: str = Field(
+    pretrained: str = numbers(
         description="An alias (`minilm`), a folder, a finished run's folder, a hub id, a state dict "
         "(`.safetensors`, `.pt`, `.pth`, `.bin`, or Lightning's `.ckpt`, together with `config`), or "
         "`file.py:function`, which returns a `transformers` model."
     )
-    config: str | None = Field(
-        None, description="For a state dict: the folder or hub id whose `config.json` describes the weights."
-    )
-    tokenizer: str | None = Field(
+    config: str | None = numbers(
         None,
+        measurement=True,
+        description="For a state dict: the folder or hub id whose `config.json` describes the weights.",
+    )
+    tokenizer: str | None = numbers(
+        None,
+        measurement=True,
         description="Folder or hub id of the tokenizer (or image processor), where the model folder has none.",
     )
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
-    trust_remote_code: bool = Field(False, description="Allow code that a model folder brings to run.")
-    trust_code: tuple[str, ...] = Field(
+    revision: str | None = numbers(None, measurement=True, description="Branch, tag or commit of a hub id.")
+    trust_remote_code: bool = numbers(False, description="Allow code that a model folder brings to run.")
+    trust_code: tuple[str, ...] = report(
         (),
         description="Python files of your own that a model folder, such as that of a finished run, may name as its "
         "function or task; what else a folder names is not run. Files that the job itself names need not be here.",
     )
-    allow_missing: tuple[str, ...] = Field(
+    allow_missing: tuple[str, ...] = numbers(
         (),
+        measurement=True,
         description="Patterns (`bert.pooler.*`) of weights that the file may lack; they start at random.",
     )
-    allow_unexpected: tuple[str, ...] = Field(
-        (), description="Patterns of weights that the file may hold and that are then left out."
+    allow_unexpected: tuple[str, ...] = numbers(
+        (), measurement=True, description="Patterns of weights that the file may hold and that are then left out."
     )
-    labels: Annotated[Literal["by-name", "new"] | dict[str, str], BeforeValidator(_as_names)] = Field(
+    labels: Annotated[Literal["by-name", "new"] | dict[str, str], BeforeValidator(_as_names)] = numbers(
         "by-name",
+        measurement=True,
         description="Which row of a trained head each label of the data is. by-name: of the same name, but for case "
         "and white space, with `LABEL_1` for 1. new: a head that starts at random. `{OURS: THE-HEAD'S}`: as it says, "
         "for labels that have other names in the model's config.json.",
     )
-    frozen: tuple[str, ...] = Field(
+    frozen: tuple[str, ...] = numbers(
         (),
+        asks_model=True,
         description="Patterns (`bert.embeddings.*`) of parameters to freeze; they take no gradient and no "
         "optimizer state.",
     )
-    dropout: Fraction | None = Field(
+    dropout: Fraction | None = numbers(
         None, description="Replaces every dropout probability of the model; absent: as the model has it."
     )
 
@@ -83,17 +90,17 @@ class Model(Section):
 class Checkpoint(Section):
     """When the run saves what it needs to resume."""
 
-    every_steps: PositiveInt | None = Field(None, description="Steps between two checkpoints; absent: one per epoch.")
-    every_minutes: PositiveFloat | None = Field(None, description="Save also when this many minutes have passed.")
-    keep: PositiveInt = Field(2, description="How many of the last are kept, besides the best.")
-    in_background: bool = Field(
+    every_steps: PositiveInt | None = report(None, description="Steps between two checkpoints; absent: one per epoch.")
+    every_minutes: PositiveFloat | None = report(None, description="Save also when this many minutes have passed.")
+    keep: PositiveInt = report(2, description="How many of the last are kept, besides the best.")
+    in_background: bool = speed(
         True,
         description="Continue training while a checkpoint is written, from a copy in host memory; false needs no copy.",
     )
-    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+    dtype: Literal["fp32", "bf16", "fp16"] = report(
         "fp32", description="Number format of `model/`; training keeps fp32."
     )
-    result: Literal["best", "last"] = Field(
+    result: Literal["best", "last"] = report(
         "best",
         description="Which weights become `model/`: best by `validation.metric`; last without validation.",
     )
@@ -102,40 +109,46 @@ class Checkpoint(Section):
 class Engine(Section):
     """How the model is spread over the processes."""
 
-    name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
+    name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = speed(
         "auto",
         description="single: one process. ddp: the model on each, gradients averaged. fsdp: each keeps a slice of "
         "weights, gradients and optimizer. deepspeed: ZeRO, as `deepspeed` says. auto: single for one process; for "
         "more ddp, or fsdp where ddp does not fit.",
     )
-    deepspeed: str = Field(
+    deepspeed: str = speed(
         "zero2",
+        only=("deepspeed",),
         description=f"deepspeed: a template ({', '.join(f'`{name}`' for name in DEEPSPEED_TEMPLATES)}) or a DeepSpeed "
         "JSON file of your own, in which `auto` is what the job says.",
     )
-    nvme_path: str | None = Field(
-        None, description="deepspeed: folder on a fast local disk, for `zero3_nvme` and own files."
+    nvme_path: str | None = speed(
+        None,
+        only=("deepspeed",),
+        description="deepspeed: folder on a fast local disk, for `zero3_nvme` and own files.",
     )
-    block: str | None = Field(
-        None, description="fsdp: class of the modules that are sharded one at a time; absent: the repeated layers."
+    block: str | None = speed(
+        None,
+        asks_model=True,
+        only=("fsdp",),
+        description="fsdp: class of the modules that are sharded one at a time; absent: the repeated layers.",
     )
 
 
 class Launch(Section):
     """Which processes run, and where their results go."""
 
-    processes: Literal["auto"] | PositiveInt = Field(
+    processes: Literal["auto"] | PositiveInt = speed(
         "auto", description="auto: one per GPU; without GPUs one per physical core, up to the global batch."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: GPUs where there are any.")
-    runs: str = Field("runs", description="Folder in which each run makes its own.")
-    timeout: PositiveFloat = Field(30.0, description="Minutes after which a collective without an answer fails.")
-    patience: PositiveFloat = Field(
+    device: Literal["auto", "cpu", "cuda"] = speed("auto", description="auto: GPUs where there are any.")
+    runs: str = report("runs", description="Folder in which each run makes its own.")
+    timeout: PositiveFloat = speed(30.0, description="Minutes after which a collective without an answer fails.")
+    patience: PositiveFloat = speed(
         5.0,
         description="Minutes without progress after which, at the soonest, a rank counts as hung and the ranks are "
         "ended; later where steps are long: ten times the longest.",
     )
-    max_restarts: NonNegativeInt = Field(
+    max_restarts: NonNegativeInt = speed(
         3,
         description="How often in a row the ranks are started again, from the last checkpoint, after a failure that "
         "may pass (a killed or hung rank, a broken connection, a device's error); a saved step resets the count.",
@@ -145,22 +158,30 @@ class Launch(Section):
 class Tracker(Section):
     """A program that shows the figures of runs as they come."""
 
-    name: Literal["tensorboard", "wandb", "mlflow"] = Field(
+    name: Literal["tensorboard", "wandb", "mlflow"] = report(
         description="TensorBoard, Weights & Biases, or MLflow. Each is an extra: `pip install 'adaptrun[wandb]'`. The "
         "name alone is short for this section."
     )
-    project: str = Field("adaptrun", description="wandb: the project; mlflow: the experiment.")
-    entity: str | None = Field(None, description="wandb: the team or user; absent: as wandb is set up.")
-    mode: Literal["online", "offline"] = Field(
-        "online", description="wandb: offline keeps all in files, which `wandb sync` sends later."
+    project: str = report(
+        "adaptrun", only=("wandb", "mlflow"), description="wandb: the project; mlflow: the experiment."
     )
-    uri: str | None = Field(
+    entity: str | None = report(
+        None, only=("wandb",), description="wandb: the team or user; absent: as wandb is set up."
+    )
+    mode: Literal["online", "offline"] = report(
+        "online",
+        only=("wandb",),
+        description="wandb: offline keeps all in files, which `wandb sync` sends later.",
+    )
+    uri: str | None = report(
         None,
+        only=("mlflow",),
         description="mlflow: the server, or `sqlite:///file.db`; absent: what `MLFLOW_TRACKING_URI` says, else "
         "`mlflow.db` in the folder of the runs.",
     )
-    folder: str | None = Field(
+    folder: str | None = report(
         None,
+        only=("tensorboard", "wandb"),
         description="tensorboard, wandb: folder in which each run's files get a folder of their own; absent: the run's "
         "folder.",
     )
@@ -183,27 +204,27 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_leng
 class Job(Section):
     """One job file. It alone decides the result, wherever it runs."""
 
-    name: RunName = Field(description="Letters, digits, `.`, `_` and `-`; the run's folder starts with it.")
-    model: Model = Field(description="Which pretrained model is taken to the new domain.")
-    task: str = Field(
+    name: RunName = report(description="Letters, digits, `.`, `_` and `-`; the run's folder starts with it.")
+    model: Model = section(description="Which pretrained model is taken to the new domain.")
+    task: str = numbers(
         description=f"What the model learns to do: {', '.join(f'`{name}`' for name in FAMILIES)}, or a class of your "
         "own, `file.py:ClassName` (docs/own-task.md)."
     )
-    data: Data = Field(description="What the model is trained on and what it is evaluated on.")
-    train: Train = Field(default_factory=Train, description="How the model is trained.")
-    validation: Validation = Field(
+    data: Data = section(description="What the model is trained on and what it is evaluated on.")
+    train: Train = section(default_factory=Train, description="How the model is trained.")
+    validation: Validation = section(
         default_factory=Validation, description="When the model is evaluated, and by which metric."
     )
-    verdict: Verdict = Field(default_factory=Verdict, description="Whether the result should replace the old model.")
-    checkpoint: Checkpoint = Field(
+    verdict: Verdict = section(default_factory=Verdict, description="Whether the result should replace the old model.")
+    checkpoint: Checkpoint = section(
         default_factory=Checkpoint, description="When the run saves what it needs to resume."
     )
-    adapt: Annotated[Adapt, BeforeValidator(_with_method)] = Field(
+    adapt: Annotated[Adapt, BeforeValidator(_with_method)] = section(
         default_factory=Finetune, description="How the model is adapted to the domain."
     )
-    engine: Engine = Field(default_factory=Engine, description="How the model is spread over the processes.")
-    launch: Launch = Field(default_factory=Launch, description="Which processes run, and where results go.")
-    track: Annotated[tuple[Tracker, ...], BeforeValidator(_named_trackers)] = Field(
+    engine: Engine = section(default_factory=Engine, description="How the model is spread over the processes.")
+    launch: Launch = section(default_factory=Launch, description="Which processes run, and where results go.")
+    track: Annotated[tuple[Tracker, ...], BeforeValidator(_named_trackers)] = report(
         (), description="Where metrics are logged as well: one or several of `tensorboard`, `wandb` and `mlflow`."
     )
 
@@ -217,6 +238,17 @@ class Job(Section):
     def deciding_set(self) -> str | None:
         """The validation set whose metric decides; None without validation data."""
         return self.validation.set or next(iter(self.data.validation), None)
+
+    @property
+    def learns_from_target(self) -> bool:
+        """Whether the method sees target samples at all; else they only choose the checkpoint."""
+        return self.adapt.target != "none"
+
+    @property
+    def sees_target_alongside(self) -> bool:
+        """Whether each step sees target samples and labelled ones."""
+        given = self.adapt.target == "where given" and self.data.target is not None
+        return given or self.adapt.target == "alongside"
 
     @property
     def selects_for_target(self) -> bool:

@@ -123,6 +123,21 @@ _READ: dict[tuple[Path, str, str], Family] = {}
 """Own tasks that this process has read: one whose file is removed in mid-run costs the run nothing."""
 
 
+def all_losses() -> frozenset[str]:
+    """The losses that our families have."""
+    return frozenset(loss for said in _said_of_ours() for loss in said.get("losses", ()))
+
+
+def all_settings() -> tuple[str, ...]:
+    """The fields of `train` that only some of our families use."""
+    return tuple(sorted({name for said in _said_of_ours() for name in said.get("settings", ())}))
+
+
+def _said_of_ours() -> Iterator[dict[str, Any]]:
+    ours = _classes_of_models()
+    return (dict(_attributes(node)) for node in ours.values())
+
+
 def defined_class(file: Path, name: str) -> tuple[ast.ClassDef, dict[str, ast.ClassDef]]:
     """A class of a file, which is not run, and all that lie beside it. Raises RequestError where there is none."""
     try:

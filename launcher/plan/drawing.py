@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import ceil
 
-from launcher.job.domain_rules import sees_target_beside
 from launcher.job.methods import Dapt, Finetune
 from launcher.job.schema import Job
 
@@ -29,7 +28,7 @@ def pretraining_steps(job: Job, target: int) -> int:
 
 def target_batch(job: Job) -> int:
     """Target samples that a step sees beside the labelled ones."""
-    if not sees_target_beside(job):
+    if not job.sees_target_alongside:
         return 0
     asked = getattr(job.adapt, "target_batch_size", "auto")
     return job.train.global_batch_size if asked == "auto" else int(asked)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launcher.errors import DamagedCheckpoint, JobError, RequestError
 from launcher.files import remove_leftovers
+from launcher.job.marks import values_that
 from launcher.job.reading import load_job
 from launcher.job.schema import Job
 from launcher.plan.making import with_smaller_micro_batches
@@ -23,20 +24,6 @@ from launcher.run.claims import holder
 from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder, runs_named
 from launcher.run.starts import Cause
-
-CHANGEABLE = {
-    "model": {"trust_code"},
-    "launch": True,
-    "engine": True,
-    "checkpoint": True,
-    "train": {"micro_batch_size", "activation_checkpointing", "packing"},
-    "data": {"cache", "allow_leakage"},
-    "validation": {"batch_size"},
-    "adapt": {"merge"},
-    "track": True,
-    "verdict": True,
-}
-"""What a run may change when it goes on: none of it decides a number."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +103,7 @@ def _is_of_another_job(run: RunFolder, job: Job) -> bool:
 
 def differing_fields(job: Job, other: Job) -> list[str]:
     """The fields that decide numbers and differ, as dotted paths."""
-    return _differences(_deciding(job), _deciding(other), "")
+    return _differences(values_that("numbers", job), values_that("numbers", other), "")
 
 
 def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decision:
@@ -205,10 +192,6 @@ def damage_of(run: RunFolder, damaged: Mapping[Path, str], insists: bool) -> str
     fix = f"resume from one of them: --resume {run.checkpoints}/NAME, or " if others else ""
     none = "" if insists else "no earlier one can take its place; "
     return f"{found}; {none}{there}; {fix}start a new run: --resume never"
-
-
-def _deciding(job: Job) -> dict[str, object]:
-    return job.model_dump(mode="json", exclude=CHANGEABLE)  # type: ignore[arg-type]
 
 
 def _differences(one: object, other: object, path: str) -> list[str]:

@@ -13,6 +13,7 @@ from launcher.data.labels import decide_labels, find_label, head_names, listed
 from launcher.data.sources import is_local
 from launcher.errors import DataError, RunFailed, Stopped
 from launcher.job.data import Source
+from launcher.job.marks import changed_fields, values_that
 from launcher.job.paths import taken_for_hub_ids
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.reading import load_job
@@ -136,24 +137,18 @@ def check_models(planned: Sequence[tuple[str, Job, Plan]]) -> None:
 
 def _asks_for_modules(job: Job) -> bool:
     """Whether something that the job asks for can be had with some models and not with others."""
-    adapt = job.adapt
-    if adapt.method == "lora" and (adapt.quantised or adapt.dora):
-        return False  # they are made of the weights, all of which would be read
-    options = (adapt.probe, adapt.unfreeze, adapt.average, adapt.interpolate, adapt.distill, job.engine.block)
-    return bool(
-        adapt.method != "finetune"
-        or any(option is not None for option in options)
-        or adapt.layer_decay < 1
-        or adapt.lr_factors
-        or job.model.frozen
-        or job.train.activation_checkpointing
-    )
+    if job.adapt.reads_weights:
+        return False  # all of them would be read
+    return job.adapt.asks_model or any(mark.asks_model for _, _, mark in changed_fields(job))
 
 
 def _what_matters(job: Job, plan: Plan) -> str:
     """The same for jobs of which one answer is that of the other, such as those that differ in the seed."""
-    train = {"loss", "max_length", "max_seconds", "activation_checkpointing", "packing"}
-    told = job.model_dump_json(
-        include={"model": True, "task": True, "adapt": True, "train": train, "engine": {"block"}}
-    )
-    return f"{told} {bool(job.labelled_sets)} {plan.total_steps}"
+    asked = {
+        "model": values_that("numbers", job.model),
+        "task": job.task,
+        "adapt": values_that("numbers", job.adapt),
+        "train": [values_that("data", job.train), values_that("measurement", job.train), job.train.packing],
+        "options": {path: getattr(section, path[-1]) for path, section, mark in changed_fields(job) if mark.asks_model},
+    }
+    return f"{asked} {bool(job.labelled_sets)} {plan.total_steps}"

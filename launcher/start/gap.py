@@ -9,7 +9,6 @@ import numpy as np
 from launcher.data.columns import left_out_of
 from launcher.data.label_vectors import read_as
 from launcher.errors import ExitCode, RequestError
-from launcher.job.domain_rules import learns_from_target
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Job
 from launcher.job.tasks import Family, find_family
@@ -40,7 +39,7 @@ def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_pla
         raise RequestError("finding label errors needs the model's features; leave out --no-features")
     family = find_family(job.task, loss=job.train.loss.name)
     sets = read_sets(job, family)
-    allowed, learns = job.data.allow_leakage, learns_from_target(job)
+    allowed, learns = job.data.allow_leakage, job.learns_from_target
     report = look_at(sets, family.has_classes, allowed, learns_from_target=learns)
     report.left_out += [LeftOut("files in folders of classes", line) for line in left_out_of(job)]
     report.labels = _label_sets(job, family)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from launcher.adapt.method import FILLER, TARGET, Method, Moment, StepBatch
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
-from launcher.job.domain_rules import learns_from_target
 from launcher.job.methods import REHEARSAL, Finetune
 from launcher.job.schema import Job
 from launcher.models.base import Task
@@ -50,7 +49,7 @@ class Feed:
     @classmethod
     def of(cls, job: Job, materials: Materials, method: Method | None) -> Feed:
         """Of what lies ready, what the job's method learns from."""
-        target = materials.target if learns_from_target(job) else None
+        target = materials.target if job.learns_from_target else None
         return cls(job, materials.task, materials.train, target, method)
 
     @cached_property

@@ -20,7 +20,7 @@ from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.data import LabelFormat
-from launcher.job.domain_rules import learns_from_target
+from launcher.job.marks import values_that
 from launcher.job.own_files import with_imports
 from launcher.job.paths import too_long
 from launcher.job.pretrained import Pretrained, find_pretrained, label_format_of, longest_input, verify_alias
@@ -40,10 +40,6 @@ from launcher.worker.session import Session
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-
-REMEMBERED = {"loss": {"name", "delta"}, "mask_share": True, "max_seconds": True}
-"""The settings of `train` that also decide how a finished model is measured."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +74,13 @@ class Materials:
         card = {
             "task": job.task,
             "max_length": job.train.max_length,
-            "train": job.train.model_dump(mode="json", include=REMEMBERED),  # type: ignore[arg-type]
+            "train": values_that("measurement", job.train),
             "function": self.pretrained.builder,
             "label_format": self._label_format,
         }
         if adapters is None:
             return card
-        kept = {"config", "tokenizer", "allow_missing", "allow_unexpected", "labels"}
-        base = job.model.model_dump(mode="json", include=kept)
-        base |= {"revision": job.model.revision, "identity": adapters.base}
+        base = values_that("measurement", job.model) | {"identity": adapters.base}
         return card | {"base": base, "merge": job.adapt.method == "lora" and job.adapt.merge}
 
 
@@ -123,7 +117,7 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
     if job.data.target is not None:
         log.write(Phase(name="preparing", detail="target"))
         target = found.preparer.prepare(job.data.target, found.labels, labelled=False)
-    check_leakage(job, found.train, target if learns_from_target(job) else None, found.validation, log)
+    check_leakage(job, found.train, target if job.learns_from_target else None, found.validation, log)
     sets = {"train": found.train.sets, "validation": found.validation}
     places = {kind: {name: str(data.folder) for name, data in named.items()} for kind, named in sets.items()}
     write_whole(folder.prepared_file, json.dumps({**places, "target": None if target is None else str(target.folder)}))

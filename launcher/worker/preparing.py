@@ -22,6 +22,7 @@ from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
 from launcher.files import fault_of_folder, fault_of_sealed, seal, write_whole
 from launcher.job.data import LabelFormat, Source
+from launcher.job.marks import values_that
 from launcher.job.training import Train
 from launcher.models.base import Task
 from launcher.models.classes import ordered
@@ -106,11 +107,11 @@ class Preparer:
         return tuple(json.loads(file.read_text(encoding="utf-8")))
 
     def _folder(self, source: Source, labels: Sequence[str], labelled: bool) -> Path:
+        plain = self.train.model_dump(mode="json")
         settings = {
             "task": self.task_type.__name__,
             "processor": self.identity,
-            "max_length": self.train.max_length,
-            "max_seconds": self.train.max_seconds,
+            "train": values_that("data", self.train) | {name: plain[name] for name in self.task_type.prepares_with},
             "labels": list(labels),
             "labelled": labelled,
             "reading": READING,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.job.methods import BESIDE, WITH_TARGET
+from launcher.job.methods import SECTIONS
 from tests.adapt.domains import data_of, lay_out, make_material, weights
 from tests.adapt.formulas import CASES
 from tests.adapt.reference import Reference, saved
@@ -55,7 +55,7 @@ def test_steps_are_those_of_the_formula(
         loss.backward(retain_graph=True)
         assert told[number] == pytest.approx(float(loss.detach()), rel=OF_LOSS), number
         check_gradients(method, reference, saved(run, number + 1))
-    if method in BESIDE:
+    if SECTIONS[method].target == "alongside":
         assert share_beside_the_task(reference) > 0.1, "so small an error as is allowed is one of what is added, too"
     last = saved(run, case.steps)
     assert all(np.array_equal(tensor, last[f"model.{name}"].numpy()) for name, tensor in weights(run).items())
@@ -92,4 +92,5 @@ def share_beside_the_task(reference: Reference) -> float:
 
 
 def test_every_method_has_a_formula() -> None:
-    assert set(CASES) == {*WITH_TARGET, "group-dro"}
+    with_formula = {name for name, section in SECTIONS.items() if not section.is_plain and name != "own"}
+    assert set(CASES) == with_formula

@@ -209,7 +209,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "tracker twice": (GOOD + "track: [wandb, {name: wandb, mode: offline}]\n", [":13:16", "wandb is named twice"]),
     "unused tracker setting": (
         GOOD + "track:\n  - {name: wandb, uri: x}\n",
-        [":14:19", "track.0.uri", "is a setting of mlflow, not of wandb", "remove uri"],
+        [":14:19", "track.0.uri", "only mlflow uses uri, not wandb", "remove uri"],
     ),
     "tracker's unknown key": (
         GOOD + "track: {name: wandb, projct: x}\n",
@@ -468,7 +468,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "endless warm-up": (replaced("epochs: 2", "max_steps: 5\n  schedule: {warmup: 5}"), ["warm-up leave nothing of 5"]),
     "floor above the peak": (replaced("epochs: 2", "schedule: {min_lr: 1}"), ["min_lr: 1 is above the peak"]),
-    "momentum of adamw": (replaced("lr: 2e-5", "momentum: 0.9"), ["adamw does not use momentum", "remove momentum"]),
+    "momentum of adamw": (
+        replaced("lr: 2e-5", "momentum: 0.9"),
+        ["only sgd uses momentum", "remove momentum"],
+    ),
     "patience of cosine": (replaced("epochs: 2", "schedule: {patience: 5}"), ["only plateau uses patience"]),
     "beyond the positions": (
         replaced("max_length: 32", "max_length: 65"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.job.methods import WITH_TARGET
+from launcher.job.methods import SECTIONS
 from launcher.job.schema import Job
 from launcher.plan.hardware import Hardware
 from launcher.plan.making import make_plan
@@ -18,7 +18,6 @@ from tests.worlds import REPOSITORY
 
 LAPTOP = Hardware((), cores=4, memory=2**34)
 OF_PAGES = (REPOSITORY / PAGE).read_text(encoding="utf-8")
-SOURCE_FREE = ("shot", "tent")
 SWEPT = {
     **dict.fromkeys(("dann", "cdan"), ("weight", "discriminator_lr_factor")),
     "tent": ("lr_factor", "diversity"),
@@ -29,8 +28,9 @@ SWEPT = {
 
 
 def job(**adapt: Any) -> Job:
-    data = {"target": "target.csv"} if adapt["method"] in WITH_TARGET else {}
-    if adapt["method"] not in SOURCE_FREE:
+    use = SECTIONS[adapt["method"]].target
+    data = {"target": "target.csv"} if use != "none" else {}
+    if use != "alone":
         data["train"] = "train.csv"
     values = {"name": "x", "model": {"pretrained": "minilm"}, "task": "text-classification", "adapt": adapt}
     return Job.model_validate({**values, "data": data})
