@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from launcher.job.data import Source
+from launcher.job.marks import Mark
 from launcher.job.schema import Job
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,6 +29,8 @@ One YAML file decides the result; where it runs decides only how long it takes. 
 
 - Unknown keys are errors, and so are combinations that cannot work; `adaptrun check job.yaml` lists all of them.
 - Relative paths are relative to the job file.
+- A run resumes with a job that agrees in every key but those that may change on resume; these change none of its
+  numbers.
 - `--set train.optimizer.lr=1e-4` overrides the file and is checked the same way.
 - Editors complete and check the file with `docs/job-schema.json`: for the YAML language server, begin the file with
   `# yaml-language-server: $schema=` and the path of that file.
@@ -72,7 +76,7 @@ def _section(model: type[BaseModel], path: str, leave_out: Collection[str] = ())
         sections = _models_in(field.annotation)
         if sections and sections[0] is not Source:
             below.append((_place(f"{path}.{name}".lstrip("."), field.annotation), sections))
-        yield f"| `{name}` | {_default(field)} | {field.description} |"
+        yield f"| `{name}` | {_default(field)} | {field.description}{_on_resume(field)} |"
     for place, kinds in below:
         shared = _shared(kinds)
         for kind in kinds:
@@ -81,6 +85,12 @@ def _section(model: type[BaseModel], path: str, leave_out: Collection[str] = ())
             yield from _section(kinds[0].__base__ or kinds[0], place, [_first(kinds[0])])
     if path == "data":
         yield from _section(Source, "data.target and each set of data.train and data.validation")
+
+
+def _on_resume(field: FieldInfo) -> str:
+    """What the mark of a field says; the profile of a cluster has none, since it may always change."""
+    mark = next((one for one in field.metadata if isinstance(one, Mark)), None)
+    return "" if mark is None or mark.is_section or "numbers" in mark.decides else " *May change on resume.*"
 
 
 def _shared(kinds: Sequence[type[BaseModel]]) -> set[str]:

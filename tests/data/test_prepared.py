@@ -169,6 +169,29 @@ def test_preparing_reads_once_and_says_how_far_it_is(
     assert preparer.prepare(source, first.facts.labels).folder == first.folder
 
 
+def test_what_a_task_says_that_it_prepares_with_decides_too(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from launcher.models.text_classification import TextClassification
+    from launcher.worker.preparing import Preparer
+    from tests.tiny import write_texts
+
+    class Own(TextClassification):
+        prepares_with = ("mask_share",)
+
+    source = Source(source=str(write_texts(tmp_path / "t.csv", 3)))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+
+    def folder(task: type[TextClassification], **train: Any) -> Path:
+        preparer = Preparer(task, tokenizer, "i", Train(**train), tmp_path / "cache", lambda done, total: None)
+        return preparer.prepare(source, ("class-0", "class-1")).folder
+
+    assert folder(TextClassification, mask_share=0.2) == folder(TextClassification)
+    assert folder(Own, mask_share=0.2) != folder(Own)
+    assert folder(Own, mask_share=0.2, seed=1) == folder(Own, mask_share=0.2)
+    assert folder(TextClassification, max_length=2) != folder(TextClassification)
+
+
 def test_a_head_that_already_knows_the_labels_keeps_their_order(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
