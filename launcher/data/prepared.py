@@ -66,7 +66,7 @@ class Prepared:
     def lengths(self) -> NDArray[np.int32]:
         """Tokens of each sample, int32 [samples]."""
         batches = [self._file.get_batch(n).column("length") for n in range(self._file.num_record_batches)]
-        return np.concatenate([batch.to_numpy(zero_copy_only=False) for batch in batches]).astype(np.int32)
+        return np.concatenate([_numbers(batch) for batch in batches]).astype(np.int32)
 
     @cached_property
     def fingerprints(self) -> Fingerprints:
@@ -94,8 +94,8 @@ class _Lists:
     """A column of lists of numbers, each a view into one array."""
 
     def __init__(self, column: Any) -> None:
-        self._offsets = column.offsets.to_numpy()
-        self._values = column.values.to_numpy()
+        self._offsets = _numbers(column.offsets)
+        self._values = _numbers(column.values)
 
     def __getitem__(self, row: int) -> NDArray[Any]:
         view: NDArray[Any] = self._values[self._offsets[row] : self._offsets[row + 1]]
@@ -105,7 +105,15 @@ class _Lists:
 def _indexed(column: Any) -> Any:
     import pyarrow as pa
 
-    return _Lists(column) if pa.types.is_large_list(column.type) else column.to_numpy()
+    return _Lists(column) if pa.types.is_large_list(column.type) else _numbers(column)
+
+
+def _numbers(array: Any) -> NDArray[Any]:
+    """A view of numbers as they lie in the file; `to_numpy` would import pandas, which takes each rank a second."""
+    kind, values = np.dtype(array.type.to_pandas_dtype()), array.buffers()[1]
+    if values is None:
+        return np.empty(0, kind)
+    return np.frombuffer(values, kind)[array.offset : array.offset + len(array)]
 
 
 def _arrow_type(values: Sequence[Any]) -> Any:

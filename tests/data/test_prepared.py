@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,13 @@ def test_vectors_of_0_and_1_are_learned_as_the_labels_of_their_places(tiny_model
         preparer.prepare(written("short.jsonl", [[1, 0], [1, 1]]), names)
     with pytest.raises(DataError, match="the sets give their labels in several ways: a 3 places, b names"):
         preparer.prepare_training({"a": train, "b": written("b.jsonl", [["x"]])}, ())
+
+
+def test_samples_are_read_without_pandas(tmp_path: Path) -> None:
+    """Each rank would import it for a second."""
+    rows = write(tmp_path / "p", 5)
+    read = f"p = Prepared(Path({str(tmp_path / 'p')!r})); print(p.lengths.tolist(), p[[1]][0]['input_ids'].tolist())"
+    code = f"import sys; from pathlib import Path; from launcher.data.prepared import Prepared; {read}"
+    code += "; assert 'pandas' not in sys.modules"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == f"{[len(row) for row in rows]} {rows[1]}\n"
