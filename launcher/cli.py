@@ -68,6 +68,7 @@ LabelFormat = Annotated[
         help="Several labels a sample: names of those that are there, or a vector of 0 and 1; auto: as in training.",
     ),
 ]
+LabelSeparator = Annotated[str, typer.Option("--label-separator", help="Separator between several labels in one text.")]
 LabelColumn = Annotated[str, typer.Option("--label", help="Column of the label.")]
 Columns = Annotated[
     list[str] | None,
@@ -364,6 +365,7 @@ def evaluate(
     text: TextColumn = "text",
     label: LabelColumn = "label",
     label_format: LabelFormat = "auto",
+    label_separator: LabelSeparator = ",",
     columns: Columns = None,
     split: Split = None,
     encoding: Encoding = "utf-8",
@@ -382,6 +384,7 @@ def evaluate(
         {"text": text, "label": label},
         columns or (),
         label_format=label_format,
+        label_separator=label_separator,
         split=split,
         encoding=encoding,
         quoting=quoting,

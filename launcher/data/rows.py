@@ -79,10 +79,14 @@ def _half_character(text: str) -> str | None:
     return None
 
 
+NAMING = "name the column: `text:`, `label:` and the like in a job, --text, --label and --column of a command"
+SEPARATORS = (";", "\t", "|")
+
+
 def missing_column(place: Path | str, name: str, present: Sequence[str], row: int | None = None) -> DataError:
     """The error for a column that is not there."""
     nearest = get_close_matches(name, present, n=1, cutoff=0.5)
-    guess = f"; did you mean {nearest[0]!r}?" if nearest else "; name the column in the job file (`text:`, `label:`)"
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else f"; {NAMING}"
     shown = ", ".join(repr(column) for column in present)
     return DataError(
         place, f"there is no column {name!r} among {shown}{_other_shape(name, present, bool(nearest)) or guess}", row
@@ -91,6 +95,12 @@ def missing_column(place: Path | str, name: str, present: Sequence[str], row: in
 
 def _other_shape(name: str, present: Sequence[str], is_misspelt: bool) -> str:
     """What to do with a file whose columns are those of another kind of data; empty where they are not."""
+    separator = next((one for one in SEPARATORS if len(present) == 1 and one in present[0]), None)
+    if separator is not None:
+        return (
+            f"; the file seems to be separated by {separator!r}; adaptrun reads commas in .csv and tabs in .tsv, so "
+            "write it with these"
+        )
     if {"chosen", "rejected"} <= set(present):
         return (
             "; these are preferences, and no task here learns from pairs of a chosen and a rejected answer; task: "
@@ -98,7 +108,7 @@ def _other_shape(name: str, present: Sequence[str], is_misspelt: bool) -> str:
         )
     if name in ("label", "labels") and len(present) > 2 and not is_misspelt:
         return (
-            "; name it in the job file (`label:`); where each label has a column of its own with 0 and 1, join them to "
+            f"; {NAMING}; where each label has a column of its own with 0 and 1, join them to "
             "one column of lists, such as [0, 1, 0] or the labels' names, and set train.loss.name: binary"
         )
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
@@ -13,10 +14,26 @@ from launcher.job.section import Section
 LabelFormat = Literal["auto", "names", "vector"]
 
 
+def _as_text(value: object) -> object:
+    """The place of a CoNLL column, which YAML reads as an integer, by the text that it was."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _places(value: object) -> object:
+    """Refuses samples themselves in one sentence, whose rows would be taken for names of files."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    if not (isinstance(value, str) or is_list):
+        raise ValueError("a file, a folder or a hub id; write samples that a program holds to a file and name that")
+    return value
+
+
+Column = Annotated[str, BeforeValidator(_as_text)]
+
+
 class Source(Section):
     """One data set: where it lies and which columns it has."""
 
-    source: str | tuple[str, ...] = numbers(
+    source: Annotated[str | tuple[str, ...], BeforeValidator(_places)] = numbers(
         description="A csv, tsv, jsonl, parquet, conll or conllu file, or several, a folder saved by `datasets`, a "
         "folder with a folder of files for each class, or a hub id."
     )
@@ -37,7 +54,7 @@ class Source(Section):
         description="causal-lm: name of the column of chats: lists of `{role, content}`, of which the turns of the "
         "assistant are learned.",
     )
-    words: str = numbers(
+    words: Column = numbers(
         "words",
         data=True,
         description="token-classification: name of the column of lists of words; of a conllu file a column's name, by "
@@ -49,7 +66,7 @@ class Source(Section):
     audio: str = numbers(
         "audio", data=True, description="Name of the column of sounds: paths, relative to the file, or bytes."
     )
-    label: str = numbers(
+    label: Column = numbers(
         "label",
         data=True,
         description="Name of the column that holds the label: text or integers; numbers for regression; lists "
@@ -98,7 +115,7 @@ COLUMNS = ("text", "text_pair", "prompt", "response", "messages", "words", "imag
 
 def _plain_source(value: object) -> object:
     """`train: file.csv` is short for `train: {source: file.csv}`."""
-    return {"source": value} if isinstance(value, str | list | tuple) else value
+    return value if isinstance(value, Mapping | Source) else {"source": value}
 
 
 def _named_sources(name: str) -> BeforeValidator:

@@ -8,6 +8,11 @@ from typing import Any
 from launcher.errors import JobError, Problem
 from launcher.job.yaml_reader import DEEPEST, YamlFaults, parse_yaml
 
+NO_SECTION = (
+    "a part of this path holds a single value; write the section that it stands for, such as "
+    "data.train={source: train.csv}"
+)
+
 
 def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[str, ...], str]:
     """Write each override into `values`; returns which path came from which. Raises JobError."""
@@ -31,7 +36,7 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
             continue
         section = _section(values, names)
         if section is None:
-            problems.append(Problem(where, path, "a part of the path is a single value, which has nothing below it"))
+            problems.append(Problem(where, path, NO_SECTION))
             continue
         if adds:
             before = section.get(names[-1])

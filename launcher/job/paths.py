@@ -54,7 +54,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Found]]:
             model["pretrained"] = str(beside(job.model.pretrained, folder))
         for name in ("config", "tokenizer"):
             value = getattr(job.model, name)
-            if value is None:
+            if value is None or value in ALIASES:
                 continue
             if is_there(beside(value, folder)):
                 model[name] = str(beside(value, folder))
@@ -153,8 +153,8 @@ def taken_for_hub_ids(job: Job) -> list[str]:
     sources = [*job.labelled_sets.values(), *job.data.validation.values()]
     places = [place for source in [*sources, job.data.target] if source is not None for place in source.files]
     models = [job.model.pretrained] if find_pretrained(job.model).kind == "hub" else []
-    models += [place for place in (job.model.config, job.model.tokenizer) if place is not None]
-    models += [place for place in job.others.values() if place not in ALIASES]
+    models += [place for place in (job.model.config, job.model.tokenizer, *job.others.values()) if place is not None]
+    models = [place for place in models if place not in ALIASES]
     return list(dict.fromkeys(place for place in [*models, *places] if not Path(place).is_absolute()))
 
 

@@ -84,12 +84,12 @@ def not_there(name: str, folder: Path | None, instead: str) -> tuple[str, str]:
     unusable = why_unusable(name, folder)
     if unusable:
         return unusable, "check the path"
-    near = get_close_matches(path.name, _names_in(path.parent), n=1)
+    near = get_close_matches(path.name, _names_in(path.parent), n=1, cutoff=0.75)
     if near:
         return f"there is no {path}", f"did you mean {Path(name).parent / near[0]}?"
     if HUB_ID.fullmatch(name) and "/" in name and is_folder(path.parent):
         first = name.partition("/")[0]
-        return f"there is no {path} (the folder {first} is here, so this is a path and no hub id)", instead
+        return f"there is no {path} (read as a path, since the folder {first} is here)", instead
     return f"there is no {path}", instead
 
 

@@ -325,7 +325,7 @@ def _adapter(model: Model, place: Path, folder: Path | None, above: tuple[Path, 
         ) from error
     own = place / ADAPTER_MODEL_CONFIG
     config = str(own) if (own / "config.json").is_file() else found.config
-    tokenizer = model.tokenizer or (str(place) if tokenizer_files(place) else found.tokenizer)
+    tokenizer = _local(model.tokenizer, folder) or (str(place) if tokenizer_files(place) else found.tokenizer)
     return Pretrained("adapter", str(place), config, tokenizer, Base(base, found, identity))
 
 
@@ -375,5 +375,5 @@ def _with_tokenizer(
 def _local(name: str | None, folder: Path | None) -> str | None:
     if name is None:
         return None
-    path = beside(name, folder)
+    path = _alias_folder(name) if name in ALIASES else beside(name, folder)
     return str(path.resolve()) if is_there(path) else name

@@ -245,5 +245,5 @@ def _where(path: tuple[str, ...], document: Document, origins: Mapping[tuple[str
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -29,6 +29,8 @@ def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
     if not colon:
         file, name = location, ""
     wanted = beside(file, None)
+    if not wanted.is_absolute():
+        wanted = named_in.parent / wanted
     try:
         is_here = wanted.is_file()
         for own in map(Path, trusted):
@@ -37,7 +39,7 @@ def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
         seen = sha256_of(wanted) if is_here else None
     except (OSError, ValueError):
         seen = None
-    raise UntrustedCode(_refusal(_printable(file), _printable(name), named_in, seen))
+    raise UntrustedCode(_refusal(_printable(str(wanted) if seen else file), _printable(name), named_in, seen))
 
 
 def _defined(file: Path, name: str, named_in: Path) -> str:
@@ -50,16 +52,16 @@ def _defined(file: Path, name: str, named_in: Path) -> str:
 
 
 def _refusal(file: str, name: str, named_in: Path, sha256: str | None) -> str:
-    begin = f"{named_in} names code, {f'{name} of ' if name else ''}{file}"
+    begin = f"{named_in} asks to run {f'{name} of ' if name else ''}{file}"
     if sha256 is None:
         own = f"WHERE-IT-IS/{Path(file).name}"
         return (
-            f"{begin}, which is not here, and code that a folder names runs only where you name its file as well; "
+            f"{begin}, which is not here. Code that a folder names runs only if you name its file too; "
             f"--trust-code {own}, or in a job model.trust_code: [{own}]"
         )
     return (
-        f"{begin} (sha256 {sha256}), and code that a folder names runs only where you name its file as well; read it, "
-        f"then --trust-code {shlex.quote(file)}, or in a job model.trust_code: [{file}]"
+        f"{begin} (sha256 {sha256}). Code that a folder names runs only if you name its file too; read it, then "
+        f"--trust-code {shlex.quote(file)}, or in a job model.trust_code: [{file}]"
     )
 
 

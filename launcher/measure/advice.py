@@ -177,7 +177,7 @@ def _moves(report: Report) -> Iterator[Finding]:
         moved = [move for move in one.classes if abs(move.z) >= MOVED]
         if moved:
             shown = _some([f"{move.label} {_percent(move.share)} → {_percent(move.other_share)}" for move in moved])
-            advice = "accuracy there says something else than in training; compare balanced figures"
+            advice = "accuracy there is not comparable with training; compare balanced figures"
             yield Finding("look", f"classes, train → {one.set}", shown, advice)
         for heading, words in (
             ("more", [move for move in one.words if move.z > 0]),

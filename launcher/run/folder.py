@@ -244,7 +244,7 @@ def runs_named(folder: Path, name: str) -> list[Path]:
 
 
 def _new_folder(job: Job) -> Path:
-    """`runs/<name>-<time>`, made now; a number is added where two runs start in one second."""
+    """`runs/<name>-<time>`, made now; a number is added where two runs start in one second. Raises RequestError."""
     start = datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in count():
         path = job.runs_folder / (f"{job.name}-{start}-{number}" if number else f"{job.name}-{start}")
@@ -252,6 +252,10 @@ def _new_folder(job: Job) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise RequestError(
+                f"{path} cannot be made: {error.strerror}; name a folder that can be written: launch.runs"
+            ) from error
         return path.resolve()
     raise AssertionError("count() never ends")
 

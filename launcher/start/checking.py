@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher.data.columns import check_columns, left_out_of
 from launcher.data.label_vectors import hint_at_vectors, read_as
-from launcher.data.labels import decide_labels, find_label, head_names, listed
+from launcher.data.labels import decide_labels, find_label, head_names, listed, output_names
 from launcher.data.sources import is_local
 from launcher.errors import DataError, RunFailed, Stopped
 from launcher.job.data import Source
@@ -74,7 +74,9 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
     sets = read(sources, outputs)
     labels: tuple[str, ...] = ()
     notes: list[str] = []
-    head = head_names(config.get("architectures"), config.get("id2label"), family.auto_class)
+    architectures, named = config.get("architectures"), config.get("id2label")
+    is_built = pretrained.builder is not None
+    head = output_names(named) if is_built else head_names(architectures, named, family.auto_class)
     if sources and all(name in sets and sets[name].whole for name in sources):
         occurring = sorted({label for found in sets.values() for label in found.places or found.counts})
         decided = decide_labels(head, occurring, job.model.labels)
@@ -82,7 +84,7 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
     judged = read(held_out, labels or outputs)
     for found in (sets | judged).values():
         yield from found.lines()
-    if config.get("architectures") and not head:
+    if architectures and not head:
         yield f"{pretrained.location} has no trained head for {job.task}: a new one starts at random"
     yield from notes
     for name, found in judged.items():

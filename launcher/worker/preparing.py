@@ -16,10 +16,11 @@ import numpy as np
 from launcher.data.cache import prepared_folder
 from launcher.data.fingerprints import fingerprint
 from launcher.data.label_vectors import common_places, format_of, place_names, places_of, read_as, with_names
-from launcher.data.labels import BY_NAME, Mapped, decide_labels, shortened
+from launcher.data.labels import BY_NAME, Mapped, decide_labels, listed, shortened
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
+from launcher.errors import RequestError
 from launcher.files import fault_of_folder, fault_of_sealed, seal, write_whole
 from launcher.job.data import LabelFormat, Source
 from launcher.job.marks import values_that
@@ -101,7 +102,7 @@ class Preparer:
             self.say(f"the labels kept in {file} are damaged, and are looked up again: {fault}")
         if fault is not None or not file.exists():
             occurring = self._task(()).survey(read_rows(source, self.task_type.columns(source)))
-            file.parent.mkdir(parents=True, exist_ok=True)
+            self._make_cache(file.parent)
             write_whole(file, json.dumps(occurring))
             seal(file)
         return tuple(json.loads(file.read_text(encoding="utf-8")))
@@ -124,7 +125,10 @@ class Preparer:
         label_format: LabelFormat = "auto"
         if labelled and self.task_type.takes_vectors:
             label_format = format_of(places_of(source))
-            rows = with_names(rows, labels) if label_format == "vector" else rows
+        if label_format == "vector":
+            self.say(f"{', '.join(source.files)}: the places of vectors are {listed(labels)}")
+            rows = with_names(rows, labels)
+        self._make_cache(folder.parent)
         done, total = 0, count_rows(source) or 0
         counted: Counter[int] = Counter()
         fingerprints = array("Q")
@@ -141,6 +145,16 @@ class Preparer:
         if renamed := getattr(task, "renamed", {}):
             pairs = shortened([f"{label!r} as {name!r}" for label, name in renamed.items()])
             self.say(f"{', '.join(source.files)}: labels read as those of the model: {pairs}")
+
+    def _make_cache(self, folder: Path) -> None:
+        """Raises RequestError where the place that the job names cannot be made."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"prepared data cannot be kept in {self.cache}: {error.strerror}; name a folder that can be written: "
+                "data.cache"
+            ) from error
 
     def _task(self, labels: Sequence[str]) -> Task:
         return self.task_type(self.processor, labels, self.train)

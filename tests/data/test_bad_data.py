@@ -39,7 +39,12 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "latin-1 bytes": ("a.csv", b"text,label\ncaf\xe9 au lait,b\n", ["byte 0xe9 at offset 14", "encoding: latin-1"]),
     "cut in a character": ("a.csv", b"text,label\na,caf\xc3", ["byte 0xc3 at offset 16"]),
     "utf-16": ("a.csv", "text,label\na,b\n".encode("utf-16"), ["byte 0xff at offset 0"]),
-    "tsv as csv": ("a.csv", b"text\tlabel\na\tb\n", ["no column 'text' among 'text\\tlabel'"]),
+    "tsv as csv": (
+        "a.csv",
+        b"text\tlabel\na\tb\n",
+        ["no column 'text' among 'text\\tlabel'", "separated by '\\t'", "commas in .csv and tabs in .tsv"],
+    ),
+    "semicolons": ("a.csv", b"text;label\na;b\n", ["no column 'text' among 'text;label'", "separated by ';'"]),
     "empty tsv": ("a.tsv", b"", ["a.tsv: the file is empty"]),
     "ragged tsv": ("a.tsv", b"text\tlabel\na\n", ["row 1: 1 fields"]),
     "empty jsonl": ("a.jsonl", b"", ["a.jsonl: the file is empty"]),

@@ -15,7 +15,7 @@ import pytest
 from launcher.data import prepared as prepared_module
 from launcher.data.cache import prepared_folder, tokenizer_identity
 from launcher.data.prepared import ROWS_A_BATCH, Prepared, PreparedWriter
-from launcher.errors import DataError
+from launcher.errors import DataError, RequestError
 from launcher.job.data import Source
 from launcher.job.training import Train
 
@@ -259,3 +259,18 @@ def test_samples_are_read_without_pandas(tmp_path: Path) -> None:
     code += "; assert 'pandas' not in sys.modules"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == f"{[len(row) for row in rows]} {rows[1]}\n"
+
+
+def test_a_cache_that_cannot_be_made_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from launcher.models.text_classification import TextClassification
+    from launcher.worker.preparing import Preparer
+    from tests.tiny import write_texts
+
+    source = Source(source=str(write_texts(tmp_path / "t.csv", 3)))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    preparer = Preparer(TextClassification, tokenizer, "i", Train(), tmp_path / "t.csv" / "cache", lambda *_: None)
+    for prepare in (lambda: preparer.prepare_training({"train": source}, ()), lambda: preparer.prepare(source, ("a",))):
+        with pytest.raises(RequestError, match=r"prepared data cannot be kept in .*: Not a directory; .*data\.cache"):
+            prepare()

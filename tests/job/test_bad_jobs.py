@@ -572,7 +572,7 @@ def test_the_message_says_where_what_and_how(text: str, expected: list[str], fol
             "train.optimiser.lr=3",
             "--set train.optimiser.lr=3: train.optimiser: unknown key 'optimiser'\n    fix: did you",
         ),
-        ("name.first=x", "a part of the path is a single value"),
+        ("name.first=x", "a part of this path holds a single value"),
         ("train.epochs={", "not valid YAML"),
         ("data.train.source=nope.csv", "--set data.train.source=nope.csv: data.train.source: there is no"),
         ("launch.processes=9", "train.global_batch_size: 8 samples a step"),

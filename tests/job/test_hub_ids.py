@@ -74,3 +74,19 @@ def test_a_resolved_job_is_not_refused_where_a_folder_has_the_name_of_the_owner(
     (job.parent / "Qwen").mkdir()
     monkeypatch.chdir(job.parent)
     assert find_pretrained(resolved.model).kind == "hub"
+
+
+def test_an_alias_may_give_the_tokenizer_alone(job: Path) -> None:
+    build = "from transformers import BertConfig, BertForSequenceClassification as Bert\n\n\ndef build(labels):\n    "
+    (job.parent / "build.py").write_text(f"{build}return Bert(BertConfig(num_labels=len(labels)))\n")
+    sets = ["model={pretrained: build.py:build, tokenizer: minilm}", "data={train: data/texts.csv}"]
+    found = load_job(job, sets)
+    assert taken_for_hub_ids(found) == []
+    assert (Path(find_pretrained(found.model).tokenizer) / "tokenizer.json").is_file()
+
+
+def test_columns_may_be_named_by_their_place(job: Path) -> None:
+    found = load_job(
+        job, ["task=token-classification", "data.train={source: data/texts.csv, words: 2, label: 4}"]
+    ).data.train["train"]
+    assert (found.words, found.label) == ("2", "4")

@@ -80,6 +80,7 @@ def test_what_to_try_first_is_what_gained_most() -> None:
         ({"method": "tent", "diversity": 0.0}, MEASURED["tent"][-2]),
         ({"method": "tent", "diversity": 0.0, "lr_factor": 1.0}, MEASURED["tent"][-1]),
         ({"method": "group-dro"}, MEASURED["group-dro"][0]),
+        ({"method": "udalm"}, MEASURED["udalm"][0]),
     ],
 )
 def test_a_plan_warns_of_a_method_that_has_lost_and_says_where(
@@ -93,6 +94,7 @@ def test_a_plan_warns_of_a_method_that_has_lost_and_says_where(
     assert f"lost {-loss.gain:.1f} points" in warning
     assert f"on average over {loss.cases} " in warning
     assert PAGE in warning
+    assert ("interval" in warning) == (loss.cases > 1)
 
 
 def test_the_warning_is_in_the_plan_that_is_printed_and_saved(tmp_path: Path) -> None:

@@ -174,6 +174,17 @@ def test_mistakes_are_told_as_those_of_a_file(folder: Path, change: str) -> None
         assert part in str(wrong.value)
 
 
+def test_samples_in_a_job_are_told_in_one_line(folder: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    sections = {"name": "x", "model": {"pretrained": "my-model"}, "task": "text-classification"}
+    for held in (pandas.DataFrame({"text": ["a"] * 9, "label": ["b"] * 9}), [{"text": "a", "label": "b"}] * 9):
+        for given in (held, {"source": held}):
+            with pytest.raises(JobError) as wrong:
+                Job(**sections, data={"train": given})  # type: ignore[arg-type]
+            assert str(wrong.value).count("write samples that a program holds to a file") == 1
+            assert len(str(wrong.value)) < 500
+
+
 def test_what_is_missing_is_told_and_not_a_type_error(folder: Path) -> None:
     with pytest.raises(JobError, match="Python: model: is missing and needed"):
         Job(name="x", task="text-classification", data={"train": "train.csv"})  # type: ignore[call-arg]

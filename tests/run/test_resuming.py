@@ -309,3 +309,8 @@ def test_a_run_whose_job_is_damaged_is_not_in_the_way_and_is_named(folder: Path)
     decision = decide_run(job(folder), "auto")
     assert decision.folder != run
     assert decision.reason.startswith(f"a new run: the job of the unfinished {run.path.name} cannot be read any more: ")
+
+
+def test_a_place_that_no_run_can_be_made_in_is_refused(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"train\.csv/runs.* cannot be made: Not a directory; .*launch\.runs"):
+        decide_run(job(folder, "launch.runs=train.csv/runs"), "auto")

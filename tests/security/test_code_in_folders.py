@@ -207,7 +207,7 @@ def test_a_file_that_has_moved_is_the_one_that_the_user_names(case: Case) -> Non
     moved = case.place / "mine" / "evil.py"
     moved.parent.mkdir()
     case.evil.rename(moved)
-    with pytest.raises(ModelError, match=r"evil\.py, which is not here, .* --trust-code WHERE-IT-IS/evil.py"):
+    with pytest.raises(ModelError, match=r"evil\.py, which is not here\. .* --trust-code WHERE-IT-IS/evil.py"):
         open_model(request(case, place), print)
     open_model(request(case, place, moved), print)
     assert (moved.parent / "it-ran").exists()

@@ -97,6 +97,21 @@ def test_a_wrong_request_ends_with_its_reason(arguments: list[str], message: str
     assert not (trained.folder / "out.csv").exists()
 
 
+def test_a_separator_of_labels_can_be_named(tiny_model: Path, tmp_path: Path) -> None:
+    write_job(tmp_path, tiny_model)
+    for name, mark in (("train.csv", ";"), ("near.csv", ";"), ("commas.csv", ",")):
+        words = WORDS[4:10] if name == "train.csv" else WORDS[:4]
+        lines = [f'{word},"x{mark}y"\n' if number % 2 else f"{word},x\n" for number, word in enumerate(words)]
+        (tmp_path / name).write_text("text,label\n" + "".join(lines))
+    source = "{source: train.csv, label_separator: ';'}"
+    sets = [f"data.train={source}", f"data.validation={source.replace('train', 'near')}", "train.loss.name=binary"]
+    sets += ["train.max_steps=1", "launch.processes=1"]
+    adaptrun("train", "job.yaml", *(f"--set={one}" for one in sets), cwd=tmp_path)
+    asked = ["evaluate", "runs/small", "--json", "--processes=1", "--data"]
+    found = adaptrun(*asked, "near.csv", "--label-separator=;", cwd=tmp_path).stdout
+    assert json.loads(found)["metrics"] == json.loads(adaptrun(*asked, "commas.csv", cwd=tmp_path).stdout)["metrics"]
+
+
 def test_labels_are_read_as_in_training_unless_it_is_said_otherwise(tiny_model: Path, tmp_path: Path) -> None:
     """Rows that all have the labels 0 and 1 could as well be vectors, of the label 1 alone."""
 

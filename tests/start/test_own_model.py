@@ -45,6 +45,7 @@ def test_it_is_trained_evaluated_and_continued(folder: Path) -> None:
         "name: next\nmodel: {pretrained: runs/bag, trust_code: [build.py]}\ntask: text-classification\n"
         "data: {train: train.csv, validation: held-out.csv}\ntrain: {max_length: 32, max_steps: 1}\n"
     )
+    assert "has no trained head" not in adaptrun("check", "next.yaml", cwd=folder).stdout
     adaptrun("train", "next.yaml", *SMALL, cwd=folder)
     again = json.loads((folder / "runs/next/result.json").read_text())["sets"]["validation"]
     assert again["before"] == pytest.approx(result["after"], rel=1e-5)
