@@ -4,6 +4,8 @@ BIN := .venv/bin
 # Files of tests that run at a time, with about 7 GB of memory each: make test WORKERS=3. 0: one after another.
 WORKERS ?= 0
 PARALLEL := -n $(WORKERS) --dist loadfile
+# How long each test took: the slowest are printed, all are in build/tests.xml.
+DURATIONS := --durations=30 --durations-min=5 --junitxml=build/tests.xml
 
 .PHONY: help setup demo test test-slow test-examples test-slurm test-all lint bench docs clean
 
@@ -24,7 +26,7 @@ demo: setup  ## take a real model from film reviews to tweets, on two processes
 	$(BIN)/adaptrun demo
 
 test: setup  ## the tests, but for the exhaustive ones
-	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest $(PARALLEL) $(DURATIONS)
 
 test-slow: setup  ## the exhaustive tests
 	$(BIN)/pytest $(PARALLEL) -m 'slow and not gpu and not slurm'
