@@ -34,7 +34,7 @@ def run(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 def test_a_soup_of_runs_takes_no_code_from_them(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UntrustedCode, match=r"adaptrun\.json names code, .*evil\.py"):
+    with pytest.raises(UntrustedCode, match=r"adaptrun\.json asks to run .*evil\.py"):
         soup_runs([run, run], tmp_path / "soup", "fp32", 1, as_json=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["adaptrun", "soup", str(run), str(run), "-o", "soup"])
