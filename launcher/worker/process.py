@@ -12,11 +12,13 @@ import re
 import signal
 import socket
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 import psutil
@@ -33,6 +35,8 @@ from launcher.terminal import PLAIN, write_plainly
 from launcher.worker.stopping import SIGNALS, StopRequest
 
 PR_SET_PDEATHSIG = 1
+OURS = Path(__file__).resolve().parents[1]
+LIBRARIES = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 @dataclass(frozen=True)
@@ -186,9 +190,18 @@ def _cause(error: BaseException, stopped: Stopped | None) -> BaseException:
     if stopped is not None and not isinstance(error, Stopped):
         traceback.print_exception(error)
         return stopped
-    while isinstance(error, Stopped) and error.__context__ is not None:
+    while isinstance(error, Stopped) and error.__context__ is not None and not _was_caught(error.__context__):
         error = error.__context__
     return error
+
+
+def _was_caught(error: BaseException) -> bool:
+    """Whether an error came no further than to a library that caught it, as `Path.is_dir` does."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    file = Path(trace.tb_frame.f_code.co_filename)
+    return not file.is_relative_to(OURS) and any(file.is_relative_to(place) for place in LIBRARIES)
 
 
 def _ignore_requests() -> None:

@@ -110,7 +110,7 @@ def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_l
 
 
 CUT_SHORT = """
-import os, signal, sys
+import os, pathlib, signal, sys
 from launcher.worker.process import Place, RankProcess
 
 def work():
@@ -126,8 +126,19 @@ def fail():
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 
-RankProcess(Place()).run(work if sys.argv[1] == "cut short" else fail)
+def look():
+    pathlib._ignore_error = lambda error: os.kill(os.getpid(), signal.SIGTERM)  # while is_dir catches an error
+    pathlib.Path("/no/such/place").is_dir()
+
+RankProcess(Place()).run({"cut short": work, "failing before": fail, "within a library": look}[sys.argv[1]])
 """
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pathlib catches its errors elsewhere")
+def test_a_request_while_a_library_catches_an_error_is_no_failure() -> None:
+    command = [sys.executable, "-c", CUT_SHORT, "within a library"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == ExitCode.STOPPED, ended.stderr
 
 
 @pytest.mark.parametrize(("how", "code"), [("cut short", ExitCode.STOPPED), ("failing before", ExitCode.FAILED)])
