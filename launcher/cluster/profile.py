@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 from launcher.errors import RequestError
 from launcher.job.places import why_unusable
 from launcher.job.reading import load_section
-from launcher.job.section import Section
+from launcher.job.section import Section, as_text
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.table import parse_size
 
@@ -36,11 +36,6 @@ def _size(text: str) -> str:
     except RequestError as error:
         raise ValueError(str(error)) from None
     return text
-
-
-def _as_text(value: object) -> object:
-    """A number without quotes is as good as the text."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _time_limit(text: str) -> str:
@@ -112,12 +107,12 @@ class Profile(Section):
     )
     gpu_capability: PositiveFloat = Field(8.0, description="Compute capability of the GPUs; bf16 begins with 8.0.")
     cpus_per_node: PositiveInt = Field(1, description="CPU cores of each node.")
-    memory: Annotated[str, BeforeValidator(_as_text), AfterValidator(_host_memory)] | None = Field(
+    memory: Annotated[str, BeforeValidator(as_text), AfterValidator(_host_memory)] | None = Field(
         None,
         description="Host memory of each node, as sbatch takes it (`200G`, `64000` MiB, `0`: all) or with a unit "
         "(200GiB, 200GB); absent: the cluster's default.",
     )
-    time: Annotated[str, BeforeValidator(_as_text), AfterValidator(_time_limit)] = Field(
+    time: Annotated[str, BeforeValidator(as_text), AfterValidator(_time_limit)] = Field(
         "60", description="Time limit as SLURM writes it: minutes, m:s, h:m:s or d-h:m:s; `20:00` is 20 minutes."
     )
     mail: Mail | None = Field(None, description="Mail from the scheduler.")

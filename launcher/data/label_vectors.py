@@ -76,6 +76,11 @@ def format_of(places: int | None) -> LabelFormat:
     return "names" if places is None else "vector"
 
 
+def form_of(source: Source) -> LabelFormat:
+    """What a source has: as it says, else as all of its rows show."""
+    return format_of(places_of(source)) if source.label_format == "auto" else source.label_format
+
+
 def read_as(source: Source, form: LabelFormat) -> Source:
     """The source with its labels read in the form that was decided, unless it says itself what they are."""
     return source if source.label_format != "auto" else source.model_copy(update={"label_format": form})

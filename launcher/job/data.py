@@ -9,14 +9,9 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from launcher.job.home import DEFAULT_CACHE
 from launcher.job.marks import numbers, report, section, speed
-from launcher.job.section import Section
+from launcher.job.section import Section, as_text
 
 LabelFormat = Literal["auto", "names", "vector"]
-
-
-def _as_text(value: object) -> object:
-    """The place of a CoNLL column, which YAML reads as an integer, by the text that it was."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _places(value: object) -> object:
@@ -27,7 +22,7 @@ def _places(value: object) -> object:
     return value
 
 
-Column = Annotated[str, BeforeValidator(_as_text)]
+Column = Annotated[str, BeforeValidator(as_text)]
 
 
 class Source(Section):

@@ -84,9 +84,14 @@ def _field(mark: Mark, default: Any, options: Mapping[str, Any]) -> FieldInfo:
     return made
 
 
+def mark_in(field: FieldInfo) -> Mark | None:
+    """The mark of a field; None where it has none, as those of a cluster's profile."""
+    return next((one for one in field.metadata if isinstance(one, Mark)), None)
+
+
 def mark_of(kind: type[Section], name: str) -> Mark:
-    """The mark of a field. Raises LookupError for a field without one."""
-    found = next((one for one in kind.model_fields[name].metadata if isinstance(one, Mark)), None)
+    """The mark of a field of the job file. Raises LookupError for one without."""
+    found = mark_in(kind.model_fields[name])
     if found is None:
         raise LookupError(f"{kind.__name__}.{name} does not say what it decides; make it by a function of marks.py")
     return found

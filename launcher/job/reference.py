@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from launcher.job.data import Source
-from launcher.job.marks import Mark
+from launcher.job.marks import mark_in
 from launcher.job.schema import Job
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -89,7 +89,7 @@ def _section(model: type[BaseModel], path: str, leave_out: Collection[str] = ())
 
 def _on_resume(field: FieldInfo) -> str:
     """What the mark of a field says; the profile of a cluster has none, since it may always change."""
-    mark = next((one for one in field.metadata if isinstance(one, Mark)), None)
+    mark = mark_in(field)
     return "" if mark is None or mark.is_section or "numbers" in mark.decides else " *May change on resume.*"
 
 

@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+def as_text(value: object) -> object:
+    """A number without quotes, which YAML reads as an integer, is as good as the text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Section(BaseModel):
     """A part of the job file: immutable, and a stranger to unknown keys."""
 

@@ -18,10 +18,10 @@ from launcher.data.rows import Row
 from launcher.data.sources import DELIMITED, read_rows
 from launcher.data.values import label_of, labels_of, plain
 from launcher.errors import DataError
-from launcher.job.data import Source
+from launcher.job.data import LabelFormat, Source
 from launcher.job.schema import Job
 from launcher.job.tasks import Family
-from launcher.measure.label_sets import label_format, named_outputs, rows_with_names
+from launcher.measure.label_sets import named_outputs, rows_with_names
 
 Kind = Literal["train", "validation", "target"]
 Label = str | tuple[str, ...]
@@ -66,9 +66,12 @@ class SampleSet:
         return np.array([bool(text.strip()) for text in self.texts]) | (not self.has_texts)
 
 
-def read_sets(job: Job, family: Family) -> list[SampleSet]:
-    """All that is trained on as one, validation, target. Raises DataError for files that cannot be read."""
-    outputs, form = named_outputs(job), label_format(job, family)
+def read_sets(job: Job, family: Family, form: LabelFormat) -> list[SampleSet]:
+    """All that is trained on as one, validation, target. Raises DataError for files that cannot be read.
+
+    form: how labels are read where a set does not say it itself (`label_format`)
+    """
+    outputs = named_outputs(job)
     train = [read_as(source, form) for source in job.labelled_sets.values()]
     sets = [_read("train", "train", train, family, outputs)]
     for name, source in job.data.validation.items():

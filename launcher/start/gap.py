@@ -9,6 +9,7 @@ import numpy as np
 from launcher.data.columns import left_out_of
 from launcher.data.label_vectors import read_as
 from launcher.errors import ExitCode, RequestError
+from launcher.job.data import LabelFormat
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Job
 from launcher.job.tasks import Family, find_family
@@ -38,11 +39,12 @@ def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_pla
     if label_errors and not with_features:
         raise RequestError("finding label errors needs the model's features; leave out --no-features")
     family = find_family(job.task, loss=job.train.loss.name)
-    sets = read_sets(job, family)
+    form = label_format(job, family)
+    sets = read_sets(job, family, form)
     allowed, learns = job.data.allow_leakage, job.learns_from_target
     report = look_at(sets, family.has_classes, allowed, learns_from_target=learns)
     report.left_out += [LeftOut("files in folders of classes", line) for line in left_out_of(job)]
-    report.labels = _label_sets(job, family)
+    report.labels = _label_sets(job, family, form)
     _count_tokens(job, family, sets, report)
     if with_features:
         _measure_with_model(job, family, sets, report, label_errors is not False, quietly=as_plain)
@@ -57,11 +59,11 @@ def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_pla
     return ExitCode.DONE if fit else ExitCode.FAILED
 
 
-def _label_sets(job: Job, family: Family) -> list[LabelSet]:
+def _label_sets(job: Job, family: Family, form: LabelFormat) -> list[LabelSet]:
     """Those of all that is trained on and validated on."""
     if not family.has_classes:
         return []
-    outputs, form = named_outputs(job), label_format(job, family)
+    outputs = named_outputs(job)
     return [
         read_label_set(name, read_as(source, form), family, outputs, at_most=None, strictly=False)
         for name, source in (job.labelled_sets | job.data.validation).items()

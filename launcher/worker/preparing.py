@@ -15,7 +15,7 @@ import numpy as np
 
 from launcher.data.cache import prepared_folder
 from launcher.data.fingerprints import fingerprint
-from launcher.data.label_vectors import common_places, format_of, place_names, places_of, read_as, with_names
+from launcher.data.label_vectors import common_places, form_of, format_of, place_names, read_as, with_names
 from launcher.data.labels import BY_NAME, Mapped, decide_labels, listed, shortened
 from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
@@ -124,7 +124,7 @@ class Preparer:
         rows = read_rows(source, self.task_type.columns(source, labelled=labelled))
         label_format: LabelFormat = "auto"
         if labelled and self.task_type.takes_vectors:
-            label_format = format_of(places_of(source))
+            label_format = form_of(source)
         if label_format == "vector":
             self.say(f"{', '.join(source.files)}: the places of vectors are {listed(labels)}")
             rows = with_names(rows, labels)

@@ -16,6 +16,7 @@ from launcher.job.tasks import find_family
 from launcher.measure import on_features
 from launcher.measure.a_distance import proxy_a_distance
 from launcher.measure.advice import findings
+from launcher.measure.label_sets import label_format
 from launcher.measure.mmd import mmd_test
 from launcher.measure.on_features import measure_features
 from launcher.measure.report import Report, look_at
@@ -42,7 +43,7 @@ def measured(worlds: Worlds, folder: Path, **data: Any) -> Report:
     }
     job = Job.model_validate(values)
     family = find_family(job.task)
-    sets = read_sets(job, family)
+    sets = read_sets(job, family, label_format(job, family))
     report = look_at(sets, has_classes=True, allowed=False)
     files = worlds.run(2, extract, str(folder), values)[0]
     features = {name: np.load(file) for name, file in files.items()}
@@ -165,7 +166,7 @@ def with_noise(name: str, folder: Path, **options: Any) -> Report:
         {"name": "x", "model": {"pretrained": "m"}, "task": made.task, "data": data, "train": made.train}
     )
     family = find_family(job.task, loss=job.train.loss.name)
-    sets = read_sets(job, family)
+    sets = read_sets(job, family, label_format(job, family))
     report = look_at(sets, family.has_classes, allowed=False)
     draw = np.random.default_rng(0)
     features = {one.name: draw.normal(size=(len(one), 5)) for one in sets}

@@ -17,6 +17,7 @@ from launcher.job.tasks import find_family
 from launcher.measure.advice import findings
 from launcher.measure.duplicates import contradictions, within
 from launcher.measure.garbled import fault_of
+from launcher.measure.label_sets import label_format
 from launcher.measure.near_duplicates import LIKENESS, jaccard, near_duplicates, pieces
 from launcher.measure.report import look_at
 from launcher.measure.samples import SampleSet, read_sets
@@ -36,7 +37,8 @@ train: {max_length: 32}
 def read(folder: Path, **data: Any) -> list[SampleSet]:
     values = {"train": str(folder / "train.csv"), "validation": {"held": str(folder / "held.csv")}, **data}
     job = Job.model_validate({"name": "x", "model": {"pretrained": "m"}, "task": "text-classification", "data": values})
-    return read_sets(job, find_family(job.task))
+    of_task = find_family(job.task)
+    return read_sets(job, of_task, label_format(job, of_task))
 
 
 def test_planted_faults_are_found(tmp_path: Path) -> None:
@@ -185,7 +187,8 @@ def test_samples_of_every_family_are_read(family: str, tmp_path: Path) -> None:
     data = {"train": made.data(tmp_path, 1, SAMPLES), "validation": {"held": made.data(tmp_path, 2, 9)}}
     values = {"name": "x", "model": {"pretrained": "m"}, "task": made.task, "data": data, "train": made.train}
     job = Job.model_validate(values)
-    train, held = read_sets(job, find_family(job.task, loss=job.train.loss.name))
+    of_task = find_family(job.task, loss=job.train.loss.name)
+    train, held = read_sets(job, of_task, label_format(job, of_task))
     assert (len(train), len(held)) == (SAMPLES, 9)
     assert train.has_texts == (made.task not in ("image-classification", "audio-classification"))
     assert len(set(train.fingerprints.tolist())) >= SAMPLES - 2

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from launcher.job.schema import Job
 from launcher.job.tasks import find_family
+from launcher.measure.label_sets import label_format
 from launcher.measure.samples import read_sets
 from launcher.run.events import EventTail, Note
 from launcher.run.folder import RunFolder
@@ -66,7 +67,8 @@ def test_several_training_sets_are_one_in_the_order_in_which_they_are_read(world
     assert [len(found[name]) for name in ("train", "held", "target")] == [SAMPLES + 9, 9, 5]
     np.testing.assert_allclose(found["train"][SAMPLES:], found["held"], atol=2e-6)
     job = Job.model_validate(values)
-    read, other, _ = read_sets(job, find_family(job.task, loss=job.train.loss.name))
+    of_task = find_family(job.task, loss=job.train.loss.name)
+    read, other, _ = read_sets(job, of_task, label_format(job, of_task))
     assert len(read) == SAMPLES + 9
     np.testing.assert_array_equal(read.fingerprints[SAMPLES:], other.fingerprints)
 
