@@ -40,10 +40,10 @@ from loops.top import FROZEN, encode, word_of, write_top
 from loops.vader import DOMAINS, read_domains
 from measuring import surroundings
 
+from launcher.commands.demo_data import Sample
 from launcher.data.fingerprints import fingerprint
 from launcher.data.rows import Row
-from launcher.job.methods import SECTIONS
-from launcher.start.demo_data import Sample
+from launcher.job.sections.methods import SECTIONS
 
 OF_WORDS = ("udalm", "dapt")
 BATCH, LR, WEIGHT_DECAY = 64, 5e-4, 0.01

@@ -26,8 +26,8 @@ import psutil
 from measuring import interleaved, surroundings
 from training import BIN, JOB, REPOSITORY
 
+from launcher.commands.demo_data import write_demo_data
 from launcher.run.events import EventTail, Step
-from launcher.start.demo_data import write_demo_data
 
 STEPS, SAVE_EVERY, KILL_AFTER, PATIENCE = 400, 5, 8, 120.0
 LOOPS = {

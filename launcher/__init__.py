@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from launcher.python.calls import evaluate, predict, train
-    from launcher.python.job import Job
+    from launcher.api.calls import evaluate, predict, train
+    from launcher.api.job import Job
     from launcher.run.results import Evaluation, Result, SetResult
 
 __version__ = "0.1.0"
@@ -18,12 +18,12 @@ __all__ = ["Evaluation", "Job", "Result", "SetResult", "__version__", "evaluate"
 
 _HOMES = {
     "Evaluation": "launcher.run.results",
-    "Job": "launcher.python.job",
+    "Job": "launcher.api.job",
     "Result": "launcher.run.results",
     "SetResult": "launcher.run.results",
-    "evaluate": "launcher.python.calls",
-    "predict": "launcher.python.calls",
-    "train": "launcher.python.calls",
+    "evaluate": "launcher.api.calls",
+    "predict": "launcher.api.calls",
+    "train": "launcher.api.calls",
 }
 
 

@@ -131,7 +131,7 @@ def init(
 @app.command()
 def check(job: JobFile, sets: Sets = None, trust_code: TrustCode = None, as_json: AsJson = False) -> None:
     """Report everything that is wrong with a job file, without starting anything."""
-    from launcher.start.checking import check_job_file
+    from launcher.commands.check import check_job_file
 
     check_job_file(job, with_trust(sets, trust_code), as_json)
 
@@ -147,9 +147,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what would run: processes, engine, the split of the batch, steps, commands; or what fits given GPUs."""
-    from launcher.job.reading import load_job
-    from launcher.plan.making import make_plan
-    from launcher.start.checking import check_models
+    from launcher.commands.check import check_models
+    from launcher.job.reading.job_file import load_job
+    from launcher.plan.planner import make_plan
 
     sets = with_trust(sets, trust_code)
     if gpus is not None:
@@ -181,12 +181,12 @@ def train(
     if dry_run:
         return plan(job, sets)
     if find_lr:
-        from launcher.job.reading import load_job
-        from launcher.start.finding import find_learning_rate
+        from launcher.commands.lr_range_test import find_learning_rate
+        from launcher.job.reading.job_file import load_job
 
         return find_learning_rate(load_job(job, sets), job)
-    from launcher.job.reading import load_job
-    from launcher.start.training import train_job
+    from launcher.commands.train import train_job
+    from launcher.job.reading.job_file import load_job
 
     train_job(load_job(job, sets), job, resume, last=True)
     return None
@@ -207,8 +207,8 @@ def gap(
     as_json: AsJson = False,
 ) -> None:
     """Report whether a job's data are fit for fine-tuning, and how far the target is from the source."""
-    from launcher.job.reading import load_job
-    from launcher.start.gap import measure_gap
+    from launcher.commands.gap import measure_gap
+    from launcher.job.reading.job_file import load_job
 
     raise typer.Exit(
         measure_gap(load_job(job, with_trust(sets, trust_code), trains=False), features, label_errors, as_json)
@@ -225,9 +225,9 @@ def leave_one_out(
     as_json: AsJson = False,
 ) -> None:
     """Train once without each of several training sets, and measure the model on the set left out."""
-    from launcher.job.reading import load_job
-    from launcher.start.leaving_out import leave_one_out as run_all
-    from launcher.start.leaving_out import show_plans
+    from launcher.commands.leave_one_out import leave_one_out as run_all
+    from launcher.commands.leave_one_out import show_plans
+    from launcher.job.reading.job_file import load_job
 
     if dry_run:
         return show_plans(load_job(job, with_trust(sets, trust_code)), job, as_json)
@@ -311,7 +311,7 @@ def submit(
     trust_code: TrustCode = None,
 ) -> None:
     """Queue the job on a SLURM cluster."""
-    from launcher.cluster.submitting import show_script, submit_job
+    from launcher.commands.submit import show_script, submit_job
 
     options = {
         "time": time, "partition": partition, "account": account, "qos": qos, "reservation": reservation,
@@ -331,7 +331,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the state of a run: queue, step, loss, speed, time left, starts, and where its time went."""
-    from launcher.cluster.watching import show_status
+    from launcher.commands.status import show_status
 
     show_status(run, as_json)
 
@@ -343,7 +343,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the run ends.")] = False,
 ) -> None:
     """Print the logs of a run."""
-    from launcher.cluster.watching import show_logs
+    from launcher.commands.status import show_logs
 
     show_logs(run, rank, follow)
 
@@ -353,7 +353,7 @@ def cancel(
     run: Run, now: Annotated[bool, typer.Option("--now", help="End a batch job without saving.")] = False
 ) -> None:
     """Save and stop a run, on this machine or in the queue."""
-    from launcher.cluster.watching import cancel_run
+    from launcher.commands.status import cancel_run
 
     cancel_run(run, now)
 
@@ -376,8 +376,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model folder on labelled data; every sample counts once."""
-    from launcher.job.evaluation import source_of
-    from launcher.start.evaluating import evaluate_model
+    from launcher.commands.evaluate import evaluate_model
+    from launcher.job.requests import source_of
 
     source = source_of(
         data,
@@ -407,8 +407,8 @@ def predict(
     trust_code: TrustCode = None,
 ) -> None:
     """Write the model's answer for each row of a file."""
-    from launcher.job.evaluation import source_of
-    from launcher.start.evaluating import predict_with_model
+    from launcher.commands.evaluate import predict_with_model
+    from launcher.job.requests import source_of
 
     source = source_of(data, {"text": text}, columns or (), split=split, encoding=encoding, quoting=quoting)
     predict_with_model(named_model(model, trust_code), source, output, batch_size, processes)
@@ -420,7 +420,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between runs: in job, data, plan, environment and result."""
-    from launcher.start.comparing import compare_runs
+    from launcher.commands.compare import compare_runs
 
     compare_runs(runs, as_json)
 
@@ -445,7 +445,7 @@ def consolidate(
     trust_code: TrustCode = None,
 ) -> None:
     """Write a model folder from a checkpoint or from adapters, one tensor in memory at a time."""
-    from launcher.start.consolidating import consolidate_checkpoint
+    from launcher.commands.consolidate import consolidate_checkpoint
 
     consolidate_checkpoint(checkpoint, output, dtype.value, like, prefix, [str(file) for file in trust_code or ()])
 
@@ -460,7 +460,7 @@ def soup(
     as_json: AsJson = False,
 ) -> None:
     """Average the weights of several runs, keeping those that make it no worse on the first run's validation set."""
-    from launcher.start.souping import soup_runs
+    from launcher.commands.soup import soup_runs
 
     soup_runs(runs, output, dtype.value, processes, as_json, [str(file) for file in trust_code or ()])
 
@@ -468,7 +468,7 @@ def soup(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check whether this machine has what a run needs, and say how to fix what is missing."""
-    from launcher.start.doctor import print_diagnosis
+    from launcher.commands.doctor import print_diagnosis
 
     raise typer.Exit(print_diagnosis(as_json))
 
@@ -476,7 +476,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def selfcheck(as_json: AsJson = False) -> None:
     """Train a small job over every engine and split this machine has; print the largest difference."""
-    from launcher.start.selfcheck import run_selfcheck
+    from launcher.commands.selfcheck import run_selfcheck
 
     raise typer.Exit(run_selfcheck(as_json))
 
@@ -488,7 +488,7 @@ def demo(
     ),
 ) -> None:
     """Take a real model from film reviews to tweets, on two processes, in minutes."""
-    from launcher.start.demo import run_demo
+    from launcher.commands.demo import run_demo
 
     run_demo(folder)
 

@@ -6,9 +6,9 @@ import importlib
 import sys
 
 from launcher.errors import RequestError
-from launcher.job.tasks import FAMILIES
-from launcher.models.base import Task
-from launcher.models.own_code import own_object
+from launcher.job.sections.tasks import FAMILIES
+from launcher.models.parts.own_code import own_object
+from launcher.models.tasks.base import Task
 
 
 def task_class(name: str, loss: str = "auto") -> type[Task]:
@@ -18,11 +18,11 @@ def task_class(name: str, loss: str = "auto") -> type[Task]:
     """
     if name in FAMILIES:
         module, _, class_name = FAMILIES[name].partition(":")
-        found = getattr(importlib.import_module(f"launcher.models.{module}"), class_name)
+        found = getattr(importlib.import_module(f"launcher.models.tasks.{module}"), class_name)
     else:
         found = own_object(name)
         if not (isinstance(found, type) and issubclass(found, Task)):
-            raise RequestError(f"{name} is no task; derive it from launcher.models.base.Task (docs/own-task.md)")
+            raise RequestError(f"{name} is no task; derive it from launcher.tasks.Task (docs/own-task.md)")
     if loss in found.variants:
         found = getattr(sys.modules[found.__module__], found.variants[loss])
     lacking = sorted(found.__abstractmethods__)

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_run import trained
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
+
+__all__ = ["trained"]
 
 
 @pytest.fixture(scope="session")

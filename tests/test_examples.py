@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
+from launcher.commands.demo import EXAMPLES
+from launcher.commands.demo_data import write_demo_data
 from launcher.errors import RequestError
-from launcher.job.reading import check_job, load_job
+from launcher.job.reading.job_file import check_job, load_job
 from launcher.run.folder import RunFolder
-from launcher.start.demo import EXAMPLES
-from launcher.start.demo_data import write_demo_data
-from tests.commands import adaptrun
-from tests.ways import WAYS, assert_loads, losses_and_norms, train
+from tests.cli import adaptrun
+from tests.ways import STRATEGIES, assert_loads, losses_and_norms, train
 from tests.worlds import Worlds
 
 JOBS = sorted(EXAMPLES.glob("*.yaml"))
@@ -156,7 +156,7 @@ def test_an_example_gives_the_same_numbers_under_every_engine(
     values["train"] |= {"precision": "fp32", "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.0}}
     values["launch"] = {"device": "cpu"}
     job = check_job(values, tmp_path)
-    truth, *others = [train(worlds, tmp_path, job, *way) for way in WAYS]
+    truth, *others = [train(worlds, tmp_path, job, *way) for way in STRATEGIES]
     expected = losses_and_norms(truth)
     assert len(expected) == 2 * 2
     assert_loads(truth, SMALL[name].auto_class)

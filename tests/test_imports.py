@@ -22,10 +22,24 @@ ALLOWED = {
     "plan": {"errors", "files", "job", "data"},
     "run": {"errors", "files", "job", "plan", "measure", "terminal"},
     "tracking": {"errors", "job", "run"},
-    "start": {"errors", "job", "data", "measure", "plan", "run", "terminal", "tracking"},
-    "cluster": {"errors", "job", "plan", "run", "start", "terminal", "tracking"},
-    "cli": {"errors", "job", "plan", "start", "cluster", "terminal"},
-    "python": {"errors", "job", "run", "start"},
+    "display": {"errors", "job", "measure", "run", "terminal"},
+    "supervise": {"errors", "job", "plan", "run", "display", "tracking", "terminal"},
+    "cluster": {"errors", "job", "plan", "run", "display", "supervise", "tracking", "terminal"},
+    "commands": {
+        "errors",
+        "job",
+        "data",
+        "measure",
+        "plan",
+        "run",
+        "display",
+        "supervise",
+        "cluster",
+        "tracking",
+        "terminal",
+    },
+    "cli": {"errors", "job", "plan", "commands", "cluster", "terminal"},
+    "api": {"errors", "job", "run", "display", "supervise", "commands"},
     "models": {"errors", "job", "data"},
     "engines": {"errors", "job", "models"},
     "adapt": {"errors", "job", "models"},
@@ -38,6 +52,7 @@ ALLOWED = {
         "measure",
         "plan",
         "run",
+        "display",
         "tracking",
         "engines",
         "checkpoint",
@@ -45,8 +60,13 @@ ALLOWED = {
         "models",
         "terminal",
     },
+    "tasks": {"errors", "data", "models"},
+    "methods": {"adapt"},
 }
-"""What each part of `launcher` may import of it. `start` and `worker` meet only in the run folder."""
+"""What each part of `launcher` may import of it. `supervise` and `worker` meet only in the run folder."""
+
+ROOMS = ("rank", "data", "evaluation", "training", "requests")
+"""The rooms of `worker`, each of which may import those before it."""
 
 WITHOUT_TORCH = (
     "errors",
@@ -57,10 +77,12 @@ WITHOUT_TORCH = (
     "measure",
     "plan",
     "run",
+    "display",
     "tracking",
-    "start",
+    "supervise",
+    "commands",
     "cluster",
-    "python",
+    "api",
 )
 HEAVY = ("torch", "transformers", "deepspeed", "peft")
 
@@ -111,6 +133,24 @@ def test_a_part_imports_only_what_it_may(part: str) -> None:
         if imported.startswith("launcher.") and part_of(imported) not in ALLOWED[part] | {part, "__version__"}
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_worker_imports_only_those_before_it(room: str) -> None:
+    before = [f"launcher.worker.{name}." for name in ROOMS[: ROOMS.index(room) + 1]]
+    wrong = [
+        f"{module} imports {imported}"
+        for module, file in modules().items()
+        if module.startswith(f"launcher.worker.{room}.")
+        for _, imported in imports_of(file)
+        if imported.startswith("launcher.worker.") and not imported.startswith(tuple(before))
+    ]
+    assert not wrong
+
+
+def test_every_module_of_the_worker_is_in_a_room() -> None:
+    rooms = {module.split(".")[2] for module in modules() if module.startswith("launcher.worker.")}
+    assert rooms == {*ROOMS, "__init__", "__main__"}
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

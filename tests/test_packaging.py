@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_linked_folders(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"launcher/models/text_classification.py", "launcher/examples/film-reviews.yaml"} <= set(names)
+    assert {"launcher/models/tasks/text_classification.py", "launcher/examples/film-reviews.yaml"} <= set(names)
     top = {name.split("/")[0] for name in names}
     assert top == {"launcher", next(name for name in top if name.endswith(".dist-info"))}
 

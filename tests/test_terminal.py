@@ -12,8 +12,8 @@ import pytest
 
 from launcher.run.folder import RunFolder
 from launcher.terminal import write_plainly
-from tests.commands import ADAPTRUN
-from tests.start.conftest import write_job
+from tests.cli import ADAPTRUN
+from tests.small_run import write_job
 
 ENCODINGS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
@@ -52,8 +52,8 @@ def test_a_command_ends_as_it_would_anywhere(name: str, command: list[str], tmp_
 def test_a_rank_writes_its_log_in_utf_8_whatever_the_terminal_has(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from launcher.run.folder import RunFolder;"
-        "from launcher.worker.process import Place, RankProcess;"
-        f"rank = RankProcess(Place(), RunFolder(Path({str(tmp_path)!r}))); out = rank.keep_output();"
+        "from launcher.worker.rank.process import RankEnv, RankProcess;"
+        f"rank = RankProcess(RankEnv(), RunFolder(Path({str(tmp_path)!r}))); out = rank.keep_output();"
         "print('⌈log⌉', 'caf\\udce9'); print('⌈out⌉', file=out)"
     )
     done = subprocess.run(

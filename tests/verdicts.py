@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
 from launcher.run.folder import RunFolder
 from tests.domains import SIGNS, write_domain
 from tests.worlds import Worlds
@@ -15,19 +15,19 @@ from tests.worlds import Worlds
 
 def fine_tune_in(rank: int, size: int, folder: str, checkpoint: str | None = None) -> None:
     """One rank's part of a run that is laid out in `folder`, from the beginning or from a checkpoint."""
+    from launcher.run.attempts import Attempt
     from launcher.run.events import EventLog
-    from launcher.run.starts import Start
-    from launcher.worker.main import fine_tune
-    from launcher.worker.session import Session
-    from launcher.worker.stopping import StopRequest
-    from launcher.worker.world import World
+    from launcher.worker.rank.preemption import StopRequest
+    from launcher.worker.rank.run_context import RunContext
+    from launcher.worker.rank.world import World
+    from launcher.worker.training.recipe import fine_tune
 
     run = RunFolder(Path(folder))
     log = EventLog(run.events_file if rank == 0 else None)
-    session = Session(
-        load_job(run.job_file), run.plan(), run, World(rank, rank, size), log, Start(checkpoint=checkpoint)
+    context = RunContext(
+        load_job(run.job_file), run.plan(), run, World(rank, rank, size), log, Attempt(checkpoint=checkpoint)
     )
-    fine_tune(session, StopRequest())
+    fine_tune(context, StopRequest())
     log.close()
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from launcher.commands.selfcheck import engine_section
 from launcher.job.schema import Engine, Job
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder
-from launcher.start.selfcheck import engine_section
-from tests.commands import PATIENCE
+from tests.cli import PATIENCE
 from tests.verdicts import fine_tune_in
 from tests.worlds import Worlds
 
-WAYS = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
+STRATEGIES = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
 """Engine and number of processes; the others are compared with the first."""
 
 

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
+from launcher.run.attempts import Attempt
 from launcher.run.events import EventLog
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
-from launcher.run.starts import Start
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ class Arms:
 
 def fine_tuned(folder: Path, values: dict[str, Any]) -> Result:
     """Run a job to its end in this process alone; its run folder is `folder`."""
-    from launcher.worker.main import fine_tune
-    from launcher.worker.process import Place
-    from launcher.worker.session import Session
-    from launcher.worker.stopping import StopRequest
-    from launcher.worker.world import World
+    from launcher.worker.rank.preemption import StopRequest
+    from launcher.worker.rank.process import RankEnv
+    from launcher.worker.rank.run_context import RunContext
+    from launcher.worker.rank.world import World
+    from launcher.worker.training.recipe import fine_tune
 
     run = RunFolder(folder)
     run.logs.mkdir(parents=True)
@@ -133,9 +133,9 @@ def fine_tuned(folder: Path, values: dict[str, Any]) -> Result:
     job = load_job(run.job_file)
     run.write_plan(make_plan(job, run.job_file, find_hardware(), processes=1))
     log = EventLog(run.events_file)
-    session = Session(job, run.plan(), run, World.at(Place(0, 0, 1), "cpu"), log, Start(checkpoint=None))
+    context = RunContext(job, run.plan(), run, World.at(RankEnv(0, 0, 1), "cpu"), log, Attempt(checkpoint=None))
     try:
-        fine_tune(session, StopRequest())
+        fine_tune(context, StopRequest())
     finally:
         log.close()
     return Result.read(run.result_file)

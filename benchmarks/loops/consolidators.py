@@ -19,7 +19,7 @@ def main() -> None:
     """Import, then measure."""
     name, source, target = sys.argv[1:]
     with contextlib.redirect_stdout(sys.stderr):
-        work = WAYS[name]()
+        work = STRATEGIES[name]()
         before, reached, done = anonymous_memory(), [0], threading.Event()
 
         def watch() -> None:
@@ -70,7 +70,7 @@ def dcp_to_torch_save() -> Callable[[Path, Path], object]:
     return lambda source, target: convert(source, target)
 
 
-WAYS = {"adaptrun": adaptrun, "zero_to_fp32": zero_to_fp32, "dcp_to_torch_save": dcp_to_torch_save}
+STRATEGIES = {"adaptrun": adaptrun, "zero_to_fp32": zero_to_fp32, "dcp_to_torch_save": dcp_to_torch_save}
 
 if __name__ == "__main__":
     main()

@@ -25,8 +25,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from launcher.engines import make_engine
 from launcher.engines.base import EngineSettings
 from launcher.engines.deepspeed import _import_deepspeed
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
 from launcher.plan.deepspeed_config import TEMPLATES
 
 CONFIG = BertConfig(hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4)

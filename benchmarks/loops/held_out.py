@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice, permutations
 from pathlib import Path
 
-from launcher.start.demo_data import Sample, balanced, film_reviews, tweets
+from launcher.commands.demo_data import Sample, balanced, film_reviews, tweets
 
 from .vader import read_domains
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-BATCH, MICRO_BATCH, SAMPLES, SEED, LR, UNTOLD = 16, 4, 33, 0, 0.1, -100
+BATCH, MICRO_BATCH, SAMPLES, SEED, LR, IGNORE_INDEX = 16, 4, 33, 0, 0.1, -100
 
 
 def write_material(folder: Path) -> None:
@@ -43,14 +43,14 @@ def rows(folder: Path) -> list[dict[str, list[int]]]:
     """Token ids and labels of each row, in the order that the steps take them."""
     from transformers import AutoTokenizer
 
-    from launcher.worker.order import SampleOrder
+    from launcher.worker.data.order import SampleOrder
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     found = []
     for line in (folder / "train.jsonl").read_text().splitlines():
         prompt, response = (tokenizer(text)["input_ids"] for text in json.loads(line).values())
         response = [*response, tokenizer.eos_token_id]
-        found.append({"input_ids": prompt + response, "labels": [UNTOLD] * len(prompt) + response})
+        found.append({"input_ids": prompt + response, "labels": [IGNORE_INDEX] * len(prompt) + response})
     order = SampleOrder(SAMPLES, BATCH, SEED)
     return [found[i] for step in range(order.steps_per_epoch) for i in order.batch(step)]
 
@@ -58,7 +58,7 @@ def rows(folder: Path) -> list[dict[str, list[int]]]:
 def collate(some: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """Right-padded."""
     longest = max(len(row["input_ids"]) for row in some)
-    fills = {"input_ids": 0, "labels": UNTOLD}
+    fills = {"input_ids": 0, "labels": IGNORE_INDEX}
     batch = {
         name: torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in some])
         for name, fill in fills.items()

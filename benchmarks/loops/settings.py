@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from launcher.job.methods import SECTIONS
+from launcher.job.sections.methods import SECTIONS
 
 EPOCHS = 5
 SOURCE_ONLY, ORACLE = "source only", "oracle"

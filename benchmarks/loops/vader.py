@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from launcher.start.demo_data import Sample, balanced
+from launcher.commands.demo_data import Sample, balanced
 
 FILES = {
     "tweets": "tweets_GroundTruth.txt",

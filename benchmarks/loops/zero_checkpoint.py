@@ -18,8 +18,8 @@ from transformers import BertConfig, BertModel
 from launcher.checkpoint.planners import SavePlanner
 from launcher.engines.base import EngineSettings
 from launcher.engines.deepspeed import DeepSpeedEngine
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
 
 CONFIG = BertConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=18, num_attention_heads=16)
 ZERO_3 = """{"train_micro_batch_size_per_gpu": 1,

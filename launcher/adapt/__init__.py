@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from launcher.adapt.adapters import Adapters, Setting
-from launcher.adapt.method import Method, Surroundings
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters
+from launcher.adapt.methods.method import Method, ModelDims
 from launcher.errors import ModelError, RequestError
-from launcher.job.methods import Adapt, Own
 from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Job
-from launcher.models import loading
-from launcher.models.base import Task, TaskModule
-from launcher.models.loading import Loaded
-from launcher.models.own_code import own_object
+from launcher.job.sections.methods import Adapt, Own
+from launcher.models.parts.own_code import own_object
+from launcher.models.tasks.base import Task, TaskModule
+from launcher.models.weights import loading
+from launcher.models.weights.loading import Loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,14 +36,14 @@ METHODS = {
     "tent": "tent:SureNormalisation",
     "group-dro": "group_dro:GroupRobust",
 }
-"""Name to module and class here; a new method is a file, a line of this table, and a section in `job/methods.py`."""
+"""Name to module and class in `methods`; a new one is a file, a line here, a section in `job/sections/methods.py`."""
 
 
-def adapt_model(method: Adapt, loaded: Loaded, setting: Setting) -> Adapters | None:
+def add_adapters(method: Adapt, loaded: Loaded, setting: AdapterContext) -> Adapters | None:
     """Put adapters into a loaded model, before any engine has it, where the method does so; else None."""
     if method.method != "lora":
         return None
-    from launcher.adapt.lora import add_lora
+    from launcher.adapt.adapters.lora import add_lora
 
     return add_lora(method, loaded, setting)
 
@@ -59,11 +59,11 @@ def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> M
         found = own_object(job.adapt.code)
         if not (isinstance(found, type) and issubclass(found, Method)):
             raise RequestError(
-                f"{job.adapt.code} is no method; derive it from launcher.adapt.method.Method (docs/own-method.md)"
+                f"{job.adapt.code} is no method; derive it from launcher.methods.Method (docs/own-method.md)"
             )
     else:
         module, _, name = METHODS[job.adapt.method].partition(":")
-        found = getattr(importlib.import_module(f"launcher.adapt.{module}"), name)
+        found = getattr(importlib.import_module(f"launcher.adapt.methods.{module}"), name)
     made: Method = found(job.adapt, task, sets, target)
     return made
 
@@ -72,7 +72,7 @@ def freeze_for_method(method: Method | None, loaded: Loaded) -> None:
     """Freeze what the method does not let learn. Raises ModelError for a model that it cannot be used with."""
     if method is None:
         return
-    from launcher.adapt.module import freeze_for
+    from launcher.adapt.methods.module import freeze_for
 
     model = loaded.model
     if method.observes and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
@@ -89,20 +89,20 @@ def joined_module(
     """The task's module with what the method adds; where new parts start depends on the seed alone."""
     if method is None:
         return inner
-    from launcher.adapt.module import AdaptingModule, head_of
+    from launcher.adapt.methods.module import AdaptingModule, head_of
 
     model, outputs = loaded.model, loaded.model.config.num_labels
     torch.manual_seed(job.train.seed)
-    around = Surroundings(
+    around = ModelDims(
         head_of(model, outputs).in_features,
         outputs,
         lambda auto_class: _language_head(auto_class, model, job, pretrained),
     )
-    return AdaptingModule(inner, method, method.parts(around), outputs)
+    return AdaptingModule(inner, method, method.extra_modules(around), outputs)
 
 
 def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained: Pretrained) -> nn.Module:
-    from launcher.adapt.language import LanguageHead
+    from launcher.adapt.methods.language import LanguageHead
 
     config = loading.load_config(pretrained, job.model)
     if config is None or pretrained.builder is not None:

@@ -16,7 +16,7 @@ from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import CheckpointError, DamagedCheckpoint, RequestError
 from launcher.job.pretrained import ADAPTER_CONFIG, read_card
-from launcher.models.adapters import DOWN
+from launcher.models.weights.adapters import DOWN
 from launcher.run.checkpoints import MARKER, complete_checkpoints, note_without_hashes
 from launcher.run.folder import RunFolder
 

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 
 from launcher.files import Damaged, FileHash, Hashes, faults_of
 from launcher.run.checkpoints import MARKER, METADATA, PROGRESS, hashes_of
-from launcher.run.heartbeats import Pulse
+from launcher.run.heartbeats import Heartbeat
 
 
 class HashingWriter(FileSystemWriter):
@@ -74,17 +74,17 @@ class _HashingStream(io.IOBase):
         super().close()
 
 
-def fault_of(checkpoint: Path, pulse: Pulse | None = None) -> str | None:
+def fault_of(checkpoint: Path, heartbeat: Heartbeat | None = None) -> str | None:
     """What is wrong with the files of a checkpoint, the same on every rank; None where nothing is.
 
     All ranks call this. Each file is hashed by one of them, so that together they read the checkpoint once.
     """
-    pulse = pulse or Pulse()
-    own = _own_fault(checkpoint, pulse.beat)
+    heartbeat = heartbeat or Heartbeat()
+    own = _own_fault(checkpoint, heartbeat.beat)
     said: list[str | None] = [own]
     if dist.is_initialized() and dist.get_world_size() > 1:
         said = [None] * dist.get_world_size()
-        with pulse.waiting("look at the checkpoint"):
+        with heartbeat.waiting("look at the checkpoint"):
             dist.all_gather_object(said, own)
     return next((fault for fault in said if fault is not None), None)
 

@@ -13,9 +13,10 @@ from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained, task_of
 from launcher.job.schema import Model
-from launcher.models import loading, task_class
-from launcher.models.heads import all_outputs
-from launcher.models.stored import HeldTensor, Readable, readable
+from launcher.models import task_class
+from launcher.models.weights import loading
+from launcher.models.weights.heads import all_outputs
+from launcher.models.weights.stored import LazyTensor, MemoryTensor, readable
 
 
 def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[str] = ()) -> int:
@@ -35,11 +36,11 @@ def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[s
     task_type = task_class(task)
     labels, auto_class = all_outputs(config) if task_type.has_classes else (), task_type.auto_class
     loaded = loading.load_model(pretrained, spec, auto_class, labels, config, in_parts=True)
-    sources: dict[str, Readable] = {
+    sources: dict[str, LazyTensor] = {
         name: readable(parameter, loaded.stored) for name, parameter in loaded.model.named_parameters()
     }
     saved = loaded.model.state_dict()
-    sources |= {name: HeldTensor(buffer) for name, buffer in loaded.model.named_buffers() if name in saved}
+    sources |= {name: MemoryTensor(buffer) for name, buffer in loaded.model.named_buffers() if name in saved}
     weights = [
         StoredWeight(name, tuple(source.shape), saved[name].dtype, pieces_of(source))
         for name, source in sources.items()
@@ -49,7 +50,7 @@ def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[s
     return len(weights)
 
 
-def pieces_of(source: Readable) -> Callable[[], Iterator[Tensor]]:
+def pieces_of(source: LazyTensor) -> Callable[[], Iterator[Tensor]]:
     """Reads a tensor as runs of whole rows, about a buffer of them at once."""
 
     def pieces() -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ from launcher.errors import CheckpointError, ModelError
 from launcher.files import HASHES, fault_of_folder, hash_folder, partial_of, remove_leftovers
 from launcher.job.model_files import read_object
 from launcher.job.pretrained import ADAPTER_CONFIG, ADAPTER_MODEL_CONFIG, ADAPTER_WEIGHTS, CARD, read_card
-from launcher.models.adapters import adapter_name
+from launcher.models.weights.adapters import adapter_name
 from launcher.run.folder import write_whole
 
 if TYPE_CHECKING:

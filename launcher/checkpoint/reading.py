@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from launcher.checkpoint.metadata import MetadataReader
 from launcher.checkpoint.planners import LoadPlanner
-from launcher.engines.base import Held, StateDict
+from launcher.engines.base import LocalTensor, StateDict
 from launcher.engines.flat_slice import FlatSlice
 from launcher.errors import CheckpointError
 from launcher.run.checkpoints import PROGRESS
@@ -67,15 +67,15 @@ def reason(error: BaseException) -> str:
     return str(error)
 
 
-def flat(state: StateDict) -> dict[str, Held]:
+def flat(state: StateDict) -> dict[str, LocalTensor]:
     """The state under the names that a checkpoint has: `model/NAME`, `optimizer/SLOT/NAME` and `scaler/SLOT`."""
-    named: dict[str, Held] = {f"model/{name}": held for name, held in state["model"].items()}
+    named: dict[str, LocalTensor] = {f"model/{name}": held for name, held in state["model"].items()}
     for name, moments in state["optimizer"].items():
         named |= {f"optimizer/{slot}/{name}": held for slot, held in moments.items()}
     return named | {f"scaler/{slot}": held for slot, held in state["scaler"].items()}
 
 
-def _same_room(name: str, found: Any, like: Held) -> Held:
+def _same_room(name: str, found: Any, like: LocalTensor) -> LocalTensor:
     if not isinstance(found, TensorStorageMetadata):
         raise ValueError(f"{name} is no tensor there")
     if found.size != like.size():
@@ -83,7 +83,7 @@ def _same_room(name: str, found: Any, like: Held) -> Held:
     return _room(found, like)
 
 
-def _room(found: Any, like: Held) -> Held:
+def _room(found: Any, like: LocalTensor) -> LocalTensor:
     """A moment has its parameter's shape and sharding; a counter is a plain tensor."""
     if not isinstance(found, TensorStorageMetadata):
         raise ValueError("a value in it is no tensor")

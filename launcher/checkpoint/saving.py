@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from launcher.checkpoint.hashing import HashingWriter
 from launcher.checkpoint.planners import SavePlanner
 from launcher.checkpoint.reading import flat, reason
-from launcher.engines.base import Held, StateDict
+from launcher.engines.base import LocalTensor, StateDict
 from launcher.engines.flat_slice import FlatSlice
 from launcher.errors import CheckpointError
 from launcher.files import FileHash, remove, write_hashes
@@ -98,7 +98,7 @@ class Checkpoints:
             self.on_saved(*flight.result())
 
     def _write(
-        self, step: int, held: dict[str, Held], progress: dict[str, Any], best_step: int | None
+        self, step: int, held: dict[str, LocalTensor], progress: dict[str, Any], best_step: int | None
     ) -> tuple[int, Path, float]:
         begun = time.perf_counter()
         final = self.at(step)
@@ -155,7 +155,7 @@ class Checkpoints:
                 "make room and run the same command again"
             )
 
-    def _write_tensors(self, partial: Path, held: dict[str, Held]) -> dict[str, FileHash]:
+    def _write_tensors(self, partial: Path, held: dict[str, LocalTensor]) -> dict[str, FileHash]:
         """The hashes of the files that this rank has written."""
         writer = HashingWriter(partial)
         save(
@@ -206,7 +206,7 @@ class Checkpoints:
         return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _in_host_memory(held: Held) -> Held:
+def _in_host_memory(held: LocalTensor) -> LocalTensor:
     """A copy of what this rank holds. A shard is whole rows, so it is a run of elements too."""
     if isinstance(held, FlatSlice):
         return held.copy()
@@ -219,7 +219,7 @@ def _in_host_memory(held: Held) -> Held:
     return FlatSlice(local.to("cpu", copy=True).flatten(), held.size(), start)
 
 
-def _bytes_of(held: dict[str, Held]) -> int:
+def _bytes_of(held: dict[str, LocalTensor]) -> int:
     """Bytes of this rank's share: what is whole on every rank is written by one of them."""
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     sliced = sum(h.nbytes for h in held.values() if isinstance(h, FlatSlice))

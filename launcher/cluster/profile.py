@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, Pos
 
 from launcher.errors import RequestError
 from launcher.job.places import why_unusable
-from launcher.job.reading import load_section
-from launcher.job.section import Section, as_text
+from launcher.job.reading.job_file import load_section
+from launcher.job.sections.section import Section, as_text
 from launcher.plan.hardware import Gpu, Hardware
 from launcher.plan.table import parse_size
 

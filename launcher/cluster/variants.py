@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.errors import RequestError
-from launcher.job.yaml_reader import Parsed, YamlFaults, parse_yaml
+from launcher.job.reading.yaml_reader import Parsed, YamlFaults, parse_yaml
 
 LONGEST_WORD, LONGEST_LABEL, LONGEST_NAME = 24, 50, 80
 """Characters of one value in a name, of all of them, and of a job's name."""

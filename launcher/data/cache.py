@@ -11,9 +11,9 @@ from pathlib import Path
 from launcher.data.class_folders import FILES, files_within, is_class_folder
 from launcher.data.media import named_file
 from launcher.data.sources import existing, is_local, read_rows
-from launcher.job.data import Source
-from launcher.job.marks import values_that
 from launcher.job.pretrained import tokenizer_files
+from launcher.job.sections.data import Source
+from launcher.job.sections.marks import values_that
 
 FORMAT = 6
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launcher.data.sources import files_left_out, look_at_beginnings
 from launcher.job.schema import Job
-from launcher.job.tasks import FAMILIES, find_family
+from launcher.job.sections.tasks import FAMILIES, find_family
 
 
 def check_columns(job: Job) -> None:

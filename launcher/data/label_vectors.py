@@ -10,7 +10,7 @@ from launcher.data.rows import Row
 from launcher.data.sources import read_rows
 from launcher.data.values import flags_of
 from launcher.errors import DataError
-from launcher.job.data import LabelFormat, Source
+from launcher.job.sections.data import LabelFormat, Source
 
 ROLE = "label"
 

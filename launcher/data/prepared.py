@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from launcher.data.fingerprints import Fingerprints
 from launcher.files import HASHES, hash_folder, partial_of, remove_leftovers
-from launcher.job.data import LabelFormat
+from launcher.job.sections.data import LabelFormat
 
 ROWS_A_BATCH = 4096
 """Every record batch but the last holds so many rows, so row i is in batch i // 4096."""

@@ -13,7 +13,7 @@ from launcher.data.delimited import read_delimited
 from launcher.data.jsonlines import read_jsonlines
 from launcher.data.rows import Row, check_values
 from launcher.errors import DataError
-from launcher.job.data import Source
+from launcher.job.sections.data import Source
 
 DELIMITED, JSONLINES, PARQUET, CONLL = (".csv", ".tsv"), (".jsonl",), (".parquet",), (".conll", *CONLLU_SUFFIXES)
 SUFFIXES = DELIMITED + JSONLINES + PARQUET + CONLL

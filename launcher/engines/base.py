@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from launcher.engines.flat_slice import FlatSlice
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
-from launcher.models.stored import Stored
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.weights.stored import LazyTensors
 
-Held = Tensor | FlatSlice
+LocalTensor = Tensor | FlatSlice
 """What a rank holds of a tensor: all of it, a `DTensor`'s shard, or a run of elements."""
 
 
@@ -32,14 +32,14 @@ class StateDict(TypedDict):
     scaler: how much the loss is scaled; empty where it is not
     """
 
-    model: dict[str, Held]
-    learning: dict[str, Held]
-    optimizer: dict[str, dict[str, Held]]
-    scaler: dict[str, Held]
+    model: dict[str, LocalTensor]
+    learning: dict[str, LocalTensor]
+    optimizer: dict[str, dict[str, LocalTensor]]
+    scaler: dict[str, LocalTensor]
 
 
 @dataclass(frozen=True)
-class Treatment:
+class ParamOptions:
     """What tells a parameter that learns from others.
 
     factor: what its learning rate is multiplied by
@@ -52,7 +52,7 @@ class Treatment:
     is_new: bool = False
 
 
-PLAIN: Mapping[str, Treatment] = {}
+PLAIN: Mapping[str, ParamOptions] = {}
 """All alike."""
 
 
@@ -95,7 +95,11 @@ class Engine(Protocol):
         """Whether `prepare` takes a model whose weights are still in their files."""
 
     def prepare(
-        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        stored: LazyTensors,
+        treatments: Mapping[str, ParamOptions] = PLAIN,
     ) -> None:
         """Shard or wrap the model, read what is still in files, make the optimizer.
 

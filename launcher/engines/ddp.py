@@ -9,18 +9,22 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from launcher.engines.base import PLAIN, Treatment
+from launcher.engines.base import PLAIN, ParamOptions
 from launcher.engines.single import SingleEngine
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
-from launcher.models.stored import Stored
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.weights.stored import LazyTensors
 
 
 class DDPEngine(SingleEngine):
     """`torch.nn.parallel.DistributedDataParallel` around the single engine's model."""
 
     def prepare(
-        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        stored: LazyTensors,
+        treatments: Mapping[str, ParamOptions] = PLAIN,
     ) -> None:
         """Move the model to the device, make it equal on all ranks, hook the gradients."""
         super().prepare(model, optimizer, stored, treatments)

@@ -17,19 +17,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatment
-from launcher.engines.copies import Copies
+from launcher.engines.base import PLAIN, EngineSettings, LocalTensor, ParamOptions, StateDict
 from launcher.engines.flat_slice import FlatSlice
 from launcher.engines.loss_scale import LossScale
-from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
+from launcher.engines.optimizer import make_optimizer, parameter_groups, set_rate
 from launcher.engines.single import AUTOCAST, autocast, load_saved, saved_tensors
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
-from launcher.models.stored import Stored
+from launcher.engines.weight_copies import Copies
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.weights.stored import LazyTensors
 
 
 @dataclass(frozen=True)
-class Place:
+class FragmentLocation:
     """Where the part of a parameter that this rank steps lies.
 
     flat: 1-D, the slice of a group of parameters that the optimizer sees as one
@@ -70,7 +70,11 @@ class DeepSpeedEngine:
         return self._sharded
 
     def prepare(
-        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        stored: LazyTensors,
+        treatments: Mapping[str, ParamOptions] = PLAIN,
     ) -> None:
         """Hand model and optimizer to DeepSpeed with the rendered configuration."""
         deepspeed = _import_deepspeed(self._settings.device)
@@ -128,12 +132,12 @@ class DeepSpeedEngine:
 
     def state(self) -> StateDict:
         """Whole weights in stages 1 and 2, this rank's slices in stage 3; always its slices of the moments."""
-        weights: dict[str, Held] = dict(saved_tensors(self._model))
+        weights: dict[str, LocalTensor] = dict(saved_tensors(self._model))
         if self._sharded:
             weights |= {name: _slice(parameter) for name, parameter in self._model.named_parameters()}
         shapes = self._shapes()
-        moments: dict[str, dict[str, Held]] = {}
-        learning: dict[str, Held] = {}
+        moments: dict[str, dict[str, LocalTensor]] = {}
+        learning: dict[str, LocalTensor] = {}
         for flat, places in self._places_by_flat().items():
             held, slots = self._read(flat)
             for name, place in places.items():
@@ -143,7 +147,7 @@ class DeepSpeedEngine:
                         slot: place.of(value, shapes[name]) if value.shape == held.shape else value
                         for slot, value in slots.items()
                     }
-        scaler: dict[str, Held] = {} if self._scale is None else dict(self._scale.state())
+        scaler: dict[str, LocalTensor] = {} if self._scale is None else dict(self._scale.state())
         return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
@@ -209,7 +213,7 @@ class DeepSpeedEngine:
         finally:
             self._zero._optimizer_states_and_gradient_swap_out(group)
 
-    def _load_slots(self, place: Place, slots: Mapping[str, Held]) -> None:
+    def _load_slots(self, place: FragmentLocation, slots: Mapping[str, LocalTensor]) -> None:
         """Take over the moments and copies of one parameter."""
         for slot, value in slots.items():
             copies = self._copies.of(slot)
@@ -225,7 +229,7 @@ class DeepSpeedEngine:
             else:
                 held[slot] = value.clone()
 
-    def _load_weights(self, weights: dict[str, Held]) -> None:
+    def _load_weights(self, weights: dict[str, LocalTensor]) -> None:
         if not self._sharded:
             load_saved(self._model, weights)
             self._zero.refresh_fp32_params()
@@ -278,9 +282,9 @@ class DeepSpeedEngine:
     def _shapes(self) -> dict[str, torch.Size]:
         return {name: getattr(p, "ds_shape", p.shape) for name, p in self._model.named_parameters()}
 
-    def _places(self) -> dict[str, Place]:
+    def _places(self) -> dict[str, FragmentLocation]:
         """For each parameter of which this rank steps a part, where that part lies."""
-        found: dict[str, Place] = {}
+        found: dict[str, FragmentLocation] = {}
         for name, parameter in self._model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -289,27 +293,27 @@ class DeepSpeedEngine:
                 found[name] = place
         return found
 
-    def _places_by_flat(self) -> dict[Tensor, dict[str, Place]]:
-        found: dict[Tensor, dict[str, Place]] = {}
+    def _places_by_flat(self) -> dict[Tensor, dict[str, FragmentLocation]]:
+        found: dict[Tensor, dict[str, FragmentLocation]] = {}
         for name, place in self._places().items():
             found.setdefault(place.flat, {})[name] = place
         return found
 
-    def _place_in_stages_1_and_2(self, parameter: Any) -> Place | None:
+    def _place_in_stages_1_and_2(self, parameter: Any) -> FragmentLocation | None:
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
         flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
         in_flat, in_parameter = mapping.hp_fragment_address, mapping.lp_fragment_address
-        return Place(flat, in_flat.start, in_parameter.start, in_parameter.numel)
+        return FragmentLocation(flat, in_flat.start, in_parameter.start, in_parameter.numel)
 
-    def _place_in_stage_3(self, parameter: Any) -> Place:
+    def _place_in_stage_3(self, parameter: Any) -> FragmentLocation:
         group, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
         part = _slice(parameter)
-        return Place(self._zero.fp32_partitioned_groups_flat[group], offset, part.start, part.local.numel())
+        return FragmentLocation(self._zero.fp32_partitioned_groups_flat[group], offset, part.start, part.local.numel())
 
 
-def _read_slices(deepspeed: Any, stored: Stored, config: str, device: torch.device) -> None:
+def _read_slices(deepspeed: Any, stored: LazyTensors, config: str, device: torch.device) -> None:
     """Slice the parameters that are on the meta device one at a time, then read what is left of each here.
 
     DeepSpeed cuts a slice from a whole tensor, for which all take turns in one room.

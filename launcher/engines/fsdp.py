@@ -11,13 +11,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from launcher.engines.base import PLAIN, Treatment
+from launcher.engines.base import PLAIN, ParamOptions
 from launcher.engines.single import AUTOCAST, SingleEngine
 from launcher.errors import RequestError
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
-from launcher.models.blocks import repeated_blocks
-from launcher.models.stored import Readable, Stored
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.parts.blocks import repeated_blocks
+from launcher.models.weights.stored import LazyTensor, LazyTensors
 
 
 class FSDPEngine(SingleEngine):
@@ -34,7 +34,11 @@ class FSDPEngine(SingleEngine):
         return True
 
     def prepare(
-        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        stored: LazyTensors,
+        treatments: Mapping[str, ParamOptions] = PLAIN,
     ) -> None:
         """Shard the model over all ranks, read this rank's slices, make the optimizer over them.
 
@@ -95,7 +99,7 @@ class FSDPEngine(SingleEngine):
         return total
 
 
-def _read_slices(model: nn.Module, kept_in_files: dict[str, Readable], device: torch.device) -> None:
+def _read_slices(model: nn.Module, kept_in_files: dict[str, LazyTensor], device: torch.device) -> None:
     """Give each parameter on the meta device this rank's rows of its stored tensor."""
     sharded = dict(model.named_parameters(remove_duplicate=False))
     read: dict[nn.Parameter, nn.Parameter] = {}

@@ -8,14 +8,14 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from launcher.engines.base import PLAIN, EngineSettings, Held, StateDict, Treatment
+from launcher.engines.base import PLAIN, EngineSettings, LocalTensor, ParamOptions, StateDict
 from launcher.engines.clipping import scale_to, sum_of_squares
-from launcher.engines.copies import Copies
-from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
+from launcher.engines.optimizer import make_optimizer, parameter_groups, set_rate
 from launcher.engines.schedule_free import Result, counters, is_schedule_free, take_counters
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
-from launcher.models.stored import Stored
+from launcher.engines.weight_copies import Copies
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.weights.stored import LazyTensors
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,7 +44,11 @@ class SingleEngine:
         return False
 
     def prepare(
-        self, model: nn.Module, optimizer: Optimizer, stored: Stored, treatments: Mapping[str, Treatment] = PLAIN
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        stored: LazyTensors,
+        treatments: Mapping[str, ParamOptions] = PLAIN,
     ) -> None:
         """Move the model to the device; make the optimizer."""
         self._model = model.to(self._settings.device).train()
@@ -86,14 +90,14 @@ class SingleEngine:
     def state(self) -> StateDict:
         """Parameters, buffers, moments and copies, sharing memory with the live tensors."""
         # the weights first: FSDP then shards again what an evaluation has left whole
-        weights: dict[str, Held] = dict(saved_tensors(self._model))
-        moments: dict[str, dict[str, Held]] = {
+        weights: dict[str, LocalTensor] = dict(saved_tensors(self._model))
+        moments: dict[str, dict[str, LocalTensor]] = {
             name: dict(slots)
             for name, p in self._model.named_parameters()
             if p.requires_grad and (slots := {**self._moments(p), **self._copies.saved(p)})
         }
-        learning: dict[str, Held] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
-        scaler: dict[str, Held] = {slot: torch.tensor(self._scaler.state_dict()[slot]) for slot in self._scaling}
+        learning: dict[str, LocalTensor] = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
+        scaler: dict[str, LocalTensor] = {slot: torch.tensor(self._scaler.state_dict()[slot]) for slot in self._scaling}
         return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
@@ -153,7 +157,7 @@ def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, tensor) for name, tensor in model.state_dict().items() if name in once)
 
 
-def load_saved(model: nn.Module, state: Mapping[str, Held]) -> None:
+def load_saved(model: nn.Module, state: Mapping[str, LocalTensor]) -> None:
     """Take over what `saved_tensors` gave, perhaps without what is frozen; a tied tensor has its first name alone."""
     model.load_state_dict(dict(state), strict=False)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}

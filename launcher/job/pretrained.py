@@ -12,13 +12,13 @@ from types import NoneType
 from typing import Any, Literal, get_args
 
 from launcher.errors import ModelError, RequestError, UntrustedCode
-from launcher.job.data import LabelFormat
-from launcher.job.marks import names_that
 from launcher.job.model_files import check_weights, headers_of, kernel_of_the_hub, read_object, refusal_of_kernel
 from launcher.job.own_function import check_function
 from launcher.job.places import beside, is_file, is_folder, is_there, may_be_on_the_hub, not_there
 from launcher.job.schema import Model
-from launcher.job.tasks import FAMILIES, find_family
+from launcher.job.sections.data import LabelFormat
+from launcher.job.sections.marks import names_that
+from launcher.job.sections.tasks import FAMILIES, find_family
 from launcher.job.trust import file_of, sha256_of, trusted_code
 
 Kind = Literal["folder", "hub", "state_dict", "function", "adapter"]

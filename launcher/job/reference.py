@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from launcher.job.data import Source
-from launcher.job.marks import mark_in
 from launcher.job.schema import Job
+from launcher.job.sections.data import Source
+from launcher.job.sections.marks import mark_in
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, SCHEMA = "job-file.md", "job-schema.json"

@@ -17,13 +17,13 @@ from pydantic import (
     PositiveInt,
 )
 
-from launcher.job.data import Data, Source
-from launcher.job.judging import BASELINE, Validation, Verdict
-from launcher.job.marks import numbers, report, section, speed
-from launcher.job.methods import REHEARSAL, Adapt, Finetune
-from launcher.job.section import Fraction, Section
-from launcher.job.tasks import FAMILIES
-from launcher.job.training import Train
+from launcher.job.sections.data import Data, Source
+from launcher.job.sections.evaluation import BASELINE, Validation, Verdict
+from launcher.job.sections.marks import numbers, report, section, speed
+from launcher.job.sections.methods import REHEARSAL, Adapt, Finetune
+from launcher.job.sections.section import Fraction, Section
+from launcher.job.sections.tasks import FAMILIES
+from launcher.job.sections.training import Train
 
 DEEPSPEED_TEMPLATES = ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload", "zero3_nvme")
 """The files of `ds_configs`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import RequestError
-from launcher.job.tasks import find_family
+from launcher.job.sections.tasks import find_family
 
 HEAD = """\
 # A job for adaptrun. Check it: adaptrun check {file}   See what would run: adaptrun plan {file}
@@ -105,7 +105,7 @@ def write_starter(task: str, path: Path) -> None:
 
 def _text(task: str, path: Path) -> str:
     starter = STARTERS[task]
-    metrics = ", ".join(find_family(task).judged_by or ())
+    metrics = ", ".join(find_family(task).metric_directions or ())
     head = HEAD.format(
         file=path,
         task=task,

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from math import prod
 from typing import Any
 
-from launcher.job.methods import Lora
+from launcher.job.sections.methods import Lora
 
 IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
 NO_LINEAR_LAYERS = ("embed", "position", "relative_attention_bias", ".experts.", "shared.")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import JobError, Problem
-from launcher.job.positions import Document, places_in_json, read_document
 from launcher.job.pretrained import find_pretrained, read_config
+from launcher.job.reading.positions import Document, places_in_json, read_document
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Job
 from launcher.plan.model_size import hidden_size
 from launcher.plan.split import Split

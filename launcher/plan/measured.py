@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from launcher.job.adapting import Adapting
 from launcher.job.schema import Job
+from launcher.job.sections.adapting import Adapting
 
 PAGE = "docs/adaptation.md"
 OTHERS = "other pairs of domains"

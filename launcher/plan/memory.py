@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from launcher.job.training import Optimizer
+from launcher.job.sections.training import Optimizer
 from launcher.plan.model_size import ModelSize
 
 FLOAT32 = 4
@@ -24,7 +24,7 @@ SCORE_BYTES = 12
 ZERO_BUCKET = 500_000_000
 """Elements that DeepSpeed reduces at once, unless its file says otherwise; it reserves all, however small the model."""
 
-Sharing = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
+Strategy = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What a process computes at once.
 
     tokens: of a micro-batch with its padding
@@ -70,9 +70,9 @@ class Load:
 def memory_of(
     size: ModelSize,
     optimizer: Optimizer,
-    sharing: Sharing,
+    sharing: Strategy,
     ranks: int,
-    load: Load,
+    load: Workload,
     copies: int = 0,
     *,
     takes_what_it_reserves: bool = True,
@@ -124,7 +124,7 @@ def consolidation(size: ModelSize) -> int:
     return 16 * 2**20 + (0 if size.adapters is not None else FLOAT32 * size.largest)
 
 
-def _activations(size: ModelSize, sharing: Sharing, load: Load) -> int:
+def _activations(size: ModelSize, sharing: Strategy, load: Workload) -> int:
     """What autograd keeps for the backward pass."""
     layer = 10 * size.hidden + (4 if size.is_gated else 2) * size.intermediate
     kept = KEPT_BYTES[load.precision] * layer * load.tokens
@@ -137,7 +137,7 @@ def _activations(size: ModelSize, sharing: Sharing, load: Load) -> int:
     return int(size.layers * kept + copies + kept_scores)
 
 
-def _kept_by_adapters(size: ModelSize, load: Load) -> float:
+def _kept_by_adapters(size: ModelSize, load: Workload) -> float:
     """Beside what every linear layer keeps: with DoRA two results, with dropout what is left of the input and where."""
     if size.adapters is None:
         return 0.0
@@ -147,7 +147,7 @@ def _kept_by_adapters(size: ModelSize, load: Load) -> float:
     return load.tokens * (by_dora + by_dropout)
 
 
-def _frees_copies(sharing: Sharing, load: Load) -> bool:
+def _frees_copies(sharing: Strategy, load: Workload) -> bool:
     return load.recomputes or sharing == "fsdp"
 
 

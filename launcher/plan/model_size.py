@@ -19,11 +19,11 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from launcher.job.methods import Adapt, Lora
 from launcher.job.model_files import headers_of, safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.schema import Job
-from launcher.job.tasks import find_family
+from launcher.job.sections.methods import Adapt, Lora
+from launcher.job.sections.tasks import find_family
 from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, in_blocks, linear_layers
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -149,7 +149,7 @@ def _language_model(config: dict[str, Any]) -> str:
 @functools.cache
 def _shapes_of_config(folder: str, auto_class: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of the model that a config describes; empty where `transformers` cannot build it."""
-    command = [sys.executable, "-P", "-m", "launcher.worker.shapes", folder, auto_class]
+    command = [sys.executable, "-P", "-m", "launcher.worker.requests.shapes", folder, auto_class]
     try:
         answer = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS_TO_BUILD, check=True

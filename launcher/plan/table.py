@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 
 from launcher.errors import RequestError
 from launcher.job.schema import Job
-from launcher.plan.fitting import (
-    WAYS,
+from launcher.plan.fit import (
+    STRATEGIES,
     Devices,
-    Way,
+    ShardingOption,
     adapters_that_fit,
     cheapest_change,
     largest_micro_batch,
     share_of_a_rank,
     way_of,
 )
-from launcher.plan.making import GPU_MICRO_BATCH, sharing_of
-from launcher.plan.memory import Sharing, consolidation, mebibytes
+from launcher.plan.memory import Strategy, consolidation, mebibytes
 from launcher.plan.model_size import ModelSize, size_of_job
+from launcher.plan.planner import GPU_MICRO_BATCH, sharing_of
 
 UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -34,7 +34,7 @@ class Table:
 
     size: ModelSize
     devices: Devices
-    rows: tuple[Way, ...]
+    rows: tuple[ShardingOption, ...]
     verdict: str
 
     @classmethod
@@ -85,7 +85,7 @@ def parse_size(text: str) -> int:
     return int(float(found.group(1)) * UNITS[found.group(2).upper()])
 
 
-def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharing) -> Way:
+def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Strategy) -> ShardingOption:
     wanted, share = job.train.micro_batch_size, share_of_a_rank(job, devices.count)
     if wanted == "auto":
         most = min(share, GPU_MICRO_BATCH)
@@ -96,12 +96,12 @@ def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: S
     return way_of(job, size, precision, devices, sharing, micro_batch, recomputes)
 
 
-def _ways(job: Job) -> tuple[Sharing, ...]:
+def _ways(job: Job) -> tuple[Strategy, ...]:
     """All, or those that leave weights in 4 bits whole."""
-    return ("ddp",) if job.adapt.method == "lora" and job.adapt.quantised else WAYS
+    return ("ddp",) if job.adapt.method == "lora" and job.adapt.quantised else STRATEGIES
 
 
-def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[Way, ...]) -> str:
+def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[ShardingOption, ...]) -> str:
     named = job.engine.name
     if named == "auto" or named == "single":
         fitting = next((row for row in rows if row.fits), None)
@@ -117,7 +117,7 @@ def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: 
     return f"does not fit: {name} takes {taken}\n    fix: {cheapest_change(job, size, precision, devices, now)}"
 
 
-def _cells(row: Way) -> tuple[str, ...]:
+def _cells(row: ShardingOption) -> tuple[str, ...]:
     memory = row.memory
     parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.communication, memory.total)
     fits = "fits" if row.fits else "does not fit"

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from launcher.errors import ExitCode
+from launcher.run.attempts import Attempt
 from launcher.run.events import EventTail, Step
 from launcher.run.failure_kinds import FailureKind, advice, is_consequence, kind_of
 from launcher.run.folder import RunFolder, read_json, write_whole
 from launcher.run.scratch import make_scratch, scratch
-from launcher.run.starts import Start
 
 Left = TypeVar("Left")
 
@@ -214,7 +214,7 @@ def _kept(folder: RunFolder, pattern: str) -> list[Path]:
 
 
 def _latest(folder: RunFolder) -> int:
-    start = Start.read(folder)
+    start = Attempt.read(folder)
     return 0 if start is None else start.count
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from launcher.errors import JobError, RequestError, RunFailed
 from launcher.files import partial_of
 from launcher.files import write_whole as write_whole
-from launcher.job.positions import read_document
+from launcher.job.reading.positions import read_document
+from launcher.job.reading.yaml_reader import dump_yaml
 from launcher.job.schema import Job
-from launcher.job.yaml_reader import dump_yaml
 from launcher.plan.plan import Plan
 from launcher.run import claims
 from launcher.run.events import EventTail, Phase

@@ -56,7 +56,7 @@ class Beat:
         return ", ".join(words)
 
 
-class Pulse:
+class Heartbeat:
     """This rank's beats. Without memory it is silent: nobody watches a run that was started by hand.
 
     place: of this rank in the memory
@@ -71,7 +71,7 @@ class Pulse:
         self._write()
 
     @classmethod
-    def here(cls) -> Pulse:
+    def here(cls) -> Heartbeat:
         """Of the rank that this process is: in the memory that its launcher has handed on, if one has."""
         told = os.environ.pop(HEARTBEAT, "")
         if not told:

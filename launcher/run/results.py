@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.errors import NotAdopted, RequestError
-from launcher.measure.verdict import Verdict
+from launcher.measure.compare.verdict import Verdict
 from launcher.run.checkpoints import last_checkpoint, step_of
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder, write_whole

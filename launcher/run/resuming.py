@@ -8,11 +8,12 @@ from pathlib import Path
 
 from launcher.errors import DamagedCheckpoint, JobError, RequestError
 from launcher.files import remove_leftovers
-from launcher.job.marks import values_that
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
-from launcher.plan.making import with_smaller_micro_batches
+from launcher.job.sections.marks import values_that
 from launcher.plan.plan import Plan
+from launcher.plan.planner import with_smaller_micro_batches
+from launcher.run.attempts import Cause
 from launcher.run.checkpoints import (
     complete_checkpoints,
     incomplete_checkpoints,
@@ -23,7 +24,6 @@ from launcher.run.checkpoints import (
 from launcher.run.claims import holder
 from launcher.run.failures import forget_failures
 from launcher.run.folder import RunFolder, runs_named
-from launcher.run.starts import Cause
 
 
 @dataclass(frozen=True)

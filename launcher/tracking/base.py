@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from launcher.job.schema import Tracker as Settings
-from launcher.run.flat import Value
+from launcher.run.flatten import Value
 
 Status = Literal["done", "stopped", "failed", "interrupted"]
 """interrupted: whoever started the ranks is gone without a word."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher.run.events import Began, Evaluated, Event, Phase, Step
-from launcher.run.flat import Value
+from launcher.run.flatten import Value
 from launcher.run.history import evaluation_figures, step_figures
 from launcher.run.results import Result
 from launcher.tracking.base import Point, Status

@@ -13,7 +13,7 @@ from launcher.errors import RequestError
 from launcher.job.schema import Tracker as Settings
 from launcher.run.environment import redacted
 from launcher.run.events import EventTail
-from launcher.run.flat import Value, flat
+from launcher.run.flatten import Value, flat
 from launcher.run.folder import RunFolder, write_whole
 from launcher.run.results import Result
 from launcher.tracking import make_tracker

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from launcher.run.flat import Value
+from launcher.run.flatten import Value
 from launcher.tracking.base import Point, Status, TrackedRun
 
 STATUSES = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}

@@ -13,7 +13,7 @@ from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from launcher.run.flat import Value
+from launcher.run.flatten import Value
 from launcher.tracking.base import Point, Status, TrackedRun
 
 

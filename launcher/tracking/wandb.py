@@ -9,7 +9,7 @@ from pathlib import Path
 import wandb
 
 from launcher.errors import ExitCode
-from launcher.run.flat import Value
+from launcher.run.flatten import Value
 from launcher.tracking.base import Point, Status, TrackedRun
 
 CODES = {"done": ExitCode.DONE, "stopped": ExitCode.STOPPED}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launcher.job.home import settle_home
 from launcher.run.folder import RunFolder
-from launcher.worker.process import RankProcess
+from launcher.worker.rank.process import RankProcess
 
 
 def read_arguments() -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main() -> None:
         process.keep_output()
 
     def work() -> None:
-        from launcher.worker.main import run_job
+        from launcher.worker.training.recipe import run_job
 
         run_job(process, arguments.target, arguments.sets, arguments.resume)
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.numpy import load_file
 
+from launcher.commands.selfcheck import engine_section
 from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
 from launcher.run.folder import RunFolder
-from launcher.start.selfcheck import engine_section
 from tests.tiny import WORDS, tiny_model_folder
 
 STEPS, SAVED = 8, 3

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from launcher.adapt.language import MASKED
-from launcher.models import loading
-from launcher.models.masked_lm import hidden_words
-from tests.adapt.labels import UNTOLD, nearest_centres, surest
+from launcher.adapt.methods.language import MASKED
+from launcher.models.tasks.masked_lm import hidden_words
+from launcher.models.weights import loading
+from tests.adapt.labels import IGNORE_INDEX, nearest_centres, surest
 from tests.adapt.reference import Reference
 
 
@@ -114,13 +114,13 @@ def words(r: Reference) -> Tensor:
     """The mean loss of all hidden words of the target; the task's loss is then computed too."""
     tokenizer, shown, told = r.task.processor, [], []
     for example, id_, is_target in zip(r.examples, r.ids, r.target.tolist(), strict=True):
-        ids, asked = np.array(example["input_ids"]), np.full(len(example["input_ids"]), UNTOLD)
+        ids, asked = np.array(example["input_ids"]), np.full(len(example["input_ids"]), IGNORE_INDEX)
         if is_target:
             ids, asked = hidden_words(tokenizer, tokenizer.all_special_ids, ids, 0.15, (r.seed, r.step, id_))
         shown.append({**example, "input_ids": ids})
         told.append(torch.tensor(asked))
     r.compute(shown)
-    places = [(row, place) for row, asked in enumerate(told) for place in np.flatnonzero(asked != UNTOLD)]
+    places = [(row, place) for row, asked in enumerate(told) for place in np.flatnonzero(asked != IGNORE_INDEX)]
     head = {name.removeprefix("parts.head.cls.predictions."): weight for name, weight in r.weights.items()}
     errors = []
     for row, place in places:
@@ -161,7 +161,7 @@ def self_training(r: Reference) -> Tensor:
     if not within:
         labels = r.memory["labels"] = surest(r.look()[1], SURE, balanced=True)
         assert len({*labels}) == 3, "some are sure, of two classes, and some are not"
-        assert UNTOLD in labels
+        assert IGNORE_INDEX in labels
     told = [r.memory["labels"][id_] for id_ in r.target_ids]
     errors = [-logs[label] for logs, label in zip(r.logits[r.target].log_softmax(-1), told, strict=True) if label >= 0]
     return r.task_loss + 2.0 * torch.stack(errors).sum() / len(told)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-UNTOLD = -100
+IGNORE_INDEX = -100
 
 
 def nearest_centres(features: Any, probabilities: Any) -> list[int]:
@@ -39,7 +39,7 @@ def surest(probabilities: Tensor, threshold: float, balanced: bool) -> list[int]
     classes = range(probabilities.shape[1])
     of_class = [[one for one in sorted(sure, reverse=True) if one[2] == label] for label in classes]
     fewest = min((len(mine) for mine in of_class if mine), default=0)
-    labels = [UNTOLD] * len(probabilities)
+    labels = [IGNORE_INDEX] * len(probabilities)
     for mine in of_class:
         for _, number, label in mine[:fewest] if balanced else mine:
             labels[number] = label

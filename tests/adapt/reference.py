@@ -14,14 +14,14 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from launcher.checkpoint.planners import LoadPlanner
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
+from launcher.run.attempts import Attempt
 from launcher.run.events import EventLog
 from launcher.run.folder import RunFolder
-from launcher.run.starts import Start
-from launcher.worker.feeding import Feed
-from launcher.worker.materials import load_model, open_materials
-from launcher.worker.session import Session
-from launcher.worker.world import World
+from launcher.worker.data.inputs import load_model, open_inputs
+from launcher.worker.data.train_data import TrainData
+from launcher.worker.rank.run_context import RunContext
+from launcher.worker.rank.world import World
 
 
 def saved(run: RunFolder, step: int) -> dict[str, Tensor]:
@@ -43,11 +43,11 @@ class Reference:
 
     def __init__(self, run: RunFolder, first_parts: Callable[[Reference], dict[str, Tensor]]) -> None:
         self.run, self.job = run, load_job(run.job_file)
-        session = Session(self.job, run.plan(), run, World(), EventLog(None), Start())
-        self.materials = open_materials(session)
-        self.task, self.spec, self.seed = self.materials.task, self.job.adapt, self.job.train.seed
-        self.model = load_model(session, self.materials, in_parts=False).model.double()
-        self.feed = Feed(self.job, self.task, self.materials.train, self.materials.target, None)
+        context = RunContext(self.job, run.plan(), run, World(), EventLog(None), Attempt())
+        self.inputs = open_inputs(context)
+        self.task, self.spec, self.seed = self.inputs.task, self.job.adapt, self.job.train.seed
+        self.model = load_model(context, self.inputs, in_parts=False).model.double()
+        self.feed = TrainData(self.job, self.task, self.inputs.train, self.inputs.target, None)
         self.memory: dict[str, Any] = {}
         self.weights: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}
         for name, tensor in first_parts(self).items():
@@ -76,7 +76,7 @@ class Reference:
 
     def look(self) -> tuple[Tensor, Tensor]:
         """Features and class probabilities of the whole target."""
-        target = self.materials.target
+        target = self.inputs.target
         assert target is not None
         with torch.no_grad():
             _, features, logits = self._answers(target[np.arange(len(target))])
@@ -93,8 +93,8 @@ class Reference:
     @property
     def epoch(self) -> tuple[int, int]:
         """How many have passed, and steps within it."""
-        target = self.materials.target
-        samples = sum(self.materials.train.sizes) or len(target or ())
+        target = self.inputs.target
+        samples = sum(self.inputs.train.sizes) or len(target or ())
         return divmod(self.step, ceil(samples / self.job.train.global_batch_size))
 
     @property

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from launcher.commands.selfcheck import engine_section
 from launcher.errors import Stopped
-from launcher.job.methods import Lora
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
+from launcher.job.sections.methods import Lora
 from launcher.plan.hardware import find_hardware
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
+from launcher.run.attempts import Attempt
 from launcher.run.events import EventLog, EventTail, Step
 from launcher.run.folder import RunFolder
-from launcher.run.starts import Start
-from launcher.start.selfcheck import engine_section
-from launcher.worker.process import Place
+from launcher.worker.rank.process import RankEnv
 
 SGD: dict[str, Any] = {"name": "sgd", "lr": 0.5, "momentum": 0.9}
 STEPS = 8
@@ -78,19 +78,21 @@ def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[s
 
 def train(rank: int, size: int, runs: list[tuple[str, int | None]]) -> None:
     """Fine-tune each run with the ranks of this world, from the checkpoint of a step or from the beginning."""
-    from launcher.worker.main import fine_tune
-    from launcher.worker.session import Session
-    from launcher.worker.stopping import StopRequest
-    from launcher.worker.world import World
+    from launcher.worker.rank.preemption import StopRequest
+    from launcher.worker.rank.run_context import RunContext
+    from launcher.worker.rank.world import World
+    from launcher.worker.training.recipe import fine_tune
 
     for path, start in runs:
         folder = RunFolder(Path(path))
         log = EventLog(folder.events_file if rank == 0 else None)
         checkpoint = None if start is None else str(folder.checkpoints / f"step-{start:08d}")
-        world = World.at(Place(rank, rank, size), "cpu")
-        session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, Start(checkpoint=checkpoint))
+        world = World.at(RankEnv(rank, rank, size), "cpu")
+        context = RunContext(
+            load_job(folder.job_file), folder.plan(), folder, world, log, Attempt(checkpoint=checkpoint)
+        )
         try:
-            fine_tune(session, StopRequest())
+            fine_tune(context, StopRequest())
         except Stopped:
             pass
         finally:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.adapt.method import Method, TargetView
-from launcher.adapt.pseudo_labels import UNSURE, counted
-from launcher.adapt.self_training import SelfTrained
-from launcher.adapt.shot import SourceFree
-from launcher.job.methods import SelfTraining, Shot
+from launcher.adapt.methods.method import Method, TargetInference
+from launcher.adapt.methods.pseudo_labels import UNSURE, counted
+from launcher.adapt.methods.self_training import SelfTrained
+from launcher.adapt.methods.shot import SourceFree
+from launcher.job.sections.methods import SelfTraining, Shot
 from tests.adapt.labels import nearest_centres, surest
 
 TASK: Any = SimpleNamespace(labels=("a", "b", "c", "d"))
@@ -27,7 +27,7 @@ def labels_of(method: Method, features: Tensor, logits: Tensor) -> list[int]:
         for ids in torch.randperm(len(features), generator=torch.Generator().manual_seed(0)).chunk(3):
             yield ids, features[ids], logits[ids]
 
-    told = method.begin_epoch(1, TargetView(len(features), look, lambda part: part))
+    told = method.begin_epoch(1, TargetInference(len(features), look, lambda part: part))
     found: list[int] = method.state["labels"]
     assert told is not None
     begun, counts = told.split(": ")

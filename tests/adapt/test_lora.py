@@ -12,24 +12,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from launcher.adapt.adapters import Setting
-from launcher.adapt.lora import add_lora
+from launcher.adapt.adapters.adapters import AdapterContext
+from launcher.adapt.adapters.lora import add_lora
 from launcher.checkpoint.merging import merge_adapters
 from launcher.errors import ModelError
-from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
-from launcher.job.reading import check_job, load_kept_job
+from launcher.job.reading.job_file import check_job, load_kept_job
 from launcher.job.schema import Model
-from launcher.models import loading
+from launcher.job.sections.methods import Lora
+from launcher.models.weights import loading
+from launcher.run.attempts import Attempt
 from launcher.run.events import Event, EventLog, EventTail, Note, Step
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
-from launcher.run.starts import Start
-from launcher.worker.main import fine_tune
-from launcher.worker.selfcheck import make_material
-from launcher.worker.session import Session
-from launcher.worker.stopping import StopRequest
-from launcher.worker.world import World
+from launcher.worker.rank.preemption import StopRequest
+from launcher.worker.rank.run_context import RunContext
+from launcher.worker.rank.world import World
+from launcher.worker.requests.selfcheck import make_material
+from launcher.worker.training.recipe import fine_tune
 from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, train
 from tests.families import job_values
 from tests.ways import train as train_under
@@ -227,7 +227,7 @@ def test_where_adapters_start_depends_on_the_seed_alone(material: Path) -> None:
         loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec), in_parts=in_parts)
         assert bool(loaded.stored) == in_parts
         lora = Lora(method="lora", dora=True)
-        add_lora(lora, loaded, Setting(place, None, CLASSIFIER, seed))
+        add_lora(lora, loaded, AdapterContext(place, None, CLASSIFIER, seed))
         learning = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
         assert not any(parameter.is_meta for name, parameter in learning.items() if "lora_" in name)
         return {name: parameter.detach() for name, parameter in learning.items() if "lora_" in name}
@@ -251,7 +251,7 @@ def test_targets_that_are_not_there_are_named(targets: tuple[str, ...], message:
     place = find_pretrained(spec)
     loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec))
     with pytest.raises(ModelError, match=message):
-        add_lora(Lora(method="lora", targets=targets), loaded, Setting(place, None, CLASSIFIER, 0))
+        add_lora(Lora(method="lora", targets=targets), loaded, AdapterContext(place, None, CLASSIFIER, 0))
 
 
 @pytest.mark.parametrize("labels", ["new", {"a": "b", "b": "a"}])
@@ -283,8 +283,8 @@ class LosingTheBase(EventLog):
 def train_and_lose_the_base(rank: int, size: int, path: str, base: str) -> None:
     folder = RunFolder(Path(path))
     log = LosingTheBase(folder.events_file, Path(base))
-    session = Session(load_kept_job(folder.job_file), folder.plan(), folder, World(rank, rank, size), log, Start())
-    fine_tune(session, StopRequest())
+    context = RunContext(load_kept_job(folder.job_file), folder.plan(), folder, World(rank, rank, size), log, Attempt())
+    fine_tune(context, StopRequest())
     log.close()
 
 

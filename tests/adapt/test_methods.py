@@ -22,22 +22,22 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from launcher.adapt.averaging import first_step, weight_after
-from launcher.adapt.course import Course, plan_course
-from launcher.adapt.depth import distances, learning_rate_factors
-from launcher.adapt.distilling import add_teacher, divergence
-from launcher.adapt.group_dro import GroupRobust
-from launcher.adapt.method import Found, Moment
+from launcher.adapt.methods.group_dro import GroupRobust
+from launcher.adapt.methods.method import BatchObservations, StepInfo
+from launcher.adapt.options.averaging import first_step, weight_after
+from launcher.adapt.options.distillation import add_teacher, divergence
+from launcher.adapt.options.layerwise_lr import distances, learning_rate_factors
+from launcher.adapt.options.stages import StagePlan, plan_stages
 from launcher.checkpoint.means import means, pour
 from launcher.errors import ModelError
-from launcher.job.adapting import Adapting, Distill, Ema, Swa
-from launcher.job.methods import Finetune, GroupDro
-from launcher.models.base import TaskModule
-from launcher.models.batch import Batch, Losses
-from launcher.models.loading import Loaded
-from launcher.worker.adapted import check_start
-from launcher.worker.souping import greedy
-from launcher.worker.sweeping import smoothed, suggestion, verdict
+from launcher.job.sections.adapting import Adapting, Distill, Ema, Swa
+from launcher.job.sections.methods import Finetune, GroupDro
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.tasks.base import TaskModule
+from launcher.models.weights.loading import Loaded
+from launcher.worker.requests.lr_range_test import smoothed, suggestion, verdict
+from launcher.worker.requests.model_soup import greedy
+from launcher.worker.training.apply_adaptation import check_start
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -120,11 +120,11 @@ def test_groups_that_are_not_there_are_named(spec: dict[str, Any], message: str)
         learning_rate_factors(Finetune.model_validate(spec), bert(layers=1))
 
 
-def course(spec: dict[str, Any], steps: int = 100, model: PreTrainedModel | None = None) -> Course:
-    return plan_course(Finetune.model_validate(spec), Loaded(model or bert(), (), ()), steps)
+def course(spec: dict[str, Any], steps: int = 100, model: PreTrainedModel | None = None) -> StagePlan:
+    return plan_stages(Finetune.model_validate(spec), Loaded(model or bert(), (), ()), steps)
 
 
-def learned(found: Course, name: str) -> list[bool]:
+def learned(found: StagePlan, name: str) -> list[bool]:
     return [name in stage.learning for stage in found.stages]
 
 
@@ -201,14 +201,14 @@ def test_swa_is_the_plain_mean_of_its_members(spec: Swa, taken: list[int]) -> No
 def test_a_group_without_samples_in_a_batch_keeps_its_weight() -> None:
     method = GroupRobust(GroupDro(method="group-dro", step_size=0.5), None, {"a": 9, "b": 9, "c": 9}, 0)  # type: ignore[arg-type]
     losses, sets = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64), torch.tensor([0, 0, 1])
-    found = Found({"losses": losses}, sets, torch.ones(3, dtype=torch.float64), Moment(0, 1))
-    weights = method.reweighted(found)["task"]
+    found = BatchObservations({"losses": losses}, sets, torch.ones(3, dtype=torch.float64), StepInfo(0, 1))
+    weights = method.sample_factors(found)["task"]
     *present, absent = method.state["q"]
     assert absent == pytest.approx(1 / 3)
     assert present == pytest.approx([1 / 3, 1 / 3])
     assert weights == pytest.approx([1 / 6, 1 / 6, 1 / 3])
-    other = Found({"losses": torch.tensor([1.0, 3.0, 4.0]).double()}, sets, found.weights, Moment(1, 1))
-    method.reweighted(other)
+    other = BatchObservations({"losses": torch.tensor([1.0, 3.0, 4.0]).double()}, sets, found.weights, StepInfo(1, 1))
+    method.sample_factors(other)
     *present, absent = method.state["q"]
     assert absent == pytest.approx(1 / 3)
     assert present[1] / present[0] == pytest.approx(2.718281828459045)

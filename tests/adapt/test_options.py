@@ -10,12 +10,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
-from launcher.job.data import Source
-from launcher.job.evaluation import EvaluationRequest
+from launcher.job.requests import EvaluationRequest
 from launcher.job.schema import Model
+from launcher.job.sections.data import Source
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
-from launcher.worker.selfcheck import make_material
+from launcher.worker.requests.selfcheck import make_material
 from tests.adapt.runs import STEPS, lay_out, losses, train
 from tests.worlds import Worlds
 
@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "adapters": {"method": "lora", "rank": 4, "probe": 2, "average": {"name": "ema", "decay": 0.5}, "layer_decay": 0.5},
 }
 TRAIN = {"free": {"optimizer": {"name": "schedule_free_adamw", "lr": 1e-2}, "schedule": {"name": "constant"}}}
-WAYS = [(1, "single"), (2, "ddp"), (2, "fsdp"), (2, "zero2"), (3, "zero3")]
+STRATEGIES = [(1, "single"), (2, "ddp"), (2, "fsdp"), (2, "zero2"), (3, "zero3")]
 NEW_HEAD = ("staged", "averaged", "mixed", "adapters")
 """Options that are tried from a model without a head."""
 MIDDLE = STEPS // 2
@@ -57,7 +57,7 @@ def run_of(folder: Path, material: Path, engine: str, world: int, option: str) -
 
 
 def ways_of(option: str) -> list[tuple[int, str]]:
-    return [way for way in WAYS if option != "free" or not way[1].startswith("zero")]
+    return [way for way in STRATEGIES if option != "free" or not way[1].startswith("zero")]
 
 
 @pytest.fixture(
@@ -98,15 +98,15 @@ def test_the_model_folder_holds_what_was_judged(runs: Runs, material: Path, worl
 
 
 def evaluated_again(rank: int, size: int, model: str, data: str) -> float:
-    from launcher.worker.answering import open_model, prepared_for
-    from launcher.worker.evaluating import evaluate
-    from launcher.worker.process import Place
-    from launcher.worker.world import World
+    from launcher.worker.evaluation.evaluate import evaluate
+    from launcher.worker.evaluation.inference import open_model, prepared_for
+    from launcher.worker.rank.process import RankEnv
+    from launcher.worker.rank.world import World
 
     request = EvaluationRequest(
         model=Model(pretrained=model), data=Source(source=data), cache=str(Path(data).parent / "again")
     )
-    world = World.at(Place(rank, rank, size), "cpu")
+    world = World.at(RankEnv(rank, rank, size), "cpu")
     opened = open_model(request, print)
     data = prepared_for(request, opened, world, print)
     return evaluate(opened.module, opened.task, data, world, batch_size=32).metrics["loss"]

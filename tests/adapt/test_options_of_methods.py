@@ -25,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "shot": {"interpolate": 0.5, "average": {"name": "swa", "start": 0.4, "every": 2}},
 }
-WAYS = [(1, "single"), (2, "ddp"), (2, "fsdp"), (2, "zero3")]
+STRATEGIES = [(1, "single"), (2, "ddp"), (2, "fsdp"), (2, "zero3")]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_options_change_a_method_alike_under_every_engine(
     plain = made(tmp_path / "plain", material, "single", 1, method, {})
     worlds.run(1, train, [(str(plain.path), None)], timeout=240)
     runs = {}
-    for world, engine in WAYS:
+    for world, engine in STRATEGIES:
         run = runs[engine] = made(tmp_path / engine, material, engine, world, method, OPTIONS[method])
         worlds.run(world, train, [(str(run.path), None)], timeout=240)
         assert losses(run) == pytest.approx(losses(runs["single"]), rel=1e-3), engine
@@ -73,7 +73,7 @@ def test_a_target_may_choose_the_checkpoint_whether_or_not_it_is_learned_from(
 ) -> None:
     sources = {name: str(material / f"{name}.csv") for name in ("films", "shops")}
     told = []
-    for world, engine in WAYS[:2]:
+    for world, engine in STRATEGIES[:2]:
         run = made(tmp_path / engine, material, engine, world, method, {}, train=sources)
         worlds.run(world, train, [(str(run.path), None)], timeout=240)
         events = list(EventTail(run.events_file).read())

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.adapt.adapters import Setting
-from launcher.adapt.lora import add_lora
+from launcher.adapt.adapters.adapters import AdapterContext
+from launcher.adapt.adapters.lora import add_lora
 from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.errors import ModelError
-from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
-from launcher.job.training import Optimizer
-from launcher.models import loading
-from launcher.models.quantised import quantise
-from launcher.plan.memory import Load, memory_of
+from launcher.job.sections.methods import Lora
+from launcher.job.sections.training import Optimizer
+from launcher.models.weights import loading
+from launcher.models.weights.quantised import quantise
+from launcher.plan.memory import Workload, memory_of
 from launcher.plan.model_size import find_model_size
-from launcher.worker.selfcheck import make_material
+from launcher.worker.requests.selfcheck import make_material
 from tests.adapt.runs import STEPS, adapters, lay_out, losses, train
 from tests.worlds import Worlds
 
@@ -40,7 +40,7 @@ def quantised(material: Path, *, in_parts: bool, precision: str = "fp32", **lora
     place = find_pretrained(spec)
     torch.manual_seed(0)
     loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec), in_parts=in_parts)
-    setting = Setting(place, None, CLASSIFIER, seed=0, precision=precision)
+    setting = AdapterContext(place, None, CLASSIFIER, seed=0, precision=precision)
     add_lora(Lora.model_validate({"method": "lora", **lora}), loaded, setting)
     return loaded.model.eval()
 
@@ -75,7 +75,7 @@ def test_the_plan_counts_what_is_held(material: Path) -> None:
     lora = Lora(method="lora", quantised="4bit")
     size = find_model_size(find_pretrained(Model(pretrained=str(material / "model"))), adapt=lora)
     assert size is not None
-    planned = memory_of(size, Optimizer(), "single", 1, Load(0, "fp32", recomputes=False)).weights
+    planned = memory_of(size, Optimizer(), "single", 1, Workload(0, "fp32", recomputes=False)).weights
     held = 0
     for parameter in quantised(material, in_parts=True, quantised="4bit").parameters():
         held += parameter.nbytes

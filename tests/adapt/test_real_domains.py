@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from launcher.adapt import METHODS
+from launcher.commands.demo_data import Sample, balanced, film_reviews, tweets
 from launcher.run.events import EventTail, Note, Step
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
-from launcher.start.demo_data import Sample, balanced, film_reviews, tweets
 from tests.adapt.domains import STEPS, lay_out, weights
 from tests.adapt.runs import train
 from tests.tiny import tiny_model_folder

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.job.methods import SECTIONS
+from launcher.job.sections.methods import SECTIONS
 from tests.adapt.domains import data_of, lay_out, make_material, weights
 from tests.adapt.formulas import CASES
 from tests.adapt.reference import Reference, saved
@@ -18,7 +18,7 @@ from tests.adapt.runs import losses, train
 from tests.worlds import Worlds
 
 BATCH = 64
-WAYS = [("single", 1, 7), ("single", 1, 64), ("ddp", 4, 16), ("fsdp", 2, 20)]
+STRATEGIES = [("single", 1, 7), ("single", 1, 64), ("ddp", 4, 16), ("fsdp", 2, 20)]
 MORE_WAYS = [("zero2", 2, 20), ("zero3", 2, 20)]
 """Engine, world, micro-batch."""
 OF_LOSS, OF_GRADIENT = 5e-7, 5e-6
@@ -32,7 +32,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "way",
-    [*WAYS, *(pytest.param(way, marks=pytest.mark.slow) for way in MORE_WAYS)],
+    [*STRATEGIES, *(pytest.param(way, marks=pytest.mark.slow) for way in MORE_WAYS)],
     ids=lambda way: "-".join(map(str, way)),
 )
 @pytest.mark.parametrize("method", CASES)

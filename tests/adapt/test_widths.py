@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from launcher.adapt.cdan import joint
-from launcher.adapt.coral import covariance_distance
-from launcher.adapt.domain_loss import Discriminator, reversed_gradient
-from launcher.adapt.mcc import confusion
-from launcher.adapt.mmd import squared_mmd
-from launcher.engines.base import Treatment
-from launcher.engines.optimizing import make_optimizer, parameter_groups, set_rate
-from launcher.job.training import Optimizer
+from launcher.adapt.methods.cdan import joint
+from launcher.adapt.methods.coral import covariance_distance
+from launcher.adapt.methods.domain_loss import Discriminator, reversed_gradient
+from launcher.adapt.methods.mcc import confusion
+from launcher.adapt.methods.mmd import squared_mmd
+from launcher.engines.base import ParamOptions
+from launcher.engines.optimizer import make_optimizer, parameter_groups, set_rate
+from launcher.job.sections.training import Optimizer
 
 NARROW, TIMES, SAMPLES = 12, 4, 40
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -37,7 +37,7 @@ def trained(discriminator: Discriminator, seen: Tensor, optimizer: dict[str, Any
     """The scores after some steps, and the gradient that features get through them."""
     spec, is_source = Optimizer.model_validate(optimizer), (torch.arange(SAMPLES) < SAMPLES // 2).double()
     factors = discriminator.learning_rate_factors(3.0)
-    treatments = {name: Treatment(factor) for name, factor in factors.items()}
+    treatments = {name: ParamOptions(factor) for name, factor in factors.items()}
     steps = make_optimizer(parameter_groups(discriminator.named_parameters(), spec, treatments), spec)
     set_rate(steps, spec.lr)
     for _ in range(6):

@@ -22,7 +22,7 @@ from launcher.engines.base import StateDict
 from launcher.errors import RequestError
 from launcher.files import HASHES
 from launcher.run.checkpoints import MARKER
-from tests.commands import adaptrun
+from tests.cli import adaptrun
 from tests.engines.test_engines import ADAMW, ENGINES, started, take_steps, whole
 from tests.models.test_stored import peak
 from tests.worlds import Worlds

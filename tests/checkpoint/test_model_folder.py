@@ -19,7 +19,7 @@ from launcher.checkpoint.weights import Weight
 from launcher.engines.base import EngineSettings
 from launcher.engines.single import SingleEngine
 from launcher.errors import CheckpointError
-from launcher.job.training import Optimizer
+from launcher.job.sections.training import Optimizer
 from tests.worlds import Worlds
 
 

@@ -95,13 +95,11 @@ def test_hostile_values_arrive_as_they_are(tmp_path: Path) -> None:
     said = spoken(render_script("x", [run], profile), tmp_path, venv / "bin" / "python")
     (started,) = [arguments for name, arguments, _ in said if name == "srun"]
     assert started[started.index("-P") - 1] == str(venv / "bin" / "python")
-    assert started[started.index("launcher.cluster.node") + 1] == str(run)
+    assert started[started.index("launcher.cluster.node_agent") + 1] == str(run)
     assert started[started.index("--nodes") + 1] == "n1,n2"
     assert ["load", HOSTILE] in [arguments for name, arguments, _ in said if name == "module"]
-    decided = [
-        arguments for name, arguments, _ in said if name == "python" and "launcher.cluster.deciding" in arguments
-    ]
-    assert [arguments[arguments.index("launcher.cluster.deciding") + 1] for arguments in decided] == [str(run)]
+    decided = [arguments for name, arguments, _ in said if name == "python" and "launcher.cluster.requeue" in arguments]
+    assert [arguments[arguments.index("launcher.cluster.requeue") + 1] for arguments in decided] == [str(run)]
     assert all(variables["MY_VALUE"] == HOSTILE for name, _, variables in said if name == "srun")
 
 
@@ -119,7 +117,7 @@ def test_hostile_containers_arrive_as_they_are(runtime: str, tmp_path: Path) -> 
     run.mkdir(parents=True)
     container = {"runtime": runtime, "image": HOSTILE, "mounts": (f"/{HOSTILE}:/x",), "python": HOSTILE}
     said = spoken(render_script("x", [run], Profile.model_validate({"container": container})), tmp_path)
-    (started,) = [words for name, words, _ in said if name == "srun" and "launcher.cluster.node" in words]
+    (started,) = [words for name, words, _ in said if name == "srun" and "launcher.cluster.node_agent" in words]
     assert started[started.index("-P") - 1] == HOSTILE
     given = started if runtime == "apptainer" else [word.partition("=")[2] for word in started]
     assert HOSTILE in given

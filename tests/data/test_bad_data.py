@@ -11,7 +11,7 @@ from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
 from launcher.data.values import label_of, text_of
 from launcher.errors import DataError
-from launcher.job.data import Source
+from launcher.job.sections.data import Source
 
 COLUMNS = {"text": "text", "label": "label"}
 

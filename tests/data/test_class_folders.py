@@ -12,7 +12,7 @@ from launcher.data.class_folders import FILES, suffixes
 from launcher.data.media import content_of
 from launcher.data.sources import count_rows, files_left_out, read_rows
 from launcher.errors import DataError
-from launcher.job.data import Source
+from launcher.job.sections.data import Source
 
 IMAGES = {"image": "image", "label": "label"}
 SOUNDS = {"audio": "audio", "label": "label"}

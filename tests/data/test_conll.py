@@ -8,8 +8,8 @@ import pytest
 
 from launcher.data.sources import count_rows, read_rows
 from launcher.errors import DataError
-from launcher.job.data import Source
-from launcher.job.tasks import find_family
+from launcher.job.sections.data import Source
+from launcher.job.sections.tasks import find_family
 
 UNIVERSAL = """\
 # newdoc id = d1

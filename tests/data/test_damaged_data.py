@@ -12,8 +12,8 @@ import pytest
 
 from launcher.data.prepared import Prepared
 from launcher.files import HASHES, Owner, fault_of_folder
-from launcher.job.data import Source
-from launcher.job.training import Train
+from launcher.job.sections.data import Source
+from launcher.job.sections.training import Train
 from tests.damage import DAMAGES, flip_a_bit
 from tests.data.test_prepared import write
 from tests.test_files import a_dead_process, named
@@ -34,8 +34,8 @@ def kept(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepare(model: Path, folder: Path, said: list[str], known: tuple[str, ...] = ()) -> Prepared:
     from transformers import AutoTokenizer
 
-    from launcher.models.text_classification import TextClassification
-    from launcher.worker.preparing import Preparer
+    from launcher.models.tasks.text_classification import TextClassification
+    from launcher.worker.data.preparing import Preparer
 
     preparer = Preparer(
         TextClassification,
@@ -145,13 +145,13 @@ def test_what_killed_processes_left_is_removed_by_the_next_that_prepares(tmp_pat
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_outcomes_are_taken_for_none(damage: str, tmp_path: Path) -> None:
-    from launcher.measure.outcomes import Outcomes
+    from launcher.measure.compare.per_sample_results import PerSampleResults
 
     file = tmp_path / "outcomes" / "near" / "before.parquet"
     values = np.random.default_rng(0).standard_normal((500, 3))
-    Outcomes("data", "model", ("loss", "answer", "label"), values).write(file)
-    found = Outcomes.read(file)
+    PerSampleResults("data", "model", ("loss", "answer", "label"), values).write(file)
+    found = PerSampleResults.read(file)
     assert found is not None
     np.testing.assert_array_equal(found.values, values)
     DAMAGES[damage](file)
-    assert Outcomes.read(file) is None
+    assert PerSampleResults.read(file) is None

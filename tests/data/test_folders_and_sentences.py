@@ -8,7 +8,7 @@ import pytest
 
 from launcher.data.sources import count_rows, read_rows
 from launcher.errors import DataError
-from launcher.job.data import Source
+from launcher.job.sections.data import Source
 
 
 @pytest.fixture

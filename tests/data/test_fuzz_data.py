@@ -21,9 +21,9 @@ from launcher.data.rows import Row
 from launcher.data.sources import count_rows, read_rows
 from launcher.data.values import label_of, labels_of, list_of, number_of, text_of
 from launcher.errors import DataError
-from launcher.job.data import Source
-from launcher.models.images import image_of
-from launcher.models.sounds import sound_of
+from launcher.job.sections.data import Source
+from launcher.models.parts.images import image_of
+from launcher.models.parts.sounds import sound_of
 from tests.fuzzing import seed_of_the_day
 
 FEW, MANY = 40, 10_000

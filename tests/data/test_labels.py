@@ -14,7 +14,7 @@ from launcher.data.labels import Mapped, decide_labels, find_label, head_names, 
 from launcher.data.rows import Row
 from launcher.data.values import labels_of
 from launcher.errors import DataError, ModelError
-from launcher.job.data import Source
+from launcher.job.sections.data import Source
 
 NLI = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
 LOWER = ("contradiction", "entailment", "neutral")

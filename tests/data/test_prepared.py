@@ -16,8 +16,8 @@ from launcher.data import prepared as prepared_module
 from launcher.data.cache import prepared_folder, tokenizer_identity
 from launcher.data.prepared import ROWS_A_BATCH, Prepared, PreparedWriter
 from launcher.errors import DataError, RequestError
-from launcher.job.data import Source
-from launcher.job.training import Train
+from launcher.job.sections.data import Source
+from launcher.job.sections.training import Train
 
 
 def write(folder: Path, samples: int, chunk: int = 1000) -> list[list[int]]:
@@ -148,8 +148,8 @@ def test_preparing_reads_once_and_says_how_far_it_is(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from launcher.models.text_classification import TextClassification
-    from launcher.worker.preparing import Preparer
+    from launcher.models.tasks.text_classification import TextClassification
+    from launcher.worker.data.preparing import Preparer
     from tests.tiny import write_texts
 
     said: list[tuple[int, int]] = []
@@ -174,8 +174,8 @@ def test_preparing_reads_once_and_says_how_far_it_is(
 def test_what_a_task_says_that_it_prepares_with_decides_too(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from launcher.models.text_classification import TextClassification
-    from launcher.worker.preparing import Preparer
+    from launcher.models.tasks.text_classification import TextClassification
+    from launcher.worker.data.preparing import Preparer
     from tests.tiny import write_texts
 
     class Own(TextClassification):
@@ -197,8 +197,8 @@ def test_what_a_task_says_that_it_prepares_with_decides_too(tiny_model: Path, tm
 def test_a_head_that_already_knows_the_labels_keeps_their_order(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from launcher.models.text_classification import TextClassification
-    from launcher.worker.preparing import Preparer
+    from launcher.models.tasks.text_classification import TextClassification
+    from launcher.worker.data.preparing import Preparer
     from tests.tiny import write_texts
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -217,8 +217,8 @@ def test_vectors_of_0_and_1_are_learned_as_the_labels_of_their_places(tiny_model
 
     from transformers import AutoTokenizer
 
-    from launcher.models.text_classification import MultiLabelTextClassification
-    from launcher.worker.preparing import Preparer
+    from launcher.models.tasks.text_classification import MultiLabelTextClassification
+    from launcher.worker.data.preparing import Preparer
     from tests.tiny import WORDS
 
     def written(name: str, labels: list[object]) -> Source:
@@ -264,8 +264,8 @@ def test_samples_are_read_without_pandas(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_made_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from launcher.models.text_classification import TextClassification
-    from launcher.worker.preparing import Preparer
+    from launcher.models.tasks.text_classification import TextClassification
+    from launcher.worker.data.preparing import Preparer
     from tests.tiny import write_texts
 
     source = Source(source=str(write_texts(tmp_path / "t.csv", 3)))

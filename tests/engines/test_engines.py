@@ -24,14 +24,14 @@ from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings
 from launcher.engines.fsdp import blocks_of
 from launcher.errors import RequestError
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
 from launcher.plan.deepspeed_config import TEMPLATES
 from tests.worlds import Worlds
 
 STEPS, CLIP = 4, 0.05
 ENGINES = ("single", "ddp", "fsdp", "zero1", "zero2", "zero3")
-WAYS = [("single", 1), *((name, size) for name in ENGINES[2:] for size in (1, 2, 3)), ("ddp", 2), ("ddp", 3)]
+STRATEGIES = [("single", 1), *((name, size) for name in ENGINES[2:] for size in (1, 2, 3)), ("ddp", 2), ("ddp", 3)]
 OFFLOADED = [("zero2_offload", 2), ("zero3_offload", 2)]
 SGD = {"name": "sgd", "lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}
 ADAMW = {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}
@@ -152,7 +152,7 @@ def by_hand(optimizer: dict[str, Any], clip: float | None) -> tuple[list[float],
 
 @pytest.mark.parametrize("clip", [CLIP, None])
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
-@pytest.mark.parametrize(("name", "size"), WAYS + OFFLOADED)
+@pytest.mark.parametrize(("name", "size"), STRATEGIES + OFFLOADED)
 def test_steps_are_those_of_a_plain_loop(
     name: str, size: int, optimizer: dict[str, Any], clip: float | None, worlds: Worlds
 ) -> None:
@@ -177,8 +177,8 @@ def go_on(rank: int, size: int, name: str, folder: str, steps: range) -> dict[st
 
 MOVES = [
     (first, size, then, then_size)
-    for first, size in WAYS
-    for then, then_size in WAYS
+    for first, size in STRATEGIES
+    for then, then_size in STRATEGIES
     if (size, then_size) in {(1, 2), (2, 1), (2, 3)}
 ] + [(*one, *other) for name in OFFLOADED for one, other in ((name, ("fsdp", 3)), (("zero1", 2), name))]
 
@@ -246,7 +246,7 @@ def names_of(rank: int, size: int, name: str) -> tuple[list[str], list[str]]:
     return list(state["model"]), [name for name, _ in engine.full_tensors()]
 
 
-@pytest.mark.parametrize(("name", "size"), WAYS)
+@pytest.mark.parametrize(("name", "size"), STRATEGIES)
 def test_frozen_and_unused_parameters_stay_as_they_are(name: str, size: int, worlds: Worlds) -> None:
     module = Net()
     for _, found in worlds.run(size, train, name, ADAMW, None):
@@ -274,7 +274,7 @@ def step_and_discard(
 
 
 @pytest.mark.parametrize("poison", ["gradient", "asked"])
-@pytest.mark.parametrize(("name", "size"), WAYS + OFFLOADED)
+@pytest.mark.parametrize(("name", "size"), STRATEGIES + OFFLOADED)
 def test_a_step_that_is_not_finite_or_not_wanted_leaves_no_trace(
     name: str, size: int, poison: str, worlds: Worlds
 ) -> None:

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from launcher.job.schema import Job
-from launcher.measure.outcomes import Outcomes
+from launcher.measure.compare.per_sample_results import PerSampleResults
 from launcher.run.results import Result
 from tests.families import JOBS, job_values
-from tests.ways import WAYS, assert_loads, losses_and_norms, train
+from tests.ways import STRATEGIES, assert_loads, losses_and_norms, train
 from tests.worlds import Worlds
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: Worlds, tmp_path: Path) -> None:
     job = Job.model_validate(job_values(name, tmp_path))
-    runs = [train(worlds, tmp_path, job, *way) for way in WAYS]
+    runs = [train(worlds, tmp_path, job, *way) for way in STRATEGIES]
     truth, expected = losses_and_norms(runs[0]), Result.read(runs[0].result_file).sets["held"]
     assert len(truth) == 2 * 6
     assert expected.after["loss"] != expected.before["loss"]
@@ -31,7 +31,7 @@ def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: W
         for measured, wanted in ((found.before, expected.before), (found.after, expected.after)):
             assert measured == pytest.approx(wanted, rel=1e-4, abs=1e-3)
         for arm, bound in (("before", 1e-5), ("result", 2e-3)):
-            one, other = (Outcomes.read(some.outcomes("held", arm)) for some in (runs[0], run))
+            one, other = (PerSampleResults.read(some.outcomes("held", arm)) for some in (runs[0], run))
             assert one is not None
             assert other is not None
             assert (one.data, one.columns) == (other.data, other.columns)

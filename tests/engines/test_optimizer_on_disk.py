@@ -21,8 +21,8 @@ from launcher.checkpoint.reading import read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines.base import Engine
 from launcher.engines.deepspeed import _import_deepspeed
-from launcher.job.training import Optimizer
-from launcher.models.batch import Batch, Losses
+from launcher.job.sections.training import Optimizer
+from launcher.models.parts.batch import Batch, Losses
 from tests.engines.test_engines import ADAMW, engine_of, take_steps
 from tests.worlds import Worlds
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from launcher.job.schema import Job
-from launcher.worker.order import SampleOrder
+from launcher.worker.data.order import SampleOrder
 from tests.families import job_values, prompts
 from tests.ways import losses_and_norms, train
 from tests.worlds import Worlds
@@ -53,9 +53,9 @@ def by_hand(folder: str, source: str) -> tuple[list[float], dict[str, torch.Tens
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from launcher.data.sources import read_rows
-    from launcher.job.data import Source
-    from launcher.job.training import Train
-    from launcher.models.causal_lm import CausalLM
+    from launcher.job.sections.data import Source
+    from launcher.job.sections.training import Train
+    from launcher.models.tasks.causal_lm import CausalLM
 
     task = CausalLM(AutoTokenizer.from_pretrained(folder), (), Train(max_length=32))
     asked = Source(source=source, prompt="prompt", response="response")

@@ -13,11 +13,11 @@ import pytest
 
 from launcher.cli import main
 from launcher.errors import JobError
-from launcher.job.overrides import apply_overrides
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
+from launcher.job.reading.overrides import apply_overrides
 from launcher.plan.deepspeed_config import read_deepspeed
 from launcher.run.folder import RunFolder
-from tests.commands import adaptrun
+from tests.cli import adaptrun
 
 GOOD = """\
 name: good

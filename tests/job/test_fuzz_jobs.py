@@ -18,9 +18,9 @@ from launcher.cluster.profile import load_profile
 from launcher.cluster.variants import variants
 from launcher.data.columns import check_columns
 from launcher.errors import JobError, RequestError
-from launcher.job.paths import taken_for_hub_ids
-from launcher.job.reading import load_job
-from launcher.job.yaml_reader import MOST_VALUES, YamlFaults, parse_yaml
+from launcher.job.reading.job_file import load_job
+from launcher.job.reading.paths import taken_for_hub_ids
+from launcher.job.reading.yaml_reader import MOST_VALUES, YamlFaults, parse_yaml
 from launcher.plan.deepspeed_config import read_deepspeed
 from launcher.run.folder import RunFolder
 from tests.fuzzing import seed_of_the_day

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import JobError
-from launcher.job.paths import taken_for_hub_ids
 from launcher.job.pretrained import find_pretrained
-from launcher.job.reading import load_job
-from tests.commands import adaptrun
+from launcher.job.reading.job_file import load_job
+from launcher.job.reading.paths import taken_for_hub_ids
+from tests.cli import adaptrun
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pytest
 from pydantic import Field
 
-from launcher.job.data import Source
-from launcher.job.marks import changed_fields, mark_of, names_that, numbers, values_that
 from launcher.job.schema import Job, Model
-from launcher.job.section import Section
-from launcher.job.training import Train
+from launcher.job.sections.data import Source
+from launcher.job.sections.marks import changed_fields, mark_of, names_that, numbers, values_that
+from launcher.job.sections.section import Section
+from launcher.job.sections.training import Train
 from launcher.run.resuming import differing_fields
 
 METHODS = {

@@ -11,10 +11,10 @@ import yaml
 
 from launcher.cli import main
 from launcher.job import reference
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
+from launcher.job.sections.tasks import FAMILIES, find_family
 from launcher.job.starter import STARTERS
-from launcher.job.tasks import FAMILIES, find_family
 
 EXAMPLES = sorted((reference.DOCS.parent / "examples").glob("*.yaml"))
 
@@ -97,5 +97,10 @@ def test_every_task_has_a_starter_and_is_in_the_table_of_tasks() -> None:
     for name in FAMILIES:
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` ")]
         family = find_family(name)
-        said = [*(family.inputs or ()), *(family.targets or ()), *(family.losses or ()), *(family.judged_by or ())]
+        said = [
+            *(family.inputs or ()),
+            *(family.targets or ()),
+            *(family.losses or ()),
+            *(family.metric_directions or ()),
+        ]
         assert not [word for word in said if f"`{word}`" not in line], name

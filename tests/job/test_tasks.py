@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import RequestError
-from launcher.job.tasks import find_family
+from launcher.job.sections.tasks import find_family
 
 
 def test_a_file_that_is_edited_is_read_again(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from launcher.commands.demo_data import balanced, film_reviews, tweets
 from launcher.data.fingerprints import normalised
-from launcher.start.demo_data import balanced, film_reviews, tweets
 
 Sample = tuple[str, str]
 OTHER = {"positive": "negative", "negative": "positive"}

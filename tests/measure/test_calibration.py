@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from launcher.measure.calibration import BINS, calibration, calibration_error, fitted_temperature
+from launcher.measure.compare.calibration import BINS, calibration, calibration_error, fitted_temperature
 
 
 def drawn(seed: int, samples: int, classes: int, sureness: float) -> tuple[np.ndarray, np.ndarray]:

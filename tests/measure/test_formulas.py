@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, multivariate_normal
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from launcher.measure.a_distance import proxy_a_distance, wilson
-from launcher.measure.label_errors import believe, label_errors, probe_of
-from launcher.measure.mmd import mmd_test
-from launcher.measure.movers import length_move, word_moves
-from launcher.measure.transferability import h_score, ledoit_wolf, logme, transferability
+from launcher.measure.quality.label_errors import believe, label_errors, probe_of
+from launcher.measure.quality.transferability import h_score, ledoit_wolf, logme, transferability
+from launcher.measure.shift.a_distance import proxy_a_distance, wilson
+from launcher.measure.shift.frequencies import length_move, word_moves
+from launcher.measure.shift.mmd import mmd_test
 
 Numbers = NDArray[np.float64]
 

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import yaml
 
+from launcher.commands import gap
+from launcher.commands.demo_data import tweets
 from launcher.errors import RequestError
 from launcher.job.schema import Job
-from launcher.job.tasks import find_family
-from launcher.measure import on_features
-from launcher.measure.a_distance import proxy_a_distance
-from launcher.measure.advice import findings
-from launcher.measure.label_sets import label_format
-from launcher.measure.mmd import mmd_test
-from launcher.measure.on_features import measure_features
-from launcher.measure.report import Report, look_at
-from launcher.measure.samples import read_sets
-from launcher.measure.showing import as_json
-from launcher.start import gap
-from launcher.start.demo_data import tweets
-from tests.commands import adaptrun
+from launcher.job.sections.tasks import find_family
+from launcher.measure.quality import on_features
+from launcher.measure.quality.advice import findings
+from launcher.measure.quality.label_sets import label_format
+from launcher.measure.quality.on_features import measure_features
+from launcher.measure.quality.rendering import as_json
+from launcher.measure.quality.report import Report, look_at
+from launcher.measure.quality.samples import read_sets
+from launcher.measure.shift.a_distance import proxy_a_distance
+from launcher.measure.shift.mmd import mmd_test
+from tests.cli import adaptrun
 from tests.families import JOBS, SAMPLES
 from tests.measure.planted import clean, other_domain, plant, precision_and_recall, write
 from tests.tiny import write_texts

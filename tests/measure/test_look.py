@@ -13,15 +13,15 @@ from launcher.data.fingerprints import fingerprint, normalised, repeated
 from launcher.data.rows import Row
 from launcher.errors import DataError
 from launcher.job.schema import Job
-from launcher.job.tasks import find_family
-from launcher.measure.advice import findings
-from launcher.measure.duplicates import contradictions, within
-from launcher.measure.garbled import fault_of
-from launcher.measure.label_sets import label_format
-from launcher.measure.near_duplicates import LIKENESS, jaccard, near_duplicates, pieces
-from launcher.measure.report import look_at
-from launcher.measure.samples import SampleSet, read_sets
-from tests.commands import adaptrun
+from launcher.job.sections.tasks import find_family
+from launcher.measure.quality.advice import findings
+from launcher.measure.quality.duplicates import contradictions, within
+from launcher.measure.quality.label_sets import label_format
+from launcher.measure.quality.mojibake import fault_of
+from launcher.measure.quality.near_duplicates import LIKENESS, jaccard, near_duplicates, pieces
+from launcher.measure.quality.report import look_at
+from launcher.measure.quality.samples import SampleSet, read_sets
+from tests.cli import adaptrun
 from tests.families import JOBS, SAMPLES
 from tests.measure.planted import alike, plant, precision_and_recall, write
 

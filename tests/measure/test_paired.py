@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launcher.measure.paired import CELLS_AT_ONCE, Difference, draws_for, holm, mcnemar, paired_bootstrap, resamples
-from launcher.measure.verdict import Comparison, Scale, decide
-from launcher.models.classification_metrics import METRICS, of_samples
+from launcher.measure.compare.paired import (
+    CELLS_AT_ONCE,
+    Difference,
+    draws_for,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    resamples,
+)
+from launcher.measure.compare.verdict import Comparison, Scale, decide
+from launcher.models.parts.classification_metrics import METRICS, of_samples
 
 Array = np.ndarray[Any, Any]
 

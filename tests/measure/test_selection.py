@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from launcher.measure.selection import HEAVIEST, importance_weights, logistic_regression, lost_classes, weighted_mean
+from launcher.measure.compare.selection import (
+    HEAVIEST,
+    importance_weights,
+    logistic_regression,
+    lost_classes,
+    weighted_mean,
+)
 
 Array = np.ndarray[Any, Any]
 

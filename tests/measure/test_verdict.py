@@ -7,7 +7,7 @@ from math import nan
 
 import pytest
 
-from launcher.measure.verdict import Comparison, Role, Scale, Verdict, decide
+from launcher.measure.compare.verdict import Comparison, Role, Scale, Verdict, decide
 
 ACCURACY = Scale("accuracy", lower_is_better=False, margin=0.01)
 LOSS = Scale("loss", lower_is_better=True, margin=0.01)

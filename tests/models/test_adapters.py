@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
 
-from launcher.adapt.adapters import Adapters, Setting
-from launcher.adapt.lora import add_lora, modules_that_learn
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters
+from launcher.adapt.adapters.lora import add_lora, modules_that_learn
 from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.engines.base import EngineSettings
 from launcher.engines.single import SingleEngine
 from launcher.errors import ModelError
-from launcher.job.methods import Lora
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
-from launcher.job.training import Optimizer
-from launcher.models import loading
+from launcher.job.sections.methods import Lora
+from launcher.job.sections.training import Optimizer
+from launcher.models.weights import loading
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 GPT2 = GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, n_positions=32, pad_token_id=0)
@@ -38,7 +38,7 @@ LLAMA = LlamaConfig(
 
 
 def leave_adapters(
-    loaded: loading.Loaded, lora: Lora, setting: Setting, tokenizer: Any, card: Any, folder: Path
+    loaded: loading.Loaded, lora: Lora, setting: AdapterContext, tokenizer: Any, card: Any, folder: Path
 ) -> Any:
     """Adapters of random values, saved as a run saves them; gives the model that they are in."""
     identity = loaded.identity
@@ -85,7 +85,7 @@ def test_decoders_and_transposed_layers_are_adapted(
     spec = Model(pretrained=str(tmp_path / "base"))
     loaded = load(tmp_path / "base")
     lora = Lora.model_validate({"method": "lora", "rank": 4, **adapt})
-    setting = Setting(find_pretrained(spec), None, CLASSIFIER, seed=0)
+    setting = AdapterContext(find_pretrained(spec), None, CLASSIFIER, seed=0)
     trained = leave_adapters(loaded, lora, setting, tokenizer, {"task": "text-classification"}, tmp_path)
     found = load(tmp_path / "model", in_parts=in_parts)
     assert not found.new
@@ -144,7 +144,7 @@ def test_the_base_may_be_a_function_or_a_state_dict(kind: str, tiny_model: Path,
     loaded = load(tmp_path, spec)
     identity = loaded.identity
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    setting = Setting(place, None, CLASSIFIER, seed=0)
+    setting = AdapterContext(place, None, CLASSIFIER, seed=0)
     trained = leave_adapters(loaded, Lora(method="lora"), setting, tokenizer, card, tmp_path)
     written = json.loads((tmp_path / "model" / "adaptrun.json").read_text())
     written["base"] = base | {"identity": identity}

@@ -14,9 +14,9 @@ from transformers import AutoFeatureExtractor
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.training import Train
-from launcher.models.audio_classification import AudioClassification
-from launcher.models.sounds import sound_of
+from launcher.job.sections.training import Train
+from launcher.models.parts.sounds import sound_of
+from launcher.models.tasks.audio_classification import AudioClassification
 from tests.families import wav2vec2
 
 

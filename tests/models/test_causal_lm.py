@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ByT5To
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
-from launcher.job.data import Source
-from launcher.job.training import Train
-from launcher.models.causal_lm import CausalLM
-from launcher.models.token_loss import UNTOLD
+from launcher.job.sections.data import Source
+from launcher.job.sections.training import Train
+from launcher.models.tasks.causal_lm import CausalLM
+from launcher.models.tasks.token_loss import IGNORE_INDEX
 from tests.families import llama, texts
 from tests.tiny import WORDS
 
@@ -41,7 +41,7 @@ def examples(task: CausalLM, rows: list[Row]) -> list[dict[str, Any]]:
 def learned(task: CausalLM, **values: Any) -> str:
     """The tokens of a row that are learned, as text."""
     (example,) = examples(task, [row(**values)])
-    return str(task.processor.decode([token for token in example["targets"] if token != UNTOLD]))
+    return str(task.processor.decode([token for token in example["targets"] if token != IGNORE_INDEX]))
 
 
 def test_of_a_plain_text_every_token_and_the_end_are_learned(folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from launcher.models.classification_metrics import METRICS, Cells, bootstrap_intervals, of_samples
+from launcher.models.parts.classification_metrics import METRICS, Cells, bootstrap_intervals, of_samples
 
 REFERENCES = {
     "accuracy": sk.accuracy_score,

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BertCon
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
-from launcher.models import loading
-from launcher.models.stored import readable
+from launcher.models.weights import loading
+from launcher.models.weights.stored import readable
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 NLI = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")

@@ -14,8 +14,8 @@ from transformers import AutoImageProcessor, EfficientNetImageProcessor, ResNetC
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
-from launcher.job.training import Train
-from launcher.models.image_classification import ImageClassification
+from launcher.job.sections.training import Train
+from launcher.models.tasks.image_classification import ImageClassification
 from tests.families import vit
 
 

@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.training import Train
+from launcher.job.sections.training import Train
 from launcher.models import task_class
-from launcher.models.base import Tally
+from launcher.models.tasks.base import EvalTotals
 from tests.tiny import WORDS
 
 LABELS = ("x", "y", "z")
@@ -35,7 +35,7 @@ def test_labels_are_a_list_or_a_text_with_separators_and_may_be_none(tiny_model:
     task = task_of(tiny_model, name="binary")
     rows = [row(["z", "x"]), row("x, y ,"), row(""), row([]), row("y|z", "|"), row("y,z", ",")]
     assert task.prepare(rows, labelled=True)["label"] == [[0, 2], [0, 1], [], [], [1, 2], [1, 2]]
-    assert task.survey(rows) == LABELS
+    assert task.collect_labels(rows) == LABELS
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_figures_are_those_of_scikit_learn(tiny_model: Path) -> None:
     for ids in np.array_split(np.arange(60), 4):
         some = [{"input_ids": [5], "length": 1, "label": np.flatnonzero(true[i])} for i in ids]
         sums += task.statistics(task.collate(some, ids.tolist()), scores[ids])
-    found = task.metrics(Tally(sums, torch.zeros(0)))
+    found = task.metrics(EvalTotals(sums, torch.zeros(0)))
     predicted = (scores > 0).numpy().astype(int)
     criterion = nn.BCEWithLogitsLoss()
     assert found == pytest.approx(
@@ -72,7 +72,9 @@ def test_figures_are_those_of_scikit_learn(tiny_model: Path) -> None:
             "exact_match": metrics.accuracy_score(true, predicted),
         }
     )
-    assert all(low <= found[name] <= high for name, (low, high) in task.intervals(Tally(sums, torch.zeros(0))).items())
+    assert all(
+        low <= found[name] <= high for name, (low, high) in task.intervals(EvalTotals(sums, torch.zeros(0))).items()
+    )
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0])

@@ -16,9 +16,9 @@ from launcher.errors import ModelError
 from launcher.job import pretrained as places
 from launcher.job.pretrained import find_pretrained, longest_input, verify_alias
 from launcher.job.schema import Model
-from launcher.job.training import Train
-from launcher.models import loading
-from launcher.models.own_code import own_object
+from launcher.job.sections.training import Train
+from launcher.models.parts.own_code import own_object
+from launcher.models.weights import loading
 
 LABELS = ("no", "yes", "perhaps")
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -259,7 +259,7 @@ def test_the_longest_input(config: dict[str, Any], longest: int | None) -> None:
 def test_any_encoder_or_decoder_learns(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from launcher.models.text_classification import TextClassification
+    from launcher.models.tasks.text_classification import TextClassification
 
     small = {
         "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},

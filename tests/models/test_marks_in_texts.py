@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.training import Train
-from launcher.models.masked_lm import MaskedLM
-from launcher.models.text_classification import TextClassification
-from launcher.models.token_classification import TokenClassification
+from launcher.job.sections.training import Train
+from launcher.models.tasks.masked_lm import MaskedLM
+from launcher.models.tasks.text_classification import TextClassification
+from launcher.models.tasks.token_classification import TokenClassification
 from tests.architectures import word_tokenizer
 from tests.tiny import WORDS
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, ModelError
-from launcher.job.training import Train
-from launcher.models.masked_lm import MaskedLM
-from launcher.models.token_loss import UNTOLD
+from launcher.job.sections.training import Train
+from launcher.models.tasks.masked_lm import MaskedLM
+from launcher.models.tasks.token_loss import IGNORE_INDEX
 from tests.families import bert_with_words, llama, texts
 from tests.tiny import WORDS
 
@@ -56,13 +56,13 @@ def test_the_share_is_hidden_as_bert_hides_it(folder: Path) -> None:
     task = task_of(folder, mask_share=0.25, max_length=64)
     some = examples(task, [" ".join(WORDS[:40])])
     batches = [task.collate(some, [0], epoch) for epoch in range(200)]
-    assert {int((batch.targets != UNTOLD).sum()) for batch in batches} == {10}
-    shown = torch.cat([batch.inputs["input_ids"][batch.targets != UNTOLD] for batch in batches])
-    true = torch.cat([batch.targets[batch.targets != UNTOLD] for batch in batches])
+    assert {int((batch.targets != IGNORE_INDEX).sum()) for batch in batches} == {10}
+    shown = torch.cat([batch.inputs["input_ids"][batch.targets != IGNORE_INDEX] for batch in batches])
+    true = torch.cat([batch.targets[batch.targets != IGNORE_INDEX] for batch in batches])
     assert float((shown == task.processor.mask_token_id).float().mean()) == pytest.approx(0.8, abs=0.03)
     assert float((shown == true).float().mean()) == pytest.approx(0.1, abs=0.03)
     edges = torch.cat([batch.targets[0, [0, -1]] for batch in batches])
-    assert (edges == UNTOLD).all(), "special tokens are never hidden"
+    assert (edges == IGNORE_INDEX).all(), "special tokens are never hidden"
 
 
 def test_one_word_is_always_hidden(folder: Path) -> None:

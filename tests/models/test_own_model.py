@@ -11,7 +11,7 @@ import pytest
 from launcher.errors import ModelError
 from launcher.job.own_files import with_imports
 from launcher.job.own_function import check_function
-from launcher.models.own_code import build_model, own_object
+from launcher.models.parts.own_code import build_model, own_object
 
 BERT = """
 from transformers import BertConfig, BertForSequenceClassification
@@ -35,7 +35,7 @@ def test_modules_beside_the_file_are_found_where_python_does_not_look(tmp_path: 
     (tmp_path / "plain_net.py").write_text("NAME = 'net'\n")
     (tmp_path / "bag").mkdir()
     (tmp_path / "bag" / "words.py").write_text("NAME = 'bag'\n")
-    code = f"from launcher.models.own_code import own_object\nprint(own_object({f'{file}:NAMES'!r}))"
+    code = f"from launcher.models.parts.own_code import own_object\nprint(own_object({f'{file}:NAMES'!r}))"
     said = subprocess.run([sys.executable, "-P", "-c", code], cwd="/", capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "('net', 'bag')"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from launcher.models.padding_token import agree_on_padding
+from launcher.models.parts.padding_token import agree_on_padding
 from tests.architectures import SIZES, word_tokenizer
 
 TOKENIZER = word_tokenizer("bert")

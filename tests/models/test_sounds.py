@@ -13,8 +13,8 @@ import soundfile
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.models import sounds
-from launcher.models.sounds import sound_of
+from launcher.models.parts import sounds
+from launcher.models.parts.sounds import sound_of
 from tests.models.test_audio_classification import wav
 
 TONE = np.sin(np.arange(4800) / 20) / 2

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from launcher.adapt.adapters import Setting
-from launcher.adapt.lora import add_lora
-from launcher.job.methods import Lora
+from launcher.adapt.adapters.adapters import AdapterContext
+from launcher.adapt.adapters.lora import add_lora
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
-from launcher.job.training import Optimizer
-from launcher.models import loading
-from launcher.models.stored import Placeholders, StoredTensor
+from launcher.job.sections.methods import Lora
+from launcher.job.sections.training import Optimizer
+from launcher.models.weights import loading
+from launcher.models.weights.stored import FileTensor, Placeholders
 from tests.engines.test_engines import engine_of
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
@@ -116,8 +116,8 @@ def test_weights_made_by_computation_are_not_read_in_part(tmp_path: Path) -> Non
 
 def test_a_scalar_and_whole_numbers_are_read(tmp_path: Path) -> None:
     save_file({"scale": torch.tensor(2.5), "count": torch.tensor([7, 8])}, tmp_path / "model.safetensors")
-    assert StoredTensor(tmp_path / "model.safetensors", "scale", torch.Size(())).elements(0, 1).tolist() == [2.5]
-    assert StoredTensor(tmp_path / "model.safetensors", "count", torch.Size((2,))).elements(1, 2).tolist() == [8]
+    assert FileTensor(tmp_path / "model.safetensors", "scale", torch.Size(())).elements(0, 1).tolist() == [2.5]
+    assert FileTensor(tmp_path / "model.safetensors", "count", torch.Size((2,))).elements(1, 2).tolist() == [8]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def peak_of_loading(
     with peak() as reached:
         loaded = load(folder, in_parts=True)
         if adapt is not None:
-            setting = Setting(find_pretrained(Model(pretrained=folder)), None, CLASSIFIER, seed=0)
+            setting = AdapterContext(find_pretrained(Model(pretrained=folder)), None, CLASSIFIER, seed=0)
             add_lora(Lora.model_validate(adapt), loaded, setting)
         engine.prepare(loaded.model, Optimizer(name="sgd"), loaded.stored)
     deepspeed.initialize = start

@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError, RequestError
-from launcher.job.data import Source
-from launcher.job.training import Loss, Train
-from launcher.models.text_classification import TextClassification
+from launcher.job.sections.data import Source
+from launcher.job.sections.training import Loss, Train
+from launcher.models.tasks.text_classification import TextClassification
 from tests.tiny import WORDS
 
 
@@ -34,10 +34,10 @@ def prepared(task: TextClassification, samples: list[Row]) -> list[dict[str, Any
 
 
 def test_names_are_sorted_by_character_and_integers_by_value(tiny_model: Path) -> None:
-    survey = make_task(tiny_model).survey
-    assert survey(rows(("x", "pear"), ("x", "apple"), ("x", "pear"))) == ("apple", "pear")
-    assert survey(rows(("x", "10"), ("x", 9), ("x", "-1"))) == ("-1", "9", "10")
-    assert survey(rows(("x", "10"), ("x", "--3"))) == ("--3", "10")
+    collect_labels = make_task(tiny_model).collect_labels
+    assert collect_labels(rows(("x", "pear"), ("x", "apple"), ("x", "pear"))) == ("apple", "pear")
+    assert collect_labels(rows(("x", "10"), ("x", 9), ("x", "-1"))) == ("-1", "9", "10")
+    assert collect_labels(rows(("x", "10"), ("x", "--3"))) == ("--3", "10")
 
 
 def test_long_texts_are_cut_and_the_length_counts_special_tokens(tiny_model: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_evaluation_holds_follows_from_the_samples_and_not_from_the_square_
     """The confusion matrix of 50,000 classes alone would take 20 GB."""
     import tracemalloc
 
-    from launcher.models.base import Tally
+    from launcher.models.tasks.base import EvalTotals
 
     classes, samples = 50_000, 64
     labels = [f"sku-{number}" for number in range(classes)]
@@ -142,12 +142,12 @@ def test_what_evaluation_holds_follows_from_the_samples_and_not_from_the_square_
     scores[range(samples), predicted] = 9.0
     batch = task.collate([{"input_ids": [5], "length": 1, "label": label} for label in true], range(samples))
     assert task.statistics_size() == len(task.statistics(batch, scores)) == 3
-    values = task.values(batch, scores)
+    values = task.per_sample_values(batch, scores)
     assert values.shape == (samples, task.kept) == (samples, 1)
     tracemalloc.start()
-    tally = Tally(task.statistics(batch, scores), values.double())
-    metrics, intervals = task.metrics(tally), task.intervals(tally)
-    outcomes = task.outcomes(batch, scores).numpy()
+    totals = EvalTotals(task.statistics(batch, scores), values.double())
+    metrics, intervals = task.metrics(totals), task.intervals(totals)
+    outcomes = task.per_sample_results(batch, scores).numpy()
     drawn = task.resampled(outcomes, np.ones((10_000, samples)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -15,10 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.training import Train
-from launcher.models.base import Tally
-from launcher.models.batch import Batch
-from launcher.models.text_regression import TextRegression, spearman
+from launcher.job.sections.training import Train
+from launcher.models.parts.batch import Batch
+from launcher.models.tasks.base import EvalTotals
+from launcher.models.tasks.text_regression import TextRegression, spearman
 from tests.tiny import WORDS
 
 
@@ -26,7 +26,7 @@ def task_of(folder: Path, **loss: Any) -> TextRegression:
     return TextRegression(AutoTokenizer.from_pretrained(folder), (), Train(max_length=16, loss=loss))
 
 
-def tally_of(task: TextRegression, true: Any, found: Any) -> Tally:
+def tally_of(task: TextRegression, true: Any, found: Any) -> EvalTotals:
     """What an evaluation in uneven batches comes to."""
     sums = torch.zeros(task.statistics_size(), dtype=torch.float64)
     values = torch.zeros((len(true), 2), dtype=torch.float64)
@@ -34,8 +34,8 @@ def tally_of(task: TextRegression, true: Any, found: Any) -> Tally:
         some = torch.from_numpy(ids)
         batch = Batch({}, true[some], torch.ones(len(some)), some, 0)
         sums += task.statistics(batch, found[some])
-        values[some] = task.values(batch, found[some]).double()
-    return Tally(sums, values)
+        values[some] = task.per_sample_values(batch, found[some]).double()
+    return EvalTotals(sums, values)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
@@ -44,7 +44,7 @@ def test_figures_are_those_of_scikit_learn_and_scipy(offset: float, tiny_model: 
     true = (torch.randn(200, generator=draw) * 2).round() / 2 + offset
     found = true * 0.5 + torch.randn(200, generator=draw) + offset / 2
     task = task_of(tiny_model)
-    tally = tally_of(task, true, found)
+    totals = tally_of(task, true, found)
     one, other = true.double().numpy(), found.double().numpy()
     expected = {
         "loss": metrics.mean_squared_error(one, other),
@@ -54,8 +54,8 @@ def test_figures_are_those_of_scikit_learn_and_scipy(offset: float, tiny_model: 
         "r2": metrics.r2_score(one, other),
         "spearman": stats.spearmanr(one, other).statistic,
     }
-    assert task.metrics(tally) == pytest.approx(expected, rel=1e-6)
-    for name, (low, high) in task.intervals(tally).items():
+    assert task.metrics(totals) == pytest.approx(expected, rel=1e-6)
+    for name, (low, high) in task.intervals(totals).items():
         assert low < expected[name] < high
 
 
@@ -65,8 +65,8 @@ def test_a_constant_correlates_with_nothing(tiny_model: Path) -> None:
     assert (found["pearson"], found["spearman"], found["r2"]) == (0.0, 0.0, 0.0)
     true = torch.full((50,), 3.3)
     assert task.metrics(tally_of(task, true, true))["r2"] == 1.0
-    tally = tally_of(task, true, true + torch.randn(50, generator=torch.Generator().manual_seed(0)))
-    assert (task.metrics(tally)["r2"], task.intervals(tally)["r2"]) == (0.0, (0.0, 0.0)), "as scikit-learn has it"
+    totals = tally_of(task, true, true + torch.randn(50, generator=torch.Generator().manual_seed(0)))
+    assert (task.metrics(totals)["r2"], task.intervals(totals)["r2"]) == (0.0, (0.0, 0.0)), "as scikit-learn has it"
     assert spearman(np.array([1.0, 1.0, 2.0]), np.array([3.0, 3.0, 9.0])) == pytest.approx(1.0)
 
 

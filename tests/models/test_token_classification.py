@@ -17,11 +17,11 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from launcher.data.rows import Row
 from launcher.errors import DataError
-from launcher.job.training import Loss, Train
-from launcher.models.base import Tally
-from launcher.models.entities import entities_of
-from launcher.models.token_classification import TokenClassification
-from launcher.models.token_loss import UNTOLD
+from launcher.job.sections.training import Loss, Train
+from launcher.models.parts.entities import entities_of
+from launcher.models.tasks.base import EvalTotals
+from launcher.models.tasks.token_classification import TokenClassification
+from launcher.models.tasks.token_loss import IGNORE_INDEX
 from tests.tiny import WORDS
 
 LABELS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
@@ -62,7 +62,7 @@ def test_figures_are_those_of_seqeval(tiny_model: Path) -> None:
             outputs = module(batch).outputs
         sums += task.statistics(batch, outputs)
         predicted += [one["labels"] for one in task.predictions(outputs)]
-    found = task.metrics(Tally(sums, torch.zeros(0)))
+    found = task.metrics(EvalTotals(sums, torch.zeros(0)))
     true = [labels for _, labels in rows]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -71,7 +71,7 @@ def test_figures_are_those_of_seqeval(tiny_model: Path) -> None:
             assert found[name] == pytest.approx(float(metric(true, predicted)))
     pairs = [pair for one, other in zip(true, predicted, strict=True) for pair in zip(one, other, strict=True)]
     assert found["accuracy"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
-    low, high = task.intervals(Tally(sums, torch.zeros(0)))["accuracy"]
+    low, high = task.intervals(EvalTotals(sums, torch.zeros(0)))["accuracy"]
     assert low < found["accuracy"] < high
 
 
@@ -79,7 +79,9 @@ def test_a_words_first_token_bears_its_label(tiny_model: Path) -> None:
     task = task_of(tiny_model)
     (example,) = examples(task, [row([f"{WORDS[0]}-{WORDS[1]}", WORDS[2]], ["B-PER", "O"])])
     assert example["begins"].tolist() == [-1, 0, -1, -1, 1, -1]
-    assert task.collate([example], [0]).targets.tolist() == [[UNTOLD, 1, UNTOLD, UNTOLD, 4, UNTOLD]]
+    assert task.collate([example], [0]).targets.tolist() == [
+        [IGNORE_INDEX, 1, IGNORE_INDEX, IGNORE_INDEX, 4, IGNORE_INDEX]
+    ]
 
 
 def test_words_beyond_the_length_are_neither_learned_nor_counted(tiny_model: Path) -> None:

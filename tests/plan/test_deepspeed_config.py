@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobError
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import DEEPSPEED_TEMPLATES
 from launcher.plan.deepspeed_config import TEMPLATES, check_deepspeed, render_deepspeed
-from launcher.plan.making import make_plan, sharing_of
 from launcher.plan.plan import Plan
+from launcher.plan.planner import make_plan, sharing_of
 from launcher.plan.split import split_batch
-from tests.commands import adaptrun
+from tests.cli import adaptrun
 from tests.plan.test_plan import LAPTOP, job
 
 SPLIT = split_batch(global_batch=30, ranks=4, micro_batch=3)

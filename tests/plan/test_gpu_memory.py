@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from launcher.commands.selfcheck import engine_section
 from launcher.plan.hardware import find_hardware
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder
-from launcher.start.selfcheck import engine_section
-from tests.commands import adaptrun
-from tests.start.conftest import write_job
+from tests.cli import adaptrun
+from tests.small_run import write_job
 from tests.tiny import WORDS, tiny_model_folder
 
 GPUS = find_hardware().gpus

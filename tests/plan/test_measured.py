@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from launcher.job.methods import SECTIONS
 from launcher.job.schema import Job
+from launcher.job.sections.methods import SECTIONS
 from launcher.plan.hardware import Hardware
-from launcher.plan.making import make_plan
 from launcher.plan.measured import MEASURED, PAGE, Measured, losses_of
 from launcher.plan.plan import Plan
+from launcher.plan.planner import make_plan
 from tests.worlds import REPOSITORY
 
 LAPTOP = Hardware((), cores=4, memory=2**34)

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from launcher.errors import JobError, ModelError
-from launcher.job.adapting import Ema
-from launcher.job.methods import Finetune, Lora
 from launcher.job.pretrained import Pretrained, find_pretrained
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Model
-from launcher.job.training import Optimizer
+from launcher.job.sections.adapting import Ema
+from launcher.job.sections.methods import Finetune, Lora
+from launcher.job.sections.training import Optimizer
 from launcher.plan.adapter_size import from_shapes
 from launcher.plan.hardware import Gpu, Hardware
-from launcher.plan.making import make_plan, with_smaller_micro_batches
-from launcher.plan.memory import Load, Memory, memory_of
+from launcher.plan.memory import Memory, Workload, memory_of
 from launcher.plan.model_size import ModelSize, find_model_size
+from launcher.plan.planner import make_plan, with_smaller_micro_batches
 from launcher.plan.table import Table
-from tests.commands import adaptrun
+from tests.cli import adaptrun
 from tests.engines.test_engines import ENGINES, Net, engine_of, micro_batch, whole_in_fsdp
 from tests.plan.test_plan import job
 from tests.tiny import tiny_model_folder
@@ -56,9 +56,9 @@ def measured(
     from torch.distributed.tensor import DTensor
     from transformers import AutoModelForSequenceClassification
 
-    from launcher.adapt.adapters import Setting
-    from launcher.adapt.lora import add_lora
-    from launcher.models.loading import Loaded, freeze
+    from launcher.adapt.adapters.adapters import AdapterContext
+    from launcher.adapt.adapters.lora import add_lora
+    from launcher.models.weights.loading import Loaded, freeze
     from tests.worker.test_evaluating import tiny_task
 
     task, _ = tiny_task(folder)
@@ -66,7 +66,7 @@ def measured(
     freeze(module.model, frozen)
     if lora is not None:
         place = find_pretrained(Model(pretrained=folder))
-        setting = Setting(place, None, task.auto_class, seed=0)
+        setting = AdapterContext(place, None, task.auto_class, seed=0)
         add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), setting)
     engine: Any = engine_of(engine_name, None, averages=averages)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
@@ -114,7 +114,7 @@ def test_the_plan_is_within_a_hundredth_of_what_is_held(
     model_size = find_model_size(find_pretrained(Model(pretrained=str(model))), frozen)
     assert model_size is not None
     assert not model_size.is_estimated
-    load = Load(tokens=0, precision="fp32", recomputes=False)
+    load = Workload(tokens=0, precision="fp32", recomputes=False)
     planned = memory_of(model_size, Optimizer.model_validate(optimizer), engine, size, load)
     for weights, gradients, moments in worlds.run(size, measured, str(model), engine, optimizer, frozen):
         assert planned.weights == pytest.approx(weights, rel=0.01)
@@ -126,7 +126,7 @@ def test_the_plan_is_within_a_hundredth_of_what_is_held(
 def test_so_it_is_with_an_average_beside(engine: Any, size: int, model: Path, worlds: Worlds) -> None:
     model_size = find_model_size(find_pretrained(Model(pretrained=str(model))))
     assert model_size is not None
-    load, optimizer = Load(tokens=0, precision="fp32", recomputes=False), OPTIMIZERS[0]
+    load, optimizer = Workload(tokens=0, precision="fp32", recomputes=False), OPTIMIZERS[0]
     copies = Finetune(average=Ema(name="ema")).copies
     planned = memory_of(model_size, Optimizer.model_validate(optimizer), engine, size, load, copies)
     for weights, _, moments in worlds.run(size, measured, str(model), engine, optimizer, (), None, True):
@@ -183,7 +183,7 @@ def reserved(rank: int, size: int, name: str) -> int:
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
 def test_on_gpus_deepspeeds_buckets_are_as_large_for_a_small_model(name: Any, worlds: Worlds) -> None:
-    small, load = ModelSize(1000, 100, 100), Load(tokens=0, precision="fp32", recomputes=False)
+    small, load = ModelSize(1000, 100, 100), Workload(tokens=0, precision="fp32", recomputes=False)
     on_gpu, on_cpu = (
         memory_of(small, Optimizer(), name, 2, load, takes_what_it_reserves=takes).communication
         for takes in (True, False)
@@ -220,7 +220,7 @@ LORAS: list[dict[str, Any]] = [
 def test_so_it_is_with_adapters(engine: Any, size: int, lora: dict[str, Any], model: Path, worlds: Worlds) -> None:
     model_size = find_model_size(find_pretrained(Model(pretrained=str(model))), adapt=Lora.model_validate(lora))
     assert model_size is not None
-    load = Load(tokens=0, precision="fp32", recomputes=False)
+    load = Workload(tokens=0, precision="fp32", recomputes=False)
     planned = memory_of(model_size, Optimizer(), engine, size, load)
     held = worlds.run(size, measured, str(model), engine, {"name": "adamw"}, (), lora)
     for part, found in zip(("weights", "gradients", "optimizer"), zip(*held, strict=True), strict=True):
@@ -313,9 +313,9 @@ def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, 
     """Without the model's dropout, whose masks and unfused attention only a CPU keeps."""
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
-    from launcher.adapt.adapters import Setting
-    from launcher.adapt.lora import add_lora
-    from launcher.models.loading import Loaded
+    from launcher.adapt.adapters.adapters import AdapterContext
+    from launcher.adapt.adapters.lora import add_lora
+    from launcher.models.weights.loading import Loaded
 
     common: dict[str, Any] = {"num_hidden_layers": 6, "num_attention_heads": 8, "vocab_size": 500, "pad_token_id": 0}
     if family == "bert":
@@ -333,9 +333,9 @@ def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, 
         lora = Lora.model_validate(LORA | adapt)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         size = replace(size, adapters=from_shapes(lora, shapes, {}, 256, learns_head=True))
-        setting = Setting(Pretrained("folder", "x", "x", "x"), None, "", seed=0)
+        setting = AdapterContext(Pretrained("folder", "x", "x", "x"), None, "", seed=0)
         add_lora(lora, Loaded(model, (), ()), setting)
-    planned = memory_of(size, Optimizer(), "ddp", 2, Load(16 * 128, precision, recomputes=False)).activations
+    planned = memory_of(size, Optimizer(), "ddp", 2, Workload(16 * 128, precision, recomputes=False)).activations
     assert planned == pytest.approx(kept_for_backward(model.train(), 16, 128, precision == "bf16"), rel=0.2)
 
 
@@ -362,7 +362,7 @@ def large_job(folder: Path, **train: Any) -> Path:
 def test_a_large_model_is_judged_from_its_config_without_torch(tmp_path: Path) -> None:
     file = large_job(tmp_path, global_batch_size=64, max_length=4096)
     code = (
-        "import sys, time; from pathlib import Path; from launcher.job.reading import load_job; "
+        "import sys, time; from pathlib import Path; from launcher.job.reading.job_file import load_job; "
         "from launcher.plan.table import Table; begun = time.perf_counter(); "
         f"print(Table.of(load_job(Path({str(file)!r})), 16, 80 * 2**30)); "
         "print('torch' in sys.modules, time.perf_counter() - begun < 1)"
@@ -418,7 +418,7 @@ def test_the_micro_batch_is_the_largest_that_fits(model: Path, tmp_path: Path) -
     made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32, "global_batch_size": 64})
     size = find_model_size(find_pretrained(made.model))
     assert size is not None
-    load = Load(16 * 32, "bf16", recomputes=False)
+    load = Workload(16 * 32, "bf16", recomputes=False)
     room = memory_of(size, Optimizer(), "single", 1, load).total
     plan = make_plan(made, file, Hardware((Gpu("small", int(room / 0.9) + 1, 9.0),), 8, 2**33))
     assert plan.split.micro_batch == 16
@@ -513,6 +513,6 @@ def test_a_language_model_counts_its_head_and_the_scores_of_its_words(tmp_path: 
     assert whole is not None
     assert without is not None
     assert whole.parameters == sum(p.numel() for p in model.parameters()) == without.parameters + 500 * 32
-    load = Load(tokens=64, precision="fp32", recomputes=False)
+    load = Workload(tokens=64, precision="fp32", recomputes=False)
     one, other = (memory_of(size, Optimizer(), "single", 1, load).activations for size in (whole, without))
     assert one - other == 12 * 500 * 64

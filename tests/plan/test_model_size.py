@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
 from launcher.plan.model_size import COUNTED, ModelSize, find_model_size
-from tests.commands import adaptrun
+from tests.cli import adaptrun
 from tests.plan.test_plan import job
 
 MIXTRAL = {

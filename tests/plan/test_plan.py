@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from launcher.errors import DataError, JobError
-from launcher.job.methods import SelfTraining
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
+from launcher.job.sections.methods import SelfTraining
 from launcher.plan import hardware as hardware_module
 from launcher.plan.hardware import Gpu, Hardware, find_hardware
-from launcher.plan.making import make_plan
 from launcher.plan.plan import Plan
+from launcher.plan.planner import make_plan
 from launcher.plan.split import split_batch
 
 LAPTOP = Hardware((), cores=4, memory=2**34)

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import watching
-from launcher.cluster.deciding import decide
+from launcher.cluster.requeue import decide
+from launcher.commands import status
+from launcher.commands.compare import compare_runs
+from launcher.display.comparison import Comparison
 from launcher.errors import ExitCode, RequestError
+from launcher.run.attempts import Attempt, begin
 from launcher.run.checkpoints import checkpoint_name
-from launcher.run.comparison import Comparison
 from launcher.run.events import Began, EventLog, EventTail, Note, Phase, Step
 from launcher.run.failures import Failure, first_failure, leave_word
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.run.resuming import decide_run
-from launcher.run.starts import Start, begin
-from launcher.start.comparing import compare_runs
 from launcher.tracking.following import State
 from tests.damage import DAMAGES
 from tests.run.test_resuming import folder as folder
@@ -68,26 +68,26 @@ def test_status_and_compare_name_the_damaged_file_and_tell_the_rest(
 ) -> None:
     run, other = run_of(folder), run_of(folder)
     DAMAGES[damage](run.path / file)
-    status = watching.status_of(run)
-    assert status.damage == (f"{file} cannot be read",)
-    assert f"damage   {file} cannot be read" in str(status)
-    assert (status.state, status.step, status.starts) == ("done", 3, 2)
+    found = status.status_of(run)
+    assert found.damage == (f"{file} cannot be read",)
+    assert f"damage   {file} cannot be read" in str(found)
+    assert (found.state, found.step, found.starts) == ("done", 3, 2)
     compare_runs([run.path, other.path], as_json=False)
     assert f"run a is damaged: {file} cannot be read" in capsys.readouterr().out
-    found = Comparison.of([run, other]).runs[0]
-    assert (found.state, found.steps, found.seconds) == ("done", 3, 1.5)
+    compared = Comparison.of([run, other]).runs[0]
+    assert (compared.state, compared.steps, compared.seconds) == ("done", 3, 1.5)
 
 
 def test_garbage_among_the_events_is_counted_and_passed_over(folder: Path) -> None:
     run = run_of(folder)
-    whole = watching.status_of(run)
+    whole = status.status_of(run)
     with run.events_file.open("ab") as events:
         for line in GARBAGE:
             events.write(line + b"\n")
         events.write(b'{"kind": "of another version", "time": 1}\n{"kind": "note", "te')
-    status = watching.status_of(run)
-    assert status.damage == (f"{len(GARBAGE)} lines of metrics.jsonl cannot be read",)
-    assert (status.state, status.step, status.loss, status.starts) == (whole.state, 3, 1.0, 2)
+    found = status.status_of(run)
+    assert found.damage == (f"{len(GARBAGE)} lines of metrics.jsonl cannot be read",)
+    assert (found.state, found.step, found.loss, found.starts) == (whole.state, 3, 1.0, 2)
     log = EventLog(run.events_file)
     log.write(Note(text="after"))
     log.close()
@@ -98,8 +98,8 @@ def test_garbage_among_the_events_is_counted_and_passed_over(folder: Path) -> No
 def test_a_start_is_known_from_the_events_so_that_counts_only_grow(damage: str, folder: Path) -> None:
     run = run_of(folder, done=False)
     DAMAGES[damage](run.start_file)
-    found = Start.read(run)
-    assert found == Start(2, "restart", str(run.checkpoints / checkpoint_name(10)))
+    found = Attempt.read(run)
+    assert found == Attempt(2, "restart", str(run.checkpoints / checkpoint_name(10)))
     assert begin(run, "resumed", None).count == 3
     begun = [event.start for event in EventTail(run.events_file).read() if isinstance(event, Began)]
     assert begun == [1, 2, 3]
@@ -108,7 +108,7 @@ def test_a_start_is_known_from_the_events_so_that_counts_only_grow(damage: str, 
 def test_what_a_later_version_noted_of_a_start_is_passed_over(folder: Path) -> None:
     run = run_of(folder)
     run.start_file.write_text(json.dumps({"count": 4, "cause": "resumed", "mood": "new"}))
-    assert Start.read(run) == Start(4, "resumed")
+    assert Attempt.read(run) == Attempt(4, "resumed")
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -139,14 +139,14 @@ def test_a_damaged_job_of_a_run_is_told(content: str, folder: Path) -> None:
     run.job_file.write_text(content)
     with pytest.raises(RequestError, match=r"job\.yaml (cannot be read|is damaged)"):
         Comparison.of([run, other])
-    assert watching.status_of(run).state == "done"
+    assert status.status_of(run).state == "done"
 
 
 def test_the_page_and_the_words_of_a_failure_may_be_damaged_too(folder: Path) -> None:
     run = run_of(folder, done=False)
     for content, shown in ((b"", "failure.txt is empty"), (b"first \xc3\n", "first �")):
         run.failure_file.write_bytes(content)
-        assert watching.status_of(run).failure == shown
+        assert status.status_of(run).failure == shown
     leave_word(run, Failure(1, "here", 2.0, "ValueError", "it was me", "", 1), start=2)
     for name, content in (("rank-0", b'{"rank": 0, "host"'), ("rank-2", b"[]"), ("rank-3", b"\xff")):
         (run.logs / f"start-2.{name}.failure.json").write_bytes(content)
@@ -159,7 +159,7 @@ def test_the_page_and_the_words_of_a_failure_may_be_damaged_too(folder: Path) ->
 def test_the_logs_of_a_rank_may_end_in_half_a_character(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(folder)
     run.log(0).write_bytes("süß".encode()[:-1])
-    watching.show_logs(run.path, 0, follow=False)
+    status.show_logs(run.path, 0, follow=False)
     assert capsys.readouterr().out == "sü�"
 
 
@@ -174,4 +174,4 @@ def test_a_finished_run_is_done_though_its_data_are_gone(folder: Path) -> None:
     run = run_of(folder)
     (folder / "train.csv").unlink()
     assert decide(run, requeues=0, max_requeues=0) == ExitCode.DONE
-    assert watching.status_of(run).state == "done"
+    assert status.status_of(run).state == "done"

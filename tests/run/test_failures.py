@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from launcher.run.attempts import begin
 from launcher.run.failure_kinds import FailureKind, kind_of
 from launcher.run.failures import Ended, Failure, first_failure, leave_ends, leave_word, write_page
 from launcher.run.folder import RunFolder
-from launcher.run.starts import begin
 
 
 @pytest.fixture

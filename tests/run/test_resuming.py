@@ -14,7 +14,7 @@ import pytest
 
 from launcher.errors import DamagedCheckpoint, RequestError
 from launcher.files import hash_folder
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.run import resuming
 from launcher.run.checkpoints import MARKER, PROGRESS, checkpoint_name, complete_checkpoints

@@ -15,20 +15,20 @@ from safetensors.torch import save_file
 
 from launcher.checkpoint.consolidating import consolidate
 from launcher.cli import main
+from launcher.commands.evaluate import checked_model
 from launcher.errors import JobError, ModelError
-from launcher.job.evaluation import EvaluationRequest
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
+from launcher.job.requests import EvaluationRequest
 from launcher.job.schema import Job, Model
-from launcher.start.evaluating import checked_model
-from launcher.worker.answering import open_model
+from launcher.worker.evaluation.inference import open_model
 from tests.families import bert
 from tests.tiny import write_texts
 
 EVIL = """
 from pathlib import Path
 from transformers import BertConfig, BertForSequenceClassification
-from launcher.models.text_classification import TextClassification
+from launcher.models.tasks.text_classification import TextClassification
 
 Path(__file__).with_name("it-ran").touch()
 
@@ -118,8 +118,8 @@ def task_of_adapters(case: Case) -> Path:
     return case.adapters("adapters", case.folder, task=f"{case.evil}:Own")
 
 
-WAYS = [function, task, run_of_others, base, base_that_says_it_is_trusted, base_of_the_base]
-WAYS += [base_with_a_function, task_of_adapters]
+STRATEGIES = [function, task, run_of_others, base, base_that_says_it_is_trusted, base_of_the_base]
+STRATEGIES += [base_with_a_function, task_of_adapters]
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def request(case: Case, place: Path, *trusted: Path) -> EvaluationRequest:
     return EvaluationRequest.model_validate({"model": model, "data": data, "cache": str(case.place / "cache")})
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STRATEGIES)
 def test_code_that_a_folder_names_is_refused_with_its_hash_and_the_way_out(
     way: Callable[[Case], Path], case: Case
 ) -> None:
@@ -192,7 +192,7 @@ def test_a_task_that_the_job_names_itself_is_trusted_in_the_folders_it_names(cas
     assert not case.ran
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", STRATEGIES)
 def test_with_the_same_file_named_the_code_runs(way: Callable[[Case], Path], case: Case) -> None:
     place = way(case)
     trusting = Model(pretrained=str(place), trust_code=(str(case.evil),))
@@ -309,8 +309,8 @@ HIDDEN = {"attribute_map": {"foo": "_attn_implementation"}, "foo": "some/kernel"
 
 @pytest.mark.parametrize("named", [*KERNELS.values(), HIDDEN], ids=[*KERNELS, "under another name"])
 def test_a_kernel_of_the_hub_is_code_and_is_refused(named: dict[str, object], tmp_path: Path) -> None:
-    from launcher.models import loading
-    from launcher.worker.shapes import parameter_shapes
+    from launcher.models.weights import loading
+    from launcher.worker.requests.shapes import parameter_shapes
 
     folder = bert(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -354,7 +354,7 @@ def test_a_chat_template_runs_in_a_sandbox(tmp_path: Path, tiny_model: Path) -> 
 
     from launcher.data.rows import Row
     from launcher.errors import DataError
-    from launcher.models.chats import chat_tokens
+    from launcher.models.parts.chats import chat_tokens
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     row = Row(file="chats.jsonl", number=3, values={})

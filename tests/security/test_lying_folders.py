@@ -16,16 +16,16 @@ import torch
 
 from launcher.checkpoint.consolidating import consolidate
 from launcher.checkpoint.means import means
+from launcher.commands.evaluate import checked_model
 from launcher.errors import JobError, ModelError, RequestError
-from launcher.job.evaluation import EvaluationRequest
 from launcher.job.model_files import headers_of
 from launcher.job.pretrained import find_pretrained
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
+from launcher.job.requests import EvaluationRequest
 from launcher.job.schema import Model
-from launcher.models import loading
+from launcher.models.weights import loading
 from launcher.plan.model_size import size_of_job
-from launcher.start.evaluating import checked_model
-from launcher.worker.answering import open_model
+from launcher.worker.evaluation.inference import open_model
 from tests.fuzzing import seed_of_the_day
 from tests.tiny import write_texts
 

@@ -13,9 +13,9 @@ import pytest
 
 from launcher.run.failures import Failure, forget_failures, leave_word, told_failures
 from launcher.run.folder import RunFolder
-from launcher.run.heartbeats import Heartbeats, Pulse
+from launcher.run.heartbeats import Heartbeat, Heartbeats
 from launcher.run.scratch import make_scratch, scratch
-from tests.commands import assert_gone
+from tests.cli import assert_gone
 
 FAILURE = Failure(0, "n1", 1.0, "ValueError", "no", "Traceback …", 1)
 OTHER_USER = 65534
@@ -95,8 +95,8 @@ def test_what_was_put_in_the_place_of_heartbeats_is_not_looked_at(temporary: Pat
 def test_a_beat_is_read_by_the_one_who_handed_the_memory_on(monkeypatch: pytest.MonkeyPatch) -> None:
     heartbeats = Heartbeats(2, 2)
     code = (
-        "from launcher.run.heartbeats import Pulse\n"
-        "pulse = Pulse.here(); pulse.enter('training'); pulse.beat(7)\n"
+        "from launcher.run.heartbeats import Heartbeat\n"
+        "pulse = Heartbeat.here(); pulse.enter('training'); pulse.beat(7)\n"
         "import os; assert 'ADAPTRUN_HEARTBEAT' not in os.environ"
     )
     environment = os.environ | {"ADAPTRUN_HEARTBEAT": heartbeats.told(3)}
@@ -104,17 +104,17 @@ def test_a_beat_is_read_by_the_one_who_handed_the_memory_on(monkeypatch: pytest.
     (found,) = heartbeats.read().items()
     assert (found[0], found[1].phase, found[1].step, found[1].beats) == (3, "training", 7, 1)
     heartbeats.close()
-    assert Pulse.here().now().phase == "", "a rank that was started by hand has none"
+    assert Heartbeat.here().now().phase == "", "a rank that was started by hand has none"
 
 
 LAUNCH = """
 import sys
 from pathlib import Path
 from launcher.run.folder import RunFolder
-from launcher.start.processes import run_agent
+from launcher.supervise.processes import run_agent
 
-rank = "import time; from launcher.worker.process import Place, RankProcess; "
-rank += "process = RankProcess(Place()); print('beating', flush=True); process.run(lambda: time.sleep(600))"
+rank = "import time; from launcher.worker.rank.process import RankEnv, RankProcess; "
+rank += "process = RankProcess(RankEnv()); print('beating', flush=True); process.run(lambda: time.sleep(600))"
 run_agent([sys.executable, "-P", "-c", rank], 2, 1, RunFolder(Path(sys.argv[1])), [])
 """
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import main
+from launcher.commands.soup import soup_runs
 from launcher.errors import RequestError, UntrustedCode
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.run.folder import RunFolder
 from launcher.run.resuming import decide_run
-from launcher.start.souping import soup_runs
 from tests.security.test_code_in_folders import Case
 from tests.tiny import write_texts
 

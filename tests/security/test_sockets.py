@@ -14,18 +14,18 @@ import psutil
 import pytest
 
 from launcher.run.folder import RunFolder
-from launcher.run.meeting import TOKEN
 from launcher.run.network import ANYWHERE, address_towards
-from launcher.start.processes import Rendezvous, run_agent
-from tests.commands import start
-from tests.start.conftest import write_job
+from launcher.run.rendezvous import TOKEN
+from launcher.supervise.processes import Rendezvous, run_agent
+from tests.cli import start
+from tests.small_run import write_job
 
 JOINED = """
 import sys
-from launcher.worker.process import RankProcess
+from launcher.worker.rank.process import RankProcess
 
 def work():
-    from launcher.worker.world import World
+    from launcher.worker.rank.world import World
     with World.at(process.place, "cpu").joined(2) as world:
         assert world.sum([1.0]).item() == world.size
         print("joined", flush=True)
@@ -131,7 +131,7 @@ def test_the_keys_of_a_run_stand_behind_its_token(tmp_path: Path) -> None:
     code = """
 import datetime, os, sys
 import torch.distributed as dist
-from launcher.worker.world import _store
+from launcher.worker.rank.world import _store
 store = _store(int(os.environ["RANK"]), 2, False, datetime.timedelta(seconds=5))
 store.set("key of " + os.environ["RANK"], "value")
 store.get("key of 0")

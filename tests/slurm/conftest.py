@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ENVIRONMENT, adaptrun
+from tests.cli import ENVIRONMENT, adaptrun
 from tests.slurm.cluster import Cluster, missing
 from tests.tiny import write_texts
 

@@ -14,13 +14,13 @@ import psutil
 import pytest
 import yaml
 
-from launcher.cluster.runs import jobs_of
+from launcher.cluster.batch_jobs import jobs_of
+from launcher.commands.demo import EXAMPLES
+from launcher.commands.demo_data import write_demo_data
 from launcher.run.checkpoints import complete_checkpoints, step_of
 from launcher.run.events import Began, EventTail, Phase, Saved, Started, Step
 from launcher.run.folder import RunFolder, write_whole
-from launcher.start.demo import EXAMPLES
-from launcher.start.demo_data import write_demo_data
-from tests.commands import ADAPTRUN, adaptrun
+from tests.cli import ADAPTRUN, adaptrun
 from tests.slurm.cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]

@@ -16,13 +16,13 @@ import yaml
 from launcher.errors import RunFailed, Stopped
 from launcher.job.schema import Job
 from launcher.run.events import Evaluated, EventLog, EventTail, Note, Step
-from launcher.run.flat import flat
+from launcher.run.flatten import flat
 from launcher.run.folder import RunFolder
 from launcher.tracking import starting
 from launcher.tracking.figures import Figures
 from launcher.tracking.following import State
 from launcher.tracking.starting import tracked
-from tests.commands import PATIENCE, TORCHRUN, adaptrun, assert_gone, run, start, wait_until
+from tests.cli import PATIENCE, TORCHRUN, adaptrun, assert_gone, run, start, wait_until
 from tests.tiny import write_texts
 from tests.tracking.reading import Curves, of_events, of_mlflow, of_tensorboard, of_wandb, texts_of_tensorboard
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from launcher.errors import RequestError
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Evaluated, EventTail, Step
 from launcher.run.folder import RunFolder

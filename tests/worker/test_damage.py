@@ -11,23 +11,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launcher.commands.selfcheck import engine_section
 from launcher.errors import AdaptrunError
 from launcher.files import HASHES
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
+from launcher.run.attempts import Attempt, begin
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Evaluated, EventLog, EventTail, Note
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
-from launcher.run.starts import Start, begin
-from launcher.start.selfcheck import engine_section
-from launcher.worker import main
-from launcher.worker.process import Place
-from launcher.worker.session import Session
-from launcher.worker.stopping import StopRequest
-from launcher.worker.world import World
+from launcher.worker.rank.preemption import StopRequest
+from launcher.worker.rank.process import RankEnv
+from launcher.worker.rank.run_context import RunContext
+from launcher.worker.rank.world import World
+from launcher.worker.training import recipe as main
 from tests.damage import DAMAGES, flip_a_bit
 from tests.tiny import write_texts
 from tests.worlds import Worlds
@@ -87,8 +87,10 @@ def go(rank: int, size: int, path: str, mischief: str = "") -> str:
     """
     folder = RunFolder(Path(path))
     log = EventLog(folder.events_file if rank == 0 else None)
-    world = World.at(Place(rank, rank, size), "cpu")
-    session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, Start.read(folder) or Start())
+    world = World.at(RankEnv(rank, rank, size), "cpu")
+    context = RunContext(
+        load_job(folder.job_file), folder.plan(), folder, world, log, Attempt.read(folder) or Attempt()
+    )
     choose = main._choose_weights
 
     def mischievous(*arguments: Any) -> Any:
@@ -99,7 +101,7 @@ def go(rank: int, size: int, path: str, mischief: str = "") -> str:
 
     main._choose_weights = mischievous
     try:
-        main.fine_tune(session, StopRequest())
+        main.fine_tune(context, StopRequest())
     except AdaptrunError as error:
         return f"{type(error).__name__}: {error}"
     finally:
@@ -152,7 +154,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     first, second = [note for note in notes(run) if note.startswith("skipped")]
     assert first.startswith(f"skipped step-00000009, which is damaged: {file} ")
     assert second == f"skipped step-00000006, which is damaged: .metadata is missing; resuming from {at(run, 3)}"
-    start = Start.read(run)
+    start = Attempt.read(run)
     assert start is not None
     assert start.from_step == 3
     for name, tensor in weights(whole).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from launcher.worker.loop import dropout_seed
+from launcher.worker.training.loop import dropout_seed
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**28, 2**32 - 1])

@@ -38,8 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate_grid(rank: int, size: int, folder: str, model: str) -> Figures:
     """Every size of data with every batch size, on this rank of a world."""
-    from launcher.worker.evaluating import evaluate
-    from launcher.worker.world import World
+    from launcher.worker.evaluation.evaluate import evaluate
+    from launcher.worker.rank.world import World
 
     task, module = tiny_task(model)
     figures = {}
@@ -61,8 +61,8 @@ def tiny_task(model: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from launcher.job.training import Train
-    from launcher.models.text_classification import TextClassification
+    from launcher.job.sections.training import Train
+    from launcher.models.tasks.text_classification import TextClassification
 
     torch.manual_seed(0)
     task = TextClassification(AutoTokenizer.from_pretrained(model), ("a", "b", "c"), Train(max_length=32))
@@ -112,8 +112,8 @@ def lose_a_sample(rank: int, size: int, folder: str, model: str) -> str:
     """Evaluate with a task that forgets to count."""
     import torch
 
-    from launcher.worker.evaluating import evaluate
-    from launcher.worker.world import World
+    from launcher.worker.evaluation.evaluate import evaluate
+    from launcher.worker.rank.world import World
 
     task, module = tiny_task(model)
     counted = task.statistics
@@ -134,8 +134,8 @@ def test_a_lost_sample_is_an_error_on_every_rank(worlds: Worlds, data: Path, tin
 
 def evaluate_in_bf16_and_with_nan(rank: int, size: int, folder: str, model: str) -> tuple[float, float, float]:
     """Losses in fp32, in bf16, and after the head became NaN."""
-    from launcher.worker.evaluating import evaluate
-    from launcher.worker.world import World
+    from launcher.worker.evaluation.evaluate import evaluate
+    from launcher.worker.rank.world import World
 
     task, module = tiny_task(model)
     prepared, world = Prepared(Path(folder) / "17"), World(rank, rank, size)

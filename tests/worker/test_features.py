@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from launcher.job.schema import Job
-from launcher.job.tasks import find_family
-from launcher.measure.label_sets import label_format
-from launcher.measure.samples import read_sets
+from launcher.job.sections.tasks import find_family
+from launcher.measure.quality.label_sets import label_format
+from launcher.measure.quality.samples import read_sets
 from launcher.run.events import EventTail, Note
 from launcher.run.folder import RunFolder
 from tests.architectures import small_model
@@ -25,11 +25,13 @@ from tests.worlds import Worlds
 
 def extract(rank: int, size: int, path: str, values: dict[str, Any]) -> dict[str, str]:
     """The files of the features of each set."""
-    from launcher.worker.features import features_of_sets
-    from launcher.worker.process import Place
-    from launcher.worker.world import World
+    from launcher.worker.evaluation.features import features_of_sets
+    from launcher.worker.rank.process import RankEnv
+    from launcher.worker.rank.world import World
 
-    return features_of_sets(Job.model_validate(values), RunFolder(Path(path)), World.at(Place(rank, rank, size), "cpu"))
+    return features_of_sets(
+        Job.model_validate(values), RunFolder(Path(path)), World.at(RankEnv(rank, rank, size), "cpu")
+    )
 
 
 def extracted(worlds: Worlds, size: int, folder: Path, values: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:

@@ -14,8 +14,8 @@ from launcher.errors import LeakageError
 from launcher.job.schema import Job
 from launcher.run.events import EventLog, EventTail, Note
 from launcher.run.folder import RunFolder
-from launcher.worker.materials import prepare
-from tests.commands import adaptrun
+from launcher.worker.data.inputs import prepare
+from tests.cli import adaptrun
 from tests.families import JOBS, job_values
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from launcher.worker.mixing import MixedOrder, TurnOrder, rounded, shares_of
+from launcher.worker.data.mixing import CyclicOrder, MixedOrder, rounded, shares_of
 
 
 def drawn(order: MixedOrder, epochs: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_the_seed_decides_and_any_step_is_reached_at_once() -> None:
 
 @pytest.mark.parametrize(("samples", "batch"), [(37, 16), (5, 16), (16, 16), (1, 3)])
 def test_the_target_comes_round_evenly_whatever_the_step_is(samples: int, batch: int) -> None:
-    order = TurnOrder(samples, batch, seed=2)
+    order = CyclicOrder(samples, batch, seed=2)
     steps = [order.batch(step) for step in range(12)]
     assert all(len(step) == batch for step in steps)
     counts = np.bincount(np.concatenate(steps), minlength=samples)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from launcher.job.reading import check_job
-from launcher.measure.verdict import Verdict
+from launcher.job.reading.job_file import check_job
+from launcher.measure.compare.verdict import Verdict
 from launcher.run.results import Result, SetResult
-from launcher.worker.model_card import write_model_card
+from launcher.worker.training.model_card import write_model_card
 from tests.tiny import write_texts
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher.measure.verdict import Verdict
+from launcher.measure.compare.verdict import Verdict
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from tests.domains import write_domain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from launcher.worker.order import SampleOrder, permuted
+from launcher.worker.data.order import SampleOrder, permuted
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 5, 8, 17, 64, 100, 1000, 4097])

@@ -17,18 +17,18 @@ from launcher.data.prepared import Prepared, PreparedWriter
 from launcher.data.rows import Row
 from launcher.errors import ModelError
 from launcher.job.schema import Job
-from launcher.job.training import Train
-from launcher.models.base import Task
-from launcher.models.batch import Losses
-from launcher.models.causal_lm import CausalLM
-from launcher.models.padding_token import agree_on_padding
-from launcher.models.stateless import forget_between_calls
-from launcher.models.text_classification import TextClassification
-from launcher.models.token_loss import TokenModel
-from launcher.worker.dealing import deal, deal_by_length
-from launcher.worker.evaluating import evaluate
-from launcher.worker.padding import TRIED, choose_batches
-from launcher.worker.world import World
+from launcher.job.sections.training import Train
+from launcher.models.parts.batch import Losses
+from launcher.models.parts.padding_token import agree_on_padding
+from launcher.models.parts.stateless import forget_between_calls
+from launcher.models.tasks.base import Task
+from launcher.models.tasks.causal_lm import CausalLM
+from launcher.models.tasks.text_classification import TextClassification
+from launcher.models.tasks.token_loss import TokenModel
+from launcher.worker.data.micro_batching import deal, deal_by_length
+from launcher.worker.evaluation.evaluate import evaluate
+from launcher.worker.evaluation.padding_check import TRIED, choose_batches
+from launcher.worker.rank.world import World
 from tests.architectures import SEEN_PADDING, SIZES, small_model
 from tests.families import jsonl
 from tests.tiny import WORDS
@@ -269,7 +269,7 @@ def job(folder: Path, kind: str, micro_batch: int) -> Job:
     )
 
 
-WAYS = [("single", 1, 1), ("single", 1, 8), ("fsdp", 2, 1), ("zero3", 2, 2)]
+STRATEGIES = [("single", 1, 1), ("single", 1, 8), ("fsdp", 2, 1), ("zero3", 2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ WAYS = [("single", 1, 1), ("single", 1, 8), ("fsdp", 2, 1), ("zero3", 2, 2)]
 )
 def test_a_run_has_the_same_numbers_on_any_ranks_and_micro_batches(kind: str, worlds: Worlds, tmp_path: Path) -> None:
     found = []
-    for engine, size, micro_batch in WAYS:
+    for engine, size, micro_batch in STRATEGIES:
         folder = tmp_path / f"{engine}-{micro_batch}"
         folder.mkdir()
         found.append(losses_and_norms(train(worlds, folder, job(tmp_path, kind, micro_batch), engine, size)))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import ExitCode, RequestError, Superseded
+from launcher.run.attempts import begin
 from launcher.run.folder import RunFolder
-from launcher.run.starts import begin
-from launcher.worker.process import Place, RankProcess
-from launcher.worker.session import start_of
-from tests.start.conftest import write_job
+from launcher.worker.rank.process import RankEnv, RankProcess
+from launcher.worker.rank.run_context import start_of
+from tests.small_run import write_job
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 HERE = {"LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "n1"}
@@ -24,16 +24,16 @@ SRUN = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "3", "MASTER_
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
-        ({}, Place(0, 0, 1)),
-        (TORCHRUN, Place(3, 1, 4)),
-        (TORCHRUN | HERE, Place(3, 1, 4)),
-        (TORCHRUN | HERE | {"LOCAL_WORLD_SIZE": "2"}, Place(3, 1, 4, leader="n1")),
-        (SRUN, Place(2, 0, 3, leader="node-1")),
-        (SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURMD_NODENAME": "n7"}, Place(2, 0, 3, "n7")),
-        (SRUN | TORCHRUN, Place(3, 1, 4, leader="node-1")),
-        (TORCHRUN | {"MASTER_ADDR": "127.0.0.1"}, Place(3, 1, 4)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place(0, 0, 1)),
-        ({"SLURM_NTASKS": "4"}, Place(0, 0, 1)),
+        ({}, RankEnv(0, 0, 1)),
+        (TORCHRUN, RankEnv(3, 1, 4)),
+        (TORCHRUN | HERE, RankEnv(3, 1, 4)),
+        (TORCHRUN | HERE | {"LOCAL_WORLD_SIZE": "2"}, RankEnv(3, 1, 4, leader="n1")),
+        (SRUN, RankEnv(2, 0, 3, leader="node-1")),
+        (SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURMD_NODENAME": "n7"}, RankEnv(2, 0, 3, "n7")),
+        (SRUN | TORCHRUN, RankEnv(3, 1, 4, leader="node-1")),
+        (TORCHRUN | {"MASTER_ADDR": "127.0.0.1"}, RankEnv(3, 1, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, RankEnv(0, 0, 1)),
+        ({"SLURM_NTASKS": "4"}, RankEnv(0, 0, 1)),
     ],
     ids=[
         "alone",
@@ -48,14 +48,14 @@ SRUN = {"SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_NTASKS": "3", "MASTER_
         "a batch script",
     ],
 )
-def test_the_place_is_read_from_what_is_there(environment: dict[str, str], place: Place) -> None:
-    assert Place.from_environment(environment) == place
+def test_the_place_is_read_from_what_is_there(environment: dict[str, str], place: RankEnv) -> None:
+    assert RankEnv.from_environment(environment) == place
 
 
 def test_tasks_without_a_meeting_place_are_told_how_to_name_one() -> None:
     alone = {name: value for name, value in SRUN.items() if name != "MASTER_ADDR"}
     with pytest.raises(RequestError, match="set MASTER_ADDR to the first node's address and MASTER_PORT"):
-        Place.from_environment(alone)
+        RankEnv.from_environment(alone)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_tasks_without_a_meeting_place_are_told_how_to_name_one() -> None:
 )
 def test_variables_that_name_no_place_are_told(environment: dict[str, str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        Place.from_environment(environment)
+        RankEnv.from_environment(environment)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_rank_that_is_started_by_hand_says_in_a_sentence_what_it_was_not_told(
 def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_later_one(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     first = begin(folder, "first", None)
-    process = RankProcess(Place(), folder)
+    process = RankProcess(RankEnv(), folder)
     assert start_of(process, folder) == first
     begin(folder, "requeued", None)
     with pytest.raises(Superseded, match="start 2 of"):
@@ -111,7 +111,7 @@ def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_l
 
 CUT_SHORT = """
 import os, pathlib, signal, sys
-from launcher.worker.process import Place, RankProcess
+from launcher.worker.rank.process import RankEnv, RankProcess
 
 def work():
     try:
@@ -130,7 +130,7 @@ def look():
     pathlib._ignore_error = lambda error: os.kill(os.getpid(), signal.SIGTERM)  # while is_dir catches an error
     pathlib.Path("/no/such/place").is_dir()
 
-RankProcess(Place()).run({"cut short": work, "failing before": fail, "within a library": look}[sys.argv[1]])
+RankProcess(RankEnv()).run({"cut short": work, "failing before": fail, "within a library": look}[sys.argv[1]])
 """
 
 

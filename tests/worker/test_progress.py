@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from launcher.job.schema import Job
-from launcher.worker.progress import Progress
+from launcher.worker.training.progress import Progress
 
 
 def job(**sections: Any) -> Job:

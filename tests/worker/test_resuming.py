@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
+from launcher.commands.selfcheck import engine_section
 from launcher.errors import Stopped
-from launcher.job.reading import load_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
-from launcher.plan.making import make_plan
+from launcher.plan.planner import make_plan
+from launcher.run.attempts import Attempt
 from launcher.run.events import EventLog, EventTail, Step
 from launcher.run.folder import RunFolder
-from launcher.run.starts import Start
-from launcher.start.selfcheck import engine_section
-from launcher.worker import main
-from launcher.worker.order import SampleOrder
-from launcher.worker.process import Place
-from launcher.worker.selfcheck import make_material
-from launcher.worker.session import Session
-from launcher.worker.stopping import StopRequest
-from launcher.worker.world import World
+from launcher.worker.data.order import SampleOrder
+from launcher.worker.rank.preemption import StopRequest
+from launcher.worker.rank.process import RankEnv
+from launcher.worker.rank.run_context import RunContext
+from launcher.worker.rank.world import World
+from launcher.worker.requests.selfcheck import make_material
+from launcher.worker.training import recipe as main
 from tests.worlds import Worlds
 
 SAVED, STEPS = 7, 17
@@ -87,12 +87,14 @@ def train(rank: int, size: int, runs: list[tuple[str, int | None]]) -> list[list
             return order(self, step)
 
         SampleOrder.batch = noted  # type: ignore[method-assign]
-        world = World.at(Place(rank, rank, size), "cpu")
+        world = World.at(RankEnv(rank, rank, size), "cpu")
         log = EventLog(folder.events_file if rank == 0 else None)
         checkpoint = None if start is None else str(folder.checkpoints / f"step-{start:08d}")
-        session = Session(load_job(folder.job_file), folder.plan(), folder, world, log, Start(checkpoint=checkpoint))
+        context = RunContext(
+            load_job(folder.job_file), folder.plan(), folder, world, log, Attempt(checkpoint=checkpoint)
+        )
         try:
-            main.fine_tune(session, StopRequest())
+            main.fine_tune(context, StopRequest())
         except Stopped:
             pass
         finally:

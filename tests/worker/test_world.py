@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from launcher.worker.world import World
+from launcher.worker.rank.world import World
 from tests.worlds import Worlds
 
 

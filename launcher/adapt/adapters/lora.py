@@ -1,0 +1,162 @@
+"""Low-rank adapters (LoRA, rsLoRA, DoRA) in a model, through `peft`.
+
+The model stays the object that it was: `peft` puts a layer with adapters in the place of each target. The head of a
+classifier learns whole, and so does every weight that the pretrained model lacks. They are not copied as `peft`'s
+`modules_to_save` would do: nobody asks for the old head again, and a copy would be held, and sharded, for nothing.
+They are saved under the names that `modules_to_save` has, so `peft` reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.utils.integrations import dequantize_module_weight
+from torch import nn
+
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters
+from launcher.errors import ModelError
+from launcher.job.sections.methods import Lora
+from launcher.models.weights.adapters import is_transposed, output_lengths
+from launcher.models.weights.loading import Loaded
+from launcher.models.weights.quantised import quantise
+from launcher.models.weights.stored import MemoryTensor, readable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
+COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TASK_TYPES = {
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForCausalLM": "CAUSAL_LM",
+}
+"""`peft`'s words for the classes that it has its own class for."""
+
+
+def add_lora(spec: Lora, loaded: Loaded, setting: AdapterContext) -> Adapters:
+    """Freeze the model and put adapters beside its linear layers; where they start depends on the seed alone.
+
+    Weights on the meta device stay there unless they are to be held in 4 bits; the adapters are in memory.
+    Raises ModelError where the targets name no linear layer, or the model cannot be adapted so.
+    """
+    model, base, came = loaded.model, loaded.identity, sum(parameter.numel() for parameter in loaded.model.parameters())
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} gathers statistics of batches as it trains, which adapters do not hold; "
+            "use adapt.method: finetune"
+        )
+    whole = modules_that_learn(loaded)
+    targets = target_modules(model, spec.targets, whole)
+    if spec.quantised:
+        blocks = target_modules(model, "auto", whole)
+        quantise(model, blocks, loaded.stored, setting.device, COMPUTED_IN[setting.precision])
+    config = LoraConfig(
+        base_model_name_or_path=setting.pretrained.location,
+        revision=setting.revision,
+        task_type=TASK_TYPES.get(setting.auto_class),
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+        use_rslora=spec.rank_stabilised,
+        use_dora=spec.dora,
+        fan_in_fan_out=is_transposed(model.get_submodule(targets[0])),
+    )
+    with _said_to_be_quantised(model, bool(spec.quantised)):
+        inject_adapter_in_model(config, model, low_cpu_mem_usage=True)
+    _start(loaded, targets, setting)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name or name.startswith(tuple(f"{module}." for module in whole)))
+    described = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    learning = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return Adapters(
+        config=described | {"modules_to_save": whole or None, "inference_mode": True},
+        base=base,
+        learning=sum(learning.values()),
+        parameters=came + sum(count for name, count in learning.items() if ".lora_" in name),
+    )
+
+
+def modules_that_learn(loaded: Loaded) -> list[str]:
+    """Names of the modules that learn whole: a classifier's head, and what starts at random.
+
+    The head of a language model is a part of what was pretrained.
+    """
+    model: PreTrainedModel = loaded.model
+    outside = {name for name, child in model.named_children() if child is not model.base_model}
+    is_language_model = model.get_output_embeddings() is not None
+    found = set()
+    for name, _ in model.named_parameters():
+        top = name.partition(".")[0]
+        if name in loaded.new or (top in outside and not is_language_model):
+            found.add(top if top in outside else name.rpartition(".")[0])
+    if "" in found:
+        raise ModelError(f"{type(model).__name__} has new weights that belong to no module of it; use method: finetune")
+    return sorted(found)
+
+
+def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequence[str]) -> list[str]:
+    """Names of the linear layers that get adapters. Raises ModelError where a pattern names none."""
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or is_transposed(module)
+        if not f"{name}.".startswith(tuple(f"{head}." for head in whole))
+    ]
+    if targets == "auto":
+        found = [name for name in linear if IN_A_REPEATED_BLOCK.search(name)]
+        if not found:
+            raise ModelError(f"{type(model).__name__} has no linear layer in repeated blocks; name some: adapt.targets")
+        return found
+    for pattern in targets:
+        if not any(_means(pattern, name) for name in linear):
+            last = sorted({name.rpartition(".")[2] for name in linear})
+            raise ModelError(
+                f"adapt.targets: no linear layer is named {pattern!r}; their last names are {', '.join(last)}"
+            )
+    return [name for name in linear if any(_means(pattern, name) for pattern in targets)]
+
+
+def _means(pattern: str, name: str) -> bool:
+    return fnmatch(name, pattern) or fnmatch(name, f"*.{pattern}")
+
+
+@contextmanager
+def _said_to_be_quantised(model: nn.Module, quantised: bool) -> Iterator[None]:
+    """Inside, the model bears the mark by which `peft` looks for layers in 4 bits."""
+    if quantised:
+        model.is_loaded_in_4bit = True  # type: ignore[assignment]
+    yield
+    if quantised:
+        del model.is_loaded_in_4bit
+
+
+def _start(loaded: Loaded, targets: Sequence[str], setting: AdapterContext) -> None:
+    """Give the adapters, which `peft` has left on the meta device, their first values.
+
+    As `peft` does: A is drawn as a linear layer's weight is, B is zero, and DoRA's magnitudes are the lengths of the
+    weights, which are measured here since they may still be in their files.
+    """
+    layers = [loaded.model.get_submodule(name) for name in targets]
+    draw = torch.Generator().manual_seed(setting.seed)
+    for layer in layers:
+        for name, parameter in layer.named_parameters():
+            if ".lora_" in f".{name}":
+                torch.utils.swap_tensors(parameter, nn.Parameter(torch.zeros(parameter.shape)))
+                if name.startswith("lora_A"):
+                    nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=draw)
+    for layer in layers:  # only now: large tensors between small ones that stay leave holes in the memory
+        if layer.lora_magnitude_vector:
+            base: Any = layer.base_layer
+            weight = readable(base.weight, loaded.stored)
+            if base.weight not in loaded.stored:
+                weight = MemoryTensor(dequantize_module_weight(base))
+            lengths = output_lengths(weight, transposed=is_transposed(base))
+            layer.lora_magnitude_vector["default"].weight.data.copy_(lengths)

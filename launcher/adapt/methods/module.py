@@ -1,0 +1,99 @@
+"""The task's module and what a method adds to it, in one forward for all samples of a micro-batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from launcher.adapt.methods.method import ForwardOutputs, Method, Observed, StepBatch
+from launcher.errors import ModelError
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.tasks.base import TaskModule
+
+PARTS = "parts"
+"""Where the module has what a method adds."""
+
+
+class AdaptingModule(TaskModule):
+    """One call of the model for labelled and target samples together; discriminators and heads are parts of it.
+
+    So every engine sees one forward and one backward a micro-batch, whatever a method does. `model` is registered
+    first, so that all names are those that the task's own module has.
+    """
+
+    def __init__(self, inner: TaskModule, method: Method, parts: nn.Module | None, outputs: int) -> None:
+        super().__init__()
+        self.model = inner.model
+        self.inner = inner
+        self.parts = parts
+        self.method = method
+        self._tapped: dict[str, Tensor] = {}
+        head_of(self.model, outputs).register_forward_pre_hook(self._tap_head)
+        self.model.base_model.register_forward_hook(self._tap_body)
+        self.model.register_forward_hook(self._tap_model)  # what the head gives, with all that an engine puts around it
+
+    def forward(self, batch: Batch) -> Losses:
+        """The task's losses of a plain batch; of a step's batch the method's, or what it observes."""
+        losses: Losses = self.inner(batch)
+        if not isinstance(batch, StepBatch):
+            self._tapped.clear()
+            return losses
+        seen = self._seen(losses, batch)
+        if batch.wanted:
+            observed = {name: getattr(seen, name) for name in batch.wanted}
+            return Observed(torch.zeros_like(losses.weighted), losses.outputs, observed)
+        weighted = torch.zeros_like(losses.weighted)
+        for name, loss in self.method.terms(seen, self.parts, batch).items():
+            weighted = weighted + loss * batch.scales[name]
+        for name, gradient in batch.gradients.items():
+            value = getattr(seen, name)  # adds nothing to the loss, and this gradient to the model's
+            weighted = weighted + ((value - value.detach()) * gradient).flatten(1).sum(1)
+        return Losses(weighted, losses.outputs)
+
+    def _seen(self, losses: Losses, batch: Batch) -> ForwardOutputs:
+        rows = len(losses.weighted)
+        features, logits, hidden = (self._tapped.pop(name) for name in ("features", "logits", "hidden"))
+        if features.ndim == 3:  # a decoder's head sees each token; the model answers with the last
+            last = batch.inputs["attention_mask"].cumsum(1).argmax(1)
+            features = features[torch.arange(rows, device=last.device), last]
+        return ForwardOutputs(losses.weighted, logits.float(), features.flatten(1).float(), hidden)
+
+    def _tap_head(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._tapped["features"] = inputs[0]
+
+    def _tap_model(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._tapped["logits"] = output.logits
+
+    def _tap_body(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._tapped["hidden"] = output[0]
+
+
+def head_of(model: Any, outputs: int) -> nn.Linear:
+    """The last linear layer, which sees a sample's features. Raises ModelError where there is none."""
+    body = {id(module) for module in model.base_model.modules()} if model.base_model is not model else set()
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and id(module) not in body and module.out_features == outputs
+    ]
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no linear layer with {outputs} outputs behind its body, so its features "
+            "cannot be found; use adapt.method: finetune"
+        )
+    return found[-1]
+
+
+def freeze_for(method: Method, model: Any, outputs: int) -> None:
+    """Freeze what the method does not let learn. Raises ModelError where nothing is left."""
+    head = head_of(model, outputs)
+    learning = 0
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not method.is_trainable(f"{prefix}.{name}", module, module is head):
+                parameter.requires_grad_(False)
+            learning += parameter.requires_grad
+    if not learning:
+        raise ModelError(f"{type(model).__name__} has nothing that {method.spec.method} lets learn")

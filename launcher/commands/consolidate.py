@@ -1,0 +1,58 @@
+"""`adaptrun consolidate`: a model folder from a checkpoint, on a machine without GPUs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher.commands.evaluate import trusted_files
+from launcher.errors import RequestError
+from launcher.job.pretrained import ADAPTER_CONFIG, check_model_files, find_pretrained
+from launcher.job.schema import Model
+from launcher.run.folder import temporary_folder
+from launcher.supervise.processes import run_ranks
+
+
+def consolidate_checkpoint(
+    checkpoint: Path, output: Path, dtype: str, skeleton: Path | None, prefix: str | None, trusted: Sequence[str]
+) -> None:
+    """Write the model folder and say what is in it. Raises RequestError and CheckpointError.
+
+    trusted: files of the user's own whose code adapters, or their base, may name
+    """
+    if not checkpoint.is_dir():
+        raise RequestError(f"there is no folder {checkpoint}; name a run, or one of its checkpoints")
+    if output.exists():
+        raise RequestError(f"{output} is there already; name a folder that is not, or remove it")
+    if skeleton is not None and not (skeleton / "config.json").is_file():
+        raise RequestError(f"{skeleton} holds no config.json; --like names a model folder of the same architecture")
+    trusted = trusted_files(trusted)
+    if (checkpoint / ADAPTER_CONFIG).is_file():
+        model = Model(pretrained=str(checkpoint), trust_code=trusted)
+        check_model_files(find_pretrained(model), model)
+    request = {
+        "checkpoint": str(checkpoint.resolve()),
+        "output": str(output.resolve()),
+        "dtype": dtype,
+        "skeleton": None if skeleton is None else str(skeleton.resolve()),
+        "prefix": prefix,
+        "trusted": trusted,
+    }
+    with temporary_folder() as folder:
+        (folder.path / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        run_ranks(
+            "launcher.worker.requests.consolidate",
+            [str(folder.path)],
+            processes=1,
+            threads=1,
+            folder=folder,
+            watch=lambda: None,
+        )
+        done = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    for note in done["notes"]:
+        print(note)
+    size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+    print(f"{output}: {done['tensors']} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
+    if not (output / "config.json").is_file() and not (output / ADAPTER_CONFIG).is_file():
+        print("no config.json with them: the checkpoint does not say what model it is of; --like FOLDER takes one")

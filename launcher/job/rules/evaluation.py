@@ -1,0 +1,58 @@
+"""Rules of what chooses the checkpoint and of the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from launcher.job.rules.rule import Violation
+from launcher.job.schema import Job
+from launcher.job.sections.evaluation import BASELINE
+
+RESERVED = (BASELINE, "before", "pretrained", "result", "constant")
+"""Names of the arms that every verdict may have."""
+
+
+def verdict_is_on_sets(job: Job) -> Iterator[Violation]:
+    """Every set that the verdict names must be there, and no arm may have the name of another."""
+    verdict, sets = job.verdict, job.data.validation
+    fix = f"the sets of data.validation are {', '.join(sets) or 'none'}"
+    if not sets:
+        for name in ("set", "baseline", "compare", "must_hold", "gate"):
+            if getattr(verdict, name):
+                yield ("verdict", name), "there is nothing to evaluate on", "add data.validation, labelled samples"
+        return
+    if verdict.set is not None and verdict.set not in sets:
+        yield ("verdict", "set"), f"there is no validation set {verdict.set!r}", fix
+    for name in verdict.must_hold:
+        if name not in sets:
+            yield ("verdict", "must_hold"), f"there is no validation set {name!r}", fix
+        elif name == job.verdict_set:
+            yield ("verdict", "must_hold"), f"{name} has to become better already", "remove it"
+    for name in verdict.compare:
+        if name in RESERVED:
+            yield (
+                ("verdict", "compare", name),
+                f"{name!r} is the name of another model in the comparison",
+                "choose another",
+            )
+
+
+def selection_for_the_target(job: Job) -> Iterator[Violation]:
+    """An importance-weighted metric needs a target, and a metric that is a mean over samples of one label."""
+    if not job.selects_for_target:
+        return
+    field = ("validation", "selector")
+    if job.data.target is None:
+        yield (
+            field,
+            "importance-weighted chooses for unlabelled samples of a target",
+            "add data.target, or use labelled",
+        )
+    if not job.data.validation:
+        yield field, "importance-weighted weighs labelled samples of the source", "add data.validation"
+    is_one_label = job.task in ("text-classification", "image-classification") and job.train.loss.name != "binary"
+    if not is_one_label:
+        yield field, "importance-weighted is for classification with one label a sample", "use labelled"
+    elif job.validation.metric not in ("loss", "accuracy"):
+        message = f"{job.validation.metric} is no mean over samples, which can be weighted"
+        yield ("validation", "metric"), message, "loss or accuracy, or validation.selector: labelled"

@@ -1,0 +1,154 @@
+"""What may be added to every method of adapting: options of `adapt` that go together unless a rule says otherwise."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from launcher.job.sections.marks import numbers
+from launcher.job.sections.section import Fraction, Section
+
+
+class Probe(Section):
+    """The head alone, before anything else learns (Kumar et al. 2022, arXiv:2202.10054)."""
+
+    steps: PositiveFloat = numbers(description="A fraction of all steps below 1, a number of steps from 1 on.")
+    lr: PositiveFloat | None = numbers(
+        None, description="The constant learning rate meanwhile; absent: `train.optimizer.lr`."
+    )
+
+
+class Ema(Section):
+    """A moving average of the weights."""
+
+    name: Literal["ema"] = numbers(description="An average in which a step counts less the longer ago it is.")
+    decay: Fraction = numbers(
+        0.999,
+        description="What is left of the average at each step; the rest is the new weights. At step t at most "
+        "(1 + t) / (10 + t), so that short runs do not end near their start.",
+    )
+
+
+class Swa(Section):
+    """The mean of the weights at several steps (Izmailov et al. 2018, arXiv:1803.05407)."""
+
+    name: Literal["swa"] = numbers(description="The plain mean of the weights at several steps towards the end.")
+    start: Fraction = numbers(0.5, description="The share of all steps before which none is taken.")
+    every: Literal["epoch"] | PositiveInt = numbers(
+        "epoch", description="One at the end of each epoch, or every this many steps."
+    )
+
+
+class Distill(Section):
+    """Outputs that stay near those of the model as it came (Li & Hoiem 2017, arXiv:1606.09282)."""
+
+    weight: Annotated[float, Field(gt=0.0, le=1.0)] = numbers(
+        0.5, description="Share of this loss; the loss on the labels has the rest."
+    )
+    temperature: PositiveFloat = numbers(
+        2.0, description="What both outputs are divided by before their softmax; the loss counts its square times."
+    )
+
+
+TargetUse = Literal["none", "alongside", "first", "alone", "where given"]
+"""When a method learns from `data.target`: never, in each step with labelled samples, before them, without any, or in
+each step if the job has one."""
+Needs = Literal["nothing", "features", "classes", "language"]
+"""What a method looks at in a model: nothing more than its loss, one feature vector a sample, the probabilities of one
+class a sample, or its predictions of words."""
+
+
+class Adapting(Section):
+    """The options that every method has; a method's class says what it sees and needs."""
+
+    is_plain: ClassVar[bool] = False
+    """Whether the task's loss alone is minimised, so that every option goes with it."""
+    target: ClassVar[TargetUse] = "none"
+    needs: ClassVar[Needs] = "nothing"
+    groups: ClassVar[bool] = False
+    """Whether training sets are weighed against each other."""
+
+    method: str = numbers(description="How the model is adapted to the domain.")
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = numbers(
+        1.0,
+        asks_model=True,
+        description="The learning rate of each repeated layer, times that of the layer above it: the head has the "
+        "whole rate, the embeddings the least.",
+    )
+    lr_factors: dict[str, PositiveFloat] = numbers(
+        default_factory=dict,
+        asks_model=True,
+        description="Patterns of parameters' names (`classifier.*: 10`) and what their learning rate is multiplied by; "
+        "the first that matches counts.",
+    )
+    probe: PositiveFloat | Probe | None = numbers(
+        None,
+        asks_model=True,
+        description="Number of steps (below 1: that share of all steps) in which only the head is trained, at a "
+        "constant rate; then the schedule begins. `{steps: 0.2, lr: 1.0e-3}` says the rate too.",
+    )
+    unfreeze: Literal["gradual"] | PositiveFloat | None = numbers(
+        None,
+        asks_model=True,
+        description="The head is trained first, then one more layer from the top every this many steps (below 1: that "
+        "share of all steps). `gradual`: all layers are trained from the middle of the run on.",
+    )
+    l2_sp: NonNegativeFloat = numbers(
+        0.0,
+        description="Pulls weights back to where they came from: w −= lr·l2_sp·(w − w₀) before each step (L2-SP, "
+        "arXiv:1802.01483, decoupled as AdamW's decay is). New weights are not pulled.",
+    )
+    average: Annotated[Ema | Swa, Field(discriminator="name")] | None = numbers(
+        None, asks_model=True, description="An average of the weights over steps is evaluated, and becomes the result."
+    )
+    interpolate: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] | None = numbers(
+        None,
+        asks_model=True,
+        description="The result is (1 − a)·start + a·end (WiSE-FT, arXiv:2109.01903). `auto`: the a of 0, 0.1, … 1 "
+        "that is best on the deciding validation set. Needs a head that was there before, or `probe`.",
+    )
+    distill: Distill | None = numbers(
+        None, asks_model=True, description="A second loss keeps the outputs near those of the pretrained model."
+    )
+
+    @property
+    def probing(self) -> Probe | None:
+        """The probe in its long form."""
+        return self.probe if self.probe is None or isinstance(self.probe, Probe) else Probe(steps=self.probe)
+
+    @property
+    def lr_factor_of_all(self) -> float:
+        """What a method multiplies the learning rate of all parameters of the model by."""
+        return 1.0
+
+    @property
+    def is_source_free(self) -> bool:
+        """Whether the method learns without labelled samples."""
+        return self.target == "alone"
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether only the model's modules tell if the method can be had with it, whatever its options are."""
+        return True
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether its parts are made of the weights' values, so that trying it would read them all."""
+        return False
+
+    @property
+    def needs_the_start(self) -> bool:
+        """Whether a run that goes on must find the pretrained weights that it began with."""
+        return self.l2_sp > 0 or self.interpolate is not None or self.distill is not None
+
+    @property
+    def kept_beside(self) -> str | None:
+        """The first option that keeps a copy of what learns, None where none does."""
+        names = [name for name in ("average", "l2_sp", "interpolate") if getattr(self, name) not in (None, 0.0)]
+        return names[0] if names else None
+
+    @property
+    def copies(self) -> int:
+        """How many copies of what learns are kept beside it."""
+        return int(self.average is not None) + int(self.l2_sp > 0 or self.interpolate is not None)

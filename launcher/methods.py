@@ -1,0 +1,25 @@
+"""What an own method of adapting is made of (docs/own-method.md): `from launcher.methods import Method, …`."""
+
+from launcher.adapt.methods.method import (
+    FILLER,
+    TARGET,
+    BatchObservations,
+    ForwardOutputs,
+    Method,
+    ModelDims,
+    StepBatch,
+    StepInfo,
+    TargetInference,
+)
+
+__all__ = [
+    "FILLER",
+    "TARGET",
+    "BatchObservations",
+    "ForwardOutputs",
+    "Method",
+    "ModelDims",
+    "StepBatch",
+    "StepInfo",
+    "TargetInference",
+]

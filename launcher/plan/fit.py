@@ -1,0 +1,147 @@
+"""Which ways of sharing fit given GPUs, and the cheapest change that makes a job fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from launcher.job.schema import Job
+from launcher.job.sections.methods import Lora
+from launcher.plan.memory import FLOAT32, Memory, Strategy, Workload, memory_of
+from launcher.plan.model_size import ModelSize, size_of_job
+
+ROOM = 0.9
+"""Of a device's memory: the rest goes to the driver, libraries and fragmentation."""
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "zero1", "zero2", "fsdp", "zero3", "zero2_offload", "zero3_offload")
+"""From the least communication to the most."""
+
+
+@dataclass(frozen=True)
+class ShardingOption:
+    """One way to run a job, and what it takes of each device.
+
+    whole_gradients: of fsdp, between the micro-batches of a step
+    """
+
+    sharing: Strategy
+    ranks: int
+    micro_batch: int
+    recomputes: bool
+    memory: Memory
+    fits: bool
+    whole_gradients: bool = False
+
+
+@dataclass(frozen=True)
+class Devices:
+    """How many there are, and the bytes of each; of a process where they are no GPUs."""
+
+    count: int
+    memory: int
+    are_gpus: bool = True
+
+
+def way_of(
+    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Strategy, micro_batch: int, recomputes: bool
+) -> ShardingOption:
+    """What a job takes when it is shared so."""
+    load = Workload(micro_batch * (size.patches or job.train.max_length), precision, recomputes)
+    one = "single" if devices.count == 1 and sharing == "ddp" else sharing
+    memory = memory_of(
+        size,
+        job.train.optimizer,
+        one,
+        devices.count,
+        load,
+        job.adapt.copies,
+        takes_what_it_reserves=devices.are_gpus,
+    )
+    room = ROOM * devices.memory
+    accumulates = micro_batch < share_of_a_rank(job, devices.count)
+    whole = replace(memory, gradients=FLOAT32 * size.learning)
+    if one == "fsdp" and accumulates and whole.total <= room:
+        return ShardingOption(one, devices.count, micro_batch, recomputes, whole, fits=True, whole_gradients=True)
+    return ShardingOption(one, devices.count, micro_batch, recomputes, memory, memory.total <= room)
+
+
+def largest_micro_batch(
+    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Strategy, most: int
+) -> int | None:
+    """The largest of `most`, its half, its quarter, … that fits; None where one sample does not."""
+    size_tried = most
+    while size_tried >= 1:
+        recomputes = job.train.activation_checkpointing
+        if way_of(job, size, precision, devices, sharing, size_tried, recomputes).fits:
+            return size_tried
+        size_tried //= 2
+    return None
+
+
+def cheapest_change(job: Job, size: ModelSize, precision: str, devices: Devices, now: ShardingOption) -> str:
+    """The first of these that fits: smaller micro-batches, recomputing, sharing more, offloading, more devices.
+
+    None of them changes a number. Where it takes host memory or more devices, adapters are offered beside it.
+    """
+    found = next((found for found in _changes(job, size, precision, devices, now) if found[0].fits), None)
+    if found is not None and not found[0].memory.host and found[0].ranks == devices.count:
+        return found[1]
+    offered = (None if found is None else found[1], adapters_that_fit(job, precision, devices, now))
+    told = "; or ".join(change for change in offered if change is not None)
+    return told or "a smaller model: no number of these GPUs holds one layer of this one"
+
+
+def adapters_that_fit(job: Job, precision: str, devices: Devices, now: ShardingOption) -> str | None:
+    """The change that gives the job adapters and fits without host memory; None where there is none."""
+    return next((change for way, change in _with_adapters(job, precision, devices, now) if way.fits), None)
+
+
+def _with_adapters(
+    job: Job, precision: str, devices: Devices, now: ShardingOption
+) -> Iterator[tuple[ShardingOption, str]]:
+    """The job with adapters, which is another result, in each way of sharing that needs no host memory."""
+    if job.adapt.method != "finetune" or job.model.frozen:
+        return
+    size = size_of_job(job.model_copy(update={"adapt": Lora(method="lora")}))
+    if size is None:
+        return
+    plain = [sharing for sharing in STRATEGIES if not sharing.endswith("offload")]
+    for sharing, recomputes in ((sharing, recomputes) for sharing in plain for recomputes in (now.recomputes, True)):
+        way = way_of(job, size, precision, devices, sharing, 1, recomputes)
+        extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
+        engine = "" if way.sharing == "single" else f", engine: {engine_of(sharing)}"
+        yield way, f"adapt: {{method: lora}}{engine}, train.micro_batch_size: 1{extra}"
+
+
+def _changes(
+    job: Job, size: ModelSize, precision: str, devices: Devices, now: ShardingOption
+) -> Iterator[tuple[ShardingOption, str]]:
+    def way(sharing: Strategy, micro_batch: int, recomputes: bool, among: Devices = devices) -> ShardingOption:
+        return way_of(job, size, precision, among, sharing, micro_batch, recomputes)
+
+    halves = [max(1, now.micro_batch >> shift) for shift in range(1, now.micro_batch.bit_length())]
+    for smaller in halves:
+        yield way(now.sharing, smaller, now.recomputes), f"train.micro_batch_size: {smaller}"
+    if not now.recomputes:
+        for smaller in (now.micro_batch, *halves):
+            change = f"train.activation_checkpointing: true and train.micro_batch_size: {smaller}"
+            yield way(now.sharing, smaller, True), change
+    for sharing in STRATEGIES[1:]:
+        for recomputes in (now.recomputes, True):
+            extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
+            change = f"engine: {engine_of(sharing)}, train.micro_batch_size: 1{extra}"
+            yield way(sharing, 1, recomputes), change
+    for times in (2, 4, 8, 16, 32, 64, 128):
+        more = replace(devices, count=devices.count * times)
+        change = f"{more.count} such GPUs with engine: {engine_of('fsdp')}, train.activation_checkpointing: true"
+        yield way("fsdp", 1, True, more), change
+
+
+def engine_of(sharing: Strategy) -> str:
+    """The job file's `engine` for a way of sharing."""
+    return f"{{name: deepspeed, deepspeed: {sharing}}}" if sharing.startswith("zero") else f"{{name: {sharing}}}"
+
+
+def share_of_a_rank(job: Job, ranks: int) -> int:
+    """Samples of a step that one rank handles, at most."""
+    return ceil(job.train.global_batch_size / ranks)

@@ -1,0 +1,219 @@
+"""Which checkpoint is best for a target without labels: an importance-weighted metric, and a check of collapse.
+
+The weights come from features of the model as it came, once, so that all checkpoints are judged by the same; they are
+kept with the run, since a run that goes on no longer has that model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import nan
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from launcher.data.pool import Pool
+from launcher.data.prepared import Prepared
+from launcher.engines.single import autocast
+from launcher.errors import ModelError, RequestError
+from launcher.files import fault_of_sealed, partial_of, seal
+from launcher.job.schema import Job
+from launcher.measure.compare.per_sample_results import Values, in_order
+from launcher.measure.compare.selection import importance_weights, lost_classes, weighted_mean
+from launcher.models.parts.batch import Batch, Losses
+from launcher.models.parts.features import pooled
+from launcher.models.tasks.base import TaskModule
+from launcher.run.events import Note
+from launcher.worker.data.inputs import Inputs
+from launcher.worker.evaluation.evaluate import Measured, batch_of, batches_of_rank, evaluating
+from launcher.worker.rank.run_context import RunContext
+
+NEW, KEPT = "new", "kept"
+MOST = 1000
+"""Samples of each domain that tell the domains apart, and target samples that are answered at each check."""
+
+
+def deciding_value_of(found: Measured, job: Job, selector: CheckpointSelector | None) -> float:
+    """The metric that the job decides by, or as if on the target where a selector chooses for one."""
+    return found.metrics[job.validation.metric] if selector is None else selector.value(found.outcomes)
+
+
+class CheckpointSelector:
+    """Turns what was made of labelled source samples into an estimate for the target. All ranks call it alike.
+
+    remembered: what each sample of the deciding set counts, by the name of that set, for all selectors of this start;
+        the first one fills it, on rank 0
+    Raises RequestError where a run that resumes has lost what its model as it came has told.
+    """
+
+    def __init__(self, context: RunContext, inputs: Inputs, module: nn.Module, remembered: dict[str, Values]) -> None:
+        assert inputs.target is not None
+        self._context, self._inputs, self._module = context, inputs, module
+        self._target = inputs.target
+        name = context.job.deciding_set
+        assert name is not None
+        self._name, self._remembered = name, remembered
+        state = self._state() if context.world.is_first else None
+        state = context.world.from_first(state) or ""
+        if state == NEW:
+            self._weigh()
+        elif state not in ("", KEPT):
+            raise RequestError(state, 0)
+        if context.world.is_first and name not in remembered:
+            remembered[name] = np.load(context.folder.selection_file)
+        self._kept = remembered.get(name)
+
+    def _state(self) -> str:
+        """Whether the weights are kept or have to be found; else what is wrong."""
+        file = self._context.folder.selection_file
+        if self._name in self._remembered:
+            return KEPT
+        fault = fault_of_sealed(file) if file.exists() else f"{file.name} is missing"
+        if fault is None:
+            return KEPT
+        if self._context.checkpoint is None:
+            return NEW
+        return (
+            f"{file} is damaged: {fault}; it was made by the pretrained model, which a run that resumes no longer has: "
+            "put the file back, or start a new run with --resume never"
+        )
+
+    def _weigh(self) -> None:
+        """Keep how much each sample counts, as features of the model as it came tell."""
+        file, weights = self._context.folder.selection_file, self._weights()
+        if weights is not None:
+            self._context.fence.check()
+            beside = partial_of(file)
+            with beside.open("wb") as opened:
+                np.save(opened, weights)
+            beside.replace(file)
+            seal(file)
+
+    def value(self, outcomes: Values | None) -> float:
+        """The deciding metric as if on the target, on every rank; no number where the model has collapsed there.
+
+        outcomes: of the deciding set, on rank 0
+        """
+        task, metric = self._inputs.task, self._context.job.validation.metric
+        answered = self._answers()
+        lost = lost_classes(answered, np.asarray(task.counts, dtype=np.float64))
+        value = 0.0
+        if self._context.world.is_first:
+            assert outcomes is not None
+            assert self._kept is not None
+            of_each = outcomes[:, 0] if metric == "loss" else task.right(outcomes).astype(np.float64)
+            found = weighted_mean(of_each, self._kept)
+            value = found.value
+            self._context.log.write(
+                Note(
+                    text=f"{metric} of {self._name}, weighted as if on the target: {value:.4f} ± {found.error:.4f} "
+                    f"(worth {found.worth:.0f} of {len(of_each)} samples)"
+                )
+            )
+        if lost:
+            names = ", ".join(task.labels[number] for number in lost)
+            self._context.log.write(
+                Note(text=f"collapsed on the target, where it hardly ever predicts {names}: not chosen")
+            )
+            return nan
+        return self._context.world.sum([value]).item()
+
+    def _weights(self) -> Values | None:
+        """Of each sample of the deciding set, on rank 0."""
+        self._context.enter("extracting features")
+        inputs, seed = self._inputs, self._context.job.train.seed
+        held = inputs.validation[self._name]
+        source, target = (self._features(data, _some(data, seed)) for data in (inputs.train, self._target))
+        features = self._features(held, np.arange(len(held)))
+        if source is None or target is None or features is None:
+            return None
+        return importance_weights(source, target, features, seed)
+
+    def _features(self, data: Prepared | Pool, chosen: NDArray[np.int64]) -> Values | None:
+        """[chosen, size] mean-pooled last hidden states, on rank 0."""
+        found, places = list[Tensor](), list[Tensor]()
+        with evaluating(self._module), _hidden_states(self._module) as states:
+            for batch in self._batches(data, chosen):
+                self._answer(batch)
+                if batch.samples:
+                    found.append(pooled(states.pop().double(), batch.inputs.get("attention_mask")).cpu())
+                    places.append(batch.ids.double().cpu())
+                states.clear()
+        rows = torch.cat([torch.cat(places).unsqueeze(1), torch.cat(found)], dim=1) if found else torch.empty((0, 0))
+        widths, ranks = self._context.world.sum([rows.shape[1], len(found) > 0]).tolist()
+        width = int(widths / ranks)  # a rank without samples does not know it
+        parts = self._context.world.on_first(rows if len(rows) else torch.empty((0, width), dtype=torch.float64))
+        if parts is None:
+            return None
+        together = torch.cat(parts).numpy()
+        place_of = {int(sample): place for place, sample in enumerate(chosen)}
+        places_of = np.array([place_of[int(sample)] for sample in together[:, 0]])
+        return in_order(places_of, together[:, 1:], len(chosen))
+
+    def _answers(self) -> Values:
+        """[classes] how often each class is answered in the target, on every rank."""
+        counts = torch.zeros(len(self._inputs.task.labels), dtype=torch.float64)
+        with evaluating(self._module):
+            for batch in self._batches(self._target, _some(self._target, self._context.job.train.seed)):
+                outputs = self._answer(batch).outputs
+                if batch.samples:
+                    counts += torch.bincount(outputs.argmax(-1).cpu(), minlength=len(counts))
+        answers: Values = self._context.world.sum(counts).numpy()
+        return answers
+
+    def _answer(self, batch: Batch) -> Losses:
+        """A forward as evaluation has it."""
+        with autocast(self._context.world.device, self._context.plan.precision):
+            losses: Losses = self._module(batch)
+        return losses
+
+    def _batches(self, data: Prepared | Pool, chosen: NDArray[np.int64]) -> Iterator[Batch]:
+        world, task = self._context.world, self._inputs.task
+        size = self._context.plan.evaluation_batch
+        for places in batches_of_rank(data.lengths[chosen], size, world, one_length=task.one_length):
+            world.heartbeat.beat()
+            yield batch_of(task, data, chosen[places]).to(world.device)
+
+
+def selector_of(job: Job) -> str:
+    """What chose the checkpoint, in words."""
+    if job.checkpoint.result == "last":
+        return "being the last"
+    metric, name = job.validation.metric, job.deciding_set
+    if job.selects_for_target:
+        return f"importance-weighted {metric} of {name}, as if on the target, which has no labels"
+    return f"{metric} on {name}"
+
+
+def _some(data: Prepared | Pool, seed: int) -> NDArray[np.int64]:
+    """Positions of at most `MOST` samples, the same ones on every rank."""
+    return np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST])
+
+
+@contextmanager
+def _hidden_states(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What the model under the head puts out at each forward, whatever engine it runs in.
+
+    Raises ModelError for a model that has no such output.
+    """
+    inner = next(part for part in module.modules() if isinstance(part, TaskModule)).model
+    body = inner.base_model
+    states: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: object) -> None:
+        last = getattr(output, "last_hidden_state", None)
+        if not isinstance(last, Tensor):
+            raise ModelError(
+                f"{type(body).__name__} gives no last hidden state to distinguish domains by; use validation.selector: "
+                "labelled"
+            )
+        states.append(last.detach())
+
+    handle = body.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        handle.remove()

@@ -1,0 +1,128 @@
+"""Evaluating or predicting with a model folder, on the data of one request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from launcher.data.label_vectors import read_as
+from launcher.data.prepared import Prepared
+from launcher.errors import ModelError
+from launcher.job.pretrained import find_pretrained, label_format_of, longest_input, task_of
+from launcher.job.requests import EvaluationRequest
+from launcher.job.sections.data import LabelFormat
+from launcher.job.sections.training import Train
+from launcher.models import task_class
+from launcher.models.parts.ready import make_ready
+from launcher.models.tasks.base import Task, TaskModule
+from launcher.models.weights import loading
+from launcher.run.folder import RunFolder, write_whole
+from launcher.worker.data.inputs import identity
+from launcher.worker.data.preparing import Preparer
+from launcher.worker.evaluation.evaluate import evaluate
+from launcher.worker.evaluation.padding_check import choose_batches
+from launcher.worker.evaluation.prediction import merge_predictions, predict
+from launcher.worker.rank.process import RankEnv
+from launcher.worker.rank.world import World
+
+DEFAULT_TASK, DEFAULT_LENGTH = "text-classification", 512
+TIMEOUT = 30.0
+
+
+def answer(place: RankEnv, folder: RunFolder) -> None:
+    """Load the model, map the data, evaluate or predict; rank 0 writes `result.json`."""
+    request = EvaluationRequest.model_validate_json((folder.path / "request.json").read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    with World.at(place, request.device).joined(TIMEOUT) as world:
+        notes: list[str] = []
+        opened = open_model(request, notes.append)
+        data = prepared_for(request, opened, world, notes.append)
+        task, module = opened.task, opened.module.to(world.device)
+        choose_batches(module, task, {"data": data}, world, notes.append)
+        if request.output is None:
+            evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
+            result: dict[str, object] = evaluation.as_dict()
+        else:
+            predict(module, task, data, world, folder.path, batch_size=request.batch_size, precision=request.precision)
+            world.wait()
+            result = {"rows": len(data), "output": request.output}
+            if world.is_first:
+                merge_predictions(folder.path, world.size, len(data), Path(request.output))
+        if world.is_first:
+            write_whole(folder.result_file, json.dumps(result | {"notes": notes}))
+        world.wait()
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A finished model, ready to compute.
+
+    identity: what its prepared data are known by
+    label_format: how the labels that it learned were read
+    """
+
+    task: Task
+    module: TaskModule
+    identity: str
+    label_format: LabelFormat
+
+
+def open_model(request: EvaluationRequest, say: Callable[[str], object], *, pairs: bool | None = None) -> OpenModel:
+    """The model of a folder with the head it was trained with.
+
+    say: told of what was changed of it
+    pairs: whether samples have a second text; None: as the data of the request have
+    Raises ModelError where it has none.
+    """
+    pretrained = find_pretrained(request.model)
+    card = loading.read_card(Path(pretrained.location))
+    task_name = task_of(pretrained, request.model) or DEFAULT_TASK
+    config = loading.load_config(pretrained, request.model)
+    longest = longest_input(config.to_dict()) if config is not None else None
+    length = request.max_length or card.get("max_length") or min(DEFAULT_LENGTH, longest or DEFAULT_LENGTH)
+    try:
+        train = Train.model_validate({**card.get("train", {}), "max_length": length})
+    except ValueError as error:
+        raise ModelError(f"{pretrained.location} does not say how its model was trained: {error}") from error
+    task_type = task_class(task_name, train.loss.name)
+    labels = loading.trained_head(pretrained, config, task_type.auto_class) if task_type.has_classes else ()
+    if config is None or (task_type.has_classes and not labels):
+        raise ModelError(f"{pretrained.location} has no trained head for {task_name}; fine-tune it first")
+    processor = loading.load_processor(pretrained, request.model, task_type.processor_class)
+    task = task_type(processor, labels, train)
+    loading.configure(task, config)
+    loaded = loading.load_finished(pretrained, request.model, task_type.auto_class, labels, config)
+    pairs = request.data.column("text_pair") is not None if pairs is None else pairs
+    make_ready(loaded, processor, pretrained, pairs=pairs, say=say)
+    known_by = identity(task_name, pretrained, request.model)
+    return OpenModel(task, task.build(loaded), known_by, label_format_of(pretrained))
+
+
+def prepared_for(
+    request: EvaluationRequest,
+    model: OpenModel,
+    world: World,
+    say: Callable[[str], object],
+) -> Prepared:
+    """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word.
+
+    say: told of prepared data that are damaged, and of labels that were read as others of the model
+    """
+    preparer = Preparer(
+        task_type=type(model.task),
+        processor=model.task.processor,
+        identity=model.identity,
+        train=model.task.train,
+        cache=Path(request.cache),
+        progress=lambda done, total: None,
+        say=say,
+    )
+    place = None
+    if world.is_first:
+        source = read_as(request.data, model.label_format)
+        place = str(preparer.prepare(source, model.task.labels, labelled=request.output is None).folder)
+    return Prepared(Path(world.from_first(place) or ""))

@@ -1,0 +1,191 @@
+"""Comparing the result, sample by sample, with the model it came from and with other finished models.
+
+Arms are `before` (the pretrained model), `result`, `baseline` and those of `verdict.compare`, whose outcomes lie in the
+run's folder, and `constant`: always the commonest label of the training data. That one stands in for a model as it came
+whose head was new: such a head guesses, and to be better than it says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+
+from launcher.data.prepared import Prepared
+from launcher.job.schema import Job
+from launcher.job.sections.evaluation import BASELINE
+from launcher.job.sections.tasks import find_family
+from launcher.measure.compare.calibration import calibration
+from launcher.measure.compare.paired import Difference, holm, mcnemar, paired_bootstrap
+from launcher.measure.compare.per_sample_results import PerSampleResults
+from launcher.measure.compare.verdict import PRETRAINED, Comparison, Role, Scale, Verdict, corrected, decide, undecided
+from launcher.models.tasks.base import Array, Task
+from launcher.worker.data.inputs import Inputs
+from launcher.worker.evaluation.validation import BEFORE, RESULT
+from launcher.worker.rank.run_context import RunContext
+
+CONSTANT = "constant"
+NAMES = {BEFORE: PRETRAINED, CONSTANT: "majority class"}
+
+
+@dataclass(frozen=True)
+class SetFindings:
+    """What the samples of one set tell beside the metrics.
+
+    change_interval: ends of the 95 % interval of each metric's change since the model as it came
+    calibration: of `before` and `result`, where the task has scores
+    others: the metrics of each other arm
+    """
+
+    change_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    calibration: dict[str, dict[str, float]] = field(default_factory=dict)
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def judge_result(
+    context: RunContext, inputs: Inputs, *, new_head: bool, chosen: bool, lost: str | None = None
+) -> tuple[Verdict | None, dict[str, SetFindings]]:
+    """The verdict, None without validation data, and what else the samples of each set tell.
+
+    new_head: whether the model as it came had weights that started at random
+    chosen: whether any checkpoint had a figure to be chosen by
+    lost: why the one that was chosen could not be taken
+    """
+    job, task = context.job, inputs.task
+    target = job.verdict_set
+    if target is None:
+        return None, {}
+    scale = scale_of(job)
+    comparisons, findings = list[Comparison](), dict[str, SetFindings]()
+    for name, data in inputs.validation.items():
+        arms = dict(_arms(context, task, name, data, with_constant=new_head))
+        result = arms.pop(RESULT, None)
+        if result is None:
+            continue
+        differences = paired_bootstrap(result, arms, task.resampled, seed=job.train.seed)
+        findings[name] = _findings(task, arms, result, differences, job.train.seed)
+        comparisons += [
+            _compared(task, scale, name, arm, arms[arm], result, found[scale.metric])
+            for arm, found in differences.items()
+            if scale.metric in found
+        ]
+    deciding = _deciding_arm(job, comparisons)
+    comparisons = [replace(found, role=_role(job, found, deciding)) for found in comparisons]
+    comparisons = corrected(comparisons, holm([found.p for found in comparisons]))
+    named = [replace(found, arm=_name(job, found.arm)) for found in comparisons]
+    if not any(found.role == "decides" for found in comparisons):
+        why = f"nothing is kept of what {_name(job, deciding)} made of each sample of {target}"
+        return undecided(why, scale, target, _name(job, deciding)), findings
+    verdict = decide(named, scale, _caveats(job, new_head, chosen, deciding, lost), chose=job.deciding_set)
+    if job.selects_for_target and lost is not None:
+        verdict = verdict.forbidden(lost)
+    elif job.selects_for_target and not chosen:
+        verdict = verdict.forbidden("no checkpoint could be chosen for the target, since each has collapsed there")
+    return verdict, findings
+
+
+def scale_of(job: Job) -> Scale:
+    """The metric that decides: as the job says, or what it trains towards, or what people ask of the task."""
+    family = find_family(job.task, loss=job.train.loss.name)
+    metric = job.verdict.metric
+    if metric == "auto":
+        metric = job.validation.metric
+        if metric == "loss":
+            metric = next(iter(family.metric_directions or {}), "loss")
+    return Scale(metric, family.is_lower_better(metric), job.verdict.margin)
+
+
+def _arms(
+    context: RunContext, task: Task, name: str, data: Prepared, *, with_constant: bool
+) -> Iterator[tuple[str, Array]]:
+    """The outcomes that the run's folder holds of this set."""
+    for arm in (RESULT, BEFORE, *context.job.others):
+        file = context.folder.outcomes(name, arm)
+        known = PerSampleResults.read(file)
+        if known is None and file.exists():
+            context.log.note(f"{file} is damaged, so that the result is not compared with it")
+        if known is None or known.data != data.folder.name:
+            continue
+        yield arm, known.values
+        if arm == RESULT and with_constant:
+            constant = task.constant_results(known.values)
+            if constant is not None:
+                yield CONSTANT, constant
+
+
+def _deciding_arm(job: Job, comparisons: list[Comparison]) -> str:
+    if job.verdict.baseline is not None:
+        return BASELINE
+    has_constant = any(found.arm == CONSTANT and found.set == job.verdict_set for found in comparisons)
+    return CONSTANT if has_constant else BEFORE
+
+
+def _role(job: Job, found: Comparison, deciding: str) -> Role:
+    if found.arm != deciding:
+        return "shown"
+    if found.set == job.verdict_set:
+        return "decides"
+    return "must hold" if found.set in job.verdict.must_hold else "shown"
+
+
+def _compared(
+    task: Task, scale: Scale, name: str, arm: str, old: Array, new: Array, difference: Difference
+) -> Comparison:
+    is_yes_or_no = scale.metric == task.yes_or_no
+    return Comparison(
+        set=name,
+        arm=arm,
+        role="shown",
+        samples=len(new),
+        old=difference.old,
+        new=difference.new,
+        low=difference.low,
+        high=difference.high,
+        p=mcnemar(task.right(old), task.right(new)) if is_yes_or_no else difference.p,
+        test="exact McNemar" if is_yes_or_no else "bootstrap",
+    )
+
+
+def _findings(
+    task: Task, arms: dict[str, Array], result: Array, differences: dict[str, dict[str, Difference]], seed: int
+) -> SetFindings:
+    calibrated = {}
+    for arm, outcomes in ((BEFORE, arms.get(BEFORE)), (RESULT, result)):
+        scores = None if outcomes is None else task.scores(outcomes)
+        found = None if scores is None else calibration(*scores, seed)
+        if found is not None:
+            calibrated[arm] = asdict(found)
+    return SetFindings(
+        change_interval={metric: (found.low, found.high) for metric, found in differences.get(BEFORE, {}).items()},
+        calibration=calibrated,
+        others={
+            arm: {metric: difference.old for metric, difference in found.items()}
+            for arm, found in differences.items()
+            if arm not in (BEFORE, CONSTANT)
+        },
+    )
+
+
+def _name(job: Job, arm: str) -> str:
+    """An arm as people know it."""
+    if arm == BASELINE and job.verdict.baseline is not None:
+        return f"the baseline {job.verdict.baseline.rstrip('/').rpartition('/')[2]}"
+    return NAMES.get(arm, arm)
+
+
+def _caveats(job: Job, new_head: bool, chosen: bool, deciding: str, lost: str | None) -> Iterator[str]:
+    """What the comparison is worth less by."""
+    if lost is not None:
+        yield f"The result is the last model, since {lost}"
+    if job.selects_for_target:
+        alone = (
+            "; the checkpoint alone was chosen for it"
+            if chosen and not lost and job.checkpoint.result != "last"
+            else ""
+        )
+        yield f"The target has no labels, so this says nothing of it{alone}"
+    if new_head and deciding in (BEFORE, CONSTANT):
+        instead = ", so it was not compared with that" if deciding == CONSTANT else ""
+        yield (
+            f"The pretrained model has new weights, which predict at random{instead}; name a finished run in "
+            "verdict.baseline for a fair comparison"
+        )

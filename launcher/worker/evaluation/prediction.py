@@ -1,0 +1,91 @@
+"""Predictions for every row of a data set, written by all ranks and put in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from launcher.data.prepared import Prepared
+from launcher.engines.single import autocast
+from launcher.files import partial_of
+from launcher.models.tasks.base import Task, TaskModule
+from launcher.worker.evaluation.evaluate import batches_of_rank, evaluating
+from launcher.worker.rank.world import World
+
+
+def predict(
+    module: TaskModule,
+    task: Task,
+    data: Prepared,
+    world: World,
+    folder: Path,
+    *,
+    batch_size: int,
+    precision: str = "fp32",
+) -> None:
+    """Write this rank's predictions to `folder`, batch by batch; each says for itself what kinds of values it has."""
+    import pyarrow as pa
+
+    with evaluating(module), pa.OSFile(str(_part(folder, world.rank)), "wb") as file:
+        for ids in batches_of_rank(data.lengths, batch_size, world, one_length=task.one_length):
+            if not len(ids):
+                continue
+            batch = task.collate(data[ids], ids.tolist()).to(world.device)
+            with autocast(world.device, precision):
+                answers = task.answer(module, batch)
+            rows = [{"row": int(i) + 1, **row} for i, row in zip(ids, answers, strict=True)]
+            table = pa.RecordBatch.from_pylist(rows)
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_batch(table)
+
+
+def merge_predictions(folder: Path, ranks: int, rows: int, output: Path) -> None:
+    """Put the parts together in the order of the rows; `output` appears whole or not at all."""
+    import pyarrow as pa
+
+    parts = [table for rank in range(ranks) for table in _read(_part(folder, rank))]
+    table = pa.concat_tables(parts, promote_options="permissive").sort_by("row")
+    if table.num_rows != rows:
+        raise RuntimeError(f"{table.num_rows} predictions for {rows} rows")
+    beside = partial_of(output)
+    try:
+        _write(table, beside, output.suffix)
+        beside.replace(output)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Iterator[Any]:
+    import pyarrow as pa
+
+    if file.stat().st_size == 0:  # of a rank without rows
+        return
+    parts = pa.memory_map(str(file))
+    while parts.tell() < parts.size():
+        yield pa.ipc.open_stream(parts).read_all()
+
+
+def _write(table: Any, file: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, file)
+    elif suffix == ".csv":
+        import csv
+
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(table.column_names)
+            for batch in table.to_batches(max_chunksize=4096):
+                writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    else:
+        import json
+
+        with file.open("w", encoding="utf-8") as opened:
+            for batch in table.to_batches(max_chunksize=4096):
+                opened.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+
+
+def _part(folder: Path, rank: int) -> Path:
+    return folder / f"predictions-{rank}.arrow"

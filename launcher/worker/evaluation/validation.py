@@ -1,0 +1,88 @@
+"""Measuring the model on every validation set, and the one figure that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from torch import nn
+
+from launcher.measure.compare.per_sample_results import PerSampleResults
+from launcher.run.events import Evaluated
+from launcher.worker.data.inputs import Inputs
+from launcher.worker.evaluation.checkpoint_selection import CheckpointSelector, deciding_value_of
+from launcher.worker.evaluation.evaluate import Measured, Metrics, evaluate
+from launcher.worker.rank.run_context import RunContext
+
+BEFORE, RESULT = "before", "result"
+"""The arms of every verdict: the model as it came, and what became of it."""
+
+
+class Validator:
+    """Evaluates the module on the validation sets; what was measured at a step is not measured again."""
+
+    def __init__(
+        self, context: RunContext, inputs: Inputs, module: nn.Module, selector: CheckpointSelector | None = None
+    ) -> None:
+        self._context, self._inputs, self._module, self._selector = context, inputs, module, selector
+        self._known: dict[tuple[int, str], Measured] = {}
+
+    def measure(self, step: int) -> Metrics:
+        """Every set, with the weights after `step` optimizer steps."""
+        found = self._evaluate(step, self._inputs.validation)
+        return {name: evaluation.as_dict() for name, evaluation in found.items()}
+
+    def keep_outcomes(self, step: int, arm: str) -> None:
+        """Keep in the run's folder what was made of each sample, once `measure` has measured that step."""
+        context, columns = self._context, self._inputs.task.result_columns
+        for name, data in self._inputs.validation.items():
+            values = self._known[step, name].outcomes
+            if values is not None:
+                context.fence.check()
+                PerSampleResults(data.folder.name, arm, columns, values).write(context.folder.outcomes(name, arm))
+
+    def forget_outcomes(self, *but: int | None) -> None:
+        """Let go of what was made of each sample, but for some steps."""
+        for (step, name), found in self._known.items():
+            if step not in but:
+                self._known[step, name] = replace(found, outcomes=None)
+
+    def deciding_value(self, step: int, before_batch: Callable[[], None]) -> float:
+        """The metric that the job decides by, on the set that it decides by, or as if on the target.
+
+        before_batch: called by all ranks alike; what it raises ends the evaluation
+        """
+        job = self._context.job
+        name = job.deciding_set
+        assert name is not None
+        found = self._evaluate(step, [name], before_batch)[name]
+        return deciding_value_of(found, job, self._selector)
+
+    def _evaluate(
+        self, step: int, names: Iterable[str], before_batch: Callable[[], None] = lambda: None
+    ) -> dict[str, Measured]:
+        context = self._context
+        new = [name for name in names if (step, name) not in self._known]
+        for name in new:
+            context.enter("evaluating", name)
+            self._known[step, name] = evaluate(
+                self._module,
+                self._inputs.task,
+                self._inputs.validation[name],
+                context.world,
+                batch_size=context.plan.evaluation_batch,
+                precision=context.plan.precision,
+                before_batch=before_batch,
+                keep_outcomes=True,
+            )
+        found = {name: self._known[step, name] for name in names}
+        if new:
+            context.log.write(
+                Evaluated(
+                    step=step,
+                    metrics={name: found[name].metrics for name in new},
+                    samples={name: found[name].samples for name in new},
+                    seconds=sum(found[name].seconds for name in new),
+                )
+            )
+        return found

@@ -1,0 +1,156 @@
+"""The world a rank finds itself in, and what the ranks say to each other."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from launcher.errors import RequestError
+from launcher.run.heartbeats import Heartbeat
+from launcher.run.network import interface_of, interface_towards
+from launcher.run.rendezvous import LISTENER, LOOPBACK, TOKEN
+from launcher.worker.rank.process import RankEnv
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this rank is, and on which device it computes.
+
+    rank, size: in the whole world
+    local_rank: on this machine
+    heartbeat: tells whoever started this rank when it waits for others
+    leader: where the ranks of several machines meet; empty where all are on this one
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    leader: str = ""
+
+    @classmethod
+    def at(cls, place: RankEnv, device: str, heartbeat: Heartbeat | None = None) -> World:
+        """The world of a process at `place`; on `cuda` each local rank has its own GPU."""
+        if device == "cuda":
+            here = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+        else:
+            here = torch.device("cpu")
+        return cls(place.rank, place.local_rank, place.size, here, heartbeat or Heartbeat(), place.leader)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    @contextmanager
+    def joined(self, timeout_minutes: float) -> Iterator[World]:
+        """Inside, the ranks can talk; a rank that is alone talks to itself, as engines that shard expect."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        # cuDNN rounds to tf32 unless told otherwise; a job that allows it says so later
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        with self.heartbeat.waiting("meeting of all ranks"):
+            self._join(timeout_minutes)
+        if dist.get_world_size() != self.size:
+            raise RuntimeError(f"{self.size} processes were asked for and {dist.get_world_size()} joined")
+        yield self
+        dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
+
+    def _join(self, timeout_minutes: float) -> None:
+        timeout = timedelta(minutes=timeout_minutes)
+        interface = interface_towards(self.leader) if self.leader else interface_of(LOOPBACK)
+        if interface is not None:  # gloo else looks up this machine's own name, which may be any of its addresses
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            if not self.leader:
+                os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
+            store=HashStore() if self.size == 1 else _store(self.rank, self.size, bool(self.leader), timeout),
+            timeout=timeout,
+            rank=self.rank,
+            world_size=self.size,
+        )
+
+    def sum(self, values: Sequence[float] | Tensor) -> Tensor:
+        """Sum over the ranks in float64: a vector on the CPU, the same on every rank."""
+        total = torch.as_tensor(values, dtype=torch.float64).to("cpu", copy=True)
+        if self.size > 1:
+            with self.heartbeat.waiting("sum over the ranks"):
+                dist.all_reduce(total)
+        return total
+
+    def on_first(self, rows: Tensor) -> list[Tensor] | None:
+        """Every rank's float64 rows [own, columns], on rank 0; None on the others."""
+        if self.size == 1:
+            return [rows]
+        counts = self.sum(torch.eye(self.size, dtype=torch.float64)[self.rank] * len(rows)).long().tolist()
+        filled = torch.zeros((max(counts), rows.shape[1]), dtype=torch.float64)
+        filled[: len(rows)] = rows
+        parts = [torch.empty_like(filled) for _ in counts] if self.is_first else None
+        with self.heartbeat.waiting("rows of all ranks"):
+            dist.gather(filled, parts)
+        return parts and [part[:count] for part, count in zip(parts, counts, strict=True)]
+
+    def from_first(self, value: str | None) -> str | None:
+        """What rank 0 holds, on every rank."""
+        held = [value]
+        if self.size > 1:
+            with self.heartbeat.waiting("word of rank 0"):
+                dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def wait(self) -> None:
+        """Return when every rank has come here."""
+        if self.size > 1:
+            with self.heartbeat.waiting("wait for all ranks"):
+                dist.barrier()
+
+
+def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> Store | None:
+    """The store of rank 0 where the ranks meet; None leaves it to torch, which listens on all addresses.
+
+    Ranks of our launcher have a socket for it. For others on one machine rank 0 binds one to the address that they
+    were told; torchrun keeps a store of its own. Raises RequestError.
+    """
+    token, listener = os.environ.pop(TOKEN, ""), os.environ.pop(LISTENER, "")
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not address or not port.isdecimal():
+        raise RequestError(
+            f"{size} processes were started, but none says where to meet; set MASTER_ADDR to the address of the first "
+            "one's machine and MASTER_PORT to a free port there, or start them with torchrun"
+        )
+    if not token and (on_several or "TORCHELASTIC_USE_AGENT_STORE" in os.environ):
+        return None
+    if not token and rank == 0:
+        listener = str(_bound_to(address, int(port)))
+    store = TCPStore(
+        address,
+        int(port),
+        size,
+        is_master=rank == 0,
+        timeout=timeout,
+        master_listen_fd=int(listener) if rank == 0 else None,
+    )
+    return PrefixStore(token, store) if token else store
+
+
+def _bound_to(address: str, port: int) -> int:
+    """Descriptor of a socket that listens there alone. Raises RequestError."""
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return socket.create_server((address, port), family=family, backlog=1024).detach()
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen at {address}:{port} (MASTER_ADDR and MASTER_PORT): {error}; name an address of this "
+            "machine and a port that nobody uses"
+        ) from error

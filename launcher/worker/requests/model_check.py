@@ -1,0 +1,96 @@
+"""Whether a job can be had with the modules of its model: what a rank would find on loading it, without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from launcher.adapt import make_method
+from launcher.adapt.adapters.adapters import AdapterContext
+from launcher.data.labels import BY_NAME
+from launcher.engines.fsdp import blocks_of
+from launcher.errors import ModelError
+from launcher.job.model_files import safetensors_files
+from launcher.job.pretrained import Pretrained, find_pretrained, tokenizer_files
+from launcher.job.schema import Job, Model
+from launcher.job.sections.methods import Own
+from launcher.job.sections.tasks import FAMILIES
+from launcher.models import task_class
+from launcher.models.weights import loading
+from launcher.worker.data.inputs import check_labels, pretrained_model
+from launcher.worker.training.apply_adaptation import apply_adaptation
+
+ENOUGH = 10**9
+"""Optimizer steps that all stages of any model fit into."""
+
+
+def check_model(job: Job, total_steps: int | None) -> None:
+    """Put the job's model and method together as a rank does, the weights left in their files.
+
+    Nothing is said where that would cost as much as loading it does (a model that is not on this machine, whose weights
+    cannot be left where they are, or that a function builds), nor where only the data tell how many outputs the model
+    has, nor of a method of one's own, which is made for data. Loading says the same of those.
+
+    total_steps: of the run; None where only the run can know, so that nothing is said of stages that do not fit
+    Raises ModelError where the job cannot be had with this model.
+    """
+    pretrained = _on_this_machine(find_pretrained(job.model), job.model)
+    if pretrained is None:
+        return
+    config = loading.load_config(pretrained, job.model)
+    assert config is not None  # since no function builds it
+    task_type = task_class(job.task, job.train.loss.name)
+    known = loading.known_labels(config, task_type.auto_class)
+    if not isinstance(job.model.labels, str):  # which only the data's labels give a meaning
+        job = job.model_copy(update={"model": job.model.model_copy(update={"labels": BY_NAME})})
+    check_labels(job, pretrained, task_type, known)
+    if task_type.has_classes and not known and (job.task not in FAMILIES or pretrained.kind == "adapter"):
+        return
+    labels = known or tuple(map(str, range(config.num_labels))) if task_type.has_classes else ()
+    processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
+    task = task_type(processor, labels, job.train)
+    own = isinstance(job.adapt, Own)
+    method = None if own else make_method(job, task, dict.fromkeys(job.labelled_sets, 1), 1)
+    if not loading.can_stay_in_files(task.auto_class, config):
+        return
+    loaded = pretrained_model(job, pretrained, config, task, in_parts=True, say=lambda told: None)
+    if set(loaded.reshaped) & set(loaded.new):
+        return  # a head of another size than the config says, which may be the right one
+    if job.engine.block is not None:
+        blocks_of(loaded.model, job.engine.block)
+    setting = AdapterContext(pretrained, job.model.revision, task.auto_class, job.train.seed)
+    apply_adaptation(job, loaded, method, setting, total_steps or ENOUGH)
+
+
+def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:
+    """The model with a place here for each of its files, None where it has none."""
+    if pretrained.builder is not None:
+        return None
+    if pretrained.kind == "hub":
+        pretrained = _downloaded(pretrained, spec)
+    source = pretrained if pretrained.base is None else pretrained.base.pretrained
+    files = safetensors_files(source.kind, Path(source.location))
+    places = (Path(pretrained.config), Path(pretrained.tokenizer))
+    return pretrained if files and all(place.is_dir() for place in places) else None
+
+
+def _downloaded(pretrained: Pretrained, spec: Model) -> Pretrained:
+    """A model of the hub as the folder that its files were downloaded to, where they were."""
+    try:
+        folder = snapshot_download(pretrained.location, revision=spec.revision, local_files_only=True)
+    except (OSError, ValueError):
+        return pretrained
+    try:
+        safetensors_files("folder", Path(folder))
+    except ModelError:  # a download that ended half-way, which loading takes up again
+        return pretrained
+    if not tokenizer_files(Path(folder)):
+        return pretrained
+
+    def found(place: str) -> str:
+        return folder if place == pretrained.location else place
+
+    config, tokenizer = found(pretrained.config), found(pretrained.tokenizer)
+    return replace(pretrained, kind="folder", location=folder, config=config, tokenizer=tokenizer)

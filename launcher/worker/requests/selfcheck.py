@@ -1,0 +1,91 @@
+"""The ranks' side of `adaptrun selfcheck`: several small runs in one world.
+
+python -m launcher.worker.requests.selfcheck FOLDER material        makes the model and the texts
+python -m launcher.worker.requests.selfcheck FOLDER CASE CASE …     trains each case, a run folder within FOLDER
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import sys
+from pathlib import Path
+
+from launcher.run.folder import RunFolder
+from launcher.worker.rank.process import RankProcess
+
+MATERIAL = "material"
+SAMPLES = 70
+"""Not a multiple of the global batch, so that each epoch ends in a short one."""
+
+
+def main() -> None:
+    """Do as one rank what the command line says."""
+    folder, *cases = sys.argv[1:]
+    process = RankProcess.here(RunFolder(Path(folder)))
+    process.keep_output()
+
+    def work() -> None:
+        if cases == [MATERIAL]:
+            make_material(Path(folder) / MATERIAL)
+        else:
+            train_cases(process, [RunFolder(Path(folder) / case) for case in cases])
+
+    process.run(work)
+
+
+def train_cases(process: RankProcess, cases: list[RunFolder]) -> None:
+    """Fine-tune each case with the ranks of this world."""
+    from launcher.job.reading.job_file import load_job
+    from launcher.run.attempts import Attempt
+    from launcher.run.events import EventLog
+    from launcher.worker.rank.preemption import StopRequest
+    from launcher.worker.rank.run_context import RunContext
+    from launcher.worker.rank.world import World
+    from launcher.worker.training.recipe import fine_tune
+
+    with World.at(process.place, "cpu").joined(timeout_minutes=5) as world:
+        for folder in cases:
+            log = EventLog(folder.events_file if world.is_first else None)
+            context = RunContext(load_job(folder.job_file), folder.plan(), folder, world, log, Attempt())
+            fine_tune(context, StopRequest())
+            log.close()
+
+
+def make_material(folder: Path) -> None:
+    """A BERT of random weights, its tokenizer, and texts of ragged length in three classes."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in "nrst"]
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
+    ).save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    names = {0: "a", 1: "b", 2: "c"}
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )
+    BertForSequenceClassification(config).save_pretrained(folder / "model")
+    draw = random.Random(0)
+    with (folder / "train.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for _ in range(SAMPLES):
+            text = draw.choices(words, k=draw.randint(1, 30))
+            writer.writerow([" ".join(text), "abc"[words.index(text[0]) % 3]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the job's method makes of a loaded model, before any engine has it; and what no model can be made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from launcher.adapt import add_adapters, freeze_for_method
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters
+from launcher.adapt.methods.method import Method
+from launcher.adapt.options.layerwise_lr import learning_rate_factors
+from launcher.adapt.options.stages import StagePlan, plan_stages
+from launcher.errors import ModelError
+from launcher.job.schema import Job
+from launcher.job.sections.adapting import Adapting
+from launcher.models.weights.loading import Loaded
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """How the parameters of a model learn.
+
+    adapters: what was added to it; None where the method adds nothing
+    course: what learns from which step on
+    factors: what the learning rate of each parameter that ever learns is multiplied by
+    """
+
+    adapters: Adapters | None
+    course: StagePlan
+    factors: dict[str, float]
+
+
+def apply_adaptation(
+    job: Job, loaded: Loaded, method: Method | None, setting: AdapterContext, total_steps: int
+) -> Adapted:
+    """Add to the model what the job's method adds, and freeze what it freezes.
+
+    Raises ModelError where the job cannot be had with this model. Weights may still be in their files.
+    """
+    check_start(job.adapt, loaded)
+    adapters = add_adapters(job.adapt, loaded, setting)
+    freeze_for_method(method, loaded)
+    course = plan_stages(job.adapt, loaded, total_steps)
+    return Adapted(adapters, course, learning_rate_factors(job.adapt, loaded.model))
+
+
+def check_start(spec: Adapting, loaded: Loaded) -> None:
+    """Raises ModelError where the model as it came cannot be what the job takes it for."""
+    new = ", ".join(loaded.new)
+    if spec.interpolate is not None and loaded.new and spec.probe is None:
+        raise ModelError(
+            f"adapt.interpolate: {new} start at random, so no model between start and end makes sense; add "
+            "adapt.probe: 0.2, after which the head has a start, or begin with a finished model"
+        )
+    if spec.distill is not None and loaded.new:
+        raise ModelError(
+            f"adapt.distill: {new} start at random, so the pretrained model has no outputs to stay near; begin with a "
+            "finished model"
+        )
+    is_normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in loaded.model.modules())
+    if (spec.interpolate is not None or spec.average is not None) and is_normed:
+        name = "average" if spec.interpolate is None else "interpolate"
+        raise ModelError(
+            f"adapt.{name}: {type(loaded.model).__name__} gathers statistics of batches as it trains, which would be "
+            "those of other weights; remove it"
+        )

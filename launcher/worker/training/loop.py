@@ -1,0 +1,321 @@
+"""The training loop: train → step → accumulate, each on a screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from launcher.adapt.options.averaging import weight_after
+from launcher.adapt.options.stages import probe_steps
+from launcher.engines.base import Engine
+from launcher.errors import NotFinite, OutOfMemory
+from launcher.job.schema import Job
+from launcher.job.sections.methods import Dapt
+from launcher.models.parts.batch import Batch
+from launcher.plan.split import Split
+from launcher.run.events import Discarded, Event, Note, Step
+from launcher.worker.data.micro_batching import Deal, deal, deal_by_length, deal_packed
+from launcher.worker.data.train_data import TrainData
+from launcher.worker.rank.memory import memory_in_use
+from launcher.worker.rank.preemption import StopAgreed, StopRequest
+from launcher.worker.rank.world import World
+from launcher.worker.training import objective as learning
+from launcher.worker.training.lr_schedule import LearningRate
+from launcher.worker.training.objective import Objective
+from launcher.worker.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls and does not know: where events go, how to evaluate, how to save.
+
+    evaluate: gives the deciding metric's value; calls what it is given before each batch, equally often on all ranks
+    save: begins to save; may return before the checkpoint is complete
+    save_has_failed: on this rank, without waiting
+    finish_saving: returns when the checkpoint is complete, or raises what went wrong, on all ranks
+    """
+
+    write: Callable[[Event], None]
+    evaluate: Callable[[Callable[[], None]], float]
+    save: Callable[[], None]
+    save_has_failed: Callable[[], bool]
+    finish_saving: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the ranks agreed on while they summed the weights of a step."""
+
+    weights: tuple[float, ...]
+    stop: bool
+    save: bool
+
+
+NOTHING = Votes((), stop=False, save=False)
+
+
+@dataclass
+class Loop:
+    """Trains from where `progress` stands to the end, or until a rank is asked to stop.
+
+    until: the step at which this engine's stage of the run ends; None for the run's own end
+    discarded: the latest steps in a row that were not taken
+    """
+
+    job: Job
+    split: Split
+    precision: str
+    world: World
+    engine: Engine
+    feed: TrainData
+    learner: Objective
+    progress: Progress
+    hooks: Hooks
+    stop: StopRequest
+    until: int | None = None
+    discarded: list[Discarded] = field(default_factory=list)
+    _saved_at: float = field(default_factory=time.monotonic)
+    _saved_step: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._saved_step = self.progress.step  # a run begins anew, or from a checkpoint
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run unless it stops early."""
+        return self.feed.total_steps
+
+    @property
+    def scales_the_loss(self) -> bool:
+        """Under fp16 a gradient that is not finite only says that the loss was scaled by too much."""
+        return self.precision == "fp16"
+
+    @cached_property
+    def learning_rate(self) -> LearningRate:
+        """The schedule over the steps of the task."""
+        train, probe = self.job.train, self.job.adapt.probing
+        peak = train.optimizer.lr
+        return LearningRate(
+            train.schedule,
+            peak,
+            self.total_steps - self.feed.pretraining,
+            probe_steps(self.job.adapt, self.total_steps),
+            peak if probe is None or probe.lr is None else probe.lr,
+        )
+
+    @cached_property
+    def pretraining_rate(self) -> LearningRate:
+        """The schedule over the steps before those; there is nothing there that a plateau could follow."""
+        asked = self.job.adapt.lr if isinstance(self.job.adapt, Dapt) else None
+        return LearningRate(self.job.train.schedule, asked or self.job.train.optimizer.lr, self.feed.pretraining)
+
+    def _rate(self, step: int) -> float:
+        first = self.feed.pretraining
+        return (
+            self.pretraining_rate.at(step, 1.0)
+            if step < first
+            else self.learning_rate.at(step - first, self.progress.plateau)
+        )
+
+    def train(self) -> bool:
+        """Take the steps of the stage that are left. Returns False when stopped on request before the run's end."""
+        while not self._stage_is_over():
+            already_saved = self.progress.awaits_judgement
+            try:
+                votes = NOTHING if already_saved else self.step()
+            except StopAgreed:  # before the step began
+                votes, already_saved = Votes((), stop=True, save=False), self._saved_step == self.progress.step
+            stop, save = votes.stop, votes.save or self._save_is_due()
+            if self.progress.awaits_judgement and not stop:
+                stop, is_best = self._judge()
+                save |= is_best
+            if (save or stop or self._stage_is_over()) and not already_saved:
+                self.hooks.save()
+                self._saved_at, self._saved_step = time.monotonic(), self.progress.step
+            if stop and not self.is_over():
+                self.hooks.finish_saving()
+                return False
+        self.hooks.finish_saving()
+        return True
+
+    def is_over(self) -> bool:
+        """Whether no step and no judgement of the whole run is left."""
+        progress = self.progress
+        return (progress.step >= self.total_steps or progress.finished) and not progress.awaits_judgement
+
+    def _stage_is_over(self) -> bool:
+        if self.until is None or self.progress.awaits_judgement:
+            return self.is_over()
+        return self.progress.step >= self.until or self.is_over()
+
+    def _judge(self) -> tuple[bool, bool]:
+        """Validate and adjust: whether the ranks agreed to stop meanwhile, and whether this is the best so far."""
+        try:
+            value = self.hooks.evaluate(self._vote_to_stop)
+        except StopAgreed:
+            return True, False
+        self.progress.awaits_judgement = False
+        return False, self.progress.judge(self.job, value)
+
+    def step(self) -> Votes:
+        """One optimizer step over one global batch. Raises StopAgreed where the ranks agree before it to stop."""
+        begun = time.perf_counter()
+        step, seed = self.progress.step, self.job.train.seed
+        torch.manual_seed(dropout_seed(seed, step, self.world.rank))
+        samples, moment = self.feed.samples(step), self.feed.moment(step)
+        found = self.learner.begin(moment, self._vote_to_stop)
+        if found is not None:
+            self.hooks.write(Note(text=found))
+        lengths = self.feed.pool.lengths[samples]
+        hand = self._deal(lengths)[self.world.rank]
+        batches = [self.feed.batch(samples, mine, moment) for mine in hand]
+        votes = self._vote(batches)
+        known = learning.Step(moment, self.feed.sets(samples), lambda: self.world.heartbeat.beat(step + 1))
+        with _out_of_memory_named(self.split.micro_batch, step):
+            loss, memory, culprit = self._accumulate(batches, votes.weights, known)
+        lr = self._rate(step)
+        with _out_of_memory_named(self.split.micro_batch, step):
+            norm = self.engine.step(lr, discard=not isfinite(loss))
+            self._average(step + 1)
+        self.world.heartbeat.beat()
+        seconds = time.perf_counter() - begun
+        self.progress.step += 1
+        self.progress.seconds += seconds
+        ended = self.learner.must_end()
+        if ended is not None:
+            self.progress.finished = True
+            self.hooks.write(Note(text=ended))
+        self.progress.awaits_judgement = self._evaluation_is_due()
+        if not isfinite(loss) or (not isfinite(norm) and not self.scales_the_loss):
+            self._discard(loss, norm, samples.tolist(), culprit)
+            return votes
+        self.progress.discarded_in_a_row = 0
+        self.discarded.clear()
+        self.hooks.write(
+            Step(
+                step=step + 1,
+                epoch=moment.epoch,
+                loss=loss,
+                lr=lr,
+                gradient_norm=norm,
+                samples=len(samples),
+                tokens=int(lengths.sum()) if self.feed.task.counted_in == "tokens" else 0,
+                seconds=seconds,
+                memory=memory,
+            )
+        )
+        return votes
+
+    def _average(self, step: int) -> None:
+        """Let the weights after `step` steps count in their average."""
+        spec = self.job.adapt.average
+        if spec is not None and (weight := weight_after(spec, step, self.total_steps, self.feed.steps_per_epoch)):
+            self.engine.average(weight)
+
+    def _deal(self, lengths: NDArray[np.int32]) -> Deal:
+        """Deal the positions of the global batch. One with target samples beside takes more micro-batches."""
+        split, positions = self.split, np.arange(len(lengths))
+        if self.feed.task.packs:
+            return deal_packed(positions, lengths, split.ranks, split.micro_batch, self.job.train.max_length)
+        if self.feed.task.one_length:
+            return deal_by_length(positions, lengths, split.ranks, split.micro_batch)
+        turns = max(split.accumulation, -(-len(positions) // (split.ranks * split.micro_batch)))
+        return deal(positions, lengths, split.ranks, turns)
+
+    def _discard(self, loss: float, norm: float, samples: list[int], culprit: int | None) -> None:
+        """Count a step that was not taken. Raises NotFinite where there are too many in a row."""
+        step, limit = self.progress.step, self.job.train.discard_limit
+        self.progress.discarded += 1
+        self.progress.discarded_in_a_row += 1
+        event = Discarded(
+            step=step,
+            loss=loss if isfinite(loss) else None,
+            gradient_norm=norm if isfinite(norm) else None,
+            samples=tuple(samples),
+        )
+        self.discarded.append(event)
+        self.hooks.write(event)
+        found = f"the loss of step {step} is {loss} and its gradient's norm {norm}; its samples were rows {samples}"
+        if self.progress.discarded_in_a_row > limit:
+            before = f"; {limit} steps before it were discarded too" if limit else ""
+            raise NotFinite(f"{found} of the training data, counted from 0{before}", culprit)
+        self.hooks.write(Note(text=f"step {step} was discarded: its loss is {loss}, its gradient's norm {norm}"))
+
+    def _vote(self, batches: Sequence[Batch]) -> Votes:
+        """The one collective before the backward pass: the losses' denominators, and what ranks ask for."""
+        failed = self.hooks.save_has_failed()
+        asked = [self.stop.asked, self._minutes_have_passed(), failed]
+        stop, save, failed, *weights = self.world.sum([*asked, *self.learner.weights(batches)]).tolist()
+        if failed:
+            self.hooks.finish_saving()
+        return Votes(tuple(weights), stop > 0, save > 0)
+
+    def _vote_to_stop(self) -> None:
+        """A collective for where there is no other. Raises StopAgreed."""
+        if self.world.sum([self.stop.asked]).item() > 0:
+            raise StopAgreed
+
+    def _accumulate(
+        self, batches: Sequence[Batch], weights: Sequence[float], step: learning.Step
+    ) -> tuple[float, int, int | None]:
+        """Forward and backward of each micro-batch.
+
+        Gives the global batch's loss, the largest memory of the ranks, and the first rank whose loss is not finite.
+        """
+        total = self.learner.accumulate(batches, weights, step)
+        own = torch.zeros(2, self.world.size, dtype=torch.float64)
+        own[:, self.world.rank] = torch.tensor([memory_in_use(self.world.device), not isfinite(total)])
+        total, *all_ranks = self.world.sum([total, *own.flatten().tolist()]).tolist()
+        memory, is_bad = all_ranks[: self.world.size], all_ranks[self.world.size :]
+        return total, int(max(memory)), is_bad.index(1.0) if any(is_bad) else None
+
+    def _evaluation_is_due(self) -> bool:
+        if self.job.deciding_set is None:
+            return False
+        if self.progress.step <= self.feed.pretraining:
+            return False  # the head knows nothing yet
+        every = self.job.validation.every
+        return self._is_due(None if every == "epoch" else every) or self.progress.step == self.total_steps
+
+    def _save_is_due(self) -> bool:
+        return self._is_due(self.job.checkpoint.every_steps)
+
+    def _is_due(self, every: int | None) -> bool:
+        """Whether the steps done are a multiple of `every`, or of an epoch where that is None."""
+        if every is None:
+            return (self.progress.step - self.feed.pretraining) % self.feed.steps_per_epoch == 0
+        return self.progress.step % every == 0
+
+    def _minutes_have_passed(self) -> bool:
+        """Only rank 0's clock counts, and its vote carries the others."""
+        minutes = self.job.checkpoint.every_minutes
+        return minutes is not None and self.world.is_first and time.monotonic() - self._saved_at >= 60 * minutes
+
+
+SAID_OF_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""What allocators, drivers and libraries that keep memory of their own (cuBLAS, cuDNN, NCCL) say."""
+
+
+@contextmanager
+def _out_of_memory_named(micro_batch: int, step: int) -> Iterator[None]:
+    """Let the launcher know that it was memory that failed: only torch's own allocator has an error of its own."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        is_named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_named and not any(words in str(error) for words in SAID_OF_MEMORY):
+            raise
+        raise OutOfMemory(f"step {step + 1} did not fit with micro-batches of {micro_batch}: {error}") from error
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """A generator's state that depends on the step alone, so that a resumed run draws what the other drew."""
+    return ((seed * 1_000_003 + step) * 65_536 + rank) % 2**63  # what torch takes

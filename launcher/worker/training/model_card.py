@@ -1,0 +1,122 @@
+"""The model card of a result, README.md in its folder: what it came from, what it learned, and how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.repocard import metadata_load
+from yaml import YAMLError
+
+from launcher.errors import ModelError
+from launcher.job.pretrained import ADAPTER_CONFIG, find_pretrained
+from launcher.job.schema import Job
+from launcher.job.sections.data import Source
+from launcher.run.folder import write_whole
+from launcher.run.results import Result
+
+CARD_FILE = "README.md"
+PIPELINES = {
+    "text-classification": "text-classification",
+    "text-regression": "text-classification",
+    "token-classification": "token-classification",
+    "causal-lm": "text-generation",
+    "masked-lm": "fill-mask",
+    "image-classification": "image-classification",
+    "audio-classification": "audio-classification",
+}
+
+
+def write_model_card(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> None:
+    """Write the card beside the model's files, where `transformers` and the hub look for it."""
+    front = ModelCardData(
+        base_model=_hub_id(job),
+        license=_license_of_the_base(job),
+        library_name="peft" if (folder / ADAPTER_CONFIG).is_file() else "transformers",
+        pipeline_tag=PIPELINES.get(job.task),
+        tags=["adaptrun", f"adaptrun-{job.adapt.method}"],
+        metrics=sorted({metric for found in result.sets.values() for metric in found.after}) or None,
+        model_name=job.name,
+        eval_results=list(_eval_results(job, result)) or None,
+    )
+    body = "\n".join(_body(folder, job, result, labels))
+    write_whole(folder / CARD_FILE, f"---\n{front.to_yaml()}\n---\n\n{body}\n")
+
+
+def _eval_results(job: Job, result: Result) -> Iterator[EvalResult]:
+    for name, found in result.sets.items():
+        for metric, value in found.after.items():
+            if isfinite(value):
+                task = PIPELINES.get(job.task, "other")
+                yield EvalResult(task, name, name, metric, round(value, 6))
+
+
+def _body(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> Iterator[str]:
+    yield from (f"# {job.name}", "")
+    yield f"`{_name_of(job.model.pretrained)}` fine-tuned for {_shown_task(job)} with adaptrun, {result.steps:,} steps."
+    if labels:
+        shown = ", ".join(f"`{label}`" for label in labels[:50])
+        yield from ("", f"Labels: {shown}{f' and {len(labels) - 50:,} more' if len(labels) > 50 else ''}.")
+    yield from ("", "## Data", "")
+    for name, source in job.labelled_sets.items():
+        yield f"- learned: {name} ({_files(source)})"
+    if job.data.target is not None:
+        yield f"- target, without labels: {_files(job.data.target)}"
+    for name, source in job.data.validation.items():
+        yield f"- validation: {name} ({_files(source)})"
+    if result.sets:
+        yield from ("", "## Results", "", "| set | samples | metric | before | after | 95 % interval |")
+        yield "|---|---|---|---|---|---|"
+    for name, found in result.sets.items():
+        for metric, value in found.after.items():
+            low, high = found.after_interval.get(metric, (float("nan"), float("nan")))
+            before = found.before.get(metric, float("nan"))
+            yield f"| {name} | {found.samples:,} | {metric} | {before:.4f} | {value:.4f} | {low:.4f} to {high:.4f} |"
+    if result.verdict is not None:
+        yield from ("", f"Verdict: **{result.verdict.decision}**. {result.verdict.reason}")
+    yield from ("", "## Use", "", "```python")
+    yield from _loading(folder, job)
+    yield from ("```", "", f"Samples were cut at {job.train.max_length} tokens in training.")
+
+
+def _loading(folder: Path, job: Job) -> Iterator[str]:
+    if (folder / ADAPTER_CONFIG).is_file():
+        yield from ("from peft import AutoPeftModel", "", 'model = AutoPeftModel.from_pretrained("THIS-FOLDER")')
+    elif job.task in PIPELINES:
+        yield from ("from transformers import pipeline", "")
+        yield f'model = pipeline("{PIPELINES[job.task]}", model="THIS-FOLDER")'
+    else:
+        yield from ("from transformers import AutoModel", "", 'model = AutoModel.from_pretrained("THIS-FOLDER")')
+
+
+def _shown_task(job: Job) -> str:
+    return job.task if job.task in PIPELINES else f"a task of its own, {job.task.rpartition(':')[2]}"
+
+
+def _files(source: Source) -> str:
+    """Names without the folders, which are of one machine."""
+    return ", ".join(f"`{_name_of(place)}`" for place in source.files)
+
+
+def _name_of(place: str) -> str:
+    return Path(place).name if Path(place).is_absolute() else place
+
+
+def _hub_id(job: Job) -> str | None:
+    """The base's id on the hub; None where it lies elsewhere, or lies nowhere any more."""
+    try:
+        return job.model.pretrained if find_pretrained(job.model).kind == "hub" else None
+    except ModelError:
+        return None
+
+
+def _license_of_the_base(job: Job) -> str | None:
+    """What the base's own card says; None where it has none, or says none."""
+    try:
+        place = Path(find_pretrained(job.model).location) / CARD_FILE
+        said = (metadata_load(place) or {}).get("license") if place.is_file() else None
+    except (ModelError, OSError, ValueError, YAMLError, RecursionError):
+        return None
+    return said if isinstance(said, str) else None

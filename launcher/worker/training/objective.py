@@ -1,0 +1,187 @@
+"""From the batches of a step to gradients: the task's loss alone, or what a method makes of the whole global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from launcher.adapt.methods.method import BatchObservations, Method, Observed, StepBatch, StepInfo, TargetInference
+from launcher.engines.base import Engine
+from launcher.engines.single import autocast
+from launcher.errors import RequestError
+from launcher.models.parts.batch import Batch
+from launcher.worker.rank.world import World
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a learner knows of a step.
+
+    sets: int64 [samples] of the global batch, which set each is of
+    beat: called after each micro-batch
+    """
+
+    moment: StepInfo
+    sets: NDArray[np.int64]
+    beat: Callable[[], None]
+
+
+class Objective(Protocol):
+    """How the gradient of a step is made."""
+
+    def begin(self, moment: StepInfo, before_batch: Callable[[], None]) -> str | None:
+        """What is to be done before a step, by all ranks alike; a note on it for the user.
+
+        before_batch: called before each of the batches that it takes
+        """
+
+    def must_end(self) -> str | None:
+        """Why training ends after this step, on all ranks alike; None where it goes on."""
+
+    def weights(self, batches: Sequence[Batch]) -> list[float]:
+        """This rank's sums of weights, which are then added up over the ranks: what losses are divided by."""
+
+    def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:
+        """Forward and backward of each micro-batch; this rank's part of the global batch's loss."""
+
+
+class TaskObjective:
+    """Minimises the task's loss: Σ weightᵢ·lossᵢ / Σ weightᵢ."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(self, moment: StepInfo, before_batch: Callable[[], None]) -> str | None:
+        """Nothing."""
+        return None
+
+    def must_end(self) -> str | None:
+        """Never."""
+        return None
+
+    def weights(self, batches: Sequence[Batch]) -> list[float]:
+        """The sum of all samples' weights."""
+        return [sum(batch.weight for batch in batches)]
+
+    def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:
+        """One pass."""
+        total = 0.0
+        weight = weights[0] or 1.0  # a global batch in which nothing is to be learned has the loss 0
+        for number, batch in enumerate(batches):
+            losses = self._engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)
+            step.beat()
+            total += float(losses.weighted.detach().sum(dtype=torch.float64))
+        return total / weight
+
+
+class MethodObjective:
+    """Minimises what a method says; in two passes where it observes, as `launcher.adapt.methods.method` explains."""
+
+    def __init__(
+        self,
+        method: Method,
+        engine: Engine,
+        world: World,
+        precision: str,
+        seed: int,
+        target: Callable[[Callable[[], None]], TargetInference] | None,
+    ) -> None:
+        self._method, self._engine, self._world = method, engine, world
+        self._precision, self._seed, self._target = precision, seed, target
+
+    def begin(self, moment: StepInfo, before_batch: Callable[[], None]) -> str | None:
+        """Let the method look at the target before an epoch; not again where a run goes on in the middle of one."""
+        state, looks = self._method.state, type(self._method).begin_epoch is not Method.begin_epoch
+        if self._target is None or not looks or state.get("epoch") == moment.epoch:
+            return None
+        found = self._method.begin_epoch(moment.epoch, self._target(before_batch))
+        state["epoch"] = moment.epoch
+        return found
+
+    def must_end(self) -> str | None:
+        """Where the method says so."""
+        return self._method.has_collapsed()
+
+    def weights(self, batches: Sequence[Batch]) -> list[float]:
+        """The sum of the weights of each term."""
+        found = [self._method.weights(cast(StepBatch, batch)) for batch in batches]
+        names = self._method.loss_terms
+        for weights in found:
+            if set(weights) != set(names):
+                raise RequestError(
+                    f"{type(self._method).__name__}.weights gives {', '.join(weights)}, and its loss_terms are "
+                    f"{', '.join(names)}; each term needs both"
+                )
+        return [sum(float(weights[name].sum(dtype=torch.float64)) for weights in found) for name in names]
+
+    def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:
+        """One pass, or a look and a pass."""
+        own = [cast(StepBatch, batch) for batch in batches]
+        coefficients = self._method.coefficients(step.moment)
+        factors = {
+            name: coefficients.get(name, 1.0) / (weight or 1.0)
+            for name, weight in zip(self._method.loss_terms, weights, strict=True)
+        }
+        scales: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
+        total = 0.0
+        if self._method.observes:
+            found = self._look(own, step)
+            scales = self._method.sample_factors(found)
+            batch_loss = self._method.batch_loss(found)
+            if batch_loss is not None:
+                names = [name for name, value in found.values.items() if value.requires_grad]
+                slopes = torch.autograd.grad(batch_loss, [found.values[name] for name in names], allow_unused=True)
+                gradients = {name: slope for name, slope in zip(names, slopes, strict=True) if slope is not None}
+                total += float(batch_loss.detach()) * self._world.is_first
+        for number, batch in enumerate(own):
+            ready = replace(
+                batch,
+                scales={
+                    name: _of(batch, scales[name]) if name in scales else torch.full(batch.sets.shape, factor)
+                    for name, factor in factors.items()
+                },
+                gradients={name: _of(batch, gradient) for name, gradient in gradients.items()},
+            )
+            self._draw_alike(step.moment.step, number)
+            losses = self._engine.accumulate(ready, 1.0, last=number == len(own) - 1)
+            step.beat()
+            total += float(losses.weighted.detach().sum(dtype=torch.float64))
+        return total
+
+    def _look(self, batches: Sequence[StepBatch], step: Step) -> BatchObservations:
+        """Compute all micro-batches without gradients and put together what all ranks observe."""
+        samples, device = len(step.sets), self._world.device
+        values: dict[str, Tensor] = {}
+        weights = torch.zeros(samples, dtype=torch.float64)
+        for number, batch in enumerate(batches):
+            self._draw_alike(step.moment.step, number)
+            look = replace(batch, wanted=self._method.observes)
+            with torch.no_grad(), autocast(device, self._precision):
+                seen = cast(Observed, self._engine.module(look.to(device)))
+            step.beat()
+            rows = batch.places >= 0
+            weights[batch.places[rows]] = batch.sample_weights[rows].double()
+            for name, value in seen.observed.items():
+                empty = torch.zeros((samples, *value.shape[1:]), dtype=torch.float64)
+                values.setdefault(name, empty)[batch.places[rows]] = value.detach().cpu()[rows].double()
+        # each sample is on one rank and zero on all others, so that the sum is what each of them was
+        whole = {name: self._world.sum(value).requires_grad_() for name, value in values.items()}
+        return BatchObservations(whole, torch.from_numpy(step.sets), self._world.sum(weights), step.moment)
+
+    def _draw_alike(self, step: int, number: int) -> None:
+        """Let a micro-batch draw the same dropout in both passes."""
+        drawn = np.random.SeedSequence([self._seed, step, self._world.rank, number]).generate_state(1, np.uint64)
+        torch.manual_seed(int(drawn[0] >> np.uint64(1)))
+
+
+def _of(batch: StepBatch, values: Tensor) -> Tensor:
+    """The batch's rows of something of the whole global batch, fp32; zero for filler."""
+    rows = values.detach()[batch.places.clamp(min=0)].float()
+    return rows * (batch.places >= 0).view(-1, *[1] * (rows.ndim - 1))

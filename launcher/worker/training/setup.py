@@ -1,0 +1,224 @@
+"""The engine of one stage of the run, with the model in it as the job adapts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from launcher.adapt import joined_module, make_method
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters
+from launcher.adapt.methods.method import Method
+from launcher.adapt.methods.module import PARTS, AdaptingModule
+from launcher.adapt.options.averaging import first_step
+from launcher.adapt.options.distillation import TEACHER, add_teacher
+from launcher.adapt.options.stages import Stage, StagePlan, probe_steps
+from launcher.checkpoint.model_folder import MODEL, write_skeleton
+from launcher.engines import make_engine
+from launcher.engines.base import Engine, EngineSettings, ParamOptions, StateDict, without
+from launcher.job.pretrained import longest_input
+from launcher.job.schema import Job
+from launcher.models.tasks.base import TaskModule
+from launcher.models.weights.loading import Loaded
+from launcher.worker.data.inputs import Inputs, load_model
+from launcher.worker.data.train_data import TrainData
+from launcher.worker.evaluation.padding_check import choose_batches
+from launcher.worker.evaluation.target_inference import target_inference
+from launcher.worker.rank.run_context import RunContext
+from launcher.worker.training.apply_adaptation import Adapted, apply_adaptation
+from launcher.worker.training.objective import MethodObjective, Objective, TaskObjective
+
+
+@dataclass(frozen=True)
+class TrainSetup:
+    """A model in an engine, ready to go on from a checkpoint or to begin.
+
+    feed: what its steps see
+    learner: what makes gradients of that
+    base: identity of the pretrained weights, where the run needs them when it goes on; else empty
+    never_saved: names of parameters that checkpoints leave out, since they never learn
+    has_new_head: whether weights of the model as it came started at random
+    write_skeleton: writes the model folder without its weights
+    """
+
+    job: Job
+    engine: Engine
+    feed: TrainData
+    learner: Objective
+    stage: Stage
+    base: str
+    never_saved: frozenset[str]
+    has_new_head: bool
+    write_skeleton: Callable[[], None]
+
+    def state(self) -> StateDict:
+        """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
+        return without(self.engine.state(), self.never_saved)
+
+    @contextmanager
+    def result_weights(self, step: int) -> Iterator[None]:
+        """Inside, the module holds the weights that would be the result after `step` steps: perhaps an average."""
+        if not self.is_averaged(step):
+            yield
+            return
+        self.engine.swap_average()
+        try:
+            yield
+        finally:
+            self.engine.swap_average()
+
+    def is_averaged(self, step: int) -> bool:
+        """Whether the average stands for the weights after `step` steps."""
+        average = self.job.adapt.average
+        if self.job.train.optimizer.name == "schedule_free_adamw":
+            return True
+        return average is not None and step >= first_step(average, self.feed.total_steps, self.feed.steps_per_epoch)
+
+
+def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
+    """Load the model, adapt it, and spread it as the stage of the run needs it that goes on after `step` steps."""
+    job = context.job
+    method = _method(job, inputs)
+    feed = TrainData.of(job, inputs, method)
+    steps = feed.total_steps
+    engine = make_engine(context.plan.engine, _settings(context, is_probe=step < probe_steps(job.adapt, steps)))
+    loaded = load_model(context, inputs, in_parts=engine.shards_weights or _is_quantised(job))
+    base, has_new_head = loaded.identity if job.adapt.needs_the_start else "", bool(loaded.new)
+    adapted = apply_adaptation(job, loaded, method, _setting(context, inputs), steps)
+    adapters, course = adapted.adapters, adapted.course
+    stage = course.at(step)
+    writes_skeleton = _skeleton_writer(context, inputs, loaded, adapters)
+    _begin(context, loaded, adapters, stage, course, writes_skeleton)
+    treatments = _treatments(adapted, loaded)
+    never = [name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad]
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(name in stage.learning)
+    module, stored = inputs.task.build(loaded.model), loaded.stored
+    never_saved = set() if adapters is None else {f"{MODEL}{name}" for name in never}
+    if job.adapt.distill is not None:
+        teacher = load_model(context, inputs, in_parts=engine.shards_weights)
+        add_teacher(module, teacher.model, job.adapt.distill)
+        stored |= teacher.stored
+        never_saved |= {name for name, _ in module.named_parameters() if name.startswith(f"{TEACHER}.")}
+    module = joined_module(module, method, loaded, job, inputs.pretrained)
+    treatments |= _treatments_of_parts(module, method)
+    engine.prepare(module, job.train.optimizer, stored, treatments)
+    _choose_batches(context, inputs, engine)
+    base = base if adapters is None else adapters.base
+    learner = _learner(context, feed, engine)
+    unsaved = frozenset(never_saved)
+    return TrainSetup(job, engine, feed, learner, stage, base, unsaved, has_new_head, writes_skeleton)
+
+
+def _choose_batches(context: RunContext, inputs: Inputs, engine: Engine) -> None:
+    """Find out whether padding changes the model's numbers; nothing is padded then."""
+    plan = context.plan
+    weights_in = plan.precision if plan.engine == "fsdp" else "fp32"
+    choose_batches(engine.module, inputs.task, inputs.sets, context.world, context.log.note, weights_in)
+
+
+def _method(job: Job, inputs: Inputs) -> Method | None:
+    sizes = dict(zip(inputs.train.sets, inputs.train.sizes, strict=True))
+    return make_method(job, inputs.task, sizes, 0 if inputs.target is None else len(inputs.target))
+
+
+def _learner(context: RunContext, feed: TrainData, engine: Engine) -> Objective:
+    """What makes gradients of batches."""
+    if feed.method is None:
+        return TaskObjective(engine)
+    plan, world = context.plan, context.world
+    view = None
+    if feed.target is not None:
+        size, precision = plan.evaluation_batch, plan.precision
+        view = partial(target_inference, engine.module, feed.task, feed.target, world, size, precision)
+    return MethodObjective(feed.method, engine, world, plan.precision, context.job.train.seed, view)
+
+
+def _is_quantised(job: Job) -> bool:
+    return job.adapt.method == "lora" and bool(job.adapt.quantised)
+
+
+def _setting(context: RunContext, inputs: Inputs) -> AdapterContext:
+    job = context.job
+    return AdapterContext(
+        inputs.pretrained,
+        job.model.revision,
+        inputs.task.auto_class,
+        job.train.seed,
+        context.world.device,
+        context.plan.precision,
+    )
+
+
+def _settings(context: RunContext, *, is_probe: bool) -> EngineSettings:
+    """What a probe ends with is the start of a new head, so nothing is kept of the start until then."""
+    job = context.job
+    return EngineSettings(
+        context.world.device,
+        context.plan.precision,
+        job.train.clip_norm,
+        job.engine.block,
+        context.folder.deepspeed_file if context.plan.deepspeed is not None else None,
+        pull=job.adapt.l2_sp,
+        averages=job.adapt.average is not None,
+        keeps_start=job.adapt.interpolate is not None and not is_probe,
+        whole_gradients=context.plan.whole_gradients,
+    )
+
+
+def _begin(
+    context: RunContext,
+    loaded: Loaded,
+    adapters: Adapters | None,
+    stage: Stage,
+    course: StagePlan,
+    writes_skeleton: Callable[[], None],
+) -> None:
+    """Write what is known of the result before it has any weights, and say which stage begins."""
+    if not context.world.is_first:
+        return
+    if len(course.stages) > 1:
+        learning = sum(p.numel() for name, p in loaded.model.named_parameters() if name in stage.learning)
+        place = f"stage {stage.number + 1} of {len(course.stages)}, to step {stage.end}"
+        context.log.note(f"{place}: {learning:,} parameters are trained")
+    if stage.number and context.folder.skeleton.is_dir():
+        return
+    if adapters is not None:
+        context.log.note(str(adapters))
+    writes_skeleton()
+
+
+def _skeleton_writer(
+    context: RunContext, inputs: Inputs, loaded: Loaded, adapters: Adapters | None
+) -> Callable[[], None]:
+    """Writes the model folder without its weights, at the start and again where something happened to it."""
+    config = None if adapters is None else adapters.config
+    card, model = inputs.card(context.job, adapters), loaded.model
+    processor, length = inputs.task.processor, _longest_text(context.job, inputs, loaded)
+    return lambda: write_skeleton(context.folder.skeleton, model, processor, card, config, length)
+
+
+def _longest_text(job: Job, inputs: Inputs, loaded: Loaded) -> int | None:
+    """Tokens at which others should cut a text: as in training, but for language models, which may write on."""
+    is_language = inputs.task.auto_class in ("AutoModelForCausalLM", "AutoModelForMaskedLM")
+    return longest_input(loaded.model.config.to_dict()) if is_language else job.train.max_length
+
+
+def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, ParamOptions]:
+    """By the names that parameters have in the task's module."""
+    return {
+        f"{MODEL}{name}": ParamOptions(factor, adapted.course.since(name), name in loaded.new)
+        for name, factor in adapted.factors.items()
+    }
+
+
+def _treatments_of_parts(module: TaskModule, method: Method | None) -> dict[str, ParamOptions]:
+    """Of what a method adds: it has rates of its own, and nothing pulls it back to where it started."""
+    if method is None or not isinstance(module, AdaptingModule) or module.parts is None:
+        return {}
+    factors = method.learning_rate_factors(module.parts)
+    return {
+        f"{PARTS}.{name}": ParamOptions(factors.get(name, 1.0), is_new=True)
+        for name, _ in module.parts.named_parameters()
+    }

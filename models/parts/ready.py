@@ -1,0 +1,46 @@
+"""A loaded model and its processor made to work together, or refused, wherever a model is about to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import ModelError
+from launcher.job.pretrained import Pretrained
+from launcher.models.parts.padding_token import agree_on_padding
+from launcher.models.parts.stateless import forget_between_calls
+from launcher.models.weights.loading import check_vocabulary, embeddings_in
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def make_ready(
+    model: PreTrainedModel, processor: Any, pretrained: Pretrained, *, pairs: bool, say: Callable[[str], object]
+) -> None:
+    """Let a sample's numbers depend on the sample alone, as far as model and processor decide them.
+
+    pairs: whether samples have a second text
+    say: told of what was changed
+    Raises ModelError where the two do not belong together.
+    """
+    check_vocabulary(processor, embeddings_in(model), pretrained.tokenizer)
+    if pairs:
+        _check_pairs(model, processor)
+    forget_between_calls(model)
+    told = agree_on_padding(model, processor)
+    if told:
+        say(told)
+
+
+def _check_pairs(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raises ModelError where the tokenizer marks the second text of a pair with a type that the model lacks."""
+    types = getattr(model.config, "type_vocab_size", None)
+    if not types:
+        return
+    marked = tokenizer("a", "b").get("token_type_ids") or [0]
+    if max(marked) >= types:
+        raise ModelError(
+            f"the tokenizer marks the second text of a pair with type {max(marked)}, and the model has {types} types; "
+            "name the tokenizer that belongs to the model: model.tokenizer"
+        )
