@@ -15,6 +15,9 @@ from os import SEEK_END
 from pathlib import Path
 from typing import Any, ClassVar
 
+SCHEMA = 1
+"""Version of the events. It grows where a field changes its meaning or goes; kinds that are not known are skipped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -30,13 +33,15 @@ class Began(Event):
 
     start: 1 for the first
     cause: `first`, `resumed` (by a person), `requeued` (by the scheduler) or `restart` (after a failure)
-    step: what the start goes on from
+    step: the step that it resumes from
+    schema: version of the events that follow
     """
 
     kind = "began"
     start: int
     cause: str
     step: int
+    schema: int = SCHEMA
 
 
 @dataclass(frozen=True, kw_only=True)

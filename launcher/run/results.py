@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 
+SCHEMA = 1
+"""Version of `result.json`. It grows where a field changes its meaning or goes; a file without a number has 1."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -84,7 +87,7 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
-        values = asdict(self)
+        values = {"schema": SCHEMA, **asdict(self)}
         del values["run"]
         write_whole(path, json.dumps(values, indent=2) + "\n")
 
@@ -103,6 +106,7 @@ class Result:
         """Read back what `write` wrote. Raises RequestError where the file is not there or is damaged."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            insist_on_known_schema(path, values.pop("schema", 1), SCHEMA)
             values["sets"] = {name: _set_of(found) for name, found in values["sets"].items()}
             if values.get("verdict") is not None:
                 values["verdict"] = Verdict.from_dict(values["verdict"])
@@ -112,6 +116,15 @@ class Result:
                 f"{path} cannot be read: {type(error).__name__}: {error}; what the run measured is in metrics.jsonl, "
                 "and its model is not touched by that"
             ) from error
+
+
+def insist_on_known_schema(path: Path, written: int, known: int) -> None:
+    """Raises RequestError for a file that a later version of adaptrun wrote."""
+    if written > known:
+        raise RequestError(
+            f"{path} has schema version {written}, and this version of adaptrun reads {known} at most; use the "
+            "version that wrote it, which environment.json names"
+        )
 
 
 def _set_of(values: dict[str, object]) -> SetResult:

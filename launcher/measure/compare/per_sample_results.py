@@ -14,6 +14,9 @@ from launcher.files import partial_of
 
 Values = NDArray[np.float64]
 
+SCHEMA = 1
+"""Version of the files. A file of a later version is not read, as one that is damaged."""
+
 
 @dataclass(frozen=True)
 class PerSampleResults:
@@ -37,7 +40,7 @@ class PerSampleResults:
 
         rows = pa.array(np.arange(1, len(self.values) + 1))
         columns = [pa.array(column) for column in self.values.T]
-        about = json.dumps({"data": self.data, "model": self.model, "hash": self._hash()})
+        about = json.dumps({"data": self.data, "model": self.model, "hash": self._hash(), "schema": SCHEMA})
         table = pa.table([rows, *columns], names=["row", *self.columns], metadata={"adaptrun": about})
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = partial_of(file)
@@ -58,7 +61,8 @@ class PerSampleResults:
             found = cls(about["data"], about["model"], tuple(columns), values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             return None
-        return found if about.get("hash") in (None, found._hash()) else None  # earlier versions kept none
+        is_whole = about.get("hash") in (None, found._hash())  # earlier versions kept none
+        return found if is_whole and about.get("schema", 1) <= SCHEMA else None
 
     def _hash(self) -> str:
         """What is told by the file, as one number."""
