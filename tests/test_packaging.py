@@ -46,24 +46,54 @@ def test_the_links_are_relative(folder: str) -> None:
     assert os.readlink(REPOSITORY / "launcher" / folder) == f"../{folder}"
 
 
-def test_the_wheel_runs_beside_modules_of_the_same_names(wheel: Path, tmp_path: Path) -> None:
-    installed, work = tmp_path / "installed", tmp_path / "work"
-    zipfile.ZipFile(wheel).extractall(installed)
-    work.mkdir()
-    for name in ("launcher.py", "models.py", "slurm.py"):
-        (work / name).write_text("raise RuntimeError('the user\\'s own module was imported')\n")
-    tiny_model_folder(work / "tiny", layers=1)
-    write_texts(work / "train.csv", 20)
-    (work / "job.yaml").write_text(
-        "{name: own, model: {pretrained: tiny}, task: text-classification, data: {train: train.csv, cache: cache}, "
-        "train: {max_steps: 2, global_batch_size: 4, max_length: 32}, launch: {processes: 2, device: cpu}}"
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commands of an environment of its own, which holds the wheel, and reads from here what the wheel needs."""
+    place = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    python = place / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, wheel], check=True)
+    packages = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    needed = [path for path in sys.path if path.endswith("site-packages")]
+    (Path(packages) / "needed.pth").write_text("\n".join(needed) + "\n")  # after the wheel, so the wheel is found first
+    return place / "bin"
+
+
+def test_an_installed_wheel_goes_from_a_csv_to_a_model_beside_modules_of_the_same_names(
+    installed: Path, tmp_path: Path
+) -> None:
+    for name in ("launcher.py", "models.py", "adapt.py", "slurm.py"):
+        (tmp_path / name).write_text("raise RuntimeError('the user\\'s own module was imported')\n")
+    tiny_model_folder(tmp_path / "tiny", layers=1)
+    write_texts(tmp_path / "train.csv", 20)
+    write_texts(tmp_path / "validation.csv", 8, seed=1)
+
+    def adaptrun(*arguments: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        command = [installed / "adaptrun", *arguments]
+        answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout
+
+    adaptrun("init", "--task", "text-classification")
+    changes = (
+        "model.pretrained=tiny",
+        "train.max_length=32",
+        "train.max_steps=2",
+        "launch.processes=2",
+        "launch.device=cpu",
     )
-    # The installed wheel goes before the repository's own editable install; -P keeps the folder itself out.
-    environment = os.environ | {"PYTHONPATH": str(installed)}
-    command = [sys.executable, "-P", "-c", "from launcher.cli import main; main()", "train", "job.yaml"]
-    answer = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert (work / "runs" / "own" / "model" / "model.safetensors").is_file()
-    where = [sys.executable, "-P", "-c", "import launcher; print(launcher.__file__)"]
-    found = subprocess.run(where, cwd=work, env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(str(installed))
+    settings = [word for change in changes for word in ("--set", change)]
+    adaptrun("check", "job.yaml", *settings)
+    assert "processes  2 ×" in adaptrun("plan", "job.yaml", *settings)
+    adaptrun("train", "job.yaml", *settings)
+    assert next(tmp_path.glob("runs/*/model/model.safetensors")).is_file()
+    where = [installed / "python", "-P", "-c", "import launcher; print(launcher.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert found.startswith(str(installed.parent))
