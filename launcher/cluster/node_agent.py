@@ -17,16 +17,16 @@ from pathlib import Path
 
 from launcher.cluster.node_env import NodeEnv
 from launcher.cluster.node_health import faults_of_this_node
-from launcher.cluster.node_heartbeat import NodeHeartbeat
+from launcher.cluster.node_heartbeat import HeartbeatWriter
 from launcher.errors import AdaptrunError, ExitCode, RunFailed, Stopped
 from launcher.job.reading.job_file import load_kept_job
 from launcher.run.attempts import Attempt, Cause, adopt, begin
 from launcher.run.checkpoints import last_checkpoint
-from launcher.run.failures import Failure, ends_of_nodes, leave_word
+from launcher.run.failures import Failure, ends_of_nodes, report_failure
 from launcher.run.folder import RunFolder
 from launcher.run.rendezvous import new_token, read_token
 from launcher.run.results import mark_stopped
-from launcher.run.unhealthy import report_unfit
+from launcher.run.unhealthy import report_unhealthy
 from launcher.supervise.failure import RankFailed
 from launcher.supervise.processes import Rendezvous, run_agent
 from launcher.supervise.run import prepare_data, shown, watchdog_of
@@ -66,43 +66,43 @@ def _leave_word(folder: RunFolder, error: Exception, trace: str, code: int) -> N
     if isinstance(error, RankFailed):  # it has left word of itself
         return
     start = Attempt.read(folder) or Attempt()
-    leave_word(folder, Failure.now(None, type(error).__name__, str(error), trace, code), start.count)
+    report_failure(folder, Failure.now(None, type(error).__name__, str(error), trace, code), start.count)
 
 
 def run_node(folder: RunFolder, place: NodeEnv, ends: float | None) -> int:
     """Start and watch this node's ranks. Raises AdaptrunError where they could not be started."""
     job, plan = load_kept_job(folder.job_file), folder.plan()
-    presence = NodeHeartbeat(folder, place.nodes[place.index])
+    heartbeat = HeartbeatWriter(folder, place.nodes[place.index])
     with ExitStack() as stack:
         requests = stack.enter_context(StopRequests().listening(last=True))
         display = stack.enter_context(shown(folder, quietly=not place.leads))
         requests.watch(folder.stop_file)
         faults = faults_of_this_node(plan)
         if faults:
-            report_unfit(folder, place.nodes[place.index], faults)
+            report_unhealthy(folder, place.nodes[place.index], faults)
             raise RunFailed(f"the node failed its check: {'; '.join(faults)}")
         if place.leads:
 
             def watch() -> None:
                 display.refresh()
-                presence.tell()
+                heartbeat.write()
 
             folder.claim()
             start = _counted(folder, place, ends)
-            presence.start = start.count
+            heartbeat.start = start.count
             folder.prepared_file.unlink(missing_ok=True)
             prepare_data(folder, plan, watch, requests)
             rendezvous = Rendezvous.at(place.address, new_token(folder), plan.nodes)
             start = adopt(folder, start, token=place.token, endpoint=rendezvous.endpoint, ends=ends)
             stack.enter_context(tracked(folder, job))
         else:
-            start = _wait_for_start(folder, place, presence, requests)
+            start = _wait_for_start(folder, place, heartbeat, requests)
             rendezvous = Rendezvous(start.endpoint, read_token(folder), plan.nodes, place.index)
         watchdog = watchdog_of(folder, start, job)
         command = [sys.executable, "-P", "-m", "launcher.worker", str(folder.path)]
-        look = [display.refresh, requests.pass_on, presence.tell]
+        look = [display.refresh, requests.pass_on, heartbeat.write]
         went_well = run_agent(command, plan.processes, plan.threads, folder, look, watchdog, rendezvous)
-        presence.tell(ended=True)
+        heartbeat.write(ended=True)
     if not went_well:
         _wait_for_word_of_all(folder, start, plan.nodes)
     return int(ExitCode.DONE if went_well else ExitCode.FAILED)
@@ -117,13 +117,13 @@ def _counted(folder: RunFolder, place: NodeEnv, ends: float | None) -> Attempt:
     return begin(folder, cause, last_checkpoint(folder.checkpoints), token=place.token, ends=ends)
 
 
-def _wait_for_start(folder: RunFolder, place: NodeEnv, presence: NodeHeartbeat, requests: StopRequests) -> Attempt:
+def _wait_for_start(folder: RunFolder, place: NodeEnv, heartbeat: HeartbeatWriter, requests: StopRequests) -> Attempt:
     """Wait while the leading node prepares the data; srun ends this task if that node fails."""
     while True:
         start = Attempt.read(folder)
         if start is not None and start.token == place.token:
-            presence.start = start.count
-            presence.tell()
+            heartbeat.start = start.count
+            heartbeat.write()
             if start.endpoint:
                 return start
         requests.check()

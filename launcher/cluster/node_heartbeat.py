@@ -1,4 +1,4 @@
-"""Each node's sign of life in the run's folder, for the batch script's lookout."""
+"""Each node's heartbeat in the run's folder, which the watchdog of srun reads."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from dataclasses import dataclass, field
 
 from launcher.run.folder import RunFolder, read_json, write_whole
 
-SECONDS_BETWEEN_SIGNS = 5.0
+SECONDS_BETWEEN_HEARTBEATS = 5.0
 
 
 @dataclass
-class NodeHeartbeat:
-    """One node's signs; `tell` is called a few times a second."""
+class HeartbeatWriter:
+    """Writes the heartbeats of one node; `write` is called a few times a second."""
 
     folder: RunFolder
     node: str
     start: int = 0
-    _told: float = field(default=float("-inf"), init=False)
+    _written: float = field(default=float("-inf"), init=False)
 
-    def tell(self, ended: bool = False) -> None:
-        """Say that this node is there, or that its ranks have ended; a full disk leaves it silent."""
+    def write(self, ended: bool = False) -> None:
+        """Report that this node is alive, or that its ranks have ended; a full disk leaves it silent."""
         now = time.monotonic()
-        if ended or now - self._told >= SECONDS_BETWEEN_SIGNS:
-            self._told = now
+        if ended or now - self._written >= SECONDS_BETWEEN_HEARTBEATS:
+            self._written = now
             values = {"node": self.node, "time": time.time(), "ended": ended}
             with suppress(OSError):
-                write_whole(self.folder.logs / f"start-{self.start}.{self.node}.presence.json", json.dumps(values))
+                write_whole(self.folder.logs / f"start-{self.start}.{self.node}.heartbeat.json", json.dumps(values))
 
 
 @dataclass(frozen=True)
-class Sign:
-    """The last sign of one node; `time` in seconds since the epoch."""
+class NodeHeartbeat:
+    """The last heartbeat of one node; `time` in seconds since the epoch."""
 
     node: str
     time: float
     ended: bool
 
 
-def signs(folder: RunFolder, start: int) -> list[Sign]:
-    """The last signs of the nodes of one start."""
-    files = folder.logs.glob(f"start-{start}.*.presence.json")
+def node_heartbeats(folder: RunFolder, start: int) -> list[NodeHeartbeat]:
+    """The last heartbeats of the nodes of one attempt."""
+    files = folder.logs.glob(f"start-{start}.*.heartbeat.json")
     values = [found for file in files if (found := read_json(file)) is not None]
-    return [Sign(**found) for found in values if found.keys() == {"node", "time", "ended"}]
+    return [NodeHeartbeat(**found) for found in values if found.keys() == {"node", "time", "ended"}]

@@ -15,13 +15,13 @@ from launcher.cluster.srun_watchdog import lost_file
 from launcher.display.live import print_outcome
 from launcher.errors import AdaptrunError, ExitCode
 from launcher.job.reading.job_file import load_kept_job
-from launcher.run.attempts import Attempt, starts_in_vain
+from launcher.run.attempts import Attempt, attempts_without_progress
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.events import Began, EventTail
 from launcher.run.failures import first_failure
 from launcher.run.folder import RunFolder
 from launcher.run.results import insist_on_adoption, mark_stopped
-from launcher.run.unhealthy import take_unfit
+from launcher.run.unhealthy import take_unhealthy
 from launcher.supervise.failure import RankFailed, report_failure
 from launcher.supervise.restarts import restart
 from launcher.terminal import write_plainly
@@ -78,11 +78,11 @@ def _why_queued_again(folder: RunFolder) -> str | None:
 
     A request may have come to a node or a rank alone, and made no file.
     """
-    unfit = take_unfit(folder)
-    if unfit:
+    unhealthy = take_unhealthy(folder)
+    if unhealthy:
         with excluded_file(folder).open("a", encoding="utf-8") as listed:
-            listed.writelines(f"{node}\n" for node in unfit)
-        return f"without {', '.join(f'{node} ({why})' for node, why in unfit.items())}"
+            listed.writelines(f"{node}\n" for node in unhealthy)
+        return f"without {', '.join(f'{node} ({why})' for node, why in unhealthy.items())}"
     lost = lost_file(folder, _start(folder).count)
     if lost.exists():
         return _text(lost)
@@ -103,13 +103,13 @@ def _text(file: Path) -> str:
 
 def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) -> int:
     """Whether the run may go back into the queue: not for ever, and not where starts bring nothing."""
-    job, in_vain = load_kept_job(folder.job_file), starts_in_vain(folder, _start(folder))
+    job, without_progress = load_kept_job(folder.job_file), attempts_without_progress(folder, _start(folder))
     done = max(requeues, _requeues_since_a_person_began(folder))
     if done >= max_requeues:
         print(f"not requeued: that was done {done} times already (max_requeues of the profile): {why}")
         return int(ExitCode.FAILED)
-    if in_vain > job.launch.max_restarts:
-        print(f"not requeued: {in_vain} starts in a row saved no step (launch.max_restarts): {why}")
+    if without_progress > job.launch.max_restarts:
+        print(f"not requeued: {without_progress} starts in a row saved no step (launch.max_restarts): {why}")
         return int(ExitCode.FAILED)
     print(f"requeued: {why}")
     return int(ExitCode.STOPPED)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from launcher.cluster.node_heartbeat import Sign, signs
+from launcher.cluster.node_heartbeat import NodeHeartbeat, node_heartbeats
 from launcher.run.attempts import Attempt
 from launcher.run.folder import RunFolder
 from launcher.terminal import write_plainly
@@ -34,14 +34,14 @@ class SrunWatchdog:
 
     folder: RunFolder
     nodes: int
-    _seen: dict[str, tuple[Sign, float]] = field(default_factory=dict)
+    _seen: dict[str, tuple[NodeHeartbeat, float]] = field(default_factory=dict)
 
     def complaint(self, now: float) -> str | None:
         """Why srun is waited for in vain, None where it may still have something to wait for."""
         start = Attempt.read(self.folder)
         if start is None:
             return None
-        current = signs(self.folder, start.count)
+        current = node_heartbeats(self.folder, start.count)
         for sign in current:
             if self._seen.get(sign.node, (None,))[0] != sign:
                 self._seen[sign.node] = (sign, now)

@@ -273,7 +273,7 @@ def _comparison_table(verdict: Verdict) -> Table:
     for found in verdict.comparisons:
         table.add_row(
             found.set,
-            found.arm,
+            found.candidate,
             f"{found.old:.3f}",
             f"{found.new:.3f}",
             f"{found.low:+.3f} to {found.high:+.3f}",

@@ -102,7 +102,7 @@ def adopt(folder: RunFolder, start: Attempt, *, token: str, endpoint: str, ends:
     return start
 
 
-def go_further_back(folder: RunFolder, start: Attempt, checkpoint: Path) -> Attempt:
+def fall_back(folder: RunFolder, start: Attempt, checkpoint: Path) -> Attempt:
     """Let a start resume from an earlier checkpoint, since the one that it was to resume from is damaged."""
     start = replace(start, checkpoint=str(checkpoint))
     write_whole(folder.start_file, json.dumps(asdict(start)))
@@ -114,7 +114,7 @@ def go_on(folder: RunFolder, cause: Cause) -> Attempt:
     return begin(folder, cause, last_checkpoint(folder.checkpoints))
 
 
-def starts_in_vain(folder: RunFolder, latest: Attempt) -> int:
+def attempts_without_progress(folder: RunFolder, latest: Attempt) -> int:
     """How many starts in a row, the latest included, have saved no step."""
     last = last_checkpoint(folder.checkpoints)
     gained = last is not None and step_of(last) > latest.from_step

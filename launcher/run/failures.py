@@ -89,7 +89,7 @@ def name_of(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def leave_word(folder: RunFolder, failure: Failure, start: int) -> None:
+def report_failure(folder: RunFolder, failure: Failure, start: int) -> None:
     """Keep a failure for whoever decides what comes next."""
     who = failure.host if failure.rank is None else f"rank-{failure.rank}"
     _keep(folder, f"start-{start}.{who}.failure.json", json.dumps(asdict(failure)))

@@ -109,9 +109,9 @@ class RunFolder:
         """The adapters alone, where `model` is the whole model with them."""
         return self.path / "adapter"
 
-    def outcomes(self, name: str, arm: str) -> Path:
+    def outcomes(self, name: str, candidate: str) -> Path:
         """What one model made of each sample of one validation set."""
-        return self.path / "outcomes" / name / f"{arm}.parquet"
+        return self.path / "outcomes" / name / f"{candidate}.parquet"
 
     @property
     def selection_file(self) -> Path:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 
-SCHEMA = 1
-"""Version of `result.json`. It grows where a field changes its meaning or goes; a file without a number has 1."""
+SCHEMA = 2
+"""Version of `result.json`. It grows where a field changes its meaning or its name; a file without a number has 1."""
 
 
 @dataclass(frozen=True)

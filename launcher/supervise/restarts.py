@@ -7,7 +7,7 @@ from pathlib import Path
 from launcher.errors import OutOfMemory
 from launcher.job.schema import Job
 from launcher.plan.planner import with_smaller_micro_batches
-from launcher.run.attempts import Attempt, go_on, starts_in_vain
+from launcher.run.attempts import Attempt, attempts_without_progress, go_on
 from launcher.run.events import EventLog
 from launcher.run.folder import RunFolder
 from launcher.supervise.failure import RankFailed
@@ -33,7 +33,8 @@ def _adapt(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> N
         folder.write_plan(with_smaller_micro_batches(plan, job, job_file, plan.split.micro_batch // 2))
         return
     latest, most = Attempt.read(folder), job.launch.max_restarts
-    if not failed.failure.kind.may_pass or latest is None or most == 0 or starts_in_vain(folder, latest) > most:
+    is_final = latest is None or most == 0 or not failed.failure.kind.may_pass
+    if is_final or attempts_without_progress(folder, latest) > most:
         raise failed
 
 

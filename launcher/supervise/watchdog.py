@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from launcher.errors import ExitCode, Hung
-from launcher.run.failures import Failure, leave_word
+from launcher.run.failures import Failure, report_failure
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import DUMP_STACKS, Beat
 from launcher.supervise.stacks import Stack, dumped_stack
@@ -87,7 +87,7 @@ class Watchdog:
         where = f"its stack, the innermost call first:\n{self._stacks[rank]}\n" if rank in self._stacks else ""
         trace = f"{where}the stacks of the ranks of this machine: {self.folder.log(rank).parent}/rank-*.log"
         failure = Failure.now(rank, Hung.__name__, message, trace, int(ExitCode.FAILED))
-        leave_word(self.folder, replace(failure, step=beat.step, doing=str(beat), follows=waited), self.start)
+        report_failure(self.folder, replace(failure, step=beat.step, doing=str(beat), follows=waited), self.start)
 
     def _dump_stacks(self, beats: Mapping[int, Beat]) -> dict[int, Stack]:
         """Let all ranks of this machine write their stacks to their logs; those that are stopped write none."""

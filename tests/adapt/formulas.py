@@ -104,9 +104,9 @@ def mcc(r: Reference) -> Tensor:
 def pretrained_words(r: Reference) -> dict[str, Tensor]:
     """The head that tells words, but for its output matrix, which is the model's own word embeddings."""
     torch.manual_seed(r.seed)
-    config = loading.load_config(r.materials.pretrained, r.job.model)
+    config = loading.load_config(r.inputs.pretrained, r.job.model)
     assert config is not None
-    language = loading.load_model(r.materials.pretrained, r.job.model, MASKED, (), config).model
+    language = loading.load_model(r.inputs.pretrained, r.job.model, MASKED, (), config).model
     return {f"head.cls.{name}": p for name, p in language.cls.named_parameters() if "decoder" not in name}
 
 
@@ -134,7 +134,7 @@ def words(r: Reference) -> Tensor:
 
 def udalm(r: Reference) -> Tensor:
     language = words(r)
-    (labelled,), target = r.materials.train.sizes, len(r.materials.target or ())
+    (labelled,), target = r.inputs.train.sizes, len(r.inputs.target or ())
     share = labelled / (labelled + target)
     return share * r.task_loss + (1 - share) * language
 

@@ -13,10 +13,10 @@ from launcher.job.reading.job_file import load_job
 from launcher.run.attempts import Attempt, begin, go_on
 from launcher.run.checkpoints import MARKER, checkpoint_name
 from launcher.run.events import EventTail, Note
-from launcher.run.failures import Ended, Failure, leave_ends, leave_word
+from launcher.run.failures import Ended, Failure, leave_ends, report_failure
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
-from launcher.run.unhealthy import report_unfit
+from launcher.run.unhealthy import report_unhealthy
 from launcher.supervise.failure import RankFailed
 from tests.small_run import write_job
 
@@ -43,7 +43,7 @@ def kill_rank_1(folder: RunFolder) -> None:
 def word(folder: RunFolder, rank: int | None, error: str, code: int) -> None:
     start = Attempt.read(folder)
     assert start is not None
-    leave_word(folder, Failure(rank, "n1", 1.0, error, "so it is", "Traceback …", code), start.count)
+    report_failure(folder, Failure(rank, "n1", 1.0, error, "so it is", "Traceback …", code), start.count)
 
 
 def test_a_stop_that_left_no_file_is_queued_again_as_any_other(
@@ -132,7 +132,7 @@ def test_a_mistake_in_a_nodes_launcher_is_told(folder: RunFolder) -> None:
 
 def test_unfit_and_lost_nodes_are_named(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     save(folder, 5)
-    report_unfit(folder, "n2", ["/tmp has 1 MiB free"])
+    report_unhealthy(folder, "n2", ["/tmp has 1 MiB free"])
     assert decide(folder, requeues=0, max_requeues=20) == ExitCode.STOPPED
     assert "requeued: without n2 (/tmp has 1 MiB free)" in capsys.readouterr().out
     assert (folder.path / "exclude").read_text() == "n2\n"

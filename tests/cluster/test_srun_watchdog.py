@@ -10,7 +10,7 @@ import pytest
 
 from launcher.cluster.node_agent import SECONDS_FOR_WORD, _counted, _wait_for_start, _wait_for_word_of_all
 from launcher.cluster.node_env import NodeEnv
-from launcher.cluster.node_heartbeat import NodeHeartbeat, signs
+from launcher.cluster.node_heartbeat import HeartbeatWriter, node_heartbeats
 from launcher.cluster.srun_watchdog import SECONDS_AFTER_THE_END, SECONDS_OF_SILENCE, SrunWatchdog
 from launcher.errors import RunFailed
 from launcher.run.attempts import Attempt, adopt, begin
@@ -36,7 +36,7 @@ def place(index: int, step: int = 0) -> NodeEnv:
 
 
 def tell(folder: RunFolder, node: str, ended: bool = False) -> None:
-    NodeHeartbeat(folder, node, 1).tell(ended)
+    HeartbeatWriter(folder, node, 1).write(ended)
 
 
 def test_a_node_that_falls_silent_is_named(folder: RunFolder) -> None:
@@ -80,20 +80,20 @@ def test_a_disk_that_is_full_only_leaves_a_node_silent(folder: RunFolder, monkey
 
     monkeypatch.setattr("launcher.cluster.node_heartbeat.write_whole", full)
     tell(folder, "n1")
-    assert signs(folder, 1) == []
+    assert node_heartbeats(folder, 1) == []
 
 
 def test_a_node_that_waits_for_the_data_is_there_already(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     start = _counted(folder, place(0), None)
     assert (start.count, start.token, start.endpoint) == (1, "7-0-0", "")
-    presence, seen = NodeHeartbeat(folder, "n2"), []
+    heartbeat, seen = HeartbeatWriter(folder, "n2"), []
 
     def prepared(seconds: float) -> None:
-        seen.extend(signs(folder, 1))
+        seen.extend(node_heartbeats(folder, 1))
         adopt(folder, start, token=start.token, endpoint="n1:9", ends=None)
 
     monkeypatch.setattr("launcher.cluster.node_agent.time.sleep", prepared)
-    found = _wait_for_start(folder, place(1), presence, StopRequests())
+    found = _wait_for_start(folder, place(1), heartbeat, StopRequests())
     assert found.endpoint == "n1:9"
     assert [sign.node for sign in seen] == ["n2"]
 

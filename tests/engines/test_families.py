@@ -30,8 +30,8 @@ def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: W
         # answers that hardly vary yet, and may differ as much as below, have a correlation that hangs on their digits
         for measured, wanted in ((found.before, expected.before), (found.after, expected.after)):
             assert measured == pytest.approx(wanted, rel=1e-4, abs=1e-3)
-        for arm, bound in (("before", 1e-5), ("result", 2e-3)):
-            one, other = (PerSampleResults.read(some.outcomes("held", arm)) for some in (runs[0], run))
+        for candidate, bound in (("before", 1e-5), ("result", 2e-3)):
+            one, other = (PerSampleResults.read(some.outcomes("held", candidate)) for some in (runs[0], run))
             assert one is not None
             assert other is not None
             assert (one.data, one.columns) == (other.data, other.columns)

@@ -345,7 +345,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD + "verdict: {compare: {pretrained: tiny}}\n",
         ["'pretrained' is the name of another model in the comparison"],
     ),
-    "a taken name of an arm": (
+    "a taken name of a candidate": (
         GOOD + "verdict: {compare: {before: tiny}}\n",
         ["'before' is the name of another model in the comparison"],
     ),

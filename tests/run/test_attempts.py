@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import Superseded
-from launcher.run.attempts import Attempt, Fence, adopt, begin, go_on, starts_in_vain
+from launcher.run.attempts import Attempt, Fence, adopt, attempts_without_progress, begin, go_on
 from launcher.run.checkpoints import MARKER, checkpoint_name
 from launcher.run.folder import RunFolder
-from launcher.run.unhealthy import report_unfit, take_unfit
+from launcher.run.unhealthy import report_unhealthy, take_unhealthy
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_starts_in_a_row_that_save_nothing_are_counted(folder: RunFolder) -> Non
 def test_a_start_that_saves_is_not_in_vain_whatever_came_before(folder: RunFolder) -> None:
     begin(folder, "first", None)
     latest = go_on(folder, "restart")
-    assert starts_in_vain(folder, latest) == 2
+    assert attempts_without_progress(folder, latest) == 2
     save(folder, 10)
-    assert starts_in_vain(folder, latest) == 0
+    assert attempts_without_progress(folder, latest) == 0
 
 
 def test_a_request_to_stop_outlives_starts_that_nobody_asked_for(folder: RunFolder) -> None:
@@ -78,6 +78,6 @@ def test_an_earlier_start_may_not_write(folder: RunFolder) -> None:
 
 
 def test_unfit_machines_are_told_once(folder: RunFolder) -> None:
-    report_unfit(folder, "n2", ["/tmp has 1 MiB free", "GPU 0 has 3 uncorrected ECC errors"])
-    assert take_unfit(folder) == {"n2": "/tmp has 1 MiB free; GPU 0 has 3 uncorrected ECC errors"}
-    assert take_unfit(folder) == {}
+    report_unhealthy(folder, "n2", ["/tmp has 1 MiB free", "GPU 0 has 3 uncorrected ECC errors"])
+    assert take_unhealthy(folder) == {"n2": "/tmp has 1 MiB free; GPU 0 has 3 uncorrected ECC errors"}
+    assert take_unhealthy(folder) == {}

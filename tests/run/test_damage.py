@@ -15,7 +15,7 @@ from launcher.errors import ExitCode, RequestError
 from launcher.run.attempts import Attempt, begin
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Began, EventLog, EventTail, Note, Phase, Step
-from launcher.run.failures import Failure, first_failure, leave_word
+from launcher.run.failures import Failure, first_failure, report_failure
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from launcher.run.resuming import decide_run
@@ -147,7 +147,7 @@ def test_the_page_and_the_words_of_a_failure_may_be_damaged_too(folder: Path) ->
     for content, shown in ((b"", "failure.txt is empty"), (b"first \xc3\n", "first �")):
         run.failure_file.write_bytes(content)
         assert status.status_of(run).failure == shown
-    leave_word(run, Failure(1, "here", 2.0, "ValueError", "it was me", "", 1), start=2)
+    report_failure(run, Failure(1, "here", 2.0, "ValueError", "it was me", "", 1), start=2)
     for name, content in (("rank-0", b'{"rank": 0, "host"'), ("rank-2", b"[]"), ("rank-3", b"\xff")):
         (run.logs / f"start-2.{name}.failure.json").write_bytes(content)
     (run.logs / "start-2.here.ends.json").write_text('{"rank": 1}')

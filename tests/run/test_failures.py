@@ -9,7 +9,7 @@ import pytest
 
 from launcher.run.attempts import begin
 from launcher.run.failure_kinds import FailureKind, kind_of
-from launcher.run.failures import Ended, Failure, first_failure, leave_ends, leave_word, write_page
+from launcher.run.failures import Ended, Failure, first_failure, leave_ends, report_failure, write_page
 from launcher.run.folder import RunFolder
 
 
@@ -57,10 +57,10 @@ def test_what_may_pass_by_itself_is_not_what_would_come_again() -> None:
 
 
 def test_the_earliest_cause_is_first_whoever_speaks_before(folder: RunFolder) -> None:
-    leave_word(folder, failure(2, 1.0, "RuntimeError", "Connection closed by peer [10.0.0.1]"), 1)
-    leave_word(folder, replace(failure(3, 0.5), follows=True), 1)
-    leave_word(folder, failure(1, 3.0), 1)
-    leave_word(folder, failure(0, 2.0), 1)
+    report_failure(folder, failure(2, 1.0, "RuntimeError", "Connection closed by peer [10.0.0.1]"), 1)
+    report_failure(folder, replace(failure(3, 0.5), follows=True), 1)
+    report_failure(folder, failure(1, 3.0), 1)
+    report_failure(folder, failure(0, 2.0), 1)
     first = first_failure(folder)
     assert first is not None
     assert first.rank == 0
@@ -68,15 +68,15 @@ def test_the_earliest_cause_is_first_whoever_speaks_before(folder: RunFolder) ->
 
 @pytest.mark.parametrize(("noticed", "error"), [(1.0, "RuntimeError"), (3.0, "Stopped")])
 def test_of_a_lost_connection_and_a_stop_the_earlier_tells(folder: RunFolder, noticed: float, error: str) -> None:
-    leave_word(folder, failure(0, noticed, "RuntimeError", "Connection closed by peer"), 1)
-    leave_word(folder, failure(1, 2.0, "Stopped", "stopped at once", 75), 1)
+    report_failure(folder, failure(0, noticed, "RuntimeError", "Connection closed by peer"), 1)
+    report_failure(folder, failure(1, 2.0, "Stopped", "stopped at once", 75), 1)
     first = first_failure(folder)
     assert first is not None
     assert first.error == error
 
 
 def test_a_killed_rank_goes_before_what_the_others_noticed(folder: RunFolder) -> None:
-    leave_word(folder, failure(0, 1.0, "RuntimeError", "Connection closed by peer"), 1)
+    report_failure(folder, failure(0, 1.0, "RuntimeError", "Connection closed by peer"), 1)
     leave_ends(folder, [Ended(0, "n1", 1, "training", 5), Ended(1, "n1", -9, "training, step 5", 5)], 1)
     first = first_failure(folder)
     assert first is not None
@@ -84,10 +84,10 @@ def test_a_killed_rank_goes_before_what_the_others_noticed(folder: RunFolder) ->
 
 
 def test_what_an_earlier_start_left_does_not_count(folder: RunFolder) -> None:
-    leave_word(folder, failure(0, 1.0), 1)
+    report_failure(folder, failure(0, 1.0), 1)
     begin(folder, "restart", None)
     assert first_failure(folder) is None
-    leave_word(folder, failure(1, 2.0), 2)
+    report_failure(folder, failure(1, 2.0), 2)
     first = first_failure(folder)
     assert first is not None
     assert first.rank == 1

@@ -44,6 +44,7 @@ def test_status_compare_and_results_read_an_old_run(name: str, folder: Path) -> 
     result = Result.read(run.result_file)
     assert (result.status, result.steps, result.sets["near"].samples) == ("done", 6, 12)
     assert result.verdict is not None
+    assert {found.candidate for found in result.verdict.comparisons} == {"majority class", "pretrained"}
     assert list(result.history().index) == [0, 1, 2, 3, 4, 5, 6]
     compared = Comparison.of([run_of(folder, "whole"), run_of(folder, "lora")]).runs
     assert [each.steps for each in compared] == [6, 6]

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.run.failures import Failure, forget_failures, leave_word, told_failures
+from launcher.run.failures import Failure, forget_failures, report_failure, told_failures
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import Heartbeat, Heartbeats
 from launcher.run.scratch import make_scratch, scratch
@@ -43,7 +43,7 @@ def full(tmp_path: Path) -> RunFolder:
 def test_words_that_the_runs_folder_has_no_room_for_are_kept_for_this_user_alone(
     temporary: Path, full: RunFolder
 ) -> None:
-    leave_word(full, FAILURE, 0)
+    report_failure(full, FAILURE, 0)
     assert told_failures(full) == [FAILURE]
     (private,) = temporary.iterdir()
     assert private.stat().st_mode & 0o777 == 0o700
@@ -77,7 +77,7 @@ def test_a_folder_that_another_user_has_made_first_is_neither_written_nor_read(
     victim.mkdir()
     assert callable(taken)
     taken(temporary, victim)
-    leave_word(full, FAILURE, 0)
+    report_failure(full, FAILURE, 0)
     assert told_failures(full) == []
     assert list(victim.iterdir()) == []
     for use in (scratch, make_scratch):

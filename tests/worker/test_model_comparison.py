@@ -55,15 +55,15 @@ def evaluated(run: RunFolder) -> list[str]:
 def test_a_named_run_decides_and_the_model_with_a_new_head_does_not(adapted: RunFolder) -> None:
     found = verdict_of(adapted)
     assert (found.metric, found.set, found.baseline) == ("accuracy", "there", "the baseline here")
-    roles = {(one.set, one.arm): one.role for one in found.comparisons}
+    roles = {(one.set, one.candidate): one.role for one in found.comparisons}
     assert roles["there", "the baseline here"] == "decides"
     assert roles["here", "the baseline here"] == "must hold"
-    assert {roles["there", arm] for arm in ("pretrained", "older", "majority class")} == {"shown"}
+    assert {roles["there", candidate] for candidate in ("pretrained", "older", "majority class")} == {"shown"}
     assert "new weights" not in found.reason
 
 
 def test_learning_another_domain_from_nothing_is_an_improvement_there_and_forgets_the_first(adapted: RunFolder) -> None:
-    found = {(one.set, one.arm): one for one in verdict_of(adapted).comparisons}
+    found = {(one.set, one.candidate): one for one in verdict_of(adapted).comparisons}
     there, here = found["there", "the baseline here"], found["here", "the baseline here"]
     assert there.low > 0
     assert here.high < -0.01
@@ -77,8 +77,8 @@ def test_the_same_samples_are_not_evaluated_twice(laboratory: Laboratory, adapte
     assert not [detail for detail in evaluated(adapted) if place in detail]
     for name in ("here", "there"):
         ours, theirs = (
-            PerSampleResults.read(run.outcomes(name, arm))
-            for run, arm in ((adapted, "baseline"), (laboratory.run("here"), "result"))
+            PerSampleResults.read(run.outcomes(name, candidate))
+            for run, candidate in ((adapted, "baseline"), (laboratory.run("here"), "result"))
         )
         assert ours is not None
         assert theirs is not None
@@ -92,7 +92,7 @@ def test_a_model_that_was_never_measured_on_these_samples_is_measured(laboratory
         "measured", place, "there", sets={"new": "new.csv"}, world=2, verdict={"baseline": place}, steps=2
     )
     assert evaluated(run)[0] == f"new with {place}"
-    baseline, before = (PerSampleResults.read(run.outcomes("new", arm)) for arm in ("baseline", "before"))
+    baseline, before = (PerSampleResults.read(run.outcomes("new", candidate)) for candidate in ("baseline", "before"))
     assert baseline is not None
     assert before is not None
     np.testing.assert_allclose(baseline.values, before.values, atol=1e-5)  # the model as it came is that same model

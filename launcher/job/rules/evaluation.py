@@ -9,11 +9,11 @@ from launcher.job.schema import Job
 from launcher.job.sections.evaluation import BASELINE
 
 RESERVED = (BASELINE, "before", "pretrained", "result", "constant")
-"""Names of the arms that every verdict may have."""
+"""Names of the candidates that every verdict may have."""
 
 
 def verdict_is_on_sets(job: Job) -> Iterator[Violation]:
-    """Every set that the verdict names must be there, and no arm may have the name of another."""
+    """Every set that the verdict names must be there, and no candidate may have the name of another."""
     verdict, sets = job.verdict, job.data.validation
     fix = f"the sets of data.validation are {', '.join(sets) or 'none'}"
     if not sets:

@@ -57,15 +57,15 @@ def paired_bootstrap(
     new, others: [samples, columns], of which row i is the same sample in all
     draws: how many resamples; None for `draws_for` so many samples
     """
-    arms = {name: old for name, old in others.items() if len(old) == len(new)}
-    if len(arms) < len(others):
+    candidates = {name: old for name, old in others.items() if len(old) == len(new)}
+    if len(candidates) < len(others):
         raise ValueError(f"{[len(old) for old in others.values()]} samples cannot be paired with {len(new)}")
     whole = np.ones((1, len(new)))
-    figures, of_others = measure(new, whole), {name: measure(old, whole) for name, old in arms.items()}
-    drawn: dict[str, dict[str, list[Values]]] = {name: {metric: [] for metric in figures} for name in arms}
+    figures, of_others = measure(new, whole), {name: measure(old, whole) for name, old in candidates.items()}
+    drawn: dict[str, dict[str, list[Values]]] = {name: {metric: [] for metric in figures} for name in candidates}
     for weights in resamples(len(new), seed, draws or draws_for(len(new))):
         again = measure(new, weights)
-        for name, old in arms.items():
+        for name, old in candidates.items():
             for metric, values in measure(old, weights).items():
                 drawn[name][metric].append(again[metric] - values)
     return {

@@ -1,8 +1,8 @@
 """Whether the result should take the old model's place: one decision, and the reason in plain words.
 
 One question decides: is the result better than the baseline, by one metric on one set? It is asked once, so its
-interval needs no correction; the p-values that are shown beside it, over all sets and arms, are Holm's. The sets that
-must hold are all asked whether they did, and each alone can forbid, so nothing is gained by asking several (Berger
+interval needs no correction; the p-values of all sets and candidates, shown with it, are Holm's. The sets that must
+hold are all asked whether they did, and each alone can forbid, so nothing is gained by asking several (Berger
 1982, "Multiparameter Hypothesis Testing and Acceptance Sampling", Technometrics 24).
 """
 
@@ -25,7 +25,7 @@ LEVEL = 0.05
 class Comparison:
     """The result against one other model on one set, by the metric that decides.
 
-    arm: the other model
+    candidate: the other model
     role: what the comparison is for
     old, new: the metric of the other model and of the result
     low, high: ends of the 95 % interval of `new - old`
@@ -33,7 +33,7 @@ class Comparison:
     """
 
     set: str
-    arm: str
+    candidate: str
     role: Role
     samples: int
     old: float
@@ -103,8 +103,11 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Verdict:
-        """Read back what `dataclasses.asdict` gave."""
-        comparisons = tuple(Comparison(**found) for found in values["comparisons"])
+        """Read back what `dataclasses.asdict` gave, by this version or by 0.1.0, which called a candidate an arm."""
+        comparisons = tuple(
+            Comparison(**{"candidate" if name == "arm" else name: value for name, value in found.items()})
+            for found in values["comparisons"]
+        )
         return cls(**{**values, "comparisons": comparisons})
 
 
@@ -127,7 +130,7 @@ def decide(
                 decision = "keep the old model"
             elif held is None and decision == "adopt":
                 decision = "inconclusive"
-        elif found.arm == deciding.arm and found.set != deciding.set and _fell(found, scale):
+        elif found.candidate == deciding.candidate and found.set != deciding.set and _fell(found, scale):
             sentences.append(f"{_said(found, scale)}, beyond the margin; verdict.must_hold would forbid that")
     if decision == "adopt" and deciding.set == chose and scale.gain(deciding)[1] < scale.margin_of(deciding):
         sentences.append(f"the set {chose} chose the checkpoint too, which flatters it; verdict.set can name another")
@@ -138,7 +141,7 @@ def decide(
         lower_is_better=scale.lower_is_better,
         margin=scale.margin,
         set=deciding.set,
-        baseline=deciding.arm,
+        baseline=deciding.candidate,
         comparisons=tuple(comparisons),
     )
 
@@ -212,7 +215,7 @@ def _said(found: Comparison, scale: Scale) -> str:
 
 def _name_of(found: Comparison) -> str:
     """The other model within a sentence."""
-    return "the pretrained model" if found.arm == PRETRAINED else found.arm
+    return "the pretrained model" if found.candidate == PRETRAINED else found.candidate
 
 
 def _capital(sentence: str) -> str:

@@ -1,7 +1,7 @@
 """Measuring other finished models on the sets of a run, before its own model is in memory.
 
-What each model made of each sample lies in the run's folder, a file a set and arm. What a finished run has kept of the
-very same samples is taken from its folder, without running its model again.
+The results of each sample lie in the run's folder, a file a set and candidate. What a finished run has kept of the very
+same samples is taken from its folder, without running its model again.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ def measure_others(context: RunContext, inputs: Inputs) -> None:
 
     Raises RequestError where such a model does not know a label of the sets.
     """
-    for arm, place in context.job.others.items():
-        said = json.dumps(_unknown(context, inputs, arm, place)) if context.world.is_first else None
+    for candidate, place in context.job.others.items():
+        said = json.dumps(_unknown(context, inputs, candidate, place)) if context.world.is_first else None
         lacking: list[str] = json.loads(context.world.from_first(said) or "[]")
         if lacking:
-            _measure(context, arm, place, lacking, inputs)
+            _measure(context, candidate, place, lacking, inputs)
 
 
-def _unknown(context: RunContext, inputs: Inputs, arm: str, place: str) -> list[str]:
+def _unknown(context: RunContext, inputs: Inputs, candidate: str, place: str) -> list[str]:
     """The sets of which nothing is known of this model; what its own run has kept is taken over."""
     model = _identity(place)
     run = RunFolder(Path(model).parent if Path(model).name == "model" else Path(model))
     kept = [found for file in run.path.glob(f"outcomes/*/{RESULT}.parquet") if (found := PerSampleResults.read(file))]
     lacking = []
     for name, data in inputs.validation.items():
-        file = context.folder.outcomes(name, arm)
+        file = context.folder.outcomes(name, candidate)
         known = PerSampleResults.read(file)
         if known is not None and (known.model, known.data) == (model, data.folder.name):
             continue
@@ -55,11 +55,11 @@ def _unknown(context: RunContext, inputs: Inputs, arm: str, place: str) -> list[
     return lacking
 
 
-def _measure(context: RunContext, arm: str, place: str, names: list[str], inputs: Inputs) -> None:
+def _measure(context: RunContext, candidate: str, place: str, names: list[str], inputs: Inputs) -> None:
     job, world = context.job, context.world
 
     def say(text: str) -> None:
-        context.log.note(f"{arm}: {text}")
+        context.log.note(f"{candidate}: {text}")
 
     request = EvaluationRequest(
         model=Model(pretrained=place, trust_code=job.model.trust_code, trust_remote_code=job.model.trust_remote_code),
@@ -93,7 +93,7 @@ def _measure(context: RunContext, arm: str, place: str, names: list[str], inputs
             context.fence.check()
             key = inputs.validation[name].folder.name
             kept = PerSampleResults(key, _identity(place), task.result_columns, found.outcomes)
-            kept.write(context.folder.outcomes(name, arm))
+            kept.write(context.folder.outcomes(name, candidate))
 
 
 def _identity(place: str) -> str:

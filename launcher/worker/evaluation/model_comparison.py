@@ -33,7 +33,7 @@ class SetFindings:
 
     change_interval: ends of the 95 % interval of each metric's change since the model as it came
     calibration: of `before` and `result`, where the task has scores
-    others: the metrics of each other arm
+    others: the metrics of each other candidate
     """
 
     change_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -57,21 +57,21 @@ def judge_result(
     scale = scale_of(job)
     comparisons, findings = list[Comparison](), dict[str, SetFindings]()
     for name, data in inputs.validation.items():
-        arms = dict(_arms(context, task, name, data, with_constant=new_head))
-        result = arms.pop(RESULT, None)
+        candidates = dict(_candidates(context, task, name, data, with_constant=new_head))
+        result = candidates.pop(RESULT, None)
         if result is None:
             continue
-        differences = paired_bootstrap(result, arms, task.resampled, seed=job.train.seed)
-        findings[name] = _findings(task, arms, result, differences, job.train.seed)
+        differences = paired_bootstrap(result, candidates, task.resampled, seed=job.train.seed)
+        findings[name] = _findings(task, candidates, result, differences, job.train.seed)
         comparisons += [
-            _compared(task, scale, name, arm, arms[arm], result, found[scale.metric])
-            for arm, found in differences.items()
+            _compared(task, scale, name, candidate, candidates[candidate], result, found[scale.metric])
+            for candidate, found in differences.items()
             if scale.metric in found
         ]
     deciding = _deciding_arm(job, comparisons)
     comparisons = [replace(found, role=_role(job, found, deciding)) for found in comparisons]
     comparisons = corrected(comparisons, holm([found.p for found in comparisons]))
-    named = [replace(found, arm=_name(job, found.arm)) for found in comparisons]
+    named = [replace(found, candidate=_name(job, found.candidate)) for found in comparisons]
     if not any(found.role == "decides" for found in comparisons):
         why = f"nothing is kept of what {_name(job, deciding)} made of each sample of {target}"
         return undecided(why, scale, target, _name(job, deciding)), findings
@@ -94,19 +94,19 @@ def scale_of(job: Job) -> Scale:
     return Scale(metric, family.is_lower_better(metric), job.verdict.margin)
 
 
-def _arms(
+def _candidates(
     context: RunContext, task: Task, name: str, data: Prepared, *, with_constant: bool
 ) -> Iterator[tuple[str, Array]]:
     """The outcomes that the run's folder holds of this set."""
-    for arm in (RESULT, BEFORE, *context.job.others):
-        file = context.folder.outcomes(name, arm)
+    for candidate in (RESULT, BEFORE, *context.job.others):
+        file = context.folder.outcomes(name, candidate)
         known = PerSampleResults.read(file)
         if known is None and file.exists():
             context.log.note(f"{file} is damaged, so that the result is not compared with it")
         if known is None or known.data != data.folder.name:
             continue
-        yield arm, known.values
-        if arm == RESULT and with_constant:
+        yield candidate, known.values
+        if candidate == RESULT and with_constant:
             constant = task.constant_results(known.values)
             if constant is not None:
                 yield CONSTANT, constant
@@ -115,12 +115,12 @@ def _arms(
 def _deciding_arm(job: Job, comparisons: list[Comparison]) -> str:
     if job.verdict.baseline is not None:
         return BASELINE
-    has_constant = any(found.arm == CONSTANT and found.set == job.verdict_set for found in comparisons)
+    has_constant = any(found.candidate == CONSTANT and found.set == job.verdict_set for found in comparisons)
     return CONSTANT if has_constant else BEFORE
 
 
 def _role(job: Job, found: Comparison, deciding: str) -> Role:
-    if found.arm != deciding:
+    if found.candidate != deciding:
         return "shown"
     if found.set == job.verdict_set:
         return "decides"
@@ -128,12 +128,12 @@ def _role(job: Job, found: Comparison, deciding: str) -> Role:
 
 
 def _compared(
-    task: Task, scale: Scale, name: str, arm: str, old: Array, new: Array, difference: Difference
+    task: Task, scale: Scale, name: str, candidate: str, old: Array, new: Array, difference: Difference
 ) -> Comparison:
     is_yes_or_no = scale.metric == task.yes_or_no
     return Comparison(
         set=name,
-        arm=arm,
+        candidate=candidate,
         role="shown",
         samples=len(new),
         old=difference.old,
@@ -146,30 +146,30 @@ def _compared(
 
 
 def _findings(
-    task: Task, arms: dict[str, Array], result: Array, differences: dict[str, dict[str, Difference]], seed: int
+    task: Task, candidates: dict[str, Array], result: Array, differences: dict[str, dict[str, Difference]], seed: int
 ) -> SetFindings:
     calibrated = {}
-    for arm, outcomes in ((BEFORE, arms.get(BEFORE)), (RESULT, result)):
+    for candidate, outcomes in ((BEFORE, candidates.get(BEFORE)), (RESULT, result)):
         scores = None if outcomes is None else task.scores(outcomes)
         found = None if scores is None else calibration(*scores, seed)
         if found is not None:
-            calibrated[arm] = asdict(found)
+            calibrated[candidate] = asdict(found)
     return SetFindings(
         change_interval={metric: (found.low, found.high) for metric, found in differences.get(BEFORE, {}).items()},
         calibration=calibrated,
         others={
-            arm: {metric: difference.old for metric, difference in found.items()}
-            for arm, found in differences.items()
-            if arm not in (BEFORE, CONSTANT)
+            candidate: {metric: difference.old for metric, difference in found.items()}
+            for candidate, found in differences.items()
+            if candidate not in (BEFORE, CONSTANT)
         },
     )
 
 
-def _name(job: Job, arm: str) -> str:
-    """An arm as people know it."""
-    if arm == BASELINE and job.verdict.baseline is not None:
+def _name(job: Job, candidate: str) -> str:
+    """The name that a report shows for a candidate."""
+    if candidate == BASELINE and job.verdict.baseline is not None:
         return f"the baseline {job.verdict.baseline.rstrip('/').rpartition('/')[2]}"
-    return NAMES.get(arm, arm)
+    return NAMES.get(candidate, candidate)
 
 
 def _caveats(job: Job, new_head: bool, chosen: bool, deciding: str, lost: str | None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from launcher.worker.evaluation.evaluate import Measured, Metrics, evaluate
 from launcher.worker.rank.run_context import RunContext
 
 BEFORE, RESULT = "before", "result"
-"""The arms of every verdict: the model as it came, and what became of it."""
+"""The candidates of every verdict: the pretrained model and the result."""
 
 
 class Validator:
@@ -32,14 +32,16 @@ class Validator:
         found = self._evaluate(step, self._inputs.validation)
         return {name: evaluation.as_dict() for name, evaluation in found.items()}
 
-    def keep_outcomes(self, step: int, arm: str) -> None:
+    def keep_outcomes(self, step: int, candidate: str) -> None:
         """Keep in the run's folder what was made of each sample, once `measure` has measured that step."""
         context, columns = self._context, self._inputs.task.result_columns
         for name, data in self._inputs.validation.items():
             values = self._known[step, name].outcomes
             if values is not None:
                 context.fence.check()
-                PerSampleResults(data.folder.name, arm, columns, values).write(context.folder.outcomes(name, arm))
+                PerSampleResults(data.folder.name, candidate, columns, values).write(
+                    context.folder.outcomes(name, candidate)
+                )
 
     def forget_outcomes(self, *but: int | None) -> None:
         """Let go of what was made of each sample, but for some steps."""

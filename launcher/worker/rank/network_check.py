@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from launcher.errors import RunFailed
-from launcher.run.unhealthy import report_unfit
+from launcher.run.unhealthy import report_unhealthy
 from launcher.worker.rank.run_context import RunContext
 from launcher.worker.rank.world import World
 
@@ -87,7 +87,7 @@ def check_network(context: RunContext, node: str) -> None:
         return
     if context.world.is_first:
         for slow in links.slow_nodes:
-            report_unfit(context.folder, slow, [f"both of its links are slow: {links}"])
+            report_unhealthy(context.folder, slow, [f"both of its links are slow: {links}"])
     raise RunFailed(f"{', '.join(links.slow_nodes)} cannot talk to the others as fast as they do among them: {links}")
 
 

@@ -26,7 +26,7 @@ import psutil
 from launcher.errors import AdaptrunError, ExitCode, RequestError, Stopped, Superseded
 from launcher.run.attempts import Attempt
 from launcher.run.claims import release_claims
-from launcher.run.failures import Failure, first_failure, leave_word, write_page
+from launcher.run.failures import Failure, first_failure, report_failure, write_page
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import DUMP_STACKS, Heartbeat
 from launcher.run.rendezvous import LAUNCHER
@@ -173,7 +173,7 @@ class RankProcess:
                 doing=str(beat),
                 follows=isinstance(error, AdaptrunError) and error.of_rank not in (None, self.place.rank),
             )
-            leave_word(self.folder, failure, self.start)
+            report_failure(self.folder, failure, self.start)
             if self._by_hand and self.place.rank == 0 and isinstance(error, Stopped):
                 mark_stopped(self.folder)
             if self._by_hand and code in (ExitCode.FAILED, ExitCode.WRONG_REQUEST):

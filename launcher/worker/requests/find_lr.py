@@ -19,8 +19,8 @@ def main() -> None:
         from launcher.worker.rank.run_context import joined_run
         from launcher.worker.requests.lr_range_test import sweep
 
-        with joined_run(process, folder.path, (), None) as session:
-            sweep(session)
+        with joined_run(process, folder.path, (), None) as context:
+            sweep(context)
 
     process.run(work)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from launcher.checkpoint.hashing import fault_of
 from launcher.errors import DamagedCheckpoint
-from launcher.run.attempts import go_further_back
+from launcher.run.attempts import fall_back
 from launcher.run.checkpoints import complete_checkpoints, note_without_hashes, set_aside, step_of
 from launcher.run.resuming import damage_of
 from launcher.worker.rank.run_context import RunContext
 
 
 def with_sound_checkpoint(context: RunContext) -> RunContext:
-    """The session, resuming from the latest checkpoint that is not damaged; each that is passed over is told.
+    """The context, resuming from the latest checkpoint that is not damaged; each that is passed over is told.
 
     Raises DamagedCheckpoint where the user named a damaged one, or where there is none before it.
     """
@@ -55,7 +55,7 @@ def _further_back(context: RunContext, damaged: dict[Path, str]) -> RunContext:
         context.fence.check()
         latest, fault = list(damaged.items())[-1]
         set_aside(latest)
-        start = go_further_back(context.folder, context.start, Path(place))
+        start = fall_back(context.folder, context.start, Path(place))
         context.log.note(f"skipped {latest.name}, which is damaged: {fault}; resuming from {place}")
     return replace(context, start=start)
 
