@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from loops.candidates import Arms, Figure, KeptFigures, kept_figures
+from loops.arms import Arms, Figure, KeptFigures, kept_figures
 from loops.held_out import KNOWN, NEW, PAIRS, read_held_out
 from loops.settings import EPOCHS, METHODS, ORACLE, SOURCE_ONLY, Setting, all_settings, by_default
 from loops.top import FROZEN, encode, word_of, write_top
@@ -202,30 +202,30 @@ def _trained(
     """The settings, each against the model that the source alone makes in some epochs."""
     source, target = pair
     job = _job(folder, {"new": target, "old": source}, seed)
-    candidates = Arms(runs, pair, job)
+    arms = Arms(runs, pair, job)
     train, unlabelled = _samples(folder, source), {"source": _samples(folder, target), "text": "text"}
-    first = candidates.trained(SOURCE_ONLY, data={"train": train}, train=job["train"] | {"epochs": epochs})
+    first = arms.trained(SOURCE_ONLY, data={"train": train}, train=job["train"] | {"epochs": epochs})
     for setting in settings:
         steps = job["train"] | {"epochs": setting.epochs}
         if setting.method == SOURCE_ONLY:
             yield setting, first
         elif setting.method == ORACLE:
-            yield setting, candidates.trained(str(setting), data={"train": _samples(folder, target)}, train=steps)
+            yield setting, arms.trained(str(setting), data={"train": _samples(folder, target)}, train=steps)
         elif SECTIONS[setting.method].target == "alone":
-            model = {"pretrained": candidates.model(SOURCE_ONLY), "frozen": FROZEN}
+            model = {"pretrained": arms.model(SOURCE_ONLY), "frozen": FROZEN}
             data = {"target": unlabelled}
-            yield setting, candidates.trained(str(setting), data=data, adapt=setting.adapt, model=model, train=steps)
+            yield setting, arms.trained(str(setting), data=data, adapt=setting.adapt, model=model, train=steps)
         else:
             data = {"train": train, "target": unlabelled}
-            yield setting, candidates.trained(str(setting), data=data, adapt=setting.adapt, train=steps)
+            yield setting, arms.trained(str(setting), data=data, adapt=setting.adapt, train=steps)
 
 
 def _several_sources(folder: Path, target: str, seed: int) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(dir=folder) as runs:
-        candidates = Arms(Path(runs), (target,), _job(folder, {"new": target}, seed))
+        arms = Arms(Path(runs), (target,), _job(folder, {"new": target}, seed))
         sources = {name: _samples(folder, name) for name in DOMAINS if name != target}
-        yield candidates.trained(POOLED, data={"train": sources})
-        yield candidates.trained(GROUPS, data={"train": sources}, adapt={"method": GROUPS})
+        yield arms.trained(POOLED, data={"train": sources})
+        yield arms.trained(GROUPS, data={"train": sources}, adapt={"method": GROUPS})
 
 
 def _job(folder: Path, measured: dict[str, str], seed: int) -> dict[str, Any]:
@@ -268,11 +268,11 @@ def _of_words(kept: Path, runs: Path, texts: int) -> Iterator[Figure]:
     job["train"] |= {"epochs": 2, "global_batch_size": 32, "micro_batch_size": "auto", "max_length": 48}
     job["train"]["optimizer"]["lr"] = 1e-4
     job["validation"]["batch_size"] = 32
-    candidates = Arms(runs, ("films", "tweets"), job)
+    arms = Arms(runs, ("films", "tweets"), job)
     train, unlabelled = _samples(runs, "films"), {"source": _samples(runs, "tweets"), "text": "text"}
-    yield candidates.trained(SOURCE_ONLY, data={"train": train})
+    yield arms.trained(SOURCE_ONLY, data={"train": train})
     for method in OF_WORDS:
-        yield candidates.trained(method, data={"train": train, "target": unlabelled}, adapt={"method": method})
+        yield arms.trained(method, data={"train": train, "target": unlabelled}, adapt={"method": method})
 
 
 def _known_by(text: str) -> int:

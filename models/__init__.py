@@ -7,8 +7,20 @@ import sys
 
 from launcher.errors import RequestError
 from launcher.job.sections.tasks import FAMILIES
-from launcher.models.parts.own_code import own_object
+from launcher.models.parts.own_code import check_names, own_object
 from launcher.models.tasks.base import Task
+
+RENAMED = {
+    "judged_by": "metric_directions",
+    "survey": "collect_labels",
+    "measures": "sample_stats",
+    "figures": "metrics_from_sums",
+    "values": "per_sample_values",
+    "outcomes": "per_sample_results",
+    "outcome_columns": "result_columns",
+    "constant_outcomes": "constant_results",
+}
+"""Of `Task`, since 0.1.0."""
 
 
 def task_class(name: str, loss: str = "auto") -> type[Task]:
@@ -23,6 +35,7 @@ def task_class(name: str, loss: str = "auto") -> type[Task]:
         found = own_object(name)
         if not (isinstance(found, type) and issubclass(found, Task)):
             raise RequestError(f"{name} is no task; derive it from launcher.tasks.Task (docs/own-task.md)")
+        check_names(found, RENAMED)
     if loss in found.variants:
         found = getattr(sys.modules[found.__module__], found.variants[loss])
     lacking = sorted(found.__abstractmethods__)

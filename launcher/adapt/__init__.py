@@ -15,7 +15,7 @@ from launcher.errors import ModelError, RequestError
 from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Job
 from launcher.job.sections.methods import Adapt, Own
-from launcher.models.parts.own_code import own_object
+from launcher.models.parts.own_code import check_names, own_object
 from launcher.models.tasks.base import Task, TaskModule
 from launcher.models.weights import loading
 from launcher.models.weights.loading import Loaded
@@ -37,6 +37,14 @@ METHODS = {
     "group-dro": "group_dro:GroupRobust",
 }
 """Name to module and class in `methods`; a new one is a file, a line here, a section in `job/sections/methods.py`."""
+
+RENAMED = {
+    "over_all": "batch_loss",
+    "reweighted": "sample_factors",
+    "learns": "is_trainable",
+    "parts": "extra_modules",
+}
+"""Of `Method`, since 0.1.0."""
 
 
 def add_adapters(method: Adapt, loaded: Loaded, setting: AdapterContext) -> Adapters | None:
@@ -61,6 +69,7 @@ def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> M
             raise RequestError(
                 f"{job.adapt.code} is no method; derive it from launcher.methods.Method (docs/own-method.md)"
             )
+        check_names(found, RENAMED)
     else:
         module, _, name = METHODS[job.adapt.method].partition(":")
         found = getattr(importlib.import_module(f"launcher.adapt.methods.{module}"), name)

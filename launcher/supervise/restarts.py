@@ -33,8 +33,9 @@ def _adapt(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> N
         folder.write_plan(with_smaller_micro_batches(plan, job, job_file, plan.split.micro_batch // 2))
         return
     latest, most = Attempt.read(folder), job.launch.max_restarts
-    is_final = latest is None or most == 0 or not failed.failure.kind.may_pass
-    if is_final or attempts_without_progress(folder, latest) > most:
+    if latest is None or most == 0 or not failed.failure.kind.may_pass:
+        raise failed
+    if attempts_without_progress(folder, latest) > most:
         raise failed
 
 

@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -21,11 +21,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from xxhash import xxh32
 
-from launcher.errors import ModelError
+from launcher.errors import ModelError, RequestError
 from launcher.job.own_function import expected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+MODULES = "adaptrun_user_"
+"""What the names of modules made of users' files begin with."""
 
 
 def own_object(location: str) -> Any:
@@ -40,6 +44,16 @@ def own_object(location: str) -> Any:
     if not hasattr(module, name):
         raise ModelError(f"{file} defines no {name}")
     return getattr(module, name)
+
+
+def check_names(own: type, renamed: Mapping[str, str]) -> None:
+    """Raises RequestError for an own class that defines what has another name now, and would never be called.
+
+    renamed: old names of the base class, and what they are now
+    """
+    for old, new in renamed.items():
+        if any(old in vars(each) for each in own.__mro__ if each.__module__.startswith(MODULES)):
+            raise RequestError(f"{own.__name__}.{old} is called {new} now; rename it")
 
 
 def build_model(location: str, labels: Sequence[str]) -> PreTrainedModel:
@@ -82,7 +96,7 @@ def _fits(signature: inspect.Signature, *arguments: Any) -> bool:
 
 @lru_cache
 def _module(file: str) -> ModuleType:
-    name = f"adaptrun_user_{Path(file).stem}_{xxh32(file.encode()).hexdigest()}"  # files of one stem are two modules
+    name = f"{MODULES}{Path(file).stem}_{xxh32(file.encode()).hexdigest()}"  # files of one stem are two modules
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None

@@ -25,10 +25,10 @@ LATER = 1e6
 RANK = """\
 import os, sys, time
 from launcher.run.folder import RunFolder
-from launcher.worker.rank.process import Place, RankProcess
+from launcher.worker.rank.process import RankEnv, RankProcess
 
 folder, rank, collective = RunFolder(__import__("pathlib").Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
-process = RankProcess(Place(rank, rank, 2), folder)
+process = RankProcess(RankEnv(rank, rank, 2), folder)
 process.keep_output()
 process.heartbeat.enter("training")
 for _ in range(4):
