@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from launcher.errors import ModelError
+from launcher.models.parts.batch import Batch
 from launcher.models.tasks.base import Example, Task
 from launcher.models.tasks.text import TextTask
 
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def inputs_of(task: Task, examples: Sequence[Example], ids: Sequence[int]) -> dict[str, Tensor]:
-    """What the model is shown of some samples, nothing hidden and nothing changed at random."""
-    return task.padded(examples) if isinstance(task, TextTask) else task.collate(examples, ids).inputs
+def unchanged(task: Task, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
+    """A batch of some samples with nothing hidden and nothing changed at random; of texts without their targets."""
+    if not isinstance(task, TextTask):
+        return task.collate(examples, ids)
+    return task.batch(examples, ids, torch.zeros(len(ids)), torch.ones(len(ids)))
 
 
 def features_of(model: PreTrainedModel, inputs: Mapping[str, Tensor], samples: int) -> Tensor:

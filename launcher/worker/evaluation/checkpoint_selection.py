@@ -6,29 +6,29 @@ kept with the run, since a run that goes on no longer has that model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import nan
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
-from launcher.engines.single import autocast
 from launcher.errors import ModelError, RequestError
 from launcher.files import fault_of_sealed, partial_of, seal
 from launcher.job.schema import Job
-from launcher.measure.compare.per_sample_results import Values, in_order
+from launcher.measure.compare.per_sample_results import Values
 from launcher.measure.compare.selection import importance_weights, lost_classes, weighted_mean
-from launcher.models.parts.batch import Batch, Losses
+from launcher.models.parts.batch import Batch
 from launcher.models.parts.features import pooled
 from launcher.models.tasks.base import TaskModule
 from launcher.run.events import Note
 from launcher.worker.data.inputs import Inputs
-from launcher.worker.evaluation.evaluate import Measured, batch_of, batches_of_rank, evaluating
+from launcher.worker.evaluation.evaluate import Measured
+from launcher.worker.evaluation.pass_over import Computed, Indices, PerSampleRows, Result, pass_over
 from launcher.worker.rank.run_context import RunContext
 
 NEW, KEPT = "new", "kept"
@@ -36,9 +36,14 @@ MOST = 1000
 """Samples of each domain that tell the domains apart, and target samples that are answered at each check."""
 
 
-def deciding_value_of(found: Measured, job: Job, selector: CheckpointSelector | None) -> float:
-    """The metric that the job decides by, or as if on the target where a selector chooses for one."""
-    return found.metrics[job.validation.metric] if selector is None else selector.value(found.outcomes)
+def deciding_value_of(
+    found: Measured, job: Job, selector: CheckpointSelector | None, before_batch: Callable[[], None] = lambda: None
+) -> float:
+    """The metric that the job decides by, or as if on the target where a selector chooses for one.
+
+    before_batch: called equally often on all ranks; what it raises ends the passes that a selector makes
+    """
+    return found.metrics[job.validation.metric] if selector is None else selector.value(found.outcomes, before_batch)
 
 
 class CheckpointSelector:
@@ -92,13 +97,14 @@ class CheckpointSelector:
             beside.replace(file)
             seal(file)
 
-    def value(self, outcomes: Values | None) -> float:
-        """The deciding metric as if on the target, on every rank; no number where the model has collapsed there.
+    def value(self, outcomes: Values | None, before_batch: Callable[[], None]) -> float:
+        """The deciding metric as if on the target, on every rank; NaN where the model has collapsed there.
 
         outcomes: of the deciding set, on rank 0
+        before_batch: called equally often on all ranks
         """
         task, metric = self._inputs.task, self._context.job.validation.metric
-        answered = self._answers()
+        answered = self._answers(before_batch)
         lost = lost_classes(answered, np.asarray(task.counts, dtype=np.float64))
         value = 0.0
         if self._context.world.is_first:
@@ -132,50 +138,46 @@ class CheckpointSelector:
             return None
         return importance_weights(source, target, features, seed)
 
-    def _features(self, data: Prepared | Pool, chosen: NDArray[np.int64]) -> Values | None:
+    def _features(self, data: Prepared | Pool, chosen: Indices) -> Values | None:
         """[chosen, size] mean-pooled last hidden states, on rank 0."""
-        found, places = list[Tensor](), list[Tensor]()
-        with evaluating(self._module), _hidden_states(self._module) as states:
-            for batch in self._batches(data, chosen):
-                self._answer(batch)
-                if batch.samples:
-                    found.append(pooled(states.pop().double(), batch.inputs.get("attention_mask")).cpu())
-                    places.append(batch.ids.double().cpu())
-                states.clear()
-        rows = torch.cat([torch.cat(places).unsqueeze(1), torch.cat(found)], dim=1) if found else torch.empty((0, 0))
-        widths, ranks = self._context.world.sum([rows.shape[1], len(found) > 0]).tolist()
-        width = int(widths / ranks)  # a rank without samples does not know it
-        parts = self._context.world.on_first(rows if len(rows) else torch.empty((0, width), dtype=torch.float64))
-        if parts is None:
-            return None
-        together = torch.cat(parts).numpy()
-        place_of = {int(sample): place for place, sample in enumerate(chosen)}
-        places_of = np.array([place_of[int(sample)] for sample in together[:, 0]])
-        return in_order(places_of, together[:, 1:], len(chosen))
+        rows = PerSampleRows(self._context.world, len(chosen))
+        with _hidden_states(self._module) as states:
 
-    def _answers(self) -> Values:
+            def forward(batch: Batch) -> Tensor:
+                states.clear()
+                self._module(batch)
+                return states.pop()
+
+            for computed in self._pass_over(data, chosen, forward, with_filler=True):
+                mask = computed.batch.inputs.get("attention_mask")
+                rows.add(computed.places, pooled(computed.result.double(), mask))
+        return rows.on_first()
+
+    def _answers(self, before_batch: Callable[[], None]) -> Values:
         """[classes] how often each class is answered in the target, on every rank."""
         counts = torch.zeros(len(self._inputs.task.labels), dtype=torch.float64)
-        with evaluating(self._module):
-            for batch in self._batches(self._target, _some(self._target, self._context.job.train.seed)):
-                outputs = self._answer(batch).outputs
-                if batch.samples:
-                    counts += torch.bincount(outputs.argmax(-1).cpu(), minlength=len(counts))
+        chosen = _some(self._target, self._context.job.train.seed)
+        for computed in self._pass_over(self._target, chosen, self._module, before_batch=before_batch):
+            counts += torch.bincount(computed.result.outputs.argmax(-1).cpu(), minlength=len(counts))
         answers: Values = self._context.world.sum(counts).numpy()
         return answers
 
-    def _answer(self, batch: Batch) -> Losses:
-        """A forward as evaluation has it."""
-        with autocast(self._context.world.device, self._context.plan.precision):
-            losses: Losses = self._module(batch)
-        return losses
-
-    def _batches(self, data: Prepared | Pool, chosen: NDArray[np.int64]) -> Iterator[Batch]:
-        world, task = self._context.world, self._inputs.task
-        size = self._context.plan.evaluation_batch
-        for places in batches_of_rank(data.lengths[chosen], size, world, one_length=task.one_length):
-            world.heartbeat.beat()
-            yield batch_of(task, data, chosen[places]).to(world.device)
+    def _pass_over(
+        self, data: Prepared | Pool, chosen: Indices, forward: Callable[[Batch], Result], **options: Any
+    ) -> Iterator[Computed[Result]]:
+        """As evaluation does it."""
+        context, plan = self._context, self._context.plan
+        return pass_over(
+            data,
+            self._inputs.task,
+            self._module,
+            context.world,
+            forward,
+            batch_size=plan.evaluation_batch,
+            precision=plan.precision,
+            chosen=chosen,
+            **options,
+        )
 
 
 def selector_of(job: Job) -> str:
@@ -188,7 +190,7 @@ def selector_of(job: Job) -> str:
     return f"{metric} on {name}"
 
 
-def _some(data: Prepared | Pool, seed: int) -> NDArray[np.int64]:
+def _some(data: Prepared | Pool, seed: int) -> Indices:
     """Positions of at most `MOST` samples, the same ones on every rank."""
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST])
 

@@ -18,14 +18,14 @@ from launcher.job.pretrained import find_pretrained
 from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.models import task_class
-from launcher.models.parts.features import features_of, inputs_of
+from launcher.models.parts.features import features_of, unchanged
 from launcher.models.tasks.base import Task, TaskModule
 from launcher.models.weights import loading
 from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.data.inputs import prepare_sets, pretrained_model
-from launcher.worker.evaluation.evaluate import batches_of_rank, evaluating
 from launcher.worker.evaluation.padding_check import choose_batches
+from launcher.worker.evaluation.pass_over import pass_over
 from launcher.worker.rank.process import RankEnv
 from launcher.worker.rank.world import World
 
@@ -118,13 +118,18 @@ def _extract(module: TaskModule, task: Task, data: Pool, world: World, place: Pa
     """Write this rank's features, and which samples they are of."""
     found: list[NDArray[np.float32]] = []
     mine: list[NDArray[np.int64]] = []
-    with evaluating(module):
-        for ids in batches_of_rank(data.lengths, batch_size, world, one_length=task.one_length):
-            if len(ids):
-                inputs = inputs_of(task, data[ids], ids.tolist())
-                on_device = {name: tensor.to(world.device) for name, tensor in inputs.items()}
-                found.append(features_of(module.model, on_device, len(ids)).cpu().numpy())
-                mine.append(ids)
+    passed = pass_over(
+        data,
+        task,
+        module,
+        world,
+        lambda batch: features_of(module.model, batch.inputs, len(batch.ids)),
+        batch_size=batch_size,
+        collate=lambda examples, ids: unchanged(task, examples, ids),
+    )
+    for computed in passed:
+        found.append(computed.result.cpu().numpy())
+        mine.append(computed.places)
     if found:
         np.save(_part(place, "features", world.rank), np.concatenate(found))
         np.save(_part(place, "ids", world.rank), np.concatenate(mine))

@@ -27,7 +27,7 @@ from launcher.engines.single import AUTOCAST, autocast
 from launcher.errors import ModelError
 from launcher.models.parts.batch import Batch, Losses
 from launcher.models.tasks.base import Task, TaskModule
-from launcher.worker.evaluation.evaluate import evaluating
+from launcher.worker.evaluation.pass_over import evaluating
 from launcher.worker.rank.world import World
 
 ROUNDING = 1e-4

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher.data.prepared import Prepared
-from launcher.engines.single import autocast
 from launcher.files import partial_of
 from launcher.models.tasks.base import Task, TaskModule
-from launcher.worker.evaluation.evaluate import batches_of_rank, evaluating
+from launcher.worker.evaluation.pass_over import pass_over
 from launcher.worker.rank.world import World
 
 
@@ -27,15 +26,19 @@ def predict(
     """Write this rank's predictions to `folder`, batch by batch; each says for itself what kinds of values it has."""
     import pyarrow as pa
 
-    with evaluating(module), pa.OSFile(str(_part(folder, world.rank)), "wb") as file:
-        for ids in batches_of_rank(data.lengths, batch_size, world, one_length=task.one_length):
-            if not len(ids):
-                continue
-            batch = task.collate(data[ids], ids.tolist()).to(world.device)
-            with autocast(world.device, precision):
-                answers = task.answer(module, batch)
-            rows = [{"row": int(i) + 1, **row} for i, row in zip(ids, answers, strict=True)]
-            table = pa.RecordBatch.from_pylist(rows)
+    passed = pass_over(
+        data,
+        task,
+        module,
+        world,
+        lambda batch: task.answer(module, batch),
+        batch_size=batch_size,
+        precision=precision,
+    )
+    with pa.OSFile(str(_part(folder, world.rank)), "wb") as file:
+        for computed in passed:
+            answers = zip(computed.places, computed.result, strict=True)
+            table = pa.RecordBatch.from_pylist([{"row": int(place) + 1, **answer} for place, answer in answers])
             with pa.ipc.new_stream(file, table.schema) as writer:
                 writer.write_batch(table)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from launcher.adapt.methods.method import TARGET, Observed, StepBatch, StepInfo, TargetInference
 from launcher.data.prepared import Prepared
-from launcher.engines.single import autocast
+from launcher.models.parts.batch import Batch
 from launcher.models.tasks.base import Task
-from launcher.worker.evaluation.evaluate import batch_of, batches_of_rank, evaluating
+from launcher.worker.evaluation.pass_over import pass_over
 from launcher.worker.rank.world import World
 
 
@@ -30,22 +30,30 @@ def target_inference(
     before_batch: called equally often on all ranks
     """
 
+    def forward(plain: Batch) -> Mapping[str, Tensor]:
+        batch = StepBatch(
+            **vars(plain),
+            sets=torch.full_like(plain.ids, TARGET),
+            places=plain.ids,
+            moment=StepInfo(0, 1),
+            wanted=("features", "logits"),
+        )
+        return cast(Observed, module(batch)).observed
+
     def look() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        with evaluating(module):
-            for ids in batches_of_rank(target.lengths, batch_size, world, one_length=task.one_length):
-                world.heartbeat.beat()
-                before_batch()
-                plain = batch_of(task, target, ids)
-                batch = StepBatch(
-                    **vars(plain),
-                    sets=torch.full(plain.ids.shape, TARGET),
-                    places=plain.ids,
-                    moment=StepInfo(0, 1),
-                    wanted=("features", "logits"),
-                )
-                with autocast(world.device, precision):
-                    seen = cast(Observed, module(batch.to(world.device))).observed
-                rows = plain.ids >= 0
-                yield plain.ids[rows], seen["features"].cpu()[rows], seen["logits"].cpu()[rows]
+        passed = pass_over(
+            target,
+            task,
+            module,
+            world,
+            forward,
+            batch_size=batch_size,
+            precision=precision,
+            before_batch=before_batch,
+            with_filler=True,  # which tells a rank without samples how wide features and logits are
+        )
+        for computed in passed:
+            own, seen = len(computed.places), computed.result
+            yield torch.from_numpy(computed.places), seen["features"].cpu()[:own], seen["logits"].cpu()[:own]
 
     return TargetInference(len(target), look, world.sum)

@@ -58,7 +58,7 @@ class Validator:
         name = job.deciding_set
         assert name is not None
         found = self._evaluate(step, [name], before_batch)[name]
-        return deciding_value_of(found, job, self._selector)
+        return deciding_value_of(found, job, self._selector, before_batch)
 
     def _evaluate(
         self, step: int, names: Iterable[str], before_batch: Callable[[], None] = lambda: None

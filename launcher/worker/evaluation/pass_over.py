@@ -1,0 +1,163 @@
+"""One pass over a data set: each sample is computed once, by one of the ranks, in the model's evaluation mode.
+
+Validation, prediction, features, target inference and checkpoint selection are callers, each of which collects what it
+needs of a batch; there is no second such loop. Per-sample results are put in the order of the samples here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from launcher.data.pool import Pool
+from launcher.data.prepared import Prepared
+from launcher.engines.single import autocast
+from launcher.measure.compare.per_sample_results import Values, in_order
+from launcher.models.parts.batch import Batch
+from launcher.models.tasks.base import Example, Task
+from launcher.worker.data.micro_batching import cut
+from launcher.worker.rank.world import World
+
+Indices = NDArray[np.int64]
+Result = TypeVar("Result")
+Collate = Callable[[Sequence[Example], Sequence[int]], Batch]
+
+
+@dataclass(frozen=True)
+class Computed(Generic[Result]):
+    """One batch of this rank.
+
+    places: int64 [samples] positions among the samples that are passed over; none of filler
+    batch: on the device
+    result: what `forward` made of it
+    """
+
+    places: Indices
+    batch: Batch
+    result: Result
+
+
+def pass_over(
+    data: Prepared | Pool,
+    task: Task,
+    module: nn.Module,
+    world: World,
+    forward: Callable[[Batch], Result],
+    *,
+    batch_size: int,
+    precision: str = "fp32",
+    before_batch: Callable[[], None] = lambda: None,
+    collate: Collate | None = None,
+    chosen: Indices | None = None,
+    with_filler: bool = False,
+) -> Iterator[Computed[Result]]:
+    """Compute `forward` on each batch of this rank, without dropout and gradients; to be consumed to its end.
+
+    forward: called equally often on all ranks, under the precision's autocast
+    batch_size: samples of full length at once; shorter ones go more at a time
+    before_batch: called equally often on all ranks; what it raises ends the pass, so it may poll for a stop
+    collate: makes a batch of samples; absent: as the task does for evaluation
+    chosen: positions of the samples to pass over; absent: all
+    with_filler: also give the batches that a rank without samples computes to join the others
+    Raises RuntimeError on all ranks unless each sample was computed once.
+    """
+    chosen = np.arange(len(data.lengths)) if chosen is None else chosen
+    covered = np.zeros(2)
+    with evaluating(module):
+        for places in batches_of_rank(data.lengths[chosen], batch_size, world, one_length=task.one_length):
+            world.heartbeat.beat()
+            before_batch()
+            batch = _batch_of(data, chosen[places], collate or task.collate).to(world.device)
+            with autocast(world.device, precision):
+                result = forward(batch)
+            covered += len(places), places.sum()
+            if len(places) or with_filler:
+                yield Computed(places, batch, result)
+    count, positions = world.sum(torch.from_numpy(covered)).tolist()
+    if (count, positions) != (len(chosen), len(chosen) * (len(chosen) - 1) // 2):
+        raise RuntimeError(f"the pass covered {count:.0f} of {len(chosen)} samples, not each of them once")
+
+
+class PerSampleRows:
+    """Numbers of each sample, float64 [samples, columns]: first this rank's, then all in the order of the samples."""
+
+    def __init__(self, world: World, samples: int) -> None:
+        self._world, self._samples = world, samples
+        self._places, self._rows = list[Indices](), list[Tensor]()
+
+    def add(self, places: Indices, rows: Tensor) -> None:
+        """Take in the rows of some samples; of filler, what its rows are cut to says how wide rows are."""
+        self._places.append(places)
+        self._rows.append(rows[: len(places)].double().cpu())
+
+    def on_first(self, columns: int | None = None) -> Values | None:
+        """All rows on rank 0, None on the others. Raises RuntimeError unless each sample is there once.
+
+        columns: where a rank may have added nothing
+        """
+        places, rows = self._together(columns)
+        numbered = torch.cat([torch.from_numpy(places).double()[:, None], rows], dim=1)  # float64 holds integers to 2⁵³
+        parts = self._world.on_first(numbered)
+        if parts is None:
+            return None
+        found = torch.cat(parts).numpy()
+        return in_order(found[:, 0].astype(np.int64), found[:, 1:], self._samples)
+
+    def on_all(self, columns: int) -> Tensor:
+        """All rows on every rank."""
+        places, rows = self._together(columns)
+        own = torch.zeros((self._samples, columns), dtype=torch.float64)
+        own[places] = rows
+        return self._world.sum(own) if columns else own  # each sample is on one rank and zero on all others
+
+    def _together(self, columns: int | None) -> tuple[Indices, Tensor]:
+        if not self._places:
+            return np.empty(0, dtype=np.int64), torch.empty((0, columns or 0), dtype=torch.float64)
+        return np.concatenate(self._places), torch.cat(self._rows)
+
+
+def batches_of_rank(
+    lengths: NDArray[np.int32], batch_size: int, world: World, *, one_length: bool = False
+) -> Iterator[Indices]:
+    """The samples of each of this rank's batches; all ranks have the same number of batches, some empty.
+
+    Batches hold samples of like length, and at most as many tokens as `batch_size` of the longest. They are
+    dealt in turns, dearest first, each second turn in reverse, so that the ranks end together.
+    one_length: whether all samples of a batch must have the same length
+    """
+    order = np.argsort(-lengths, kind="stable")
+    cuts = cut(lengths[order], batch_size * int(lengths.max(initial=1)), one_length=one_length)
+    batches = [order[first:last] for first, last in pairwise(cuts)]
+    turns = -(-len(batches) // world.size)
+    for turn in range(turns):
+        seat = world.rank if turn % 2 == 0 else world.size - 1 - world.rank
+        number = turn * world.size + seat
+        yield batches[number] if number < len(batches) else np.empty(0, dtype=np.int64)
+
+
+def _batch_of(data: Prepared | Pool, ids: Indices, collate: Collate) -> Batch:
+    """Some samples of `data`; of none the shortest sample as filler, which any model takes."""
+    if len(ids):
+        return collate(data[ids], ids.tolist())
+    shortest = int(data.lengths.argmin())
+    return collate(data[[shortest]], [shortest]).as_filler()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout and without gradients; the module's mode is put back."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():  # inference mode would leave its mark on what a sharded model gathers
+            yield
+    finally:
+        module.train(was_training)
