@@ -41,8 +41,8 @@ ALLOWED = {
     "cli": {"errors", "job", "plan", "commands", "cluster", "terminal"},
     "api": {"errors", "job", "run", "display", "supervise", "commands"},
     "models": {"errors", "job", "data"},
-    "engines": {"errors", "job", "models"},
-    "adapt": {"errors", "job", "models"},
+    "engines": {"errors", "job", "plan", "models"},
+    "adapt": {"errors", "job", "models", "engines"},
     "checkpoint": {"errors", "files", "job", "run", "engines", "models"},
     "worker": {
         "errors",

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import xxhash
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 
+from launcher.engines.mesh import process_count, process_rank
 from launcher.files import Damaged, FileHash, Hashes, faults_of
 from launcher.run.checkpoints import MARKER, METADATA, PROGRESS, hashes_of
 from launcher.run.heartbeats import Heartbeat
@@ -82,16 +83,16 @@ def fault_of(checkpoint: Path, heartbeat: Heartbeat | None = None) -> str | None
     heartbeat = heartbeat or Heartbeat()
     own = _own_fault(checkpoint, heartbeat.beat)
     said: list[str | None] = [own]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        said = [None] * dist.get_world_size()
+    if process_count() > 1:
+        said = [None] * process_count()
         with heartbeat.waiting("look at the checkpoint"):
             dist.all_gather_object(said, own)
     return next((fault for fault in said if fault is not None), None)
 
 
 def _own_fault(checkpoint: Path, beat: Callable[[], object]) -> str | None:
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    ranks = process_count()
+    rank = process_rank()
     if not checkpoint.is_dir():
         return "the folder is missing"
     if not (checkpoint / MARKER).is_file():

@@ -19,6 +19,7 @@ from torch import Tensor
 from launcher.checkpoint.safetensors_writer import SafetensorsFile, grouped
 from launcher.checkpoint.weights import DTYPES, Weight
 from launcher.engines.base import Engine
+from launcher.engines.mesh import process_count, process_rank
 from launcher.errors import CheckpointError, ModelError
 from launcher.files import HASHES, fault_of_folder, hash_folder, partial_of, remove_leftovers
 from launcher.job.model_files import read_object
@@ -214,7 +215,7 @@ def _write(folder: Path, files: dict[str, list[Weight]], tensors: Iterator[tuple
     A rank that cannot write goes on taking its part in gathering, since the others wait for it.
     """
     problem = None
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    ranks = process_count()
     for number, (file, weights) in enumerate(files.items()):
         mine = None
         try:
@@ -266,14 +267,14 @@ def _agreed_partial(folder: Path) -> Path:
 
 
 def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return process_rank()
 
 
 def _agree(problem: str | None) -> None:
     """Raise on all ranks what went wrong on one."""
     said: list[str | None] = [problem]
     if dist.is_initialized():
-        said = [None] * dist.get_world_size()
+        said = [None] * process_count()
         dist.all_gather_object(said, problem)
     found = next((text for text in said if text is not None), None)
     if found is not None:

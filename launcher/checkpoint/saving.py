@@ -28,6 +28,7 @@ from launcher.checkpoint.planners import SavePlanner
 from launcher.checkpoint.reading import flat, reason
 from launcher.engines.base import LocalTensor, StateDict
 from launcher.engines.flat_slice import FlatSlice
+from launcher.engines.mesh import process_count, process_rank
 from launcher.errors import CheckpointError
 from launcher.files import FileHash, remove, write_hashes
 from launcher.run.checkpoints import (
@@ -123,7 +124,7 @@ class Checkpoints:
 
         What fails on one rank is raised on all, so that none waits for another in vain.
         """
-        own = dist.get_rank() if dist.is_initialized() else 0
+        own = process_rank()
         problem: tuple[str, int] | None = None
         done: Done | None = None
         try:
@@ -134,7 +135,7 @@ class Checkpoints:
             problem = reason(error), min(error.failures, default=own)
         said: list[Any] = [(done, problem)]
         if dist.is_initialized():
-            said = [None] * dist.get_world_size()
+            said = [None] * process_count()
             dist.all_gather_object(said, (done, problem), group=self._group)
         found = next((told for _, told in said if told is not None), None)
         if found is not None:
@@ -148,7 +149,7 @@ class Checkpoints:
         self.before_completing()
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        free, ranks = shutil.disk_usage(self.folder).free, dist.get_world_size() if dist.is_initialized() else 1
+        free, ranks = shutil.disk_usage(self.folder).free, process_count()
         if free < needed * ranks:
             raise OSError(
                 f"it takes {needed * ranks / 2**20:.0f} MiB, and {self.folder} has {free / 2**20:.0f} MiB free; "
@@ -203,7 +204,7 @@ class Checkpoints:
             remove(left)
 
     def _is_first(self) -> bool:
-        return not dist.is_initialized() or dist.get_rank() == 0
+        return process_rank() == 0
 
 
 def _in_host_memory(held: LocalTensor) -> LocalTensor:
@@ -221,7 +222,7 @@ def _in_host_memory(held: LocalTensor) -> LocalTensor:
 
 def _bytes_of(held: dict[str, LocalTensor]) -> int:
     """Bytes of this rank's share: what is whole on every rank is written by one of them."""
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    ranks = process_count()
     sliced = sum(h.nbytes for h in held.values() if isinstance(h, FlatSlice))
     shards = sum(h.to_local().nbytes for h in held.values() if isinstance(h, DTensor))
     whole = sum(h.nbytes for h in held.values() if not isinstance(h, FlatSlice | DTensor))

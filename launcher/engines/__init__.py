@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from launcher.engines.base import Engine, EngineSettings
+from launcher.engines.torch_engine import TorchEngine
 
 
 def make_engine(name: str, settings: EngineSettings) -> Engine:
     """The one place that branches on an engine's name; only the chosen file is imported."""
     if name == "single":
-        from launcher.engines.single import SingleEngine
+        from launcher.engines.single import OneDevice
 
-        return SingleEngine(settings)
+        return TorchEngine(settings, OneDevice(settings.device))
     if name == "ddp":
-        from launcher.engines.ddp import DDPEngine
+        from launcher.engines.ddp import DataParallel
 
-        return DDPEngine(settings)
+        return TorchEngine(settings, DataParallel(settings.device, settings.mesh))
     if name == "fsdp":
-        from launcher.engines.fsdp import FSDPEngine
+        from launcher.engines.fsdp import FullySharded
 
-        return FSDPEngine(settings)
+        return TorchEngine(settings, FullySharded(settings))
     if name == "deepspeed":
         from launcher.engines.deepspeed import DeepSpeedEngine
 

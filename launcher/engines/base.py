@@ -6,18 +6,20 @@ boundary, so none of these is a call of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from launcher.engines.flat_slice import FlatSlice
 from launcher.job.sections.training import Optimizer
 from launcher.models.parts.batch import Batch, Losses
 from launcher.models.weights.stored import LazyTensors
+from launcher.plan.mesh import Mesh
 
 LocalTensor = Tensor | FlatSlice
 """What a rank holds of a tensor: all of it, a `DTensor`'s shard, or a run of elements."""
@@ -28,7 +30,7 @@ class StateDict(TypedDict):
 
     model: parameters and buffers
     learning: of each parameter that this rank steps a part of, that part; its moments are laid out likewise
-    optimizer: for each of those, its moments, which are empty before the first step, and copies kept beside it
+    optimizer: for each of those, its moments, which are empty before the first step, and what options keep of it
     scaler: how much the loss is scaled; empty where it is not
     """
 
@@ -36,6 +38,48 @@ class StateDict(TypedDict):
     learning: dict[str, LocalTensor]
     optimizer: dict[str, dict[str, LocalTensor]]
     scaler: dict[str, LocalTensor]
+
+
+@dataclass(frozen=True)
+class LocalParameter:
+    """What this rank steps of a parameter.
+
+    name: of the parameter, which may be on other ranks too
+    held: its part here; shares memory with what the optimizer steps
+    group: of the optimizer; its `lr` is the rate of the latest update, or of the one that is about to be made
+    """
+
+    name: str
+    held: LocalTensor
+    group: Mapping[str, Any]
+
+    @property
+    def tensor(self) -> Tensor:
+        """The part as a plain tensor."""
+        return local(self.held)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the pretrained model lacks the parameter."""
+        return bool(self.group["is_new"])
+
+
+def local(held: LocalTensor) -> Tensor:
+    """This rank's part, without gradient, sharing memory."""
+    if isinstance(held, FlatSlice):
+        return held.local
+    return (held.to_local() if isinstance(held, DTensor) else held).detach()
+
+
+def cloned(held: LocalTensor) -> LocalTensor:
+    """The same part in new memory on the same device."""
+    if isinstance(held, FlatSlice):
+        return FlatSlice(held.local.clone(), held.shape, held.start)
+    return held.detach().clone()
+
+
+def nothing() -> None:
+    """What is done before an update where nothing is."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +109,7 @@ class EngineSettings:
     clip_norm: largest norm of the whole gradient, None for no clipping
     block: class of the modules that are sharded one at a time; None finds them
     deepspeed: the rendered DeepSpeed JSON; only its engine needs it
-    pull: share of the way back to where they came from that pretrained weights go in a step, for each unit of its rate
-    averages: an average of the weights is kept
-    keeps_start: what the weights came from is kept, for `mix`
+    mesh: how the ranks are arranged; what an engine averages over follows from it
     whole_gradients: an engine that slices gradients may have them whole between the micro-batches of a step, which
         saves their travelling and costs their memory
     """
@@ -77,9 +119,7 @@ class EngineSettings:
     clip_norm: float | None
     block: str | None = None
     deepspeed: Path | None = None
-    pull: float = 0.0
-    averages: bool = False
-    keeps_start: bool = False
+    mesh: Mesh = field(default_factory=Mesh)
     whole_gradients: bool = True
 
 
@@ -99,12 +139,12 @@ class Engine(Protocol):
         model: nn.Module,
         optimizer: Optimizer,
         stored: LazyTensors,
-        treatments: Mapping[str, ParamOptions] = PLAIN,
+        options: Mapping[str, ParamOptions] = PLAIN,
     ) -> None:
         """Shard or wrap the model, read what is still in files, make the optimizer.
 
         stored: for each parameter on the meta device, where its values are
-        treatments: by the names of parameters; the others are treated plainly
+        options: by the names of parameters; the others have the plain ones
         """
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
@@ -115,20 +155,23 @@ class Engine(Protocol):
         last: gradients need not travel before
         """
 
-    def step(self, lr: float, discard: bool = False) -> float:
+    def step(self, lr: float, discard: bool = False, before_update: Callable[[], None] = nothing) -> float:
         """Clip, update, zero. Returns the norm of the whole gradient before clipping.
 
         discard: zero only. So does a norm that is not finite, which is then what is returned
+        before_update: called once the rates are set and it is sure that the weights are updated; may change them
         """
 
-    def average(self, weight: float) -> None:
-        """Let the weights count so much in their average, where one is kept."""
+    def local_parameters(self) -> Sequence[LocalParameter]:
+        """What this rank steps, for averages, pulls and mixtures of weights; call `refresh` after changing any."""
 
-    def swap_average(self) -> None:
-        """Exchange the weights with their average; a second time puts both back, to the last bit."""
+    def refresh(self) -> None:
+        """Let the module compute with what the local parameters hold now."""
 
-    def mix(self, share: float) -> None:
-        """Go to (1 − share)·start + share·end; the end is where the weights were at the first call."""
+    def swap_result(self) -> None:
+        """Exchange what the optimizer steps with what is its result, where these differ; a second time puts both back,
+        to the last bit.
+        """
 
     def state(self) -> StateDict:
         """The training state, sharing memory with the live tensors."""

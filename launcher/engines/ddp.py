@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
-import torch.distributed as dist
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from launcher.engines.base import PLAIN, ParamOptions
-from launcher.engines.single import SingleEngine
-from launcher.job.sections.training import Optimizer
-from launcher.models.parts.batch import Batch, Losses
+from launcher.engines.clipping import sum_of_squares
+from launcher.engines.mesh import data_group
+from launcher.engines.torch_engine import gradients_of
 from launcher.models.weights.stored import LazyTensors
+from launcher.plan.mesh import Mesh
 
 
-class DDPEngine(SingleEngine):
-    """`torch.nn.parallel.DistributedDataParallel` around the single engine's model."""
+class DataParallel:
+    """`torch.nn.parallel.DistributedDataParallel` over the ranks that hold different samples."""
 
-    def prepare(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        stored: LazyTensors,
-        treatments: Mapping[str, ParamOptions] = PLAIN,
-    ) -> None:
+    shards_weights = False
+
+    def __init__(self, device: torch.device, mesh: Mesh) -> None:
+        self._device, self._mesh = device, mesh
+        self.averaged_over = mesh.data_size
+
+    def spread(self, model: nn.Module, stored: LazyTensors) -> nn.Module:
         """Move the model to the device, make it equal on all ranks, hook the gradients."""
-        super().prepare(model, optimizer, stored, treatments)
-        gpu = [self._settings.device.index] if self._settings.device.type == "cuda" else None
         self._parallel = DistributedDataParallel(
-            self._model,
-            device_ids=gpu,
+            model.to(self._device),
+            device_ids=[self._device.index] if self._device.type == "cuda" else None,
+            process_group=data_group(self._mesh),
             broadcast_buffers=False,
             find_unused_parameters=True,  # a pooler nobody asks, an expert no token chose
             gradient_as_bucket_view=True,
         )
+        return self._parallel
 
-    def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
-        """Forward and backward. DDP divides the gradients' sum by the world's size, which is undone here."""
-        with nullcontext() if last else self._parallel.no_sync():
-            return self._forward_backward(self._parallel, batch, scale * dist.get_world_size())
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients travel in the last backward pass of a step."""
+        return nullcontext() if last else self._parallel.no_sync()
+
+    def gradient_squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """All of it is on each rank."""
+        return sum_of_squares(gradients_of(parameters))
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """As it is."""
+        return tensor
+
+    def refresh(self) -> None:
+        """Nothing is held elsewhere."""

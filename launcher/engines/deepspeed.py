@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
@@ -17,12 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from launcher.engines.base import PLAIN, EngineSettings, LocalTensor, ParamOptions, StateDict
+from launcher.engines.base import (
+    PLAIN,
+    EngineSettings,
+    LocalParameter,
+    LocalTensor,
+    ParamOptions,
+    StateDict,
+    nothing,
+)
 from launcher.engines.flat_slice import FlatSlice
-from launcher.engines.loss_scale import LossScale
+from launcher.engines.mesh import process_rank
 from launcher.engines.optimizer import make_optimizer, parameter_groups, set_rate
-from launcher.engines.single import AUTOCAST, autocast, load_saved, saved_tensors
-from launcher.engines.weight_copies import Copies
+from launcher.engines.precision import AUTOCAST, LossScale, autocast
+from launcher.engines.saved_tensors import load_saved, saved_tensors
 from launcher.job.sections.training import Optimizer
 from launcher.models.parts.batch import Batch, Losses
 from launcher.models.weights.stored import LazyTensors
@@ -57,6 +65,7 @@ class DeepSpeedEngine:
         assert settings.deepspeed is not None
         config = json.loads(settings.deepspeed.read_text(encoding="utf-8"))
         self._sharded = config["zero_optimization"]["stage"] == 3
+        self._before_update: Callable[[], None] = nothing
         self._scale = LossScale() if settings.precision == "fp16" else None
 
     @property
@@ -70,11 +79,7 @@ class DeepSpeedEngine:
         return self._sharded
 
     def prepare(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        stored: LazyTensors,
-        treatments: Mapping[str, ParamOptions] = PLAIN,
+        self, model: nn.Module, optimizer: Optimizer, stored: LazyTensors, options: Mapping[str, ParamOptions] = PLAIN
     ) -> None:
         """Hand model and optimizer to DeepSpeed with the rendered configuration."""
         deepspeed = _import_deepspeed(self._settings.device)
@@ -82,7 +87,7 @@ class DeepSpeedEngine:
         precision = self._settings.precision
         if precision in AUTOCAST:  # inside, since DeepSpeed ends any autocast that is around it
             model.forward = autocast(self._settings.device, precision)(model.forward)
-        groups = parameter_groups(model.named_parameters(), optimizer, treatments)  # slices have no rows
+        groups = parameter_groups(model.named_parameters(), optimizer, options)  # slices have no rows
         _read_slices(deepspeed, stored, config, self._settings.device)
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)  # DeepSpeed does so with parameters alone
@@ -94,20 +99,20 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )[0]
         self._zero: Any = self._engine.optimizer
-        self._copies = Copies(self._stepped(), self._settings)
-        self._copies.hook(self._zero.optimizer)
+        self._zero.optimizer.register_step_pre_hook(self._update_begins)
         self._apply_scale()
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
-        """Forward and backward. ZeRO divides the gradients' sum by the world's size, which is undone here."""
+        """Forward and backward. ZeRO divides the gradients' sum by the ranks that hold data, which is undone here."""
         self._engine.set_gradient_accumulation_boundary(last)
         losses: Losses = self._engine(batch.to(self._settings.device))
-        self._engine.backward(losses.weighted.sum() * (scale * dist.get_world_size()), scale_wrt_gas=False)
+        self._engine.backward(losses.weighted.sum() * (scale * self._settings.mesh.data_size), scale_wrt_gas=False)
         return losses
 
-    def step(self, lr: float, discard: bool = False) -> float:
+    def step(self, lr: float, discard: bool = False, before_update: Callable[[], None] = nothing) -> float:
         """DeepSpeed clips, updates and zeroes, and only zeroes where the norm is not finite."""
         set_rate(self._zero.optimizer, lr)
+        self._before_update = before_update
         with self._norm_not_finite() if discard else nullcontext():
             self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
@@ -116,19 +121,27 @@ class DeepSpeedEngine:
             self._apply_scale()
         return norm
 
-    def average(self, weight: float) -> None:
-        """Let the weights count so much in their average, where one is kept."""
-        self._copies.take_in(weight)
+    def local_parameters(self) -> Sequence[LocalParameter]:
+        """The parts of parameters in the slices that the optimizer steps."""
+        shapes, groups = self._shapes(), dict(self._stepped())
+        return [
+            LocalParameter(name, place.of(place.flat.detach(), shapes[name]), groups[place.flat])
+            for name, place in self._places().items()
+        ]
 
-    def swap_average(self) -> None:
-        """Exchange the weights with their average; the module's copies follow."""
-        self._copies.swap()
-        self._copy_into_module()
+    def refresh(self) -> None:
+        """Let the weights that the module computes with be those that the optimizer steps."""
+        if not self._sharded:
+            self._zero.update_lp_params()
+            return
+        self._slice_everything()
+        parameters: dict[str, Any] = dict(self._model.named_parameters())
+        for name, place in self._places().items():
+            part = place.of(place.flat.data, parameters[name].ds_shape)
+            _slice(parameters[name]).local.copy_(part.local)
 
-    def mix(self, share: float) -> None:
-        """Go to (1 − share)·start + share·end; the module's copies follow."""
-        self._copies.mix(share)
-        self._copy_into_module()
+    def swap_result(self) -> None:
+        """Nothing: no optimizer that DeepSpeed may have here steps other weights than are its result."""
 
     def state(self) -> StateDict:
         """Whole weights in stages 1 and 2, this rank's slices in stage 3; always its slices of the moments."""
@@ -153,7 +166,6 @@ class DeepSpeedEngine:
     def load(self, state: StateDict) -> None:
         """Take over a saved state, the fp32 copies that the optimizer steps included."""
         self._load_weights(state["model"])
-        self._copies.begin()
         for flat, places in self._places_by_flat().items():
             with self._in_memory(flat):
                 for name, place in places.items():
@@ -176,6 +188,11 @@ class DeepSpeedEngine:
             with deepspeed.zero.GatheredParameters([parameters[name]]):
                 yield name, parameters[name].data
 
+    def _update_begins(self, *_: object) -> None:
+        """DeepSpeed lets the optimizer step one group or slice after another; what comes before all comes once."""
+        before_update, self._before_update = self._before_update, nothing
+        before_update()
+
     def _apply_scale(self) -> None:
         """DeepSpeed multiplies the loss by it, and divides the gradients before it clips them."""
         if self._scale is not None:
@@ -193,8 +210,8 @@ class DeepSpeedEngine:
             delattr(self._zero, name)
 
     def _read(self, flat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """A slice, and its moments and copies: the live tensors, or copies of what is on a disk."""
-        slots = {**self._zero.optimizer.state.get(flat, {}), **self._copies.saved(flat)}
+        """A slice and its moments: the live tensors, or copies of what is on a disk."""
+        slots = dict(self._zero.optimizer.state.get(flat, {}))
         if not _is_on_disk(flat):
             return flat.detach(), slots
         with self._in_memory(flat):
@@ -214,14 +231,8 @@ class DeepSpeedEngine:
             self._zero._optimizer_states_and_gradient_swap_out(group)
 
     def _load_slots(self, place: FragmentLocation, slots: Mapping[str, LocalTensor]) -> None:
-        """Take over the moments and copies of one parameter."""
+        """Take over the moments of one parameter."""
         for slot, value in slots.items():
-            copies = self._copies.of(slot)
-            if copies is not None:
-                if copies:
-                    assert isinstance(value, FlatSlice)
-                    copies[place.flat].narrow(0, place.offset, place.count).copy_(value.local)
-                continue
             held = self._zero.optimizer.state[place.flat]
             if isinstance(value, FlatSlice):
                 flat = held.setdefault(slot, torch.zeros_like(place.flat))
@@ -256,19 +267,6 @@ class DeepSpeedEngine:
             return list(zip(self._zero.single_partition_of_fp32_groups, groups, strict=True))
         owners = self._zero.sub_group_to_group_id
         return [(flat, groups[owners[number]]) for number, flat in enumerate(self._zero.fp32_partitioned_groups_flat)]
-
-    def _copy_into_module(self) -> None:
-        """Let the weights that the module computes with be those that the optimizer steps."""
-        if not self._sharded:
-            self._zero.update_lp_params()
-            return
-        self._slice_everything()
-        parameters: dict[str, Any] = dict(self._model.named_parameters())
-        places = self._places()
-        for name, parameter in parameters.items():
-            if name in places:
-                place = places[name]
-                _slice(parameter).local.copy_(place.of(place.flat.data, parameter.ds_shape).local)
 
     def _slice_everything(self) -> None:
         """Leave of each parameter its slice alone in stage 3; what is whole is gathered anew when it is next used.
@@ -336,7 +334,7 @@ def _slice(parameter: Any) -> FlatSlice:
     """What stage 3 leaves of a parameter on this rank, without the padding that makes all ranks' parts equal."""
     held = parameter.ds_tensor
     size = held.ds_numel
-    start = min(dist.get_rank() * size, parameter.ds_numel)
+    start = min(process_rank() * size, parameter.ds_numel)
     return FlatSlice(held.data.narrow(0, 0, min(size, parameter.ds_numel - start)), parameter.ds_shape, start)
 
 

@@ -2,101 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from launcher.engines.base import PLAIN, ParamOptions
-from launcher.engines.single import AUTOCAST, SingleEngine
+from launcher.engines.base import EngineSettings
+from launcher.engines.clipping import sum_of_squares
+from launcher.engines.mesh import data_group
+from launcher.engines.precision import AUTOCAST
+from launcher.engines.torch_engine import gradients_of
 from launcher.errors import RequestError
-from launcher.job.sections.training import Optimizer
-from launcher.models.parts.batch import Batch, Losses
 from launcher.models.parts.blocks import repeated_blocks
 from launcher.models.weights.stored import LazyTensor, LazyTensors
 
 
-class FSDPEngine(SingleEngine):
-    """`torch.distributed.fsdp.fully_shard`, a block at a time, around the single engine's model.
+class FullySharded:
+    """`torch.distributed.fsdp.fully_shard`, a block at a time.
 
     A block's parameters are whole on a rank only while the block computes. Weights, gradients, their reduction and the
     optimizer stay in fp32; autocast decides what the forward and backward compute in, as in every engine. In bf16 the
     blocks are gathered in bf16 already: autocast would keep copies of all of them until the backward pass.
     """
 
-    @property
-    def shards_weights(self) -> bool:
-        """Yes: no rank needs more than its slices."""
-        return True
+    shards_weights = True
 
-    def prepare(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        stored: LazyTensors,
-        treatments: Mapping[str, ParamOptions] = PLAIN,
-    ) -> None:
-        """Shard the model over all ranks, read this rank's slices, make the optimizer over them.
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self.averaged_over = settings.mesh.data_size
+
+    def spread(self, model: nn.Module, stored: LazyTensors) -> nn.Module:
+        """Shard the model over all ranks that hold different samples, and read this rank's slices.
 
         Raises RequestError for an unknown block.
         """
-        device = self._settings.device
+        device, size = self._settings.device, self._settings.mesh.data_size
+        group = data_group(self._settings.mesh)
+        self._mesh = (
+            init_device_mesh(device.type, (size,)) if group is None else DeviceMesh.from_group(group, device.type)
+        )
         for tensor in (*model.parameters(), *model.buffers()):
             if not tensor.is_meta:
                 tensor.data = tensor.data.to(device)
-                dist.broadcast(tensor.data, src=0)  # as DDP does: rank 0's start is everyone's
+                dist.broadcast(tensor.data, group=group, group_src=0)  # as DDP does: the first's start is everyone's
         kept_in_files = {name: stored[p] for name, p in model.named_parameters(remove_duplicate=False) if p in stored}
-        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         gathered = AUTOCAST.get(self._settings.precision)
         policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
         for block in blocks_of(model, self._settings.block):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=self._mesh, mp_policy=policy)
+        self._whole, self._model = model, fully_shard(model, mesh=self._mesh, mp_policy=policy)
+        assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
         _read_slices(model, kept_in_files, device)
-        super().prepare(model, optimizer, {}, treatments)
+        return model.to(device)
 
-    def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
-        """Forward and backward. FSDP divides the gradients' sum by the world's size, which is undone here."""
-        assert isinstance(self._model, FSDPModule)
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients travel in the last backward pass of a step, or in each where there is no room for whole ones."""
         self._model.set_requires_gradient_sync(last or not self._settings.whole_gradients)
-        return self._forward_backward(self._model, batch, scale * dist.get_world_size())
+        return nullcontext()
 
-    def swap_average(self) -> None:
-        """Exchange the weights with their average."""
-        super().swap_average()
-        self._forget_whole_weights()
+    def gradient_squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Each rank holds its own slices."""
+        total = sum_of_squares(gradients_of(parameters)).to(self._settings.device)
+        dist.all_reduce(total, group=self._mesh.get_group())
+        return total
 
-    def mix(self, share: float) -> None:
-        """Go to (1 − share)·start + share·end."""
-        super().mix(share)
-        self._forget_whole_weights()
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Gathered from all ranks."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and buffer that is saved, gathered one at a time by all ranks."""
-        for name, tensor in super().full_tensors(wanted):
-            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-    def _forget_whole_weights(self) -> None:
+    def refresh(self) -> None:
         """What an evaluation has left whole is of other weights."""
-        for module in self._model.modules():
+        for module in self._whole.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-
-    def _gradients(self) -> list[Tensor]:
-        """Of each gradient the slice that this rank holds."""
-        gradients = super()._gradients()
-        assert all(isinstance(gradient, DTensor) for gradient in gradients)
-        return [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
-
-    def _over_all(self, squares: Tensor) -> Tensor:
-        """Each rank holds its own slices."""
-        total = squares.to(self._settings.device)
-        dist.all_reduce(total)
-        return total
 
 
 def _read_slices(model: nn.Module, kept_in_files: dict[str, LazyTensor], device: torch.device) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from launcher.engines.weight_copies import local
+from launcher.engines.base import local
 
 COUNTERS = ("k", "weight_sum", "lr_max")
 """Steps, the sum of their weights, and the largest rate so far."""

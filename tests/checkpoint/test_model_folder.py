@@ -16,20 +16,20 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from launcher.checkpoint import model_folder, safetensors_writer
 from launcher.checkpoint.model_folder import Layout, publish_model, write_skeleton
 from launcher.checkpoint.weights import Weight
-from launcher.engines.base import EngineSettings
-from launcher.engines.single import SingleEngine
+from launcher.engines import make_engine
+from launcher.engines.base import Engine, EngineSettings
 from launcher.errors import CheckpointError
 from launcher.job.sections.training import Optimizer
 from tests.worlds import Worlds
 
 
-def held(model: nn.Module, beside: nn.Module | None = None) -> SingleEngine:
+def held(model: nn.Module, beside: nn.Module | None = None) -> Engine:
     """An engine that holds a model, and perhaps something beside it that is not saved."""
     module = nn.Module()
     module.model = model
     if beside is not None:
         module.adversary = beside
-    engine = SingleEngine(EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
+    engine = make_engine("single", EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
     engine.prepare(module, Optimizer(), {})
     return engine
 

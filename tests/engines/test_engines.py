@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -18,15 +18,20 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from launcher.adapt.options.weight_options import WeightOptions
 from launcher.checkpoint.reading import read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines import make_engine
-from launcher.engines.base import Engine, EngineSettings
+from launcher.engines.base import Engine, EngineSettings, nothing
 from launcher.engines.fsdp import blocks_of
+from launcher.engines.mesh import process_count
 from launcher.errors import RequestError
+from launcher.job.sections.adapting import Ema
+from launcher.job.sections.methods import Finetune
 from launcher.job.sections.training import Optimizer
 from launcher.models.parts.batch import Batch, Losses
 from launcher.plan.deepspeed_config import TEMPLATES
+from launcher.plan.mesh import Mesh
 from tests.worlds import Worlds
 
 STEPS, CLIP = 4, 0.05
@@ -79,14 +84,14 @@ def engine_of(
     clip: float | None = CLIP,
     precision: Any = "fp32",
     zero: Mapping[str, Any] = MappingProxyType({}),
-    **kept: Any,
+    **settings_beside: Any,
 ) -> Engine:
     """An engine by its name, or a ZeRO stage by the name of its template.
 
     zero: of DeepSpeed's zero_optimization, over the template
-    kept: what it keeps with the moments
     """
-    settings = EngineSettings(torch.device("cpu"), precision=precision, clip_norm=clip, **kept)
+    mesh = Mesh(replicate=process_count())
+    settings = EngineSettings(torch.device("cpu"), precision=precision, clip_norm=clip, mesh=mesh, **settings_beside)
     if not name.startswith("zero"):
         return make_engine(name, settings)
     config = json.loads((TEMPLATES / f"{name}.json").read_text())
@@ -106,13 +111,15 @@ def started(
     return module, engine
 
 
-def take_steps(engine: Engine, rank: int, size: int, steps: range, lr: float) -> Iterator[float]:
+def take_steps(
+    engine: Engine, rank: int, size: int, steps: range, lr: float, before_update: Callable[[], None] = nothing
+) -> Iterator[float]:
     for step in steps:
         weight = float(samples(step)[2].sum())
         hand = DEALS[size][rank]
         for number, ids in enumerate(hand):
             engine.accumulate(micro_batch(step, ids), 1 / weight, last=number == len(hand) - 1)
-        yield engine.step(lr)
+        yield engine.step(lr, before_update=before_update)
 
 
 def train(
@@ -203,20 +210,21 @@ def test_the_state_and_the_tensors_bear_the_modules_own_names(worlds: Worlds) ->
 
 def after_a_pass(rank: int, size: int, zero: dict[str, Any], folder: str) -> tuple[dict[str, Any], ...]:
     """Whole weights after steps and a pass without gradients; again after reading them back into what has been used."""
-    engine = engine_of("zero3", zero=zero, averages=True)
+    engine = engine_of("zero3", zero=zero)
     engine.prepare(Net(), Optimizer.model_validate(ADAMW), {})
+    options = WeightOptions(Finetune(average=Ema(name="ema")), engine, STEPS, STEPS, interpolates=False)
     list(take_steps(engine, rank, size, range(2), ADAMW["lr"]))
-    engine.average(0.5)
+    options.after_step(2)
     found = []
     for _ in range(2):
         pass_over(engine)
         found.append(whole(engine))
         pass_over(engine)
-        engine.swap_average()
+        options.swap_result(2)
     pass_over(engine)
     checkpoints = Checkpoints(Path(folder), keep=1)
-    checkpoints.save(2, engine.state(), {}, best_step=None)
-    engine.load(read_state(checkpoints.at(2), engine.state()))
+    checkpoints.save(2, options.state(), {}, best_step=None)
+    options.load(read_state(checkpoints.at(2), options.state()))
     return (*found, whole(engine))
 
 

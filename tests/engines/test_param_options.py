@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from launcher.adapt.options.weight_options import WeightOptions
 from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.checkpoint.reading import read_state
 from launcher.checkpoint.saving import Checkpoints
 from launcher.engines.base import Engine, ParamOptions
+from launcher.job.sections.adapting import Ema
+from launcher.job.sections.methods import Finetune
 from launcher.job.sections.training import Optimizer
 from tests.engines.test_engines import (
     ADAMW,
@@ -34,21 +37,23 @@ TREATMENTS = {
     "model.3.weight": ParamOptions(factor=2.0, is_new=True),
     "model.3.bias": ParamOptions(is_new=True),
 }
-PULL, TAKES, SHARE = 4.0, (0.25, 0.0, 0.5, 0.125), 0.3
-KEPT: dict[str, Any] = {"pull": PULL, "averages": True, "keeps_start": True}
+PULL, SHARE = 4.0, 0.3
+KEPT = Finetune(l2_sp=PULL, interpolate=SHARE, average=Ema(name="ema", decay=0.999))
+TAKES = [9 / (10 + step) for step in range(1, STEPS + 1)]
+"""Weights of the steps in the average, of which so short a run forgets the start quickly."""
 Weights = dict[str, Tensor]
 
 
-def treated(name: str, optimizer: dict[str, Any]) -> Engine:
-    engine = engine_of(name, clip=None, **KEPT)
+def treated(name: str, optimizer: dict[str, Any]) -> tuple[Engine, WeightOptions]:
+    engine = engine_of(name, clip=None)
     engine.prepare(Net(), Optimizer.model_validate(optimizer), {}, TREATMENTS)
-    return engine
+    return engine, WeightOptions(KEPT, engine, STEPS, STEPS, interpolates=True)
 
 
-def train_on(engine: Engine, rank: int, size: int, steps: range, lr: float) -> None:
+def train_on(engine: Engine, options: WeightOptions, rank: int, size: int, steps: range, lr: float) -> None:
     for step in steps:
-        list(take_steps(engine, rank, size, range(step, step + 1), lr))
-        engine.average(TAKES[step])
+        list(take_steps(engine, rank, size, range(step, step + 1), lr, options.before_update))
+        options.after_step(step + 1)
 
 
 def weights_shown(engine: Engine) -> dict[str, Any]:
@@ -88,14 +93,14 @@ def by_hand(optimizer: dict[str, Any]) -> tuple[Weights, Weights, Weights]:
 
 def run(rank: int, size: int, name: str, optimizer: dict[str, Any]) -> list[dict[str, Any]]:
     """The end; the average, swapped in and out; mixtures of start and end."""
-    engine = treated(name, optimizer)
-    train_on(engine, rank, size, range(STEPS), optimizer["lr"])
+    engine, options = treated(name, optimizer)
+    train_on(engine, options, rank, size, range(STEPS), optimizer["lr"])
     found = [weights_shown(engine)]
     for _ in range(2):
-        engine.swap_average()
+        options.swap_result(STEPS)
         found.append(weights_shown(engine))
     for share in (SHARE, 0.0, 1.0):
-        engine.mix(share)
+        options.mix(share)
         found.append(weights_shown(engine))
     return found
 
@@ -121,17 +126,17 @@ def test_weights_averages_and_mixtures_are_those_of_a_float64_loop(
 
 
 def go_on(rank: int, size: int, name: str, folder: str, steps: range) -> list[dict[str, Any]]:
-    engine = treated(name, ADAMW)
+    engine, options = treated(name, ADAMW)
     checkpoints = Checkpoints(Path(folder), keep=9)
     if steps.start:
-        engine.load(read_state(checkpoints.at(steps.start), engine.state()))
-    train_on(engine, rank, size, steps, ADAMW["lr"])
-    checkpoints.save(steps.stop, engine.state(), {}, best_step=None)
+        options.load(read_state(checkpoints.at(steps.start), options.state()))
+    train_on(engine, options, rank, size, steps, ADAMW["lr"])
+    checkpoints.save(steps.stop, options.state(), {}, best_step=None)
     found = [whole(engine)]
-    engine.swap_average()
+    options.swap_result(steps.stop)
     found.append(whole(engine))
-    engine.swap_average()
-    engine.mix(SHARE)
+    options.swap_result(steps.stop)
+    options.mix(SHARE)
     return [*found, whole(engine)]
 
 
@@ -212,11 +217,11 @@ def test_what_begins_to_learn_later_has_moments_of_its_own(
 
 
 def moments_after_an_evaluation(rank: int, size: int) -> list[set[str]]:
-    engine = treated("fsdp", ADAMW)
-    train_on(engine, rank, size, range(1), 1e-2)
-    before = engine.state()["optimizer"]
+    engine, options = treated("fsdp", ADAMW)
+    train_on(engine, options, rank, size, range(1), 1e-2)
+    before = options.state()["optimizer"]
     weights_shown(engine)  # leaves the root's weights whole
-    after = engine.state()["optimizer"]
+    after = options.state()["optimizer"]
     assert all(before[name].keys() == after[name].keys() for name in before)
     return [set(before), set(after), {name for name in after if "exp_avg" in after[name]}]
 

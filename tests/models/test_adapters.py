@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from launcher.adapt.adapters.adapters import AdapterContext, Adapters
 from launcher.adapt.adapters.lora import add_lora, modules_that_learn
 from launcher.checkpoint.model_folder import publish_model, write_skeleton
+from launcher.engines import make_engine
 from launcher.engines.base import EngineSettings
-from launcher.engines.single import SingleEngine
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
@@ -49,7 +49,7 @@ def leave_adapters(
             parameter.data = parameter.data + 0.3 * torch.randn(parameter.shape, generator=draw)
     module = torch.nn.Module()
     module.model = loaded.model
-    engine = SingleEngine(EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
+    engine = make_engine("single", EngineSettings(torch.device("cpu"), precision="fp32", clip_norm=None))
     engine.prepare(module, Optimizer(), {})
     write_skeleton(folder / "skeleton", loaded.model, tokenizer, card | {"base": {"identity": identity}}, added.config)
     publish_model(folder / "model", folder / "skeleton", engine, "fp32")

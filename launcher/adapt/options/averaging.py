@@ -1,11 +1,60 @@
-"""How much the weights of a step count in their average: a function of the step alone.
-
-The averages are kept by the engines, shard by shard (engines/weight_copies.py).
-"""
+"""An average of the weights over the steps, kept beside them: a moving one (EMA), or the mean of some (SWA)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+
+from launcher.adapt.options.weight_copies import Copies, Kept
+from launcher.engines.base import Engine, LocalTensor
 from launcher.job.sections.adapting import Ema, Swa
+
+SLOT = "average"
+"""Its name among the moments of a checkpoint."""
+
+
+class Average:
+    """Begins as the weights that training began from; before any checkpoint is loaded.
+
+    steps: of the whole run
+    """
+
+    def __init__(self, spec: Ema | Swa, engine: Engine, steps: int, steps_per_epoch: int) -> None:
+        self._spec, self._engine, self._steps, self._per_epoch = spec, engine, steps, steps_per_epoch
+        self._copies = Copies(engine.local_parameters())
+
+    def stands_after(self, step: int) -> bool:
+        """Whether the average stands for the weights after so many steps."""
+        return step >= first_step(self._spec, self._steps, self._per_epoch)
+
+    @torch.no_grad()
+    def take_in(self, step: int) -> None:
+        """Let the weights after so many steps count in the average."""
+        weight = weight_after(self._spec, step, self._steps, self._per_epoch)
+        if weight:
+            for parameter in self._copies.parameters:
+                self._copies[parameter].lerp_(parameter.tensor, weight)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange weights and average; a second time puts both back, to the last bit."""
+        for parameter in self._copies.parameters:
+            tensor, average = parameter.tensor, self._copies[parameter]
+            held = tensor.clone()
+            tensor.copy_(average)
+            average.copy_(held)
+        self._engine.refresh()
+
+    def saved(self) -> Kept:
+        """What a checkpoint holds."""
+        return self._copies.saved(SLOT, self._copies.parameters)
+
+    def load(self, kept: Mapping[str, Mapping[str, LocalTensor]]) -> None:
+        """Take over what a checkpoint holds; where a parameter begins to learn its average is what was just loaded."""
+        for parameter in self._copies.parameters:
+            self._copies.take(parameter)
+        self._copies.load(SLOT, kept)
 
 
 def weight_after(spec: Ema | Swa, step: int, total_steps: int, steps_per_epoch: int) -> float:

@@ -64,7 +64,7 @@ def evaluate(
             values.add(places, task.per_sample_values(batch, outputs))
         if keeps_outcomes:
             outcomes.add(places, task.per_sample_results(batch, outputs))
-    summed = world.sum(sums)
+    summed = world.sum_over_data(sums)
     if summed[0] != len(data):
         raise RuntimeError(f"{type(task).__name__}.statistics counted {summed[0]:.0f} of {len(data)} samples")
     totals = EvalTotals(summed, values.on_all(task.kept))

@@ -62,7 +62,7 @@ def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str
             _extract(module, task, data, world, folder.path / f"{number}", job.validation.batch_size)
             world.wait()
             if world.is_first:
-                _merge(folder.path / f"{number}", world.size, len(data), file)
+                _merge(folder.path / f"{number}", world.data_size, len(data), file)
         files[name] = str(file)
     log.close()
     return files
@@ -130,9 +130,9 @@ def _extract(module: TaskModule, task: Task, data: Pool, world: World, place: Pa
     for computed in passed:
         found.append(computed.result.cpu().numpy())
         mine.append(computed.places)
-    if found:
-        np.save(_part(place, "features", world.rank), np.concatenate(found))
-        np.save(_part(place, "ids", world.rank), np.concatenate(mine))
+    if found and world.speaks_for_data:
+        np.save(_part(place, "features", world.data_rank), np.concatenate(found))
+        np.save(_part(place, "ids", world.data_rank), np.concatenate(mine))
 
 
 def _merge(place: Path, ranks: int, samples: int, file: Path) -> None:

@@ -51,7 +51,7 @@ def answer(place: RankEnv, folder: RunFolder) -> None:
             world.wait()
             result = {"rows": len(data), "output": request.output}
             if world.is_first:
-                merge_predictions(folder.path, world.size, len(data), Path(request.output))
+                merge_predictions(folder.path, world.data_size, len(data), Path(request.output))
         if world.is_first:
             write_whole(folder.result_file, json.dumps(result | {"notes": notes}))
         world.wait()

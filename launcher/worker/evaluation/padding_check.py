@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
-from launcher.engines.single import AUTOCAST, autocast
+from launcher.engines.precision import AUTOCAST, autocast
 from launcher.errors import ModelError
 from launcher.models.parts.batch import Batch, Losses
 from launcher.models.tasks.base import Task, TaskModule

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
-from launcher.engines.single import autocast
+from launcher.engines.precision import autocast
 from launcher.measure.compare.per_sample_results import Values, in_order
 from launcher.models.parts.batch import Batch
 from launcher.models.tasks.base import Example, Task
@@ -81,7 +81,7 @@ def pass_over(
             covered += len(places), places.sum()
             if len(places) or with_filler:
                 yield Computed(places, batch, result)
-    count, positions = world.sum(torch.from_numpy(covered)).tolist()
+    count, positions = world.sum_over_data(torch.from_numpy(covered)).tolist()
     if (count, positions) != (len(chosen), len(chosen) * (len(chosen) - 1) // 2):
         raise RuntimeError(f"the pass covered {count:.0f} of {len(chosen)} samples, not each of them once")
 
@@ -116,7 +116,7 @@ class PerSampleRows:
         places, rows = self._together(columns)
         own = torch.zeros((self._samples, columns), dtype=torch.float64)
         own[places] = rows
-        return self._world.sum(own) if columns else own  # each sample is on one rank and zero on all others
+        return self._world.sum_over_data(own) if columns else own  # each sample is on one rank and zero on all others
 
     def _together(self, columns: int | None) -> tuple[Indices, Tensor]:
         if not self._places:
@@ -136,10 +136,11 @@ def batches_of_rank(
     order = np.argsort(-lengths, kind="stable")
     cuts = cut(lengths[order], batch_size * int(lengths.max(initial=1)), one_length=one_length)
     batches = [order[first:last] for first, last in pairwise(cuts)]
-    turns = -(-len(batches) // world.size)
+    ranks, rank = world.data_size, world.data_rank
+    turns = -(-len(batches) // ranks)
     for turn in range(turns):
-        seat = world.rank if turn % 2 == 0 else world.size - 1 - world.rank
-        number = turn * world.size + seat
+        seat = rank if turn % 2 == 0 else ranks - 1 - rank
+        number = turn * ranks + seat
         yield batches[number] if number < len(batches) else np.empty(0, dtype=np.int64)
 
 

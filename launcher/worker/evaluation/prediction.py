@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def predict(
         batch_size=batch_size,
         precision=precision,
     )
-    with pa.OSFile(str(_part(folder, world.rank)), "wb") as file:
+    file_name = _part(folder, world.data_rank) if world.speaks_for_data else Path(os.devnull)
+    with pa.OSFile(str(file_name), "wb") as file:
         for computed in passed:
             answers = zip(computed.places, computed.result, strict=True)
             table = pa.RecordBatch.from_pylist([{"row": int(place) + 1, **answer} for place, answer in answers])

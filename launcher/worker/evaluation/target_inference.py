@@ -56,4 +56,4 @@ def target_inference(
             own, seen = len(computed.places), computed.result
             yield torch.from_numpy(computed.places), seen["features"].cpu()[:own], seen["logits"].cpu()[:own]
 
-    return TargetInference(len(target), look, world.sum)
+    return TargetInference(len(target), look, world.sum_over_data)

@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from launcher.engines.mesh import process_count
 from launcher.errors import RequestError
+from launcher.plan.mesh import Mesh
 from launcher.run.heartbeats import Heartbeat
 from launcher.run.network import interface_of, interface_towards
 from launcher.run.rendezvous import LISTENER, LOOPBACK, TOKEN
@@ -25,10 +27,11 @@ from launcher.worker.rank.process import RankEnv
 class World:
     """Who this rank is, and on which device it computes.
 
-    rank, size: in the whole world
+    rank, size: among all processes
     local_rank: on this machine
     heartbeat: tells whoever started this rank when it waits for others
     leader: where the ranks of several machines meet; empty where all are on this one
+    arrangement: along which axes the work is divided; None where each rank has samples of its own
     """
 
     rank: int = 0
@@ -37,20 +40,43 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     leader: str = ""
+    arrangement: Mesh | None = None
 
     @classmethod
-    def at(cls, place: RankEnv, device: str, heartbeat: Heartbeat | None = None) -> World:
+    def at(
+        cls, place: RankEnv, device: str, heartbeat: Heartbeat | None = None, arrangement: Mesh | None = None
+    ) -> World:
         """The world of a process at `place`; on `cuda` each local rank has its own GPU."""
         if device == "cuda":
             here = torch.device("cuda", place.local_rank % torch.cuda.device_count())
         else:
             here = torch.device("cpu")
-        return cls(place.rank, place.local_rank, place.size, here, heartbeat or Heartbeat(), place.leader)
+        return cls(place.rank, place.local_rank, place.size, here, heartbeat or Heartbeat(), place.leader, arrangement)
 
     @property
     def is_first(self) -> bool:
         """Whether this rank writes what is written once."""
         return self.rank == 0
+
+    @property
+    def mesh(self) -> Mesh:
+        """How the ranks are arranged."""
+        return self.arrangement or Mesh(replicate=self.size)
+
+    @property
+    def data_size(self) -> int:
+        """Parts that samples are dealt into."""
+        return self.mesh.data_size
+
+    @property
+    def data_rank(self) -> int:
+        """Which of these parts this rank holds, perhaps with others."""
+        return self.mesh.data_rank(self.rank)
+
+    @property
+    def speaks_for_data(self) -> bool:
+        """Whether this rank reports what was made of its samples: of those that hold the same, the first."""
+        return self.mesh.speaks_for_data(self.rank)
 
     @contextmanager
     def joined(self, timeout_minutes: float) -> Iterator[World]:
@@ -61,8 +87,8 @@ class World:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         with self.heartbeat.waiting("meeting of all ranks"):
             self._join(timeout_minutes)
-        if dist.get_world_size() != self.size:
-            raise RuntimeError(f"{self.size} processes were asked for and {dist.get_world_size()} joined")
+        if process_count() != self.size:
+            raise RuntimeError(f"{self.size} processes were asked for and {process_count()} joined")
         yield self
         dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
 
@@ -82,20 +108,29 @@ class World:
         )
 
     def sum(self, values: Sequence[float] | Tensor) -> Tensor:
-        """Sum over the ranks in float64: a vector on the CPU, the same on every rank."""
+        """Sum over all processes in float64: a vector on the CPU, the same on every rank."""
         total = torch.as_tensor(values, dtype=torch.float64).to("cpu", copy=True)
         if self.size > 1:
             with self.heartbeat.waiting("sum over the ranks"):
                 dist.all_reduce(total)
         return total
 
+    def once(self, values: Sequence[float]) -> list[float]:
+        """What this rank made of its samples, for `sum`: zeros where another rank reports the same."""
+        return [float(value) if self.speaks_for_data else 0.0 for value in values]
+
+    def sum_over_data(self, values: Tensor) -> Tensor:
+        """Sum over all samples in float64, where each rank gives what its own come to; the same on every rank."""
+        return self.sum(values if self.speaks_for_data else torch.zeros_like(values))
+
     def on_first(self, rows: Tensor) -> list[Tensor] | None:
-        """Every rank's float64 rows [own, columns], on rank 0; None on the others."""
+        """The float64 rows [own, columns] of all samples, each reported by one rank, on rank 0; None on the others."""
         if self.size == 1:
             return [rows]
-        counts = self.sum(torch.eye(self.size, dtype=torch.float64)[self.rank] * len(rows)).long().tolist()
+        own = rows if self.speaks_for_data else rows[:0]
+        counts = self.sum(torch.eye(self.size, dtype=torch.float64)[self.rank] * len(own)).long().tolist()
         filled = torch.zeros((max(counts), rows.shape[1]), dtype=torch.float64)
-        filled[: len(rows)] = rows
+        filled[: len(own)] = own
         parts = [torch.empty_like(filled) for _ in counts] if self.is_first else None
         with self.heartbeat.waiting("rows of all ranks"):
             dist.gather(filled, parts)

@@ -73,6 +73,7 @@ def sweep(context: RunContext) -> None:
         context.plan.precision,
         context.world,
         built.engine,
+        built.options,
         built.feed,
         built.learner,
         Progress(step=built.feed.pretraining),

@@ -10,11 +10,12 @@ from launcher.worker.evaluation.checkpoint_selection import CheckpointSelector, 
 from launcher.worker.evaluation.evaluate import evaluate
 from launcher.worker.rank.run_context import RunContext
 from launcher.worker.training.progress import goodness_of
+from launcher.worker.training.setup import TrainSetup
 
 GRID = tuple(step / 10 for step in range(11))
 
 
-def interpolate(context: RunContext, inputs: Inputs, engine: Engine, selector: CheckpointSelector | None) -> None:
+def interpolate(context: RunContext, inputs: Inputs, built: TrainSetup, selector: CheckpointSelector | None) -> None:
     """Leave (1 − a)·start + a·end in the engine: the job's a, or that of the grid which validation finds best.
 
     Of equals the smaller is taken, the one nearer to the start.
@@ -27,13 +28,13 @@ def interpolate(context: RunContext, inputs: Inputs, engine: Engine, selector: C
     if share == "auto":
         share, values = 0.0, dict[float, float]()
         for tried in GRID:
-            engine.mix(tried)
-            values[tried] = _deciding_value(context, inputs, engine, selector)
+            built.options.mix(tried)
+            values[tried] = _deciding_value(context, inputs, built.engine, selector)
             if goodness_of(job, values[tried]) > best:
                 share, best = tried, goodness_of(job, values[tried])
         told = f"{metric} {values[share]:.4f}; {values[0.0]:.4f} at the start, {values[1.0]:.4f} at the end"
         context.log.note(f"interpolated: {share:g} of the way from start to end ({told})")
-    engine.mix(share)
+    built.options.mix(share)
 
 
 def _deciding_value(context: RunContext, inputs: Inputs, engine: Engine, selector: CheckpointSelector | None) -> float:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from launcher.adapt.options.averaging import weight_after
 from launcher.adapt.options.stages import probe_steps
+from launcher.adapt.options.weight_options import WeightOptions
 from launcher.engines.base import Engine
 from launcher.errors import NotFinite, OutOfMemory
 from launcher.job.schema import Job
@@ -75,6 +75,7 @@ class Loop:
     precision: str
     world: World
     engine: Engine
+    options: WeightOptions
     feed: TrainData
     learner: Objective
     progress: Progress
@@ -169,13 +170,13 @@ class Loop:
         """One optimizer step over one global batch. Raises StopAgreed where the ranks agree before it to stop."""
         begun = time.perf_counter()
         step, seed = self.progress.step, self.job.train.seed
-        torch.manual_seed(dropout_seed(seed, step, self.world.rank))
+        torch.manual_seed(dropout_seed(seed, step, self.world.data_rank))
         samples, moment = self.feed.samples(step), self.feed.moment(step)
         found = self.learner.begin(moment, self._vote_to_stop)
         if found is not None:
             self.hooks.write(Note(text=found))
         lengths = self.feed.pool.lengths[samples]
-        hand = self._deal(lengths)[self.world.rank]
+        hand = self._deal(lengths)[self.world.data_rank]
         batches = [self.feed.batch(samples, mine, moment) for mine in hand]
         votes = self._vote(batches)
         known = learning.Step(moment, self.feed.sets(samples), lambda: self.world.heartbeat.beat(step + 1))
@@ -183,8 +184,8 @@ class Loop:
             loss, memory, culprit = self._accumulate(batches, votes.weights, known)
         lr = self._rate(step)
         with _out_of_memory_named(self.split.micro_batch, step):
-            norm = self.engine.step(lr, discard=not isfinite(loss))
-            self._average(step + 1)
+            norm = self.engine.step(lr, discard=not isfinite(loss), before_update=self.options.before_update)
+            self.options.after_step(step + 1)
         self.world.heartbeat.beat()
         seconds = time.perf_counter() - begun
         self.progress.step += 1
@@ -213,12 +214,6 @@ class Loop:
             )
         )
         return votes
-
-    def _average(self, step: int) -> None:
-        """Let the weights after `step` steps count in their average."""
-        spec = self.job.adapt.average
-        if spec is not None and (weight := weight_after(spec, step, self.total_steps, self.feed.steps_per_epoch)):
-            self.engine.average(weight)
 
     def _deal(self, lengths: NDArray[np.int32]) -> Deal:
         """Deal the positions of the global batch. One with target samples beside takes more micro-batches."""
@@ -253,7 +248,9 @@ class Loop:
         """The one collective before the backward pass: the losses' denominators, and what ranks ask for."""
         failed = self.hooks.save_has_failed()
         asked = [self.stop.asked, self._minutes_have_passed(), failed]
-        stop, save, failed, *weights = self.world.sum([*asked, *self.learner.weights(batches)]).tolist()
+        stop, save, failed, *weights = self.world.sum(
+            [*asked, *self.world.once(self.learner.weights(batches))]
+        ).tolist()
         if failed:
             self.hooks.finish_saving()
         return Votes(tuple(weights), stop > 0, save > 0)
@@ -273,7 +270,7 @@ class Loop:
         total = self.learner.accumulate(batches, weights, step)
         own = torch.zeros(2, self.world.size, dtype=torch.float64)
         own[:, self.world.rank] = torch.tensor([memory_in_use(self.world.device), not isfinite(total)])
-        total, *all_ranks = self.world.sum([total, *own.flatten().tolist()]).tolist()
+        total, *all_ranks = self.world.sum([*self.world.once([total]), *own.flatten().tolist()]).tolist()
         memory, is_bad = all_ranks[: self.world.size], all_ranks[self.world.size :]
         return total, int(max(memory)), is_bad.index(1.0) if any(is_bad) else None
 

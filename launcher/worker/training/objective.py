@@ -13,7 +13,7 @@ from torch import Tensor
 
 from launcher.adapt.methods.method import BatchObservations, Method, Observed, StepBatch, StepInfo, TargetInference
 from launcher.engines.base import Engine
-from launcher.engines.single import autocast
+from launcher.engines.precision import autocast
 from launcher.errors import RequestError
 from launcher.models.parts.batch import Batch
 from launcher.worker.rank.world import World
@@ -172,12 +172,13 @@ class MethodObjective:
                 empty = torch.zeros((samples, *value.shape[1:]), dtype=torch.float64)
                 values.setdefault(name, empty)[batch.places[rows]] = value.detach().cpu()[rows].double()
         # each sample is on one rank and zero on all others, so that the sum is what each of them was
-        whole = {name: self._world.sum(value).requires_grad_() for name, value in values.items()}
-        return BatchObservations(whole, torch.from_numpy(step.sets), self._world.sum(weights), step.moment)
+        whole = {name: self._world.sum_over_data(value).requires_grad_() for name, value in values.items()}
+        weights = self._world.sum_over_data(weights)
+        return BatchObservations(whole, torch.from_numpy(step.sets), weights, step.moment)
 
     def _draw_alike(self, step: int, number: int) -> None:
         """Let a micro-batch draw the same dropout in both passes."""
-        drawn = np.random.SeedSequence([self._seed, step, self._world.rank, number]).generate_state(1, np.uint64)
+        drawn = np.random.SeedSequence([self._seed, step, self._world.data_rank, number]).generate_state(1, np.uint64)
         torch.manual_seed(int(drawn[0] >> np.uint64(1)))
 
 

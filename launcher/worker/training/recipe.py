@@ -91,7 +91,7 @@ def fine_tune(context: RunContext, stop: StopRequest) -> None:
     chosen = _choose_weights(context, built, progress)
     if context.job.adapt.interpolate is not None:
         selector = _selector(context, inputs, built.engine, remembered)
-        interpolate(context, inputs, built.engine, selector)
+        interpolate(context, inputs, built, selector)
         judge = Validator(context, inputs, built.engine.module, selector)
     after = judge.measure(chosen.step)
     judge.keep_outcomes(chosen.step, RESULT)
@@ -196,7 +196,7 @@ def _take_up(context: RunContext, built: TrainSetup, progress: Progress, checkpo
             f"{context.job.model.pretrained} is no longer the model that {tie.format(checkpoint)}; put that one back, "
             "or start a new run with --resume never"
         )
-    built.engine.load(read_state(checkpoint, built.state()))
+    built.load(read_state(checkpoint, built.state()))
 
 
 def _checkpoints(context: RunContext, stop: StopRequest) -> Checkpoints:
@@ -251,6 +251,7 @@ def _train(
         context.plan.precision,
         context.world,
         built.engine,
+        built.options,
         built.feed,
         built.learner,
         progress,
@@ -313,8 +314,7 @@ def _choose_weights(context: RunContext, built: TrainSetup, progress: Progress) 
     chosen = Chosen(progress.step)
     if context.job.checkpoint.result != "last" and progress.best_step not in (None, progress.step):
         chosen = _take_best(context, built, progress)
-    if built.is_averaged(chosen.step):
-        built.engine.swap_average()
+    built.options.swap_result(chosen.step)
     return chosen
 
 
@@ -330,7 +330,7 @@ def _take_best(context: RunContext, built: TrainSetup, progress: Progress) -> Ch
         return Chosen(progress.step, lost)
     context.log.note(f"the best model was that of step {step}; taking it")
     has_copies = built.is_averaged(step) or context.job.adapt.interpolate is not None
-    built.engine.load(read_state(checkpoint, built.state(), optimizer=has_copies))
+    built.load(read_state(checkpoint, built.state(), optimizer=has_copies))
     return Chosen(step)
 
 

@@ -11,9 +11,9 @@ from launcher.adapt import joined_module, make_method
 from launcher.adapt.adapters.adapters import AdapterContext, Adapters
 from launcher.adapt.methods.method import Method
 from launcher.adapt.methods.module import PARTS, AdaptingModule
-from launcher.adapt.options.averaging import first_step
 from launcher.adapt.options.distillation import TEACHER, add_teacher
 from launcher.adapt.options.stages import Stage, StagePlan, probe_steps
+from launcher.adapt.options.weight_options import WeightOptions
 from launcher.checkpoint.model_folder import MODEL, write_skeleton
 from launcher.engines import make_engine
 from launcher.engines.base import Engine, EngineSettings, ParamOptions, StateDict, without
@@ -34,6 +34,7 @@ from launcher.worker.training.objective import MethodObjective, Objective, TaskO
 class TrainSetup:
     """A model in an engine, ready to go on from a checkpoint or to begin.
 
+    options: what is kept and done beside the optimizer's steps
     feed: what its steps see
     learner: what makes gradients of that
     base: identity of the pretrained weights, where the run needs them when it goes on; else empty
@@ -44,6 +45,7 @@ class TrainSetup:
 
     job: Job
     engine: Engine
+    options: WeightOptions
     feed: TrainData
     learner: Objective
     stage: Stage
@@ -54,26 +56,24 @@ class TrainSetup:
 
     def state(self) -> StateDict:
         """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
-        return without(self.engine.state(), self.never_saved)
+        return without(self.options.state(), self.never_saved)
+
+    def load(self, state: StateDict) -> None:
+        """Take over what a checkpoint holds."""
+        self.options.load(state)
 
     @contextmanager
     def result_weights(self, step: int) -> Iterator[None]:
         """Inside, the module holds the weights that would be the result after `step` steps: perhaps an average."""
-        if not self.is_averaged(step):
-            yield
-            return
-        self.engine.swap_average()
+        self.options.swap_result(step)
         try:
             yield
         finally:
-            self.engine.swap_average()
+            self.options.swap_result(step)
 
     def is_averaged(self, step: int) -> bool:
-        """Whether the average stands for the weights after `step` steps."""
-        average = self.job.adapt.average
-        if self.job.train.optimizer.name == "schedule_free_adamw":
-            return True
-        return average is not None and step >= first_step(average, self.feed.total_steps, self.feed.steps_per_epoch)
+        """Whether the result after `step` steps is an average, for which more than the weights must be read back."""
+        return self.job.train.optimizer.name == "schedule_free_adamw" or self.options.average_stands(step)
 
 
 def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
@@ -82,7 +82,7 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
     method = _method(job, inputs)
     feed = TrainData.of(job, inputs, method)
     steps = feed.total_steps
-    engine = make_engine(context.plan.engine, _settings(context, is_probe=step < probe_steps(job.adapt, steps)))
+    engine = make_engine(context.plan.engine, _settings(context))
     loaded = load_model(context, inputs, in_parts=engine.shards_weights or _is_quantised(job))
     base, has_new_head = loaded.identity if job.adapt.needs_the_start else "", bool(loaded.new)
     adapted = apply_adaptation(job, loaded, method, _setting(context, inputs), steps)
@@ -104,11 +104,14 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
     module = joined_module(module, method, loaded, job, inputs.pretrained)
     treatments |= _treatments_of_parts(module, method)
     engine.prepare(module, job.train.optimizer, stored, treatments)
+    # what a probe ends with is the start of a new head, so nothing is kept of the start until then
+    interpolates = job.adapt.interpolate is not None and step >= probe_steps(job.adapt, steps)
+    options = WeightOptions(job.adapt, engine, steps, feed.steps_per_epoch, interpolates=interpolates)
     _choose_batches(context, inputs, engine)
     base = base if adapters is None else adapters.base
     learner = _learner(context, feed, engine)
     unsaved = frozenset(never_saved)
-    return TrainSetup(job, engine, feed, learner, stage, base, unsaved, has_new_head, writes_skeleton)
+    return TrainSetup(job, engine, options, feed, learner, stage, base, unsaved, has_new_head, writes_skeleton)
 
 
 def _choose_batches(context: RunContext, inputs: Inputs, engine: Engine) -> None:
@@ -151,8 +154,7 @@ def _setting(context: RunContext, inputs: Inputs) -> AdapterContext:
     )
 
 
-def _settings(context: RunContext, *, is_probe: bool) -> EngineSettings:
-    """What a probe ends with is the start of a new head, so nothing is kept of the start until then."""
+def _settings(context: RunContext) -> EngineSettings:
     job = context.job
     return EngineSettings(
         context.world.device,
@@ -160,9 +162,7 @@ def _settings(context: RunContext, *, is_probe: bool) -> EngineSettings:
         job.train.clip_norm,
         job.engine.block,
         context.folder.deepspeed_file if context.plan.deepspeed is not None else None,
-        pull=job.adapt.l2_sp,
-        averages=job.adapt.average is not None,
-        keeps_start=job.adapt.interpolate is not None and not is_probe,
+        context.world.mesh,
         whole_gradients=context.plan.whole_gradients,
     )
 

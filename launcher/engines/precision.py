@@ -1,4 +1,4 @@
-"""The scale of the loss in fp16, moved as `torch.amp.GradScaler` moves it, for DeepSpeed, which unscales itself."""
+"""What forward and backward compute in, and the scale of the loss in fp16."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GROWTH, BACK_OFF, INTERVAL = 2.0, 0.5, 2000
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Inside, forward passes compute in a precision of the job; fp32 is as they are."""
+    return torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
 
 @dataclass
 class LossScale:
-    """What the loss is multiplied by, and how many steps in a row had a finite gradient since it changed."""
+    """What the loss is multiplied by, and how many steps in a row had a finite gradient since it changed.
+
+    It moves as `torch.amp.GradScaler` moves it, for libraries that unscale gradients themselves.
+    """
 
     scale: float = 65536.0
     growth_tracker: int = 0

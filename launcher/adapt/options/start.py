@@ -1,0 +1,52 @@
+"""What the weights were when training began: pulled back to in each step (L2-SP), or mixed with the end (WiSE-FT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from launcher.adapt.options.weight_copies import Copies, Kept
+from launcher.engines.base import Engine, LocalTensor
+
+SLOT = "start"
+"""Its name among the moments of a checkpoint."""
+
+
+class Start:
+    """Made when the weights are those that training began from, before any checkpoint is loaded.
+
+    interpolates: `mix` is to be called; else parameters that the pretrained model lacks are left out
+    """
+
+    def __init__(self, engine: Engine, *, interpolates: bool) -> None:
+        self._engine = engine
+        stepped = engine.local_parameters()
+        self._pretrained = [parameter for parameter in stepped if not parameter.is_new]
+        self._new = [parameter for parameter in stepped if parameter.is_new and interpolates]
+        self._start = Copies([*self._pretrained, *self._new])
+        self._end: Copies | None = None
+
+    @torch.no_grad()
+    def pull(self, strength: float) -> None:
+        """w − lr·α·(w − w₀), with the rate of w's own group (Xuhong et al. 2018, arXiv:1802.01483)."""
+        for parameter in self._pretrained:
+            parameter.tensor.lerp_(self._start[parameter], parameter.group["lr"] * strength)
+
+    @torch.no_grad()
+    def mix(self, share: float) -> None:
+        """w ← (1 − share)·start + share·end, the end being the weights at the first call (arXiv:2109.01903)."""
+        self._end = self._end or Copies(self._start.parameters)
+        for parameter in self._start.parameters:
+            torch.lerp(self._start[parameter], self._end[parameter], share, out=parameter.tensor)
+        self._engine.refresh()
+
+    def saved(self) -> Kept:
+        """What a checkpoint holds: the start of new parameters. That of the others is in the pretrained model."""
+        return self._start.saved(SLOT, self._new)
+
+    def load(self, kept: Mapping[str, Mapping[str, LocalTensor]]) -> None:
+        """Take over what a checkpoint holds; a new parameter starts from what it was when it was first kept."""
+        for parameter in self._new:
+            self._start.take(parameter)
+        self._start.load(SLOT, kept)
