@@ -153,6 +153,16 @@ def test_every_module_of_the_worker_is_in_a_room() -> None:
     assert rooms == {*ROOMS, "__init__", "__main__"}
 
 
+def test_how_many_processes_there_are_is_asked_in_one_file() -> None:
+    asking = {
+        module
+        for module, file in modules().items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("get_world_size", "get_rank")
+    }
+    assert asking == {"launcher.engines.mesh"}
+
+
 def test_no_module_imports_itself_in_a_circle() -> None:
     names = set(modules())
     graph = {

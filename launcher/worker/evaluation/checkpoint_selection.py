@@ -159,7 +159,7 @@ class CheckpointSelector:
         chosen = _some(self._target, self._context.job.train.seed)
         for computed in self._pass_over(self._target, chosen, self._module, before_batch=before_batch):
             counts += torch.bincount(computed.result.outputs.argmax(-1).cpu(), minlength=len(counts))
-        answers: Values = self._context.world.sum(counts).numpy()
+        answers: Values = self._context.world.sum_over_data(counts).numpy()
         return answers
 
     def _pass_over(

@@ -248,9 +248,8 @@ class Loop:
         """The one collective before the backward pass: the losses' denominators, and what ranks ask for."""
         failed = self.hooks.save_has_failed()
         asked = [self.stop.asked, self._minutes_have_passed(), failed]
-        stop, save, failed, *weights = self.world.sum(
-            [*asked, *self.world.once(self.learner.weights(batches))]
-        ).tolist()
+        own = self.world.once(self.learner.weights(batches))
+        stop, save, failed, *weights = self.world.sum([*asked, *own]).tolist()
         if failed:
             self.hooks.finish_saving()
         return Votes(tuple(weights), stop > 0, save > 0)
