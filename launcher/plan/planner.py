@@ -13,7 +13,7 @@ from launcher.data.columns import check_columns, left_out_of
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.schema import Job
-from launcher.job.sections.methods import Dapt, SelfTraining
+from launcher.job.sections.methods import SelfTraining
 from launcher.plan.deepspeed_config import read_deepspeed, render_deepspeed
 from launcher.plan.fit import Devices, ShardingOption, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
@@ -140,7 +140,7 @@ def _more_of_a_step(job: Job) -> Iterator[str]:
     adapt = job.adapt
     if target_batch(job):
         yield f"{target_batch(job)} samples of the target in each step as well: {adapt.method}"
-    if isinstance(adapt, Dapt) and job.data.target is not None:
+    if adapt.pretraining is not None and job.data.target is not None:
         samples = count_rows(job.data.target)
         steps = "steps" if samples is None else f"{pretraining_steps(job, samples)} steps"
         yield f"{steps} of continued pre-training on the target come before those on the labelled samples"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import ceil
 
 from launcher.job.schema import Job
-from launcher.job.sections.methods import Dapt, Finetune
 
 
 def draws_an_epoch(job: Job, training: int) -> int:
@@ -13,17 +12,16 @@ def draws_an_epoch(job: Job, training: int) -> int:
 
     training: samples of all training sets, or of the target where a method needs no labels
     """
-    if isinstance(job.adapt, Finetune) and job.adapt.rehearsal is not None:
-        return ceil(training / (1 - job.adapt.rehearsal.share))
-    return training
+    return ceil(training / (1 - job.adapt.rehearsed_share))
 
 
 def pretraining_steps(job: Job, target: int) -> int:
     """Steps over the `target` samples before the supervised ones."""
-    if not isinstance(job.adapt, Dapt):
+    pretraining = job.adapt.pretraining
+    if pretraining is None:
         return 0
-    steps = job.adapt.epochs * ceil(target / job.train.global_batch_size)
-    return steps if job.adapt.max_steps is None else min(steps, job.adapt.max_steps)
+    steps = pretraining.epochs * ceil(target / job.train.global_batch_size)
+    return steps if pretraining.max_steps is None else min(steps, pretraining.max_steps)
 
 
 def target_batch(job: Job) -> int:

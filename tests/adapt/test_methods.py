@@ -27,14 +27,16 @@ from launcher.adapt.methods.method import BatchObservations, StepInfo
 from launcher.adapt.options.averaging import first_step, weight_after
 from launcher.adapt.options.distillation import add_teacher, divergence
 from launcher.adapt.options.layerwise_lr import distances, learning_rate_factors
-from launcher.adapt.options.stages import StagePlan, plan_stages
+from launcher.adapt.options.unfreezing import learning_sets
 from launcher.checkpoint.means import means, pour
 from launcher.errors import ModelError
+from launcher.job.schema import Job
 from launcher.job.sections.adapting import Adapting, Distill, Ema, Swa
 from launcher.job.sections.methods import Finetune, GroupDro
 from launcher.models.parts.batch import Batch, Losses
 from launcher.models.tasks.base import TaskModule
 from launcher.models.weights.loading import Loaded
+from launcher.plan.stages import StagePlan, plan_stages
 from launcher.worker.requests.lr_range_test import smoothed, suggestion, verdict
 from launcher.worker.requests.model_soup import greedy
 from launcher.worker.training.apply_adaptation import check_start
@@ -120,8 +122,17 @@ def test_groups_that_are_not_there_are_named(spec: dict[str, Any], message: str)
         learning_rate_factors(Finetune.model_validate(spec), bert(layers=1))
 
 
-def course(spec: dict[str, Any], steps: int = 100, model: PreTrainedModel | None = None) -> StagePlan:
-    return plan_stages(Finetune.model_validate(spec), Loaded(model or bert(), (), ()), steps)
+def stages(spec: dict[str, Any], steps: int = 100, model: PreTrainedModel | None = None) -> StagePlan:
+    job = Job.model_validate(
+        {
+            "name": "staged",
+            "model": {"pretrained": "minilm"},
+            "task": "text-classification",
+            "data": {"train": "train.csv"},
+            "adapt": spec,
+        }
+    )
+    return plan_stages(job, steps).with_learning(learning_sets(job.adapt, Loaded(model or bert(), (), ())), job.adapt)
 
 
 def learned(found: StagePlan, name: str) -> list[bool]:
@@ -142,7 +153,7 @@ def learned(found: StagePlan, name: str) -> list[bool]:
     ],
 )
 def test_stages_follow_from_the_job_and_the_layers(spec: dict[str, Any], starts: list[int]) -> None:
-    found = course(spec)
+    found = stages(spec)
     assert [stage.start for stage in found.stages] == starts
     assert [stage.end for stage in found.stages] == [*starts[1:], 100]
     assert all(found.at(stage.start) is found.at(stage.end - 1) is stage for stage in found.stages)
@@ -153,7 +164,7 @@ def test_stages_follow_from_the_job_and_the_layers(spec: dict[str, Any], starts:
 
 
 def test_the_head_learns_first_and_the_embeddings_last() -> None:
-    found = course({"unfreeze": 10, "probe": 3})
+    found = stages({"unfreeze": 10, "probe": 3})
     assert found.stages[0].learning == {"classifier.weight", "classifier.bias"}
     assert learned(found, "bert.pooler.dense.weight") == [False, True, True, True, True, True]
     assert learned(found, "bert.encoder.layer.2.output.dense.weight") == [False, False, True, True, True, True]
@@ -171,7 +182,7 @@ def test_the_head_learns_first_and_the_embeddings_last() -> None:
 )
 def test_stages_that_cannot_be_are_refused(spec: dict[str, Any], model: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        course(spec, model=model())
+        stages(spec, model=model())
 
 
 @pytest.mark.parametrize(

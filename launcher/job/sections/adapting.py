@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -57,6 +57,17 @@ each step if the job has one."""
 Needs = Literal["nothing", "features", "classes", "language"]
 """What a method looks at in a model: nothing more than its loss, one feature vector a sample, the probabilities of one
 class a sample, or its predictions of words."""
+
+
+class Pretraining(NamedTuple):
+    """Steps over the target alone, before the labelled samples.
+
+    epochs: passes over the target; max_steps: at most so many steps; lr: peak rate, None for the optimizer's
+    """
+
+    epochs: int
+    max_steps: int | None
+    lr: float | None
 
 
 class Adapting(Section):
@@ -116,6 +127,16 @@ class Adapting(Section):
     def probing(self) -> Probe | None:
         """The probe in its long form."""
         return self.probe if self.probe is None or isinstance(self.probe, Probe) else Probe(steps=self.probe)
+
+    @property
+    def pretraining(self) -> Pretraining | None:
+        """The stage of continued pre-training that comes first; None where there is none."""
+        return None
+
+    @property
+    def rehearsed_share(self) -> float:
+        """Of the samples that are drawn, how many are of an earlier domain."""
+        return 0.0
 
     @property
     def lr_factor_of_all(self) -> float:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from launcher.job.sections.adapting import Adapting, Needs, TargetUse
+from launcher.job.sections.adapting import Adapting, Needs, Pretraining, TargetUse
 from launcher.job.sections.data import AnySource
 from launcher.job.sections.marks import numbers, report
 from launcher.job.sections.section import Fraction, Section
@@ -45,6 +45,11 @@ class Finetune(Adapting):
     rehearsal: Rehearsal | None = numbers(
         None, description="Labelled samples of an earlier domain, against forgetting."
     )
+
+    @property
+    def rehearsed_share(self) -> float:
+        """That of the job."""
+        return 0.0 if self.rehearsal is None else self.rehearsal.share
 
     @property
     def asks_model(self) -> bool:
@@ -119,6 +124,11 @@ class Dapt(Adapting):
         None, description="Peak learning rate of the first phase; absent: `train.optimizer.lr`."
     )
     mask_share: Share = numbers(0.15, description="masked: share of the words that are to be guessed.")
+
+    @property
+    def pretraining(self) -> Pretraining:
+        """On the target's texts."""
+        return Pretraining(self.epochs, self.max_steps, self.lr)
 
 
 class Udalm(Adapting):

@@ -18,11 +18,12 @@ from launcher.adapt.methods.method import FILLER, TARGET, Method, StepBatch, Ste
 from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.job.schema import Job
-from launcher.job.sections.methods import REHEARSAL, Finetune
+from launcher.job.sections.methods import REHEARSAL
 from launcher.models.parts.batch import Batch
 from launcher.models.tasks.base import Task
 from launcher.plan.plan import total_steps
-from launcher.plan.steps import draws_an_epoch, pretraining_steps, target_batch
+from launcher.plan.stages import StagePlan, plan_stages
+from launcher.plan.steps import draws_an_epoch, target_batch
 from launcher.worker.data.inputs import Inputs
 from launcher.worker.data.mixing import CyclicOrder, MixedOrder, shares_of
 from launcher.worker.data.order import Indices, SampleOrder
@@ -76,7 +77,7 @@ class TrainData:
     def _shares(self, sizes: Sequence[int]) -> list[float] | None:
         """How often each labelled set is drawn from; None where each sample is drawn once an epoch."""
         adapt, mixing = self.job.adapt, self.job.data.mixing
-        rehearsed = adapt.rehearsal.share if isinstance(adapt, Finetune) and adapt.rehearsal is not None else 0.0
+        rehearsed = adapt.rehearsed_share
         if not rehearsed and mixing == type(mixing)():
             return None
         names = list(self.job.data.train)
@@ -90,41 +91,39 @@ class TrainData:
         return self.order.steps_per_epoch
 
     @cached_property
-    def pretraining(self) -> int:
-        """Steps over the target alone that come first."""
-        return 0 if self.target is None else pretraining_steps(self.job, len(self.target))
+    def stages(self) -> StagePlan:
+        """Those of the run, before it is known what learns in each."""
+        train = self.job.train
+        steps = total_steps(self.draws, train.global_batch_size, train.epochs, train.max_steps)
+        return plan_stages(self.job, steps, 0 if self.target is None else len(self.target))
 
-    @cached_property
+    @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run unless it stops early."""
-        train = self.job.train
-        return self.pretraining + total_steps(self.draws, train.global_batch_size, train.epochs, train.max_steps)
+        return self.stages.total_steps
 
     @cached_property
-    def _target_order(self) -> SampleOrder | CyclicOrder | None:
+    def _target_order(self) -> SampleOrder | CyclicOrder:
+        """Of the target, where labelled samples are drawn too: before them, or alongside."""
+        assert self.target is not None
         seed, train = self.job.train.seed + 1, self.job.train
-        if self.target is None or not self.train.sets:
-            return None
-        if self.pretraining:
-            return SampleOrder(len(self.target), train.global_batch_size, seed)
-        return CyclicOrder(len(self.target), target_batch(self.job), seed)
+        if self.job.sees_target_alongside:
+            return CyclicOrder(len(self.target), target_batch(self.job), seed)
+        return SampleOrder(len(self.target), train.global_batch_size, seed)
 
     def samples(self, step: int) -> Indices:
         """Places in the pool of the global batch of a step."""
-        if self._target_order is None:
+        stage = self.stages.at(step)
+        step -= stage.drawn_since
+        if stage.samples == "labelled" or not self.train.sets:  # without labelled sets the pool is the target
             return self.order.batch(step)
-        target = self.pool.start(TARGET_SET)
-        if step < self.pretraining:
-            return target + self._target_order.batch(step)
-        labelled = self.order.batch(step - self.pretraining)
-        if self.pretraining:
-            return labelled
-        return np.concatenate([labelled, target + self._target_order.batch(step)])
+        target = self.pool.start(TARGET_SET) + self._target_order.batch(step)
+        return target if stage.samples == "target" else np.concatenate([self.order.batch(step), target])
 
     def moment(self, step: int) -> StepInfo:
         """Where the run is at a step."""
-        epoch = max(0, step - self.pretraining) // self.steps_per_epoch
-        return StepInfo(step, self.total_steps, epoch, self.pretraining)
+        begun = self.stages.epochs_since
+        return StepInfo(step, self.total_steps, max(0, step - begun) // self.steps_per_epoch, begun)
 
     def sets(self, samples: Indices) -> NDArray[np.int64]:
         """Number of the training set of each place, or TARGET."""

@@ -6,8 +6,6 @@ The steps are those of training on the task: the same global batches on the same
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 from launcher.errors import NotFinite
@@ -17,7 +15,6 @@ from launcher.worker.data.inputs import open_inputs
 from launcher.worker.rank.preemption import StopRequest
 from launcher.worker.rank.run_context import RunContext
 from launcher.worker.training.loop import Hooks, Loop
-from launcher.worker.training.lr_schedule import LearningRate
 from launcher.worker.training.progress import Progress
 from launcher.worker.training.setup import build
 
@@ -38,23 +35,12 @@ class Point(NamedTuple):
     smoothed: float
 
 
-@dataclass(frozen=True)
-class Growing(LearningRate):
-    """From the lowest rate to the highest, by the same factor at each step."""
+class RangeTestLoop(Loop):
+    """The training loop at rates that grow from the lowest to the highest, by the same factor at each step."""
 
-    def at(self, step: int, plateau: float = 1.0) -> float:
-        """The rate of step `step`, from 0."""
-        return LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
-
-
-@dataclass
-class SweepLoop(Loop):
-    """The training loop at growing rates."""
-
-    @cached_property
-    def learning_rate(self) -> LearningRate:
+    def rate(self, step: int) -> float:
         """Instead of the job's schedule."""
-        return Growing(self.job.train.schedule, HIGHEST, STEPS)
+        return LOWEST * (HIGHEST / LOWEST) ** ((step - self.feed.stages.epochs_since) / (STEPS - 1))
 
 
 def sweep(context: RunContext) -> None:
@@ -67,7 +53,7 @@ def sweep(context: RunContext) -> None:
             taken.append(event)
 
     nothing = Hooks(note, lambda _: 0.0, lambda: None, lambda: False, lambda: None)
-    loop = SweepLoop(
+    loop = RangeTestLoop(
         context.job,
         context.plan.split,
         context.plan.precision,
@@ -76,7 +62,7 @@ def sweep(context: RunContext) -> None:
         built.options,
         built.feed,
         built.learner,
-        Progress(step=built.feed.pretraining),
+        Progress(step=built.feed.stages.epochs_since),
         nothing,
         StopRequest(),
     )

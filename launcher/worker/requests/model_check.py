@@ -19,6 +19,7 @@ from launcher.job.sections.methods import Own
 from launcher.job.sections.tasks import FAMILIES
 from launcher.models import task_class
 from launcher.models.weights import loading
+from launcher.plan.stages import plan_stages
 from launcher.worker.data.inputs import check_labels, pretrained_model
 from launcher.worker.training.apply_adaptation import apply_adaptation
 
@@ -61,7 +62,7 @@ def check_model(job: Job, total_steps: int | None) -> None:
     if job.engine.block is not None:
         blocks_of(loaded.model, job.engine.block)
     setting = AdapterContext(pretrained, job.model.revision, task.auto_class, job.train.seed)
-    apply_adaptation(job, loaded, method, setting, total_steps or ENOUGH)
+    apply_adaptation(job, loaded, method, setting, plan_stages(job, total_steps or ENOUGH))
 
 
 def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:

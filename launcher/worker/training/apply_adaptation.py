@@ -10,11 +10,12 @@ from launcher.adapt import add_adapters, freeze_for_method
 from launcher.adapt.adapters.adapters import AdapterContext, Adapters
 from launcher.adapt.methods.method import Method
 from launcher.adapt.options.layerwise_lr import learning_rate_factors
-from launcher.adapt.options.stages import StagePlan, plan_stages
+from launcher.adapt.options.unfreezing import learning_sets
 from launcher.errors import ModelError
 from launcher.job.schema import Job
 from launcher.job.sections.adapting import Adapting
 from launcher.models.weights.loading import Loaded
+from launcher.plan.stages import StagePlan
 
 
 @dataclass(frozen=True)
@@ -22,27 +23,28 @@ class Adapted:
     """How the parameters of a model learn.
 
     adapters: what was added to it; None where the method adds nothing
-    course: what learns from which step on
+    stages: of the run, with what learns in each
     factors: what the learning rate of each parameter that ever learns is multiplied by
     """
 
     adapters: Adapters | None
-    course: StagePlan
+    stages: StagePlan
     factors: dict[str, float]
 
 
 def apply_adaptation(
-    job: Job, loaded: Loaded, method: Method | None, setting: AdapterContext, total_steps: int
+    job: Job, loaded: Loaded, method: Method | None, setting: AdapterContext, stages: StagePlan
 ) -> Adapted:
     """Add to the model what the job's method adds, and freeze what it freezes.
 
+    stages: what is known of them without the model
     Raises ModelError where the job cannot be had with this model. Weights may still be in their files.
     """
     check_start(job.adapt, loaded)
     adapters = add_adapters(job.adapt, loaded, setting)
     freeze_for_method(method, loaded)
-    course = plan_stages(job.adapt, loaded, total_steps)
-    return Adapted(adapters, course, learning_rate_factors(job.adapt, loaded.model))
+    stages = stages.with_learning(learning_sets(job.adapt, loaded), job.adapt)
+    return Adapted(adapters, stages, learning_rate_factors(job.adapt, loaded.model))
 
 
 def check_start(spec: Adapting, loaded: Loaded) -> None:

@@ -6,19 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import isfinite
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from launcher.adapt.options.stages import probe_steps
 from launcher.adapt.options.weight_options import WeightOptions
 from launcher.engines.base import Engine
 from launcher.errors import NotFinite, OutOfMemory
 from launcher.job.schema import Job
-from launcher.job.sections.methods import Dapt
 from launcher.models.parts.batch import Batch
 from launcher.plan.split import Split
 from launcher.run.events import Discarded, Event, Note, Step
@@ -28,7 +25,6 @@ from launcher.worker.rank.memory import memory_in_use
 from launcher.worker.rank.preemption import StopAgreed, StopRequest
 from launcher.worker.rank.world import World
 from launcher.worker.training import objective as learning
-from launcher.worker.training.lr_schedule import LearningRate
 from launcher.worker.training.objective import Objective
 from launcher.worker.training.progress import Progress
 
@@ -66,7 +62,7 @@ NOTHING = Votes((), stop=False, save=False)
 class Loop:
     """Trains from where `progress` stands to the end, or until a rank is asked to stop.
 
-    until: the step at which this engine's stage of the run ends; None for the run's own end
+    until: the step up to which this engine trains; None for the run's end
     discarded: the latest steps in a row that were not taken
     """
 
@@ -99,36 +95,14 @@ class Loop:
         """Under fp16 a gradient that is not finite only says that the loss was scaled by too much."""
         return self.precision == "fp16"
 
-    @cached_property
-    def learning_rate(self) -> LearningRate:
-        """The schedule over the steps of the task."""
-        train, probe = self.job.train, self.job.adapt.probing
-        peak = train.optimizer.lr
-        return LearningRate(
-            train.schedule,
-            peak,
-            self.total_steps - self.feed.pretraining,
-            probe_steps(self.job.adapt, self.total_steps),
-            peak if probe is None or probe.lr is None else probe.lr,
-        )
-
-    @cached_property
-    def pretraining_rate(self) -> LearningRate:
-        """The schedule over the steps before those; there is nothing there that a plateau could follow."""
-        asked = self.job.adapt.lr if isinstance(self.job.adapt, Dapt) else None
-        return LearningRate(self.job.train.schedule, asked or self.job.train.optimizer.lr, self.feed.pretraining)
-
-    def _rate(self, step: int) -> float:
-        first = self.feed.pretraining
-        return (
-            self.pretraining_rate.at(step, 1.0)
-            if step < first
-            else self.learning_rate.at(step - first, self.progress.plateau)
-        )
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step` of the run, from 0."""
+        stage = self.feed.stages.at(step)
+        return stage.rate.at(step, self.progress.plateau if stage.is_validated else 1.0)
 
     def train(self) -> bool:
-        """Take the steps of the stage that are left. Returns False when stopped on request before the run's end."""
-        while not self._stage_is_over():
+        """Take the steps that are left to this engine. Returns False when stopped on request before the run's end."""
+        while not self._engine_is_done():
             already_saved = self.progress.awaits_judgement
             try:
                 votes = NOTHING if already_saved else self.step()
@@ -138,7 +112,7 @@ class Loop:
             if self.progress.awaits_judgement and not stop:
                 stop, is_best = self._judge()
                 save |= is_best
-            if (save or stop or self._stage_is_over()) and not already_saved:
+            if (save or stop or self._engine_is_done()) and not already_saved:
                 self.hooks.save()
                 self._saved_at, self._saved_step = time.monotonic(), self.progress.step
             if stop and not self.is_over():
@@ -152,7 +126,7 @@ class Loop:
         progress = self.progress
         return (progress.step >= self.total_steps or progress.finished) and not progress.awaits_judgement
 
-    def _stage_is_over(self) -> bool:
+    def _engine_is_done(self) -> bool:
         if self.until is None or self.progress.awaits_judgement:
             return self.is_over()
         return self.progress.step >= self.until or self.is_over()
@@ -182,7 +156,7 @@ class Loop:
         known = learning.Step(moment, self.feed.sets(samples), lambda: self.world.heartbeat.beat(step + 1))
         with _out_of_memory_named(self.split.micro_batch, step):
             loss, memory, culprit = self._accumulate(batches, votes.weights, known)
-        lr = self._rate(step)
+        lr = self.rate(step)
         with _out_of_memory_named(self.split.micro_batch, step):
             norm = self.engine.step(lr, discard=not isfinite(loss), before_update=self.options.before_update)
             self.options.after_step(step + 1)
@@ -276,8 +250,8 @@ class Loop:
     def _evaluation_is_due(self) -> bool:
         if self.job.deciding_set is None:
             return False
-        if self.progress.step <= self.feed.pretraining:
-            return False  # the head knows nothing yet
+        if not self.feed.stages.at(self.progress.step - 1).is_validated:
+            return False
         every = self.job.validation.every
         return self._is_due(None if every == "epoch" else every) or self.progress.step == self.total_steps
 
@@ -287,7 +261,7 @@ class Loop:
     def _is_due(self, every: int | None) -> bool:
         """Whether the steps done are a multiple of `every`, or of an epoch where that is None."""
         if every is None:
-            return (self.progress.step - self.feed.pretraining) % self.feed.steps_per_epoch == 0
+            return (self.progress.step - self.feed.stages.epochs_since) % self.feed.steps_per_epoch == 0
         return self.progress.step % every == 0
 
     def _minutes_have_passed(self) -> bool:

@@ -257,7 +257,7 @@ def _train(
         progress,
         Hooks(context.log.write, evaluate, save, checkpoints.has_failed, finish_saving),
         stop,
-        until=built.stage.end,
+        until=built.span.end,
     )
     context.enter("training")
     if context.plan.evaluations:

@@ -12,7 +12,6 @@ from launcher.adapt.adapters.adapters import AdapterContext, Adapters
 from launcher.adapt.methods.method import Method
 from launcher.adapt.methods.module import PARTS, AdaptingModule
 from launcher.adapt.options.distillation import TEACHER, add_teacher
-from launcher.adapt.options.stages import Stage, StagePlan, probe_steps
 from launcher.adapt.options.weight_options import WeightOptions
 from launcher.checkpoint.model_folder import MODEL, write_skeleton
 from launcher.engines import make_engine
@@ -21,6 +20,7 @@ from launcher.job.pretrained import longest_input
 from launcher.job.schema import Job
 from launcher.models.tasks.base import TaskModule
 from launcher.models.weights.loading import Loaded
+from launcher.plan.stages import Span
 from launcher.worker.data.inputs import Inputs, load_model
 from launcher.worker.data.train_data import TrainData
 from launcher.worker.evaluation.padding_check import choose_batches
@@ -48,7 +48,7 @@ class TrainSetup:
     options: WeightOptions
     feed: TrainData
     learner: Objective
-    stage: Stage
+    span: Span
     base: str
     never_saved: frozenset[str]
     has_new_head: bool
@@ -81,19 +81,17 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
     job = context.job
     method = _method(job, inputs)
     feed = TrainData.of(job, inputs, method)
-    steps = feed.total_steps
     engine = make_engine(context.plan.engine, _settings(context))
     loaded = load_model(context, inputs, in_parts=engine.shards_weights or _is_quantised(job))
     base, has_new_head = loaded.identity if job.adapt.needs_the_start else "", bool(loaded.new)
-    adapted = apply_adaptation(job, loaded, method, _setting(context, inputs), steps)
-    adapters, course = adapted.adapters, adapted.course
-    stage = course.at(step)
+    adapted = apply_adaptation(job, loaded, method, _setting(context, inputs), feed.stages)
+    adapters, span = adapted.adapters, adapted.stages.span_at(step)
     writes_skeleton = _skeleton_writer(context, inputs, loaded, adapters)
-    _begin(context, loaded, adapters, stage, course, writes_skeleton)
+    _begin(context, loaded, adapters, span, writes_skeleton)
     treatments = _treatments(adapted, loaded)
     never = [name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad]
     for name, parameter in loaded.model.named_parameters():
-        parameter.requires_grad_(name in stage.learning)
+        parameter.requires_grad_(name in span.learning)
     module, stored = inputs.task.build(loaded.model), loaded.stored
     never_saved = set() if adapters is None else {f"{MODEL}{name}" for name in never}
     if job.adapt.distill is not None:
@@ -104,14 +102,13 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
     module = joined_module(module, method, loaded, job, inputs.pretrained)
     treatments |= _treatments_of_parts(module, method)
     engine.prepare(module, job.train.optimizer, stored, treatments)
-    # what a probe ends with is the start of a new head, so nothing is kept of the start until then
-    interpolates = job.adapt.interpolate is not None and step >= probe_steps(job.adapt, steps)
-    options = WeightOptions(job.adapt, engine, steps, feed.steps_per_epoch, interpolates=interpolates)
+    interpolates = job.adapt.interpolate is not None and adapted.stages.at(step).has_start
+    options = WeightOptions(job.adapt, engine, feed.total_steps, feed.steps_per_epoch, interpolates=interpolates)
     _choose_batches(context, inputs, engine)
     base = base if adapters is None else adapters.base
     learner = _learner(context, feed, engine)
     unsaved = frozenset(never_saved)
-    return TrainSetup(job, engine, options, feed, learner, stage, base, unsaved, has_new_head, writes_skeleton)
+    return TrainSetup(job, engine, options, feed, learner, span, base, unsaved, has_new_head, writes_skeleton)
 
 
 def _choose_batches(context: RunContext, inputs: Inputs, engine: Engine) -> None:
@@ -171,18 +168,17 @@ def _begin(
     context: RunContext,
     loaded: Loaded,
     adapters: Adapters | None,
-    stage: Stage,
-    course: StagePlan,
+    span: Span,
     writes_skeleton: Callable[[], None],
 ) -> None:
     """Write what is known of the result before it has any weights, and say which stage begins."""
     if not context.world.is_first:
         return
-    if len(course.stages) > 1:
-        learning = sum(p.numel() for name, p in loaded.model.named_parameters() if name in stage.learning)
-        place = f"stage {stage.number + 1} of {len(course.stages)}, to step {stage.end}"
+    if span.of > 1:
+        learning = sum(p.numel() for name, p in loaded.model.named_parameters() if name in span.learning)
+        place = f"stage {span.number + 1} of {span.of}, to step {span.end}"
         context.log.note(f"{place}: {learning:,} parameters are trained")
-    if stage.number and context.folder.skeleton.is_dir():
+    if span.number and context.folder.skeleton.is_dir():
         return
     if adapters is not None:
         context.log.note(str(adapters))
@@ -208,7 +204,7 @@ def _longest_text(job: Job, inputs: Inputs, loaded: Loaded) -> int | None:
 def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, ParamOptions]:
     """By the names that parameters have in the task's module."""
     return {
-        f"{MODEL}{name}": ParamOptions(factor, adapted.course.since(name), name in loaded.new)
+        f"{MODEL}{name}": ParamOptions(factor, adapted.stages.since(name), name in loaded.new)
         for name, factor in adapted.factors.items()
     }
 

@@ -10,34 +10,35 @@ from launcher.job.sections.training import Schedule
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The schedule of one run.
+    """The schedule of a part of the run.
 
     peak: the optimizer's `lr`
-    total_steps: optimizer steps of the whole run
-    probe_steps, probe_lr: steps before the schedule begins, and their constant rate
+    steps: optimizer steps that are scheduled
+    start: optimizer steps before them
     """
 
     schedule: Schedule
     peak: float
-    total_steps: int
-    probe_steps: int = 0
-    probe_lr: float = 0.0
+    steps: int
+    start: int = 0
+
+    @classmethod
+    def constant(cls, rate: float, steps: int, start: int) -> LearningRate:
+        """The same rate in each step."""
+        return cls(Schedule(name="constant"), rate, steps, start)
 
     @property
     def warmup_steps(self) -> int:
         """A fraction of all steps that are scheduled below 1, a number of steps from 1 on."""
         warmup = self.schedule.warmup
-        return round(warmup * (self.total_steps - self.probe_steps)) if warmup < 1 else round(warmup)
+        return round(warmup * self.steps) if warmup < 1 else round(warmup)
 
     def at(self, step: int, plateau: float = 1.0) -> float:
-        """The rate of step `step` (from 0); `plateau` is what stalled validation has multiplied it by."""
-        warm, floor = self.warmup_steps, self.schedule.min_lr
-        if step < self.probe_steps:
-            return self.probe_lr
-        step, steps = step - self.probe_steps, self.total_steps - self.probe_steps
+        """The rate of step `step` of the run (from 0); `plateau` is what stalled validation has multiplied it by."""
+        warm, floor, step = self.warmup_steps, self.schedule.min_lr, step - self.start
         if step < warm:
             return self.peak * (step + 1) / warm
-        done = (step - warm) / max(1, steps - warm)
+        done = (step - warm) / max(1, self.steps - warm)
         match self.schedule.name:
             case "constant":
                 share = 1.0

@@ -6,7 +6,7 @@ import pytest
 
 from launcher.job.schema import Job
 from launcher.job.sections.training import Schedule
-from launcher.worker.training.lr_schedule import LearningRate
+from launcher.plan.lr_schedule import LearningRate
 from launcher.worker.training.progress import Progress
 
 
