@@ -27,7 +27,7 @@ from launcher.worker.rank.preemption import StopRequest
 from launcher.worker.rank.process import RankEnv
 from launcher.worker.rank.run_context import RunContext
 from launcher.worker.rank.world import World
-from launcher.worker.training import recipe as main
+from launcher.worker.training import recipe
 from tests.damage import DAMAGES, flip_a_bit
 from tests.tiny import write_texts
 from tests.worlds import Worlds
@@ -91,7 +91,7 @@ def go(rank: int, size: int, path: str, mischief: str = "") -> str:
     context = RunContext(
         load_job(folder.job_file), folder.plan(), folder, world, log, Attempt.read(folder) or Attempt()
     )
-    choose = main._choose_weights
+    choose = recipe.choose_weights
 
     def mischievous(*arguments: Any) -> Any:
         if mischief and rank == 0:
@@ -99,13 +99,13 @@ def go(rank: int, size: int, path: str, mischief: str = "") -> str:
         world.wait()
         return choose(*arguments)
 
-    main._choose_weights = mischievous
+    recipe.choose_weights = mischievous
     try:
-        main.fine_tune(context, StopRequest())
+        recipe.fine_tune(context, StopRequest())
     except AdaptrunError as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        main._choose_weights = choose
+        recipe.choose_weights = choose
         log.close()
     return ""
 

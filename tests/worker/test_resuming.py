@@ -24,7 +24,7 @@ from launcher.worker.rank.process import RankEnv
 from launcher.worker.rank.run_context import RunContext
 from launcher.worker.rank.world import World
 from launcher.worker.requests.selfcheck import make_material
-from launcher.worker.training import recipe as main
+from launcher.worker.training.recipe import fine_tune
 from tests.worlds import Worlds
 
 SAVED, STEPS = 7, 17
@@ -94,7 +94,7 @@ def train(rank: int, size: int, runs: list[tuple[str, int | None]]) -> list[list
             load_job(folder.job_file), folder.plan(), folder, world, log, Attempt(checkpoint=checkpoint)
         )
         try:
-            main.fine_tune(context, StopRequest())
+            fine_tune(context, StopRequest())
         except Stopped:
             pass
         finally:

@@ -71,6 +71,13 @@ class CheckpointSelector:
             remembered[name] = np.load(context.folder.selection_file)
         self._kept = remembered.get(name)
 
+    @classmethod
+    def of(
+        cls, context: RunContext, inputs: Inputs, module: nn.Module, remembered: dict[str, Values]
+    ) -> CheckpointSelector | None:
+        """What chooses for a target without labels; None where labels choose."""
+        return cls(context, inputs, module, remembered) if context.job.selects_for_target else None
+
     def _state(self) -> str:
         """Whether the weights are kept or have to be found; else what is wrong."""
         file = self._context.folder.selection_file

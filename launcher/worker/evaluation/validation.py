@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from launcher.measure.compare.per_sample_results import PerSampleResults
+from launcher.measure.compare.per_sample_results import PerSampleResults, Values
 from launcher.run.events import Evaluated
 from launcher.worker.data.inputs import Inputs
 from launcher.worker.evaluation.checkpoint_selection import CheckpointSelector, deciding_value_of
@@ -26,6 +26,14 @@ class Validator:
     ) -> None:
         self._context, self._inputs, self._module, self._selector = context, inputs, module, selector
         self._known: dict[tuple[int, str], Measured] = {}
+
+    @classmethod
+    def of(cls, context: RunContext, inputs: Inputs, module: nn.Module, weights: dict[str, Values]) -> Validator:
+        """By the labels; or, of a target without labels, in the way that the job selects by.
+
+        weights: of the samples of a validation set, kept from one engine to the next
+        """
+        return cls(context, inputs, module, CheckpointSelector.of(context, inputs, module, weights))
 
     def measure(self, step: int) -> Metrics:
         """Every set, with the weights after `step` optimizer steps."""

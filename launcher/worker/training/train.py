@@ -1,0 +1,149 @@
+"""Training all stages of a run, validating, adjusting and saving on the way."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from launcher.checkpoint.saving import Checkpoints
+from launcher.errors import NotFinite, Stopped
+from launcher.measure.compare.per_sample_results import Values
+from launcher.run.checkpoints import checkpoint_name
+from launcher.run.events import Saved, Started
+from launcher.run.folder import write_whole
+from launcher.worker.data.inputs import Inputs
+from launcher.worker.evaluation.validation import BEFORE, Validator
+from launcher.worker.rank.preemption import StopRequest
+from launcher.worker.rank.run_context import RunContext
+from launcher.worker.training.checkpoint_integrity import insist_on_soundness
+from launcher.worker.training.conclusion import conclude
+from launcher.worker.training.loop import Hooks, Loop
+from launcher.worker.training.progress import Progress
+from launcher.worker.training.restoring import restore
+from launcher.worker.training.setup import TrainSetup, build
+
+
+def train(
+    context: RunContext, inputs: Inputs, progress: Progress, stop: StopRequest, weights: dict[str, Values]
+) -> tuple[TrainSetup, Validator]:
+    """Train all stages, an engine for each set of parameters that learns; the last one, and what validates in it.
+
+    weights: of the samples of a validation set, kept from one engine to the next
+    Raises Stopped when asked to stop before the end.
+    """
+    checkpoints, reached = _checkpoints(context, stop), context.checkpoint
+    while True:
+        setup = build(context, inputs, progress.step)
+        restore(context, setup, progress, reached)
+        validator = Validator.of(context, inputs, setup.engine.module, weights)
+        if not progress.before:
+            progress.before = validator.measure(progress.step)
+            validator.keep_outcomes(progress.step, BEFORE)
+        reached = _train_span(context, setup, progress, validator, checkpoints, stop)
+        if reached is None:
+            return setup, validator
+        insist_on_soundness(context, reached)
+        del setup, validator
+        gc.collect()  # the next engine needs the room
+
+
+def _train_span(
+    context: RunContext,
+    setup: TrainSetup,
+    progress: Progress,
+    validator: Validator,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> Path | None:
+    """Train, validating and adjusting as it goes.
+
+    Returns the checkpoint from which the next engine resumes, None at the run's end.
+    """
+
+    def save() -> None:
+        context.enter("saving", checkpoint_name(progress.step))
+        checkpoints.save(progress.step, setup.state(), progress.as_dict(), progress.best_step)
+        context.enter("training")
+
+    def finish_saving() -> None:
+        context.enter("saving")
+        checkpoints.wait()
+
+    def evaluate(before_batch: Callable[[], None]) -> float:
+        with setup.result_weights(progress.step):
+            validator.forget_outcomes(progress.best_step)
+            value = validator.deciding_value(progress.step, before_batch)
+        context.enter("training")
+        return value
+
+    loop = Loop(
+        context.job,
+        context.plan.split,
+        context.plan.precision,
+        context.world,
+        setup.engine,
+        setup.options,
+        setup.feed,
+        setup.learner,
+        progress,
+        Hooks(context.log.write, evaluate, save, checkpoints.has_failed, finish_saving),
+        stop,
+        until=setup.span.end,
+    )
+    context.enter("training")
+    if context.plan.evaluations:
+        context.log.note(f"validation: {context.plan.evaluations}")
+    context.log.write(
+        Started(
+            step=progress.step,
+            total_steps=loop.total_steps,
+            steps_per_epoch=setup.feed.steps_per_epoch,
+            epochs=context.job.train.epochs,
+            processes=context.world.size,
+            counted_in=setup.feed.task.counted_in,
+        )
+    )
+    with stop.deferred(), _discarded_kept(context, loop):
+        if loop.train():
+            return None if loop.is_over() else checkpoints.at(progress.step)
+        if context.world.is_first:
+            conclude(context, progress, "stopped", after={})
+        context.world.wait()
+    raise Stopped(
+        f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
+        "command resumes from there"
+    )
+
+
+def _checkpoints(context: RunContext, stop: StopRequest) -> Checkpoints:
+    """The run's checkpoints, each of which is told."""
+
+    def saved(step: int, path: Path, seconds: float) -> None:
+        stop.saving_took(seconds)
+        context.log.write(Saved(step=step, path=str(path), seconds=seconds))
+
+    return Checkpoints(
+        context.folder.checkpoints,
+        context.job.checkpoint.keep,
+        in_background=context.job.checkpoint.in_background,
+        on_saved=saved,
+        start=context.start.count,
+        before_completing=context.fence.check,
+    )
+
+
+@contextmanager
+def _discarded_kept(context: RunContext, loop: Loop) -> Iterator[None]:
+    """Where too many steps were discarded, keep which samples each was made of."""
+    try:
+        yield
+    except NotFinite:
+        if context.world.is_first:
+            write_whole(
+                context.folder.discarded_file, json.dumps([asdict(event) for event in loop.discarded], indent=2)
+            )
+        raise
