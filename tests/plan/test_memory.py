@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from launcher.adapt.options.weight_options import WeightOptions
 from launcher.errors import JobError, ModelError
 from launcher.job.pretrained import Pretrained, find_pretrained
 from launcher.job.reading.job_file import load_job
@@ -68,8 +69,10 @@ def measured(
         place = find_pretrained(Model(pretrained=folder))
         setting = AdapterContext(place, None, task.auto_class, seed=0)
         add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), setting)
-    engine: Any = engine_of(engine_name, None, averages=averages)
+    engine: Any = engine_of(engine_name, None)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
+    average = Ema(name="ema") if averages else None
+    options = WeightOptions(Finetune(average=average), engine, 1, 1, interpolates=False)
     batch = task.collate([{"input_ids": [5, 6], "length": 2, "label": 0}], [0])
     engine.accumulate(batch, 1.0, last=False)
     local = held_by_zero(engine)[1] if engine_name == "zero1" else 0  # whole until they are reduced
@@ -85,7 +88,7 @@ def measured(
         weights, gradients = held_by_zero(engine)
         gradients = max(gradients, local)
     engine.step(1e-3)
-    moments = held(t for slots in engine.state()["optimizer"].values() for t in slots.values() if t is not None)
+    moments = held(t for slots in options.state()["optimizer"].values() for t in slots.values() if t is not None)
     return weights, gradients, moments
 
 
