@@ -6,6 +6,9 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports the hub's client, which reads it once
 
+import ctypes
+import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,15 @@ from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
 
 __all__ = ["trained"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back() -> Iterator[None]:
+    """Without it glibc keeps what the tests of each file have freed, some gigabytes by the end."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
 
 
 @pytest.fixture(scope="session")
