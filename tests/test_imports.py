@@ -163,6 +163,17 @@ def test_how_many_processes_there_are_is_asked_in_one_file() -> None:
     assert asking == {"launcher.engines.mesh"}
 
 
+def test_rules_and_files_are_checked_by_whoever_starts_a_run_and_in_no_rank() -> None:
+    asking = {
+        module
+        for module, file in modules().items()
+        if part_of(module) == "worker"
+        for _, imported in imports_of(file)
+        if imported.startswith(("launcher.job.rules", "launcher.job.reading.job_file"))
+    }
+    assert asking == {"launcher.worker.rank.run_context"}, "that of a job file which is started by hand"
+
+
 def test_no_module_imports_itself_in_a_circle() -> None:
     names = set(modules())
     graph = {

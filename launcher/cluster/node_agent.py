@@ -19,7 +19,6 @@ from launcher.cluster.node_env import NodeEnv
 from launcher.cluster.node_health import faults_of_this_node
 from launcher.cluster.node_heartbeat import HeartbeatWriter
 from launcher.errors import AdaptrunError, ExitCode, RunFailed, Stopped
-from launcher.job.reading.job_file import load_kept_job
 from launcher.run.attempts import Attempt, Cause, adopt, begin
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.failures import Failure, ends_of_nodes, report_failure
@@ -71,7 +70,7 @@ def _leave_word(folder: RunFolder, error: Exception, trace: str, code: int) -> N
 
 def run_node(folder: RunFolder, place: NodeEnv, ends: float | None) -> int:
     """Start and watch this node's ranks. Raises AdaptrunError where they could not be started."""
-    job, plan = load_kept_job(folder.job_file), folder.plan()
+    job, plan = folder.job(), folder.plan()
     heartbeat = HeartbeatWriter(folder, place.nodes[place.index])
     with ExitStack() as stack:
         requests = stack.enter_context(StopRequests().listening(last=True))

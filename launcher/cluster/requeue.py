@@ -14,7 +14,6 @@ from launcher.cluster.batch_jobs import excluded_file
 from launcher.cluster.srun_watchdog import lost_file
 from launcher.display.live import print_outcome
 from launcher.errors import AdaptrunError, ExitCode
-from launcher.job.reading.job_file import load_kept_job
 from launcher.run.attempts import Attempt, attempts_without_progress
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.events import Began, EventTail
@@ -68,7 +67,7 @@ def decide(folder: RunFolder, requeues: int, max_requeues: int) -> int:
     try:
         report_failure(folder)
     except RankFailed as failed:
-        restart(folder, load_kept_job(folder.job_file), folder.job_file, failed)
+        restart(folder, folder.job(), folder.job_file, failed)
         print(f"the ranks are restarted after this failure:\n{failed}", file=sys.stderr)
         return AGAIN
 
@@ -103,7 +102,7 @@ def _text(file: Path) -> str:
 
 def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) -> int:
     """Whether the run may go back into the queue: not for ever, and not where starts bring nothing."""
-    job, without_progress = load_kept_job(folder.job_file), attempts_without_progress(folder, _start(folder))
+    job, without_progress = folder.job(), attempts_without_progress(folder, _start(folder))
     done = max(requeues, _requeues_since_a_person_began(folder))
     if done >= max_requeues:
         print(f"not requeued: that was done {done} times already (max_requeues of the profile): {why}")

@@ -13,7 +13,6 @@ from launcher.data.sources import count_rows
 from launcher.errors import RequestError
 from launcher.job.home import DEFAULT_CACHE, usable_cache
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code, read_config
-from launcher.job.reading.job_file import load_kept_job
 from launcher.job.requests import EvaluationRequest
 from launcher.job.schema import Job, Model
 from launcher.plan.hardware import find_hardware
@@ -88,7 +87,7 @@ def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Mo
         raise RequestError("a soup is made of two runs or more")
     if not RunFolder(runs[0]).job_file.is_file():
         raise RequestError(f"{runs[0]} is no run's folder; the job of the first run says what the soup is evaluated on")
-    job = load_kept_job(RunFolder(runs[0].resolve()).job_file)
+    job = RunFolder(runs[0].resolve()).job()
     if job.deciding_set not in job.data.validation:
         raise RequestError(
             f"the job of {runs[0]} has no validation set to evaluate a soup on; add data.validation to it"

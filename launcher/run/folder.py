@@ -17,6 +17,7 @@ from typing import Any
 from launcher.errors import JobError, RequestError, RunFailed
 from launcher.files import partial_of
 from launcher.files import write_whole as write_whole
+from launcher.job.reading.job_file import load_kept_job
 from launcher.job.reading.positions import read_document
 from launcher.job.reading.yaml_reader import dump_yaml
 from launcher.job.schema import Job
@@ -48,6 +49,13 @@ class RunFolder:
     def job_file(self) -> Path:
         """The job as resolved; running it again repeats the run."""
         return self.path / "job.yaml"
+
+    def job(self) -> Job:
+        """The job as it was resolved and checked when the run began; rules and files are not looked at again.
+
+        Raises JobError for a damaged file.
+        """
+        return load_kept_job(self.job_file)
 
     def job_values(self) -> dict[str, Any]:
         """The job as it was kept; nothing asks whether its data are still there. Raises RequestError."""

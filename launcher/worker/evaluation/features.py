@@ -15,7 +15,6 @@ from launcher.data.pool import Pool
 from launcher.data.prepared import Prepared
 from launcher.files import fault_of_sealed, partial_of, remove_leftovers, seal
 from launcher.job.pretrained import find_pretrained
-from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.models import task_class
 from launcher.models.parts.features import features_of, unchanged
@@ -35,7 +34,7 @@ FORMAT = 1
 
 def extract_features(place: RankEnv, folder: RunFolder, device: str) -> None:
     """Rank 0 writes `result.json`: the file of each set's features."""
-    job = load_job(folder.job_file, trains=False)
+    job = folder.job()
     with World.at(place, device).joined(TIMEOUT) as world:
         files = features_of_sets(job, folder, world)
         if world.is_first:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.display.live import follow, print_outcome
-from launcher.job.reading.job_file import load_job, load_kept_job
+from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
 from launcher.plan.planner import make_plan
@@ -61,7 +61,7 @@ def joined_run(process: RankProcess, target: Path, sets: Sequence[str], resume: 
     with ExitStack() as stack:
         if process.folder is not None:
             folder = process.folder
-            job, plan = load_kept_job(folder.job_file), folder.plan()
+            job, plan = folder.job(), folder.plan()
             world = stack.enter_context(
                 World.at(process.place, plan.device, process.heartbeat).joined(job.launch.timeout)
             )

@@ -17,13 +17,12 @@ def main() -> None:
 
     def work() -> None:
         from launcher.errors import RequestError
-        from launcher.job.reading.job_file import load_job
         from launcher.worker.requests.model_check import check_model
 
         for place, name in zip(asked[::2], asked[1::2], strict=True):
             run = RunFolder(Path(place))
             try:
-                check_model(load_job(run.job_file), run.plan().total_steps)
+                check_model(run.job(), run.plan().total_steps)
             except RequestError as error:
                 raise RequestError(f"{name}: {error}" if name else str(error)) from error
 

@@ -16,12 +16,11 @@ def main() -> None:
     process.keep_output()
 
     def work() -> None:
-        from launcher.job.reading.job_file import load_job
         from launcher.run.events import EventLog
         from launcher.worker.data.inputs import prepare
 
         log = EventLog(folder.events_file)
-        prepare(load_job(folder.job_file), folder, log)
+        prepare(folder.job(), folder, log)
         log.close()
 
     process.run(work)

@@ -36,7 +36,6 @@ def main() -> None:
 
 def train_cases(process: RankProcess, cases: list[RunFolder]) -> None:
     """Fine-tune each case with the ranks of this world."""
-    from launcher.job.reading.job_file import load_job
     from launcher.run.attempts import Attempt
     from launcher.run.events import EventLog
     from launcher.worker.rank.preemption import StopRequest
@@ -47,7 +46,7 @@ def train_cases(process: RankProcess, cases: list[RunFolder]) -> None:
     with World.at(process.place, "cpu").joined(timeout_minutes=5) as world:
         for folder in cases:
             log = EventLog(folder.events_file if world.is_first else None)
-            context = RunContext(load_job(folder.job_file), folder.plan(), folder, world, log, Attempt())
+            context = RunContext(folder.job(), folder.plan(), folder, world, log, Attempt())
             fine_tune(context, StopRequest())
             log.close()
 
