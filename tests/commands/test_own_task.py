@@ -53,6 +53,7 @@ def test_it_goes_through_every_command(folder: Path) -> None:
     assert sum(row["margin"] > 0 for row in rows) / 25 == pytest.approx(result["after"]["agreement"])
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped_under_another_engine(folder: Path) -> None:
     stopped = [*SMALL, "--set", "train.epochs=40"]
     launcher = start("train", "job.yaml", *stopped, "--set", "engine.name=ddp", cwd=folder)

@@ -12,6 +12,7 @@ from launcher.errors import ExitCode
 from tests.cli import adaptrun
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_engine_world_and_split_agrees_with_one_process(tmp_path: Path) -> None:
     report = json.loads(adaptrun("selfcheck", "--json", cwd=tmp_path).stdout)

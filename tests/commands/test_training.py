@@ -113,7 +113,7 @@ def test_several_processes_by_hand_give_the_same_model(trained: Trained, tmp_pat
     "engine",
     [
         "{name: fsdp}",
-        "{name: deepspeed}",
+        pytest.param("{name: deepspeed}", marks=pytest.mark.slow),
         "{name: deepspeed, deepspeed: zero3}",
         pytest.param("{name: deepspeed, deepspeed: zero2_offload}", marks=pytest.mark.slow),
         pytest.param("{name: deepspeed, deepspeed: zero3_offload}", marks=pytest.mark.slow),

@@ -212,7 +212,9 @@ def test_bad_data_are_the_users_to_mend(tmp_path: Path, tiny_model: Path) -> Non
     assert [len(file.read_text().splitlines()) for file in tmp_path.glob("runs/*/failure.txt")] == [1, 1]
 
 
-@pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
+@pytest.mark.parametrize(
+    ("number", "processes"), [pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow), (signal.SIGUSR1, 2)]
+)
 def test_a_request_to_stop_saves_and_the_same_command_goes_on(
     number: signal.Signals, processes: int, tmp_path: Path, tiny_model: Path
 ) -> None:

@@ -171,6 +171,7 @@ def test_killed_at_many_moments_it_goes_on_to_the_same_bits(
         kill_and_go_on(copy_of(folder, f"{turn}"), reference, random.Random(seed + turn), victim, during_save)
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_other_ranks_at_the_very_next_sample(folder: Path) -> None:
     no_dropout = ["--set", "model.dropout=0", "--set", "train.clip_norm=0.5"]
     whole = copy_of(folder, "whole")
