@@ -150,8 +150,8 @@ class Loop:
         if found is not None:
             self.hooks.write(Note(text=found))
         lengths = self.feed.pool.lengths[samples]
-        hand = self._deal(lengths)[self.world.data_rank]
-        batches = [self.feed.batch(samples, mine, moment) for mine in hand]
+        own = self._deal(lengths)[self.world.data_rank]
+        batches = [self.feed.batch(samples, mine, moment) for mine in own]
         votes = self._vote(batches)
         known = learning.Step(moment, self.feed.sets(samples), lambda: self.world.heartbeat.beat(step + 1))
         with _out_of_memory_named(self.split.micro_batch, step):
@@ -162,13 +162,7 @@ class Loop:
             self.options.after_step(step + 1)
         self.world.heartbeat.beat()
         seconds = time.perf_counter() - begun
-        self.progress.step += 1
-        self.progress.seconds += seconds
-        ended = self.learner.must_end()
-        if ended is not None:
-            self.progress.finished = True
-            self.hooks.write(Note(text=ended))
-        self.progress.awaits_judgement = self._evaluation_is_due()
+        self._count(seconds)
         if not isfinite(loss) or (not isfinite(norm) and not self.scales_the_loss):
             self._discard(loss, norm, samples.tolist(), culprit)
             return votes
@@ -188,6 +182,16 @@ class Loop:
             )
         )
         return votes
+
+    def _count(self, seconds: float) -> None:
+        """Take note of a step that was made, and of what is due after it."""
+        self.progress.step += 1
+        self.progress.seconds += seconds
+        ended = self.learner.must_end()
+        if ended is not None:
+            self.progress.finished = True
+            self.hooks.write(Note(text=ended))
+        self.progress.awaits_judgement = self._evaluation_is_due()
 
     def _deal(self, lengths: NDArray[np.int32]) -> Deal:
         """Deal the positions of the global batch. One with target samples beside takes more micro-batches."""

@@ -63,6 +63,37 @@ def _train_span(
 
     Returns the checkpoint from which the next engine resumes, None at the run's end.
     """
+    loop = Loop(
+        context.job,
+        context.plan.split,
+        context.plan.precision,
+        context.world,
+        setup.engine,
+        setup.options,
+        setup.feed,
+        setup.learner,
+        progress,
+        _hooks(context, setup, progress, validator, checkpoints),
+        stop,
+        until=setup.span.end,
+    )
+    _begin(context, setup, progress)
+    with stop.deferred(), _discarded_kept(context, loop):
+        if loop.train():
+            return None if loop.is_over() else checkpoints.at(progress.step)
+        if context.world.is_first:
+            conclude(context, progress, "stopped", after={})
+        context.world.wait()
+    raise Stopped(
+        f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
+        "command resumes from there"
+    )
+
+
+def _hooks(
+    context: RunContext, setup: TrainSetup, progress: Progress, validator: Validator, checkpoints: Checkpoints
+) -> Hooks:
+    """What the loop calls: each says which phase it is in."""
 
     def save() -> None:
         context.enter("saving", checkpoint_name(progress.step))
@@ -80,42 +111,23 @@ def _train_span(
         context.enter("training")
         return value
 
-    loop = Loop(
-        context.job,
-        context.plan.split,
-        context.plan.precision,
-        context.world,
-        setup.engine,
-        setup.options,
-        setup.feed,
-        setup.learner,
-        progress,
-        Hooks(context.log.write, evaluate, save, checkpoints.has_failed, finish_saving),
-        stop,
-        until=setup.span.end,
-    )
+    return Hooks(context.log.write, evaluate, save, checkpoints.has_failed, finish_saving)
+
+
+def _begin(context: RunContext, setup: TrainSetup, progress: Progress) -> None:
+    """Say that training begins, and where."""
     context.enter("training")
     if context.plan.evaluations:
         context.log.note(f"validation: {context.plan.evaluations}")
     context.log.write(
         Started(
             step=progress.step,
-            total_steps=loop.total_steps,
+            total_steps=setup.feed.total_steps,
             steps_per_epoch=setup.feed.steps_per_epoch,
             epochs=context.job.train.epochs,
             processes=context.world.size,
             counted_in=setup.feed.task.counted_in,
         )
-    )
-    with stop.deferred(), _discarded_kept(context, loop):
-        if loop.train():
-            return None if loop.is_over() else checkpoints.at(progress.step)
-        if context.world.is_first:
-            conclude(context, progress, "stopped", after={})
-        context.world.wait()
-    raise Stopped(
-        f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
-        "command resumes from there"
     )
 
 
