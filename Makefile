@@ -60,7 +60,7 @@ bench: setup  ## the benchmarks, both sides in one run
 
 docs: setup  ## write the references from the code, and the pages as a site into build/site
 	$(BIN)/python -m launcher.reference
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove what was installed, built and demonstrated
 	rm -rf .venv build dist *.egg-info adaptrun-demo
