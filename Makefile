@@ -58,9 +58,9 @@ bench: setup  ## the benchmarks, both sides in one run
 	$(BIN)/python benchmarks/token_loss.py
 	$(BIN)/python benchmarks/adaptation.py
 
-docs: setup  ## write the references of the job file and of profiles from their fields
-	$(BIN)/python -m launcher.job.reference
-	$(BIN)/python -m launcher.cluster.reference
+docs: setup  ## write the references from the code, and the pages as a site into build/site
+	$(BIN)/python -m launcher.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove what was installed, built and demonstrated
 	rm -rf .venv build dist *.egg-info adaptrun-demo

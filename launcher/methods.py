@@ -1,4 +1,4 @@
-"""What an own method of adapting is made of (docs/own-method.md): `from launcher.methods import Method, …`."""
+"""What an own method of adapting is made of (docs/extending/method.md): `from launcher.methods import Method, …`."""
 
 from launcher.adapt.methods.method import (
     FILLER,

@@ -1,4 +1,4 @@
-"""What an own task is made of (docs/own-task.md): `from launcher.tasks import Task, TaskModule, Batch, Losses, …`."""
+"""What an own task is made of (docs/extending/task.md): `from launcher.tasks import Task, TaskModule, Batch, …`."""
 
 from launcher.data.rows import Row
 from launcher.errors import DataError

@@ -34,12 +34,12 @@ def task_class(name: str, loss: str = "auto") -> type[Task]:
     else:
         found = own_object(name)
         if not (isinstance(found, type) and issubclass(found, Task)):
-            raise RequestError(f"{name} is no task; derive it from launcher.tasks.Task (docs/own-task.md)")
+            raise RequestError(f"{name} is no task; derive it from launcher.tasks.Task (docs/extending/task.md)")
         check_names(found, RENAMED)
     if loss in found.variants:
         found = getattr(sys.modules[found.__module__], found.variants[loss])
     lacking = sorted(found.__abstractmethods__)
     if lacking:
-        raise RequestError(f"{name} lacks {', '.join(lacking)}; docs/own-task.md says what each of them does")
+        raise RequestError(f"{name} lacks {', '.join(lacking)}; docs/extending/task.md says what each of them does")
     complete: type[Task] = found
     return complete

@@ -149,7 +149,7 @@ def test_an_example_gives_the_same_numbers_under_every_engine(
     """Without what two worlds draw differently, dropout; with SGD, since Adam turns rounding into whole steps.
 
     fortune-chats stands for the sayings without turns too: the model and all that the engines see of it are the same.
-    DeepSpeed knows the norm of millions of values less exactly than the other engines (docs/design.md).
+    DeepSpeed knows the norm of millions of values less exactly than the other engines (docs/design/index.md).
     """
     values = SMALL[name].job_in(name, tmp_path, write(SMALL[name].writer))
     values["model"]["dropout"] = 0.0

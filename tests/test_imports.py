@@ -62,6 +62,7 @@ ALLOWED = {
     },
     "tasks": {"errors", "data", "models"},
     "methods": {"adapt"},
+    "reference": {"job", "cluster", "run", "measure", "cli"},
 }
 """What each part of `launcher` may import of it. `supervise` and `worker` meet only in the run folder."""
 
@@ -83,6 +84,7 @@ WITHOUT_TORCH = (
     "commands",
     "cluster",
     "api",
+    "reference",
 )
 HEAVY = ("torch", "transformers", "deepspeed", "peft")
 

@@ -67,7 +67,7 @@ def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> M
         found = own_object(job.adapt.code)
         if not (isinstance(found, type) and issubclass(found, Method)):
             raise RequestError(
-                f"{job.adapt.code} is no method; derive it from launcher.methods.Method (docs/own-method.md)"
+                f"{job.adapt.code} is no method; derive it from launcher.methods.Method (docs/extending/method.md)"
             )
         check_names(found, RENAMED)
     else:

@@ -17,7 +17,7 @@ Section = Mapping[str, Any]
 
 
 class Sections(TypedDict, total=False):
-    """The top level of the job file, described in docs/job-file.md."""
+    """The top level of the job file, described in docs/reference/job-file.md."""
 
     name: Required[str]
     model: Required[Section]

@@ -172,7 +172,7 @@ def load_profile(path: Path, options: Mapping[str, object] | None = None) -> Pro
         for field, value in (options or {}).items()
         if value is not None and value != []
     }
-    origin = "slurm/example.yaml of adaptrun is one to start from (docs/profile.md)"
+    origin = "slurm/example.yaml of adaptrun is one to start from (docs/reference/profile.md)"
     profile = load_section(path, Profile, origin, given)
     if profile.gpus_per_node and profile.gpu_memory is None:
         raise RequestError(f"{path}: gpu_memory is missing: with {profile.gpus_per_node} GPUs, write such as 80GiB")

@@ -1,6 +1,6 @@
 """The reference page of profiles, made from the fields' own descriptions.
 
-python -m launcher.cluster.reference      writes docs/profile.md
+python -m launcher.cluster.reference      writes docs/reference/profile.md
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from launcher.cluster.profile import Profile
 from launcher.job.reference import DOCS, tables
 
-PAGE = "profile.md"
+PAGE = "reference/profile.md"
 HEAD = """\
 # The profile of a cluster
 
-A YAML file that says what a cluster wants of a batch job and what its nodes have; [slurm.md](slurm.md) tells what
-becomes of it. Made from the descriptions in `launcher/cluster/profile.py` by `make docs`. Unknown keys are errors.
+A YAML file that says what a cluster wants of a batch job and what its nodes have. Unknown keys are errors.
+[The guide to SLURM](../guides/slurm.md) says how it is used. `make docs` writes this page from the descriptions in
+`launcher/cluster/profile.py`.
 """
 
 

@@ -11,7 +11,7 @@ from launcher.errors import ModelError
 EXPECTED = """def {name}(labels):  # a tuple of their names; a function may also take nothing
         return ...  # a transformers.PreTrainedModel"""
 LAYERS = ("nn.", "torch.nn.")
-PAGE = "docs/own-model.md"
+PAGE = "docs/guides/own-model.md"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -1,6 +1,6 @@
 """The reference page and the editor schema of the job file, made from the fields' own descriptions.
 
-python -m launcher.job.reference      writes docs/job-file.md and docs/job-schema.json
+python -m launcher.job.reference      writes docs/reference/job-file.md and docs/reference/job-schema.json
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from launcher.job.sections.data import Source
 from launcher.job.sections.marks import mark_in
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE, SCHEMA = "job-file.md", "job-schema.json"
+PAGE, SCHEMA = "reference/job-file.md", "reference/job-schema.json"
 
 HEAD = """\
 # The job file
 
-One YAML file decides the result; where it runs decides only how long it takes. Made from the descriptions in
-`launcher/job` by `make docs`.
+One YAML file decides the result; where it runs decides only how long it takes.
+`make docs` writes this page from the descriptions in `launcher/job`.
 
 - Unknown keys are errors, and so are combinations that cannot work; `adaptrun check job.yaml` lists all of them.
 - Relative paths are relative to the job file.
 - A run resumes with a job that agrees in every key but those that may change on resume; these change none of its
   numbers.
 - `--set train.optimizer.lr=1e-4` overrides the file and is checked the same way.
-- Editors complete and check the file with `docs/job-schema.json`: for the YAML language server, begin the file with
-  `# yaml-language-server: $schema=` and the path of that file.
+- Editors complete and check the file with `docs/reference/job-schema.json`: for the YAML language server, begin the
+  file with `# yaml-language-server: $schema=` and the path of that file.
 """
 
 

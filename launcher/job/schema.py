@@ -208,7 +208,7 @@ class Job(Section):
     model: Model = section(description="Which pretrained model is taken to the new domain.")
     task: str = numbers(
         description=f"What the model learns to do: {', '.join(f'`{name}`' for name in FAMILIES)}, or a class of your "
-        "own, `file.py:ClassName` (docs/own-task.md)."
+        "own, `file.py:ClassName` (docs/extending/task.md)."
     )
     data: Data = section(description="What the model is trained on and what it is evaluated on.")
     train: Train = section(default_factory=Train, description="How the model is trained.")

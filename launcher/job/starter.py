@@ -16,7 +16,7 @@ model:
   pretrained: {pretrained}
 task: {task}
 data:
-  # paths are relative to this file; docs/tasks.md says what each task reads
+  # paths are relative to this file; docs/guides/tasks.md says what each task reads
   train: {{source: {train}{columns}}}
   validation:                    # one set or several; the first decides
     validation: {{source: {validation}{columns}}}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from launcher.job.schema import Job
 from launcher.job.sections.adapting import Adapting
 
-PAGE = "docs/adaptation.md"
+PAGE = "docs/measured/adaptation.md"
 OTHERS = "other pairs of domains"
 
 

@@ -91,7 +91,7 @@ def test_the_keywords_are_the_sections_of_the_job_file() -> None:
 
 
 def test_the_code_of_the_page_runs_as_a_script_without_a_guard(folder: Path) -> None:
-    page = (REPOSITORY / "docs" / "python.md").read_text()
+    page = (REPOSITORY / "docs/guides/python.md").read_text()
     (folder / "page.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
     said = subprocess.run([sys.executable, "page.py"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr

@@ -1,4 +1,4 @@
-"""The example jobs of docs/domains.md run on the demo's texts with its model."""
+"""The example jobs of docs/guides/domains.md run on the demo's texts with its model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The method of docs/own-method.md, word for word, alike on one process and two; and leaving domains out."""
+"""The method of docs/extending/method.md, word for word, alike on one process and two; and leaving domains out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.run.events import EventTail, Step
 from tests.adapt.domains import write_domain
 from tests.cli import adaptrun, start, wait_until
 
-PAGE = Path(__file__).parents[2] / "docs" / "own-method.md"
+PAGE = Path(__file__).parents[2] / "docs/extending/method.md"
 SMALL = ["--set", "train.global_batch_size=8", "--set", "train.max_length=32", "--set", "train.optimizer.lr=2e-3"]
 SMALL += ["--set", "launch.device=cpu", "--set", "model.dropout=0"]
 

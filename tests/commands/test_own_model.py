@@ -1,4 +1,4 @@
-"""The model of docs/own-model.md, word for word: it is checked, trained, evaluated, and another job begins with it."""
+"""The model of docs/guides/own-model.md, word for word: checked, trained, evaluated, and another job begins with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.cli import adaptrun
 from tests.tiny import write_texts
 
-PAGE = Path(__file__).parents[2] / "docs" / "own-model.md"
+PAGE = Path(__file__).parents[2] / "docs/guides/own-model.md"
 SMALL = ["--set", "train.global_batch_size=8", "--set", "launch.device=cpu", "--set", "data.cache=cache"]
 SMALL += ["--set", "train.optimizer.lr=1e-2", "--set", "launch.processes=2"]
 

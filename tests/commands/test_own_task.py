@@ -1,4 +1,4 @@
-"""The task of docs/own-task.md, word for word: it is checked, planned, trained, resumed, evaluated, and it predicts."""
+"""The task of docs/extending/task.md, word for word: checked, planned, trained, resumed, evaluated, and it predicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cli import adaptrun, ranks_of, start, wait_until
 from tests.families import texts
 from tests.tiny import WORDS
 
-PAGE = Path(__file__).parents[2] / "docs" / "own-task.md"
+PAGE = Path(__file__).parents[2] / "docs/extending/task.md"
 GOOD, BAD = WORDS[:2]
 SMALL = ["--set", "train.global_batch_size=8", "--set", "train.max_length=32", "--set", "train.optimizer.lr=2e-3"]
 SMALL += ["--set", "launch.device=cpu", "--set", "launch.processes=2", "--set", "data.cache=cache"]

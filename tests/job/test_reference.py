@@ -93,7 +93,7 @@ def test_a_starter_job_is_good_as_soon_as_its_data_are_there(
 
 def test_every_task_has_a_starter_and_is_in_the_table_of_tasks() -> None:
     assert set(STARTERS) == set(FAMILIES)
-    page = (reference.DOCS / "tasks.md").read_text()
+    page = (reference.DOCS / "guides/tasks.md").read_text()
     for name in FAMILIES:
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` ")]
         family = find_family(name)

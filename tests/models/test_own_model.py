@@ -125,7 +125,7 @@ def test_what_builds_no_model_is_refused_without_running_it(text: str, said: str
     with pytest.raises(ModelError, match=said) as refused:
         check_function(file, "build")
     assert "(labels):" in str(refused.value)
-    assert "docs/own-model.md" in str(refused.value)
+    assert "docs/guides/own-model.md" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_the_figure_of_a_setting_and_of_other_domains_is_that_of_the_page(method
 
 
 def test_what_to_try_first_is_what_gained_most() -> None:
-    page = (REPOSITORY / "docs/domains.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs/guides/domains.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+\|[^|]+\|)", page.partition("## All methods")[0], re.M)
     by_gain = sorted(MEASURED.items(), key=lambda one: -one[1][0].gain)
     assert rows == [(method, gain(measured[0])) for method, measured in by_gain]

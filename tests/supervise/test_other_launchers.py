@@ -1,4 +1,4 @@
-"""The ranks of a run are ordinary processes: other launchers start them as docs/coming-from.md says."""
+"""The ranks of a run are ordinary processes: other launchers start them as docs/guides/coming-from.md says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from launcher.run.folder import RunFolder
 from tests.cli import ENVIRONMENT, PATIENCE
 from tests.small_run import Trained, write_job
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "coming-from.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/guides/coming-from.md"
 BIN = Path(sys.executable).parent
 TWO_PROCESSES = {"--nproc-per-node 4": "--nproc-per-node 2", "processes 4": "processes 2", "num_gpus 4": "num_gpus 2"}
 PORT = {"accelerate": "main_process_port", "deepspeed": "master_port"}

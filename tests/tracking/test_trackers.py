@@ -280,7 +280,7 @@ def test_figures_of_an_earlier_step_than_the_last_are_new_where_they_are(tmp_pat
 
 
 def test_the_page_shows_what_a_job_file_takes() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/guides/tracking.md").read_text()
     (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     job = {"name": "x", "model": {"pretrained": "m"}, "task": "text-classification", "data": {"train": "t.csv"}}
     assert [tracker.name for tracker in Job.model_validate({**job, **yaml.safe_load(shown)}).track] == [

@@ -21,7 +21,7 @@ class Validation(Section):
     metric: str = numbers(
         "loss",
         description="What decides the best checkpoint, the plateau and early stopping: `loss`, or a metric of the task "
-        "(docs/tasks.md).",
+        "(docs/guides/tasks.md).",
     )
     set: str | None = numbers(None, description="Which validation set decides; absent: the first named.")
     selector: Literal["labelled", "importance-weighted"] = numbers(
@@ -33,7 +33,7 @@ class Validation(Section):
 
 
 class Verdict(Section):
-    """Whether the result should take the old model's place, and by what that is told (docs/verdict.md)."""
+    """Whether the result should take the old model's place, and by what that is told (docs/guides/verdict.md)."""
 
     metric: str = report(
         "auto",

@@ -1,7 +1,7 @@
 """The methods of `adapt`, a section each: fine-tuning and adapters, then those that learn from more than one domain.
 
-What each of the latter computes, with its source, is in the file of its name in `launcher/adapt/`; docs/domains.md
-compares them. What a method sees and needs, its class says.
+What each of the latter computes, with its source, is in the file of its name in `launcher/adapt/methods/`.
+docs/guides/domains.md compares them. What a method sees and needs, its class says.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ class GroupDro(Adapting):
 
 
 class Own(Adapting):
-    """A method of your own (docs/own-method.md)."""
+    """A method of your own (docs/extending/method.md)."""
 
     target: ClassVar[TargetUse] = "where given"
 

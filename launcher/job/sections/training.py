@@ -64,7 +64,8 @@ class Loss(Section):
         "auto",
         measurement=True,
         description="The loss of one sample or token: `cross-entropy`, `focal` (Lin et al. 2017), `binary` (several "
-        "labels a sample), `mean-squared`, `huber`; which of them a task has says docs/tasks.md. auto: its first.",
+        "labels a sample), `mean-squared`, `huber`; which of them a task has says "
+        "docs/guides/tasks.md. auto: its first.",
     )
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = numbers(
         None,
