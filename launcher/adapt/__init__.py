@@ -14,7 +14,8 @@ from launcher.adapt.methods.method import Method, ModelDims
 from launcher.errors import ModelError, RequestError
 from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Job
-from launcher.job.sections.methods import Adapt, Own
+from launcher.job.sections.adapters import AnyAdapters
+from launcher.job.sections.methods import Own
 from launcher.models.parts.own_code import check_names, own_object
 from launcher.models.tasks.base import Task, TaskModule
 from launcher.models.weights import loading
@@ -38,6 +39,10 @@ METHODS = {
 }
 """Name to module and class in `methods`; a new one is a file, a line here, a section in `job/sections/methods.py`."""
 
+ADAPTERS = {"lora": "lora:add_lora", "rslora": "lora:add_lora", "dora": "lora:add_lora"}
+"""Kind to module and function in `adapters`; a new one is a file, a line here, and its word or section in
+`job/sections/adapters.py`."""
+
 RENAMED = {
     "over_all": "batch_loss",
     "reweighted": "sample_factors",
@@ -47,13 +52,12 @@ RENAMED = {
 """Of `Method`, since 0.1.0."""
 
 
-def add_adapters(method: Adapt, loaded: Loaded, setting: AdapterContext) -> Adapters | None:
-    """Put adapters into a loaded model, before any engine has it, where the method does so; else None."""
-    if method.method != "lora":
-        return None
-    from launcher.adapt.adapters.lora import add_lora
-
-    return add_lora(method, loaded, setting)
+def add_adapters(spec: AnyAdapters, loaded: Loaded, setting: AdapterContext) -> Adapters:
+    """Put adapters into a loaded model, before any engine has it; only the file of their kind is imported."""
+    module, _, name = ADAPTERS[spec.kind].partition(":")
+    add = getattr(importlib.import_module(f"launcher.adapt.adapters.{module}"), name)
+    added: Adapters = add(spec, loaded, setting)
+    return added
 
 
 def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> Method | None:
@@ -61,7 +65,7 @@ def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> M
 
     Raises RequestError for an own class that is no method, ModelError for a tokenizer that it cannot be used with.
     """
-    if job.adapt.method in ("finetune", "lora"):
+    if job.adapt.is_plain:
         return None
     if isinstance(job.adapt, Own):
         found = own_object(job.adapt.code)
@@ -117,4 +121,14 @@ def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained:
     if config is None or pretrained.builder is not None:
         raise ModelError(f"{pretrained.builder} builds a model for the task alone; name a folder or a hub id")
     found = loading.load_model(pretrained, job.model, auto_class, (), config)
+    if job.adapt.adapters is not None:
+        _freeze_pretrained(found)
     return LanguageHead(found.model, body)
+
+
+def _freeze_pretrained(loaded: Loaded) -> None:
+    """Only what the pretrained model lacks learns, as it does beside adapters in the rest of the model."""
+    named = dict(loaded.model.named_parameters(remove_duplicate=False))
+    new = {named[name] for name in loaded.new if name in named}
+    for parameter in named.values():
+        parameter.requires_grad_(parameter in new)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -16,11 +17,13 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
 )
+from pydantic_core import PydanticCustomError
 
 from launcher.job.sections.data import Data, Source
 from launcher.job.sections.evaluation import BASELINE, Validation, Verdict
 from launcher.job.sections.marks import numbers, report, section, speed
 from launcher.job.sections.methods import REHEARSAL, Adapt, Finetune
+from launcher.job.sections.old_spelling import is_old, respelt
 from launcher.job.sections.section import Fraction, Section
 from launcher.job.sections.tasks import FAMILIES
 from launcher.job.sections.training import Train
@@ -194,7 +197,11 @@ def _named_trackers(value: object) -> object:
 
 
 def _with_method(value: object) -> object:
-    """Options of `adapt` without a method are of plain fine-tuning."""
+    """Options of `adapt` without a method are of plain fine-tuning. Raises for adapters that are spelt as a method."""
+    if isinstance(value, dict) and is_old(value):
+        fix = yaml.safe_dump({"adapt": respelt(value)}, default_flow_style=True, sort_keys=False, width=10**6).strip()
+        told = {"message": "adapters are no method: they go with every method", "fix": fix[1:-1], "key": "method"}
+        raise PydanticCustomError("respelt", "{message}", told)
     return {"method": "finetune"} | value if isinstance(value, dict) else value
 
 

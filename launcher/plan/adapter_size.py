@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from math import prod
 from typing import Any
 
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
 
 IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
 NO_LINEAR_LAYERS = ("embed", "position", "relative_attention_bias", ".experts.", "shared.")
@@ -87,7 +87,9 @@ def is_head(name: str) -> bool:
     return name.partition(".")[0] in HEADS
 
 
-def from_shapes(spec: Lora, shapes: Shapes, config: Mapping[str, Any], hidden: int, learns_head: bool) -> AdapterSize:
+def from_shapes(
+    spec: LowRank, shapes: Shapes, config: Mapping[str, Any], hidden: int, learns_head: bool
+) -> AdapterSize:
     """Counted from the tensors of the model's files."""
     layers = linear_layers(shapes)
     patterns = () if spec.targets == "auto" else spec.targets
@@ -110,7 +112,7 @@ def from_shapes(spec: Lora, shapes: Shapes, config: Mapping[str, Any], hidden: i
 
 
 def from_config(
-    spec: Lora, config: Mapping[str, Any], shape: Mapping[str, Any], queries: int, keys: int, learns_head: bool
+    spec: LowRank, config: Mapping[str, Any], shape: Mapping[str, Any], queries: int, keys: int, learns_head: bool
 ) -> AdapterSize:
     """Counted from a config: the usual matrices of a transformer under their usual names.
 
@@ -137,7 +139,7 @@ def from_config(
 
 
 def _sized(
-    spec: Lora,
+    spec: LowRank,
     inputs: int,
     outputs: int,
     config: Mapping[str, Any],
@@ -154,7 +156,7 @@ def _sized(
         rank=spec.rank,
         inputs=inputs,
         outputs=outputs,
-        magnitudes=outputs if spec.dora else 0,
+        magnitudes=outputs if spec.has_magnitudes else 0,
         head=kept_head + new,
         new_head=new,
         labels=labels if hidden else 0,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from launcher.job.schema import Job
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
 from launcher.plan.memory import FLOAT32, Memory, Strategy, Workload, memory_of
 from launcher.plan.model_size import ModelSize, size_of_job
 
@@ -100,9 +100,12 @@ def _with_adapters(
     job: Job, precision: str, devices: Devices, now: ShardingOption
 ) -> Iterator[tuple[ShardingOption, str]]:
     """The job with adapters, which is another result, in each way of sharing that needs no host memory."""
-    if job.adapt.method != "finetune" or job.model.frozen:
+    adapt = job.adapt
+    goes_back = adapt.l2_sp > 0 or adapt.interpolate is not None
+    if adapt.adapters is not None or adapt.why_no_adapters is not None or goes_back or job.model.frozen:
         return
-    size = size_of_job(job.model_copy(update={"adapt": Lora(method="lora")}))
+    adapted = adapt.model_copy(update={"adapters": LowRank(kind="lora")})
+    size = size_of_job(job.model_copy(update={"adapt": adapted}))
     if size is None:
         return
     plain = [sharing for sharing in STRATEGIES if not sharing.endswith("offload")]
@@ -110,7 +113,7 @@ def _with_adapters(
         way = way_of(job, size, precision, devices, sharing, 1, recomputes)
         extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
         engine = "" if way.sharing == "single" else f", engine: {engine_of(sharing)}"
-        yield way, f"adapt: {{method: lora}}{engine}, train.micro_batch_size: 1{extra}"
+        yield way, f"adapt.adapters: {{kind: lora}}{engine}, train.micro_batch_size: 1{extra}"
 
 
 def _changes(

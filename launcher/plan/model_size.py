@@ -22,7 +22,7 @@ from typing import Any
 from launcher.job.model_files import headers_of, safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.schema import Job
-from launcher.job.sections.methods import Adapt, Lora
+from launcher.job.sections.adapters import AnyAdapters
 from launcher.job.sections.tasks import find_family
 from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_shapes, in_blocks, linear_layers
 
@@ -90,7 +90,9 @@ def size_of_job(job: Job) -> ModelSize | None:
     """How large the job's model is, with what its method adds; None where that is not known here."""
     try:
         tells_words = (find_family(job.task).auto_class or "").endswith("LM")
-        size = find_model_size(find_pretrained(job.model), job.model.frozen, job.adapt, tells_words=tells_words)
+        learns_head = job.adapt.trains_head and not tells_words
+        pretrained, adapters = find_pretrained(job.model), job.adapt.adapters
+        size = find_model_size(pretrained, job.model.frozen, adapters, tells_words=tells_words, learns_head=learns_head)
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # loading says what is wrong with the file
     return size if size is None or job.adapt.distill is None else _with_teacher(size)
@@ -103,21 +105,34 @@ def _with_teacher(size: ModelSize) -> ModelSize:
 
 
 def find_model_size(
-    pretrained: Pretrained, frozen: Sequence[str] = (), adapt: Adapt | None = None, *, tells_words: bool = False
+    pretrained: Pretrained,
+    frozen: Sequence[str] = (),
+    adapters: AnyAdapters | None = None,
+    *,
+    tells_words: bool = False,
+    learns_head: bool | None = None,
 ) -> ModelSize | None:
     """From the files' headers, else from the config; None where neither says enough.
 
-    tells_words: whether the model is loaded as a language model, with its own head; a classifier's new one learns whole
+    tells_words: whether the model is loaded as a language model, with its own head
+    learns_head: whether there is a head that learns whole beside adapters; absent: a classifier's does
     frozen: patterns of the names of parameters that do not learn; without the files they are counted as learning
     Raises ModelError for a broken file.
     """
     config = read_config(pretrained) or {}
-    size = _size_of(pretrained, config, frozen, adapt if isinstance(adapt, Lora) else None, tells_words)
+    size = _size_of(
+        pretrained, config, frozen, adapters, tells_words, not tells_words if learns_head is None else learns_head
+    )
     return replace(size, vocabulary=_count(config, "vocab_size")) if size is not None and tells_words else size
 
 
 def _size_of(
-    pretrained: Pretrained, config: dict[str, Any], frozen: Sequence[str], lora: Lora | None, tells_words: bool
+    pretrained: Pretrained,
+    config: dict[str, Any],
+    frozen: Sequence[str],
+    spec: AnyAdapters | None,
+    tells_words: bool,
+    learns_head: bool,
 ) -> ModelSize | None:
     source = pretrained if pretrained.base is None else pretrained.base.pretrained
     shapes: dict[str, tuple[int, ...]] = {}
@@ -128,15 +143,15 @@ def _size_of(
         if source.kind not in ("folder", "hub") or "model_type" not in config:
             return None
         if config["model_type"] in COUNTED:
-            return _estimated(config, lora, not tells_words)
+            return _estimated(config, spec, tells_words, learns_head)
         shapes = _shapes_of_config(pretrained.config, _language_model(config) if tells_words else "AutoModel")
     if not shapes:
         return None
     size = _sized(Counter({name: prod(shape) for name, shape in shapes.items()}), config, frozen)
     size = replace(size, is_estimated=is_estimated)
-    if lora is None:
+    if spec is None:
         return size
-    return _adapted(size, lora, from_shapes(lora, shapes, config, size.hidden, not tells_words), shapes)
+    return _adapted(size, spec, from_shapes(spec, shapes, config, size.hidden, learns_head), shapes)
 
 
 def _language_model(config: dict[str, Any]) -> str:
@@ -159,10 +174,10 @@ def _shapes_of_config(folder: str, auto_class: str) -> dict[str, tuple[int, ...]
         return {}
 
 
-def _adapted(size: ModelSize, lora: Lora, adapters: AdapterSize, shapes: Shapes) -> ModelSize:
+def _adapted(size: ModelSize, spec: AnyAdapters, adapters: AdapterSize, shapes: Shapes) -> ModelSize:
     """The same model with adapters, all else frozen."""
     layers = linear_layers(shapes)
-    in_4_bits = sum(prod(layers[name]) for name in in_blocks(layers)) if lora.quantised else 0
+    in_4_bits = sum(prod(layers[name]) for name in in_blocks(layers)) if spec.quantised else 0
     return replace(
         size,
         parameters=size.parameters + adapters.added,
@@ -207,7 +222,9 @@ def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
     return found
 
 
-def _estimated(config: dict[str, Any], lora: Lora | None, learns_head: bool) -> ModelSize | None:
+def _estimated(
+    config: dict[str, Any], spec: AnyAdapters | None, tells_words: bool, learns_head: bool
+) -> ModelSize | None:
     shape = _shape(config)
     hidden, layers, heads, vocabulary = shape["hidden"], shape["layers"], shape["heads"], _count(config, "vocab_size")
     if not (hidden and layers and heads and vocabulary):
@@ -217,14 +234,14 @@ def _estimated(config: dict[str, Any], lora: Lora | None, learns_head: bool) -> 
     attention = 2 * hidden * queries + 2 * hidden * keys
     block = attention + (3 if shape["is_gated"] else 2) * hidden * shape["intermediate"] + 4 * hidden
     embeddings = vocabulary * hidden
-    outside = 2 * embeddings if not learns_head and config.get("tie_word_embeddings") is False else embeddings
+    outside = 2 * embeddings if tells_words and config.get("tie_word_embeddings") is False else embeddings
     size = ModelSize(
         outside + layers * block, max(embeddings, block // 3), block, **shape, is_estimated=True, outside=outside
     )
-    if lora is None:
+    if spec is None:
         return size
-    adapted = _adapted(size, lora, from_config(lora, config, shape, queries, keys, learns_head), {})
-    return replace(adapted, in_4_bits=layers * (block - 4 * hidden) if lora.quantised else 0)
+    adapted = _adapted(size, spec, from_config(spec, config, shape, queries, keys, learns_head), {})
+    return replace(adapted, in_4_bits=layers * (block - 4 * hidden) if spec.quantised else 0)
 
 
 def hidden_size(config: dict[str, Any]) -> int:

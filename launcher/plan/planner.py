@@ -185,7 +185,7 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
         if job.engine.name == "ddp":
             reasons.append("single: ddp is for several processes, and there is one")
         return "single"
-    if job.adapt.method == "lora" and job.adapt.quantised:
+    if job.adapt.is_quantised:
         reasons.append("ddp: weights in 4 bits are whole on each process")
         return "ddp"
     if size is None:
@@ -201,19 +201,19 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
 
 def _check_adapters(job: Job, job_file: Path, device: str, size: ModelSize | None, reasons: list[str]) -> None:
     """Say how much learns. Raises JobError for targets that are not there, and for what only GPUs can do."""
-    if job.adapt.method != "lora":
-        return
-    if job.adapt.quantised and device == "cpu":
+    if job.adapt.is_quantised and device == "cpu":
         message = "weights in 4 bits need a GPU, and this runs on the CPU"
-        raise _refusal(job_file, "adapt.quantised", message, "quantised: false, or a machine with GPUs")
-    if job.adapt.quantised and importlib.util.find_spec("bitsandbytes") is None:
+        raise _refusal(job_file, "adapt.adapters.quantised", message, "quantised: false, or a machine with GPUs")
+    if job.adapt.is_quantised and importlib.util.find_spec("bitsandbytes") is None:
         message = "weights in 4 bits need the package bitsandbytes, which is not installed"
-        raise _refusal(job_file, "adapt.quantised", message, 'pip install "adaptrun[quantised]"')
+        raise _refusal(job_file, "adapt.adapters.quantised", message, 'pip install "adaptrun[quantised]"')
     if size is None or size.adapters is None:
         return
     if size.adapters.unmatched:
         message = f"no linear layer of {job.model.pretrained} is named {size.adapters.unmatched[0]!r}"
-        raise _refusal(job_file, "adapt.targets", message, "targets: auto, or patterns such as query or *.q_proj")
+        raise _refusal(
+            job_file, "adapt.adapters.targets", message, "targets: auto, or patterns such as query or *.q_proj"
+        )
     about = "about " if size.is_estimated else ""
     reasons.append(f"adapters: {about}{size.learning:,} of {size.parameters:,} parameters are trained")
 

@@ -98,7 +98,7 @@ def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: S
 
 def _ways(job: Job) -> tuple[Strategy, ...]:
     """All, or those that leave weights in 4 bits whole."""
-    return ("ddp",) if job.adapt.method == "lora" and job.adapt.quantised else STRATEGIES
+    return ("ddp",) if job.adapt.is_quantised else STRATEGIES
 
 
 def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[ShardingOption, ...]) -> str:

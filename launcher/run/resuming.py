@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher.errors import DamagedCheckpoint, JobError, RequestError
 from launcher.files import remove_leftovers
-from launcher.job.reading.job_file import load_job
+from launcher.job.reading.job_file import load_kept_job
 from launcher.job.schema import Job
 from launcher.job.sections.marks import values_that
 from launcher.plan.plan import Plan
@@ -64,7 +64,7 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
         if not (checkpoints or _is_stopped(run)):
             continue
         try:
-            is_the_same = not differing_fields(job, load_job(run.job_file))
+            is_the_same = not differing_fields(job, load_kept_job(run.job_file))
             why = f"the unfinished {path.name} has another job"
         except JobError as error:  # its data are gone, it was written by another version, or it is damaged
             is_the_same, first = False, str(error).splitlines()[0]
@@ -96,7 +96,7 @@ def with_remembered_limit(plan: Plan, job: Job, job_file: Path, decision: Decisi
 
 def _is_of_another_job(run: RunFolder, job: Job) -> bool:
     try:
-        return bool(differing_fields(job, load_job(run.job_file)))
+        return bool(differing_fields(job, load_kept_job(run.job_file)))
     except JobError:  # its data are gone, or it was written by another version
         return True
 
@@ -124,7 +124,7 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
             f"{path} is still running, or waiting in a queue{_holder_of(run)}; stop that one first, or start a new "
             "run: --resume never"
         )
-    differing = differing_fields(job, load_job(run.job_file))
+    differing = differing_fields(job, load_kept_job(run.job_file))
     if differing:
         raise RequestError(
             f"the job differs from that of {path} in {', '.join(differing)}, which would change its numbers; use the "

@@ -21,7 +21,7 @@ from torch import nn
 
 from launcher.adapt.adapters.adapters import AdapterContext, Adapters
 from launcher.errors import ModelError
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
 from launcher.models.weights.adapters import is_transposed, output_lengths
 from launcher.models.weights.loading import Loaded
 from launcher.models.weights.quantised import quantise
@@ -40,7 +40,7 @@ TASK_TYPES = {
 """`peft`'s words for the classes that it has its own class for."""
 
 
-def add_lora(spec: Lora, loaded: Loaded, setting: AdapterContext) -> Adapters:
+def add_lora(spec: LowRank, loaded: Loaded, setting: AdapterContext) -> Adapters:
     """Freeze the model and put adapters beside its linear layers; where they start depends on the seed alone.
 
     Weights on the meta device stay there unless they are to be held in 4 bits; the adapters are in memory.
@@ -50,7 +50,7 @@ def add_lora(spec: Lora, loaded: Loaded, setting: AdapterContext) -> Adapters:
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ModelError(
             f"{type(model).__name__} gathers statistics of batches as it trains, which adapters do not hold; "
-            "use adapt.method: finetune"
+            "remove adapt.adapters"
         )
     whole = modules_that_learn(loaded)
     targets = target_modules(model, spec.targets, whole)
@@ -65,8 +65,8 @@ def add_lora(spec: Lora, loaded: Loaded, setting: AdapterContext) -> Adapters:
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=targets,
-        use_rslora=spec.rank_stabilised,
-        use_dora=spec.dora,
+        use_rslora=spec.is_rank_stabilised,
+        use_dora=spec.has_magnitudes,
         fan_in_fan_out=is_transposed(model.get_submodule(targets[0])),
     )
     with _said_to_be_quantised(model, bool(spec.quantised)):
@@ -98,7 +98,9 @@ def modules_that_learn(loaded: Loaded) -> list[str]:
         if name in loaded.new or (top in outside and not is_language_model):
             found.add(top if top in outside else name.rpartition(".")[0])
     if "" in found:
-        raise ModelError(f"{type(model).__name__} has new weights that belong to no module of it; use method: finetune")
+        raise ModelError(
+            f"{type(model).__name__} has new weights that belong to no module of it; remove adapt.adapters"
+        )
     return sorted(found)
 
 
@@ -113,13 +115,15 @@ def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequen
     if targets == "auto":
         found = [name for name in linear if IN_A_REPEATED_BLOCK.search(name)]
         if not found:
-            raise ModelError(f"{type(model).__name__} has no linear layer in repeated blocks; name some: adapt.targets")
+            raise ModelError(
+                f"{type(model).__name__} has no linear layer in repeated blocks; name some: adapt.adapters.targets"
+            )
         return found
     for pattern in targets:
         if not any(_means(pattern, name) for name in linear):
             last = sorted({name.rpartition(".")[2] for name in linear})
             raise ModelError(
-                f"adapt.targets: no linear layer is named {pattern!r}; their last names are {', '.join(last)}"
+                f"adapt.adapters.targets: no linear layer is named {pattern!r}; their last names are {', '.join(last)}"
             )
     return [name for name in linear if any(_means(pattern, name) for pattern in targets)]
 

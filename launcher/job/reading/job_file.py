@@ -17,6 +17,7 @@ from launcher.job.reading.paths import resolve_paths
 from launcher.job.reading.positions import Document, read_document
 from launcher.job.rules.general import broken_rules
 from launcher.job.schema import Job
+from launcher.job.sections.old_spelling import is_old, respelt
 from launcher.job.sections.section import Section
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -44,11 +45,16 @@ def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Jo
 
 
 def load_kept_job(path: Path) -> Job:
-    """The job of a run as it was resolved and checked when the run began. Raises JobError for a damaged file.
+    """The job of a run as it was resolved and checked when the run began, perhaps by 0.1.0.
+
+    Raises JobError for a damaged file.
 
     Nothing asks whether its data are still there: prepared, they are not read again.
     """
-    return _validated(Job, read_document(path), {})
+    document = read_document(path)
+    if is_old(document.values.get("adapt")):
+        document.values["adapt"] = respelt(document.values["adapt"])
+    return _validated(Job, document, {})
 
 
 def check_job(values: Mapping[str, Any], folder: Path) -> Job:
@@ -134,6 +140,8 @@ def _real_path(error: ErrorDetails, values: Any) -> tuple[str, ...]:
         path.append(str(part))
     if error["type"].startswith("union_tag_"):  # what is wrong is the key that tells the branches apart
         path.append(error["ctx"]["discriminator"].strip("'"))
+    if error["type"] == "respelt":
+        path.append(error["ctx"]["key"])
     return tuple(path)
 
 
@@ -146,6 +154,8 @@ def _explain(
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
         return "is missing and needed", ""
+    if first["type"] == "respelt":
+        return first["ctx"]["message"], first["ctx"]["fix"]
     if first["type"] in ("extra_forbidden", "invalid_key"):
         known = _known_keys(section, first["loc"][:-1])
         near = get_close_matches(path[-1], known, n=1, cutoff=0.5)

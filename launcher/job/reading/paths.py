@@ -60,7 +60,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Violation]]:
                 model[name] = str(beside(value, folder))
             elif not may_be_on_the_hub(value, folder):
                 found.append((("model", name), *not_there(value, folder, "name a folder, or a hub id")))
-        if place.kind == "adapter" and job.adapt.method == "lora":
+        if place.kind == "adapter" and job.adapt.adapters is not None:
             found.append(_adapters_twice(job))
         longest = longest_input(read_config(place) or {})
         if longest is not None and job.train.max_length > longest:

@@ -109,15 +109,26 @@ def _unused(path: tuple[str, ...], users: Sequence[str], name: str) -> Violation
 
 
 def _adapters_alone_learn(job: Job) -> Iterator[Violation]:
-    if job.adapt.method == "lora" and job.model.frozen:
-        message = "lora freezes all weights but the adapters and the head already"
-        yield ("model", "frozen"), message, "remove it; adapt.targets chooses where adapters are"
+    """Where adapters learn, nothing else of the body does."""
+    if job.adapt.adapters is None:
+        return
+    if job.model.frozen:
+        message = "all weights but the adapters and the head are frozen already"
+        yield ("model", "frozen"), message, "remove it; adapt.adapters.targets chooses where adapters are"
+    for name in ("l2_sp", "interpolate"):
+        if getattr(job.adapt, name):
+            message = "adapters are new, so there is no start to go back to"
+            yield ("adapt", name), message, f"remove {name}, or adapters"
+    if job.adapt.why_no_adapters is not None:
+        message = f"{job.adapt.method} trains {job.adapt.why_no_adapters}"
+        yield ("adapt", "adapters"), message, "remove adapters, or use another method"
 
 
 def _quantised_weights_stay_whole(job: Job) -> Iterator[Violation]:
-    if job.adapt.method != "lora" or not job.adapt.quantised:
+    adapters = job.adapt.adapters
+    if adapters is None or not adapters.quantised:
         return
-    field = ("adapt", "quantised")
+    field = ("adapt", "adapters", "quantised")
     if job.launch.device == "cpu":
         yield (
             field,
@@ -127,18 +138,14 @@ def _quantised_weights_stay_whole(job: Job) -> Iterator[Violation]:
     if job.engine.name in ("fsdp", "deepspeed"):
         message = f"weights in 4 bits are whole on each process, and {job.engine.name} slices them"
         yield field, message, "engine.name: ddp, or quantised: false"
-    if job.adapt.merge:
+    if adapters.merge:
         message = "the adapters were fitted to weights in 4 bits; the whole weights with them are another model"
-        yield ("adapt", "merge"), message, "merge: false, or quantised: false"
+        yield ("adapt", "adapters", "merge"), message, "merge: false, or quantised: false"
 
 
 def _options_go_together(job: Job) -> Iterator[Violation]:
     """Options of `adapt` that cannot be had with this method, engine or data."""
     adapt = job.adapt
-    for name in ("l2_sp", "interpolate"):
-        if getattr(adapt, name) and adapt.method == "lora":
-            message = "what lora trains is new, so there is no start to go back to"
-            yield ("adapt", name), message, f"remove {name}, or method: finetune"
     if adapt.interpolate == "auto" and not job.data.validation:
         yield ("adapt", "interpolate"), "auto needs validation data", "add data.validation, or write 0.5"
     if isinstance(adapt.average, Swa) and adapt.average.every == "epoch" and job.train.max_steps is None:
@@ -146,7 +153,7 @@ def _options_go_together(job: Job) -> Iterator[Violation]:
         if epochs - max(1, ceil(adapt.average.start * epochs)) < 1:
             message = f"of {epochs} epochs the end of one alone would be taken, which is no mean"
             yield ("adapt", "average"), message, "a smaller start, or every: a number of steps"
-    if adapt.distill is not None and adapt.method == "lora" and adapt.quantised:
+    if adapt.distill is not None and adapt.is_quantised:
         yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
     kept = adapt.kept_beside
     if kept is not None and job.engine.name == "deepspeed" and job.engine.deepspeed == "zero3_nvme":

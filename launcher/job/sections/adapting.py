@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from launcher.job.sections.marks import numbers
+from launcher.job.sections.adapters import AnyAdapters
+from launcher.job.sections.marks import numbers, section
 from launcher.job.sections.section import Fraction, Section
 
 
@@ -79,8 +80,15 @@ class Adapting(Section):
     needs: ClassVar[Needs] = "nothing"
     groups: ClassVar[bool] = False
     """Whether training sets are weighed against each other."""
+    trains_head: ClassVar[bool] = True
+    """Whether the head of a classifier learns."""
+    why_no_adapters: ClassVar[str | None] = None
+    """What the method trains, where adapters leave it nothing to train."""
 
     method: str = numbers(description="How the model is adapted to the domain.")
+    adapters: AnyAdapters | None = section(
+        None, description="What learns beside frozen weights; absent: all weights that are not frozen learn."
+    )
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = numbers(
         1.0,
         asks_model=True,
@@ -155,8 +163,13 @@ class Adapting(Section):
 
     @property
     def reads_weights(self) -> bool:
-        """Whether its parts are made of the weights' values, so that trying it would read them all."""
-        return False
+        """Whether adapters are made of the weights' values, so that trying the job would read them all."""
+        return self.adapters is not None and self.adapters.reads_weights
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether frozen weights are held in 4 bits."""
+        return self.adapters is not None and bool(self.adapters.quantised)
 
     @property
     def needs_the_start(self) -> bool:

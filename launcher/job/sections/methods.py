@@ -1,4 +1,4 @@
-"""The methods of `adapt`, a section each: fine-tuning and adapters, then those that learn from more than one domain.
+"""The methods of `adapt`, a section each: fine-tuning, then those that learn from more than one domain.
 
 What each of the latter computes, with its source, is in the file of its name in `launcher/adapt/methods/`.
 docs/guides/domains.md compares them. What a method sees and needs, its class says.
@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from launcher.job.sections.adapting import Adapting, Needs, Pretraining, TargetUse
 from launcher.job.sections.data import AnySource
-from launcher.job.sections.marks import numbers, report
+from launcher.job.sections.marks import numbers
 from launcher.job.sections.section import Fraction, Section
 
 TargetBatch = Annotated[
@@ -37,11 +37,11 @@ REHEARSAL = "rehearsal"
 
 
 class Finetune(Adapting):
-    """All weights learn, but for those of `model.frozen`."""
+    """The task's loss, with all weights that are not frozen or with `adapters`."""
 
     is_plain: ClassVar[bool] = True
 
-    method: Literal["finetune"] = numbers("finetune", description="Fine-tune all weights on the labelled samples.")
+    method: Literal["finetune"] = numbers("finetune", description="Minimise the task's loss on the labelled samples.")
     rehearsal: Rehearsal | None = numbers(
         None, description="Labelled samples of an earlier domain, against forgetting."
     )
@@ -55,53 +55,6 @@ class Finetune(Adapting):
     def asks_model(self) -> bool:
         """Every model has weights."""
         return False
-
-
-class Lora(Adapting):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
-
-    is_plain: ClassVar[bool] = True
-
-    method: Literal["lora"] = numbers(
-        description="Each target matrix W stays as it is and gets a trainable product B·A of low rank. "
-        "So do the head of a classifier and weights that the pretrained model lacks."
-    )
-    rank: PositiveInt = numbers(8, description="Rows of A and columns of B.")
-    alpha: PositiveFloat = numbers(16.0, description="B·A counts alpha / rank times.")
-    dropout: Fraction = numbers(0.0, description="Dropout on what goes into A.")
-    targets: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = numbers(
-        "auto",
-        description="auto: every linear layer of the repeated blocks. Or patterns of modules' names, whose first parts "
-        "may be left out (`query`, `*.q_proj`, `encoder.layer.0.*`).",
-    )
-    rank_stabilised: bool = numbers(
-        False, description="B·A counts alpha / √rank times, so that large ranks learn too (rsLoRA, arXiv:2312.03732)."
-    )
-    dora: bool = numbers(
-        False,
-        description="The length of each row of W + B·A learns by itself (DoRA, arXiv:2402.09353): a little better at "
-        "low ranks, slower, more memory.",
-    )
-    quantised: Literal[False, "4bit"] = numbers(
-        False,
-        description="`4bit`: the frozen matrices in 4 bits (QLoRA, arXiv:2305.14314). Needs GPUs and the extra "
-        "`adaptrun[quantised]`.",
-    )
-    merge: bool = report(
-        False,
-        description="Leave in `model/` the whole model with the adapters added to its weights, and the adapters in "
-        "`adapter/`. Without it `model/` is the adapters alone.",
-    )
-
-    @property
-    def reads_weights(self) -> bool:
-        """The lengths of rows, or the 4 bits."""
-        return bool(self.quantised) or self.dora
-
-    @property
-    def scaling(self) -> float:
-        """What B·A is multiplied by."""
-        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
 class Dapt(Adapting):
@@ -255,6 +208,7 @@ class Shot(Adapting):
 
     target: ClassVar[TargetUse] = "alone"
     needs: ClassVar[Needs] = "classes"
+    trains_head: ClassVar[bool] = False
 
     method: Literal["shot"] = numbers(
         description="The head is frozen. Features are trained for confident, class-balanced predictions, and to agree "
@@ -269,6 +223,8 @@ class Tent(Adapting):
 
     target: ClassVar[TargetUse] = "alone"
     needs: ClassVar[Needs] = "classes"
+    trains_head: ClassVar[bool] = False
+    why_no_adapters: ClassVar[str | None] = "only scales and shifts of normalisation layers, which adapters freeze"
 
     method: Literal["tent"] = numbers(
         description="Only scales and shifts of normalisation layers are trained, for confident, class-balanced "
@@ -314,11 +270,10 @@ class Own(Adapting):
 
 
 DomainMethod = Dapt | Udalm | Dann | Cdan | Coral | Mmd | Mcc | SelfTraining | Shot | Tent | GroupDro | Own
-Adapt = Annotated[Finetune | Lora | DomainMethod, Field(discriminator="method")]
+Adapt = Annotated[Finetune | DomainMethod, Field(discriminator="method")]
 """How the model moves to the domain: a section a method."""
 
 SECTIONS: Mapping[str, type[Adapting]] = {
-    get_args(section.model_fields["method"].annotation)[0]: section
-    for section in (Finetune, Lora, *get_args(DomainMethod))
+    get_args(section.model_fields["method"].annotation)[0]: section for section in (Finetune, *get_args(DomainMethod))
 }
 """The section of each method, by the method's name."""

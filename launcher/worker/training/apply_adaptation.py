@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from launcher.plan.stages import StagePlan
 class Adapted:
     """How the parameters of a model learn.
 
-    adapters: what was added to it; None where the method adds nothing
+    adapters: what was added to it, if anything
     stages: of the run, with what learns in each
     factors: what the learning rate of each parameter that ever learns is multiplied by
     """
@@ -41,8 +41,11 @@ def apply_adaptation(
     Raises ModelError where the job cannot be had with this model. Weights may still be in their files.
     """
     check_start(job.adapt, loaded)
-    adapters = add_adapters(job.adapt, loaded, setting)
+    adapters = None if job.adapt.adapters is None else add_adapters(job.adapt.adapters, loaded, setting)
     freeze_for_method(method, loaded)
+    if adapters is not None and method is not None:
+        learning = sum(parameter.numel() for parameter in loaded.model.parameters() if parameter.requires_grad)
+        adapters = replace(adapters, learning=learning)
     stages = stages.with_learning(learning_sets(job.adapt, loaded), job.adapt)
     return Adapted(adapters, stages, learning_rate_factors(job.adapt, loaded.model))
 

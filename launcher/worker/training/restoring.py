@@ -40,9 +40,8 @@ def restore(context: RunContext, setup: TrainSetup, progress: Progress, checkpoi
         progress.base = setup.base
         return
     if progress.base != setup.base:
-        tie = (
-            "the adapters in {} were trained with" if context.job.adapt.method == "lora" else "the run of {} began with"
-        )
+        is_whole = context.job.adapt.adapters is None
+        tie = "the run of {} began with" if is_whole else "the adapters in {} were trained with"
         raise RequestError(
             f"{context.job.model.pretrained} is no longer the model that {tie.format(checkpoint)}; put that one back, "
             "or start a new run with --resume never"

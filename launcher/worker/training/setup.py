@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from launcher.adapt import joined_module, make_method
-from launcher.adapt.adapters.adapters import AdapterContext, Adapters
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters, kept_in_base
 from launcher.adapt.methods.method import Method
 from launcher.adapt.methods.module import PARTS, AdaptingModule
 from launcher.adapt.options.distillation import TEACHER, add_teacher
@@ -82,18 +82,17 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
     method = _method(job, inputs)
     feed = TrainData.of(job, inputs, method)
     engine = make_engine(context.plan.engine, _settings(context))
-    loaded = load_model(context, inputs, in_parts=engine.shards_weights or _is_quantised(job))
+    loaded = load_model(context, inputs, in_parts=engine.shards_weights or job.adapt.is_quantised)
     base, has_new_head = loaded.identity if job.adapt.needs_the_start else "", bool(loaded.new)
     adapted = apply_adaptation(job, loaded, method, _setting(context, inputs), feed.stages)
     adapters, span = adapted.adapters, adapted.stages.span_at(step)
     writes_skeleton = _skeleton_writer(context, inputs, loaded, adapters)
     _begin(context, loaded, adapters, span, writes_skeleton)
     treatments = _treatments(adapted, loaded)
-    never = [name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad]
+    never_saved = set() if adapters is None else {f"{MODEL}{name}" for name in kept_in_base(loaded.model, adapters)}
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(name in span.learning)
     module, stored = inputs.task.build(loaded.model), loaded.stored
-    never_saved = set() if adapters is None else {f"{MODEL}{name}" for name in never}
     if job.adapt.distill is not None:
         teacher = load_model(context, inputs, in_parts=engine.shards_weights)
         add_teacher(module, teacher.model, job.adapt.distill)
@@ -101,6 +100,8 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
         never_saved |= {name for name, _ in module.named_parameters() if name.startswith(f"{TEACHER}.")}
     module = joined_module(module, method, loaded, job, inputs.pretrained)
     treatments |= _treatments_of_parts(module, method)
+    if adapters is not None:
+        never_saved |= {name for name, p in module.named_parameters() if _is_of_parts(name) and not p.requires_grad}
     engine.prepare(module, job.train.optimizer, stored, treatments)
     interpolates = job.adapt.interpolate is not None and adapted.stages.at(step).has_start
     options = WeightOptions(job.adapt, engine, feed.total_steps, feed.steps_per_epoch, interpolates=interpolates)
@@ -133,10 +134,6 @@ def _learner(context: RunContext, feed: TrainData, engine: Engine) -> Objective:
         size, precision = plan.evaluation_batch, plan.precision
         view = partial(target_inference, engine.module, feed.task, feed.target, world, size, precision)
     return MethodObjective(feed.method, engine, world, plan.precision, context.job.train.seed, view)
-
-
-def _is_quantised(job: Job) -> bool:
-    return job.adapt.method == "lora" and bool(job.adapt.quantised)
 
 
 def _setting(context: RunContext, inputs: Inputs) -> AdapterContext:
@@ -207,6 +204,11 @@ def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, ParamOptions]:
         f"{MODEL}{name}": ParamOptions(factor, adapted.stages.since(name), name in loaded.new)
         for name, factor in adapted.factors.items()
     }
+
+
+def _is_of_parts(name: str) -> bool:
+    """Whether a parameter is of what a method adds to the model."""
+    return name.startswith(f"{PARTS}.")
 
 
 def _treatments_of_parts(module: TaskModule, method: Method | None) -> dict[str, ParamOptions]:
