@@ -12,7 +12,8 @@ from launcher.commands.selfcheck import engine_section
 from launcher.errors import Stopped
 from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
+from launcher.job.sections.methods import Finetune
 from launcher.plan.hardware import find_hardware
 from launcher.plan.planner import make_plan
 from launcher.run.attempts import Attempt
@@ -31,7 +32,7 @@ def engines_of(world: int) -> tuple[str, ...]:
 
 
 def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[str, Any], **train: Any) -> RunFolder:
-    """The run folder of a job with adapters, or another method, planned for an engine and world.
+    """The run folder of a job with adapters, or of a method that is named, planned for an engine and world.
 
     It validates each four steps where the material has texts to validate on.
     """
@@ -48,7 +49,7 @@ def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[s
                 "validation": validation,
                 "allow_leakage": True,  # figures are compared with each other alone
             },
-            "adapt": adapt if adapt.get("method") == "finetune" else {"method": "lora", "rank": 4, **adapt},
+            "adapt": adapt if "method" in adapt else {"adapters": {"kind": "lora", "rank": 4, **adapt}},
             "train": {
                 "epochs": 9,
                 "max_steps": STEPS,
@@ -71,7 +72,9 @@ def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[s
     run.logs.mkdir(parents=True, exist_ok=True)
     run.checkpoints.mkdir(exist_ok=True)
     run.write_job(job)
-    planned = job if not adapt.get("quantised") else job.model_copy(update={"adapt": Lora(method="lora")})
+    planned = (
+        job if not adapt.get("quantised") else job.model_copy(update={"adapt": Finetune(adapters=LowRank(kind="lora"))})
+    )
     run.write_plan(make_plan(planned, run.job_file, find_hardware(), processes=world))  # which is for GPUs alone
     return run
 
@@ -107,3 +110,19 @@ def losses(run: RunFolder) -> list[float]:
 def adapters(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors of an adapter folder."""
     return load_file(folder / "adapter_model.safetensors")
+
+
+def of_peft(folder: Path) -> Any:
+    """The folder as `peft` reads it, on the base that it names."""
+    import peft
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = peft.PeftConfig.from_pretrained(folder)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        config.base_model_name_or_path, config=AutoConfig.from_pretrained(folder / "config")
+    )
+    model = peft.get_peft_model(base, config)
+    found = model.load_adapter(folder, "default")
+    assert not [name for name in found.missing_keys if "lora_" in name or "classifier" in name]
+    assert not found.unexpected_keys
+    return model.eval()

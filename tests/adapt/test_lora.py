@@ -19,7 +19,7 @@ from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained
 from launcher.job.reading.job_file import check_job, load_kept_job
 from launcher.job.schema import Model
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
 from launcher.models.weights import loading
 from launcher.run.attempts import Attempt
 from launcher.run.events import Event, EventLog, EventTail, Note, Step
@@ -30,7 +30,7 @@ from launcher.worker.rank.run_context import RunContext
 from launcher.worker.rank.world import World
 from launcher.worker.requests.selfcheck import make_material
 from launcher.worker.training.recipe import fine_tune
-from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, train
+from tests.adapt.runs import STEPS, adapters, engines_of, lay_out, losses, of_peft, train
 from tests.families import job_values
 from tests.ways import train as train_under
 from tests.worlds import Worlds
@@ -38,8 +38,8 @@ from tests.worlds import Worlds
 pytestmark = pytest.mark.timeout(900)
 WORLDS = (1, 2, 3)
 KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "dora": {"dora": True, "rank_stabilised": True, "targets": ["query", "*.value", "encoder.layer.1.output.dense"]},
+    "lora": {"kind": "rslora", "alpha": 6.0},
+    "dora": {"kind": "dora", "targets": ["query", "*.value", "encoder.layer.1.output.dense"]},
 }
 MOVES = [("zero3", 2, "single", 1), ("single", 1, "fsdp", 3), ("fsdp", 3, "zero2", 2), ("ddp", 2, "zero3", 3)]
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -89,22 +89,6 @@ def test_every_engine_leaves_adapters_that_have_learnt(runs: Runs) -> None:
         assert all(tensor.any() for tensor in ups), way
         assert max(np.abs(tensor).max() for tensor in ups) > 1e-2, way
         assert sum("classifier" in name for name in found) == 2
-
-
-def of_peft(folder: Path) -> Any:
-    """The folder as `peft` reads it, on the base that it names."""
-    import peft
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    config = peft.PeftConfig.from_pretrained(folder)
-    base = AutoModelForSequenceClassification.from_pretrained(
-        config.base_model_name_or_path, config=AutoConfig.from_pretrained(folder / "config")
-    )
-    model = peft.get_peft_model(base, config)
-    found = model.load_adapter(folder, "default")
-    assert not [name for name in found.missing_keys if "lora_" in name or "classifier" in name]
-    assert not found.unexpected_keys
-    return model.eval()
 
 
 def kind_of(runs: Runs) -> dict[str, Any]:
@@ -226,7 +210,7 @@ def test_where_adapters_start_depends_on_the_seed_alone(material: Path) -> None:
         torch.rand(draws)
         loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec), in_parts=in_parts)
         assert bool(loaded.stored) == in_parts
-        lora = Lora(method="lora", dora=True)
+        lora = LowRank(kind="dora")
         add_lora(lora, loaded, AdapterContext(place, None, CLASSIFIER, seed))
         learning = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
         assert not any(parameter.is_meta for name, parameter in learning.items() if "lora_" in name)
@@ -242,7 +226,10 @@ def test_where_adapters_start_depends_on_the_seed_alone(material: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (("nothing",), r"adapt.targets: no linear layer is named 'nothing'; their last names are dense, key, query"),
+        (
+            ("nothing",),
+            r"adapt.adapters.targets: no linear layer is named 'nothing'; their last names are dense, key, query",
+        ),
         (("classifier",), r"no linear layer is named 'classifier'"),
     ],
 )
@@ -251,7 +238,7 @@ def test_targets_that_are_not_there_are_named(targets: tuple[str, ...], message:
     place = find_pretrained(spec)
     loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec))
     with pytest.raises(ModelError, match=message):
-        add_lora(Lora(method="lora", targets=targets), loaded, AdapterContext(place, None, CLASSIFIER, 0))
+        add_lora(LowRank(kind="lora", targets=targets), loaded, AdapterContext(place, None, CLASSIFIER, 0))
 
 
 @pytest.mark.parametrize("labels", ["new", {"a": "b", "b": "a"}])
@@ -313,7 +300,7 @@ def test_a_run_whose_base_is_deleted_ends_with_its_adapters_which_stand_for_it(
 def test_adapters_of_a_task_without_classes_merge_into_a_base_with_another_head(worlds: Worlds, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
 
-    values = job_values("regression", tmp_path, max_steps=2) | {"adapt": {"method": "lora", "rank": 4}}
+    values = job_values("regression", tmp_path, max_steps=2) | {"adapt": {"adapters": {"kind": "lora", "rank": 4}}}
     BertForSequenceClassification(AutoConfig.from_pretrained(tmp_path / "model", num_labels=2)).save_pretrained(
         tmp_path / "model"
     )

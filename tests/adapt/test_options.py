@@ -29,7 +29,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "chosen": {"interpolate": "auto", "l2_sp": 0.1, "average": {"name": "ema", "decay": 0.8}},
     "distilled": {"distill": {"weight": 0.7, "temperature": 3.0}},
     "free": {"interpolate": 0.7},
-    "adapters": {"method": "lora", "rank": 4, "probe": 2, "average": {"name": "ema", "decay": 0.5}, "layer_decay": 0.5},
+    "adapters": {
+        "adapters": {"kind": "lora"},
+        "probe": 2,
+        "average": {"name": "ema", "decay": 0.5},
+        "layer_decay": 0.5,
+    },
 }
 TRAIN = {"free": {"optimizer": {"name": "schedule_free_adamw", "lr": 1e-2}, "schedule": {"name": "constant"}}}
 STRATEGIES = [(1, "single"), (2, "ddp"), (2, "fsdp"), (2, "zero2"), (3, "zero3")]

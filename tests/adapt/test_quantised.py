@@ -14,7 +14,7 @@ from launcher.checkpoint.from_dcp import dcp_weights
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
 from launcher.job.sections.training import Optimizer
 from launcher.models.weights import loading
 from launcher.models.weights.quantised import quantise
@@ -41,7 +41,7 @@ def quantised(material: Path, *, in_parts: bool, precision: str = "fp32", **lora
     torch.manual_seed(0)
     loaded = loading.load_model(place, spec, CLASSIFIER, "abc", loading.load_config(place, spec), in_parts=in_parts)
     setting = AdapterContext(place, None, CLASSIFIER, seed=0, precision=precision)
-    add_lora(Lora.model_validate({"method": "lora", **lora}), loaded, setting)
+    add_lora(LowRank.model_validate({"kind": "lora", **lora}), loaded, setting)
     return loaded.model.eval()
 
 
@@ -72,8 +72,8 @@ def test_only_the_blocks_are_in_4_bits_and_the_answers_stay_near(dora: bool, mat
 def test_the_plan_counts_what_is_held(material: Path) -> None:
     from bitsandbytes.nn import Params4bit
 
-    lora = Lora(method="lora", quantised="4bit")
-    size = find_model_size(find_pretrained(Model(pretrained=str(material / "model"))), adapt=lora)
+    lora = LowRank(kind="lora", quantised="4bit")
+    size = find_model_size(find_pretrained(Model(pretrained=str(material / "model"))), adapters=lora)
     assert size is not None
     planned = memory_of(size, Optimizer(), "single", 1, Workload(0, "fp32", recomputes=False)).weights
     held = 0

@@ -31,8 +31,13 @@ def adapted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Adapt
     folder = tmp_path_factory.mktemp("adapted")
     write_job(folder, tiny_model)
     common = "--set", "train.optimizer={name: sgd, lr: 1.0}", "--set", "train.max_steps=12"
-    adaptrun("train", "job.yaml", *common, "--set", "name=plain", "--set", "adapt={method: lora}", cwd=folder)
-    merged = "--set", "adapt={method: lora, merge: true}", "--set", "engine={name: deepspeed, deepspeed: zero3}"
+    adaptrun("train", "job.yaml", *common, "--set", "name=plain", "--set", "adapt={adapters: {kind: lora}}", cwd=folder)
+    merged = (
+        "--set",
+        "adapt={adapters: {kind: lora, merge: true}}",
+        "--set",
+        "engine={name: deepspeed, deepspeed: zero3}",
+    )
     adaptrun("train", "job.yaml", *common, "--set", "name=merged", *merged, cwd=folder)
     return Adapted(folder)
 
@@ -83,7 +88,9 @@ def test_predict_and_a_further_fine_tune_take_adapters(adapted: Adapted) -> None
     first = json.loads((adapted.run("plain") / "result.json").read_text())["sets"]["near"]
     assert result["before"] == pytest.approx(first["after"], rel=1e-5)
     assert names(adapted.run("further") / "model") == STANDARD
-    twice = adaptrun("check", "job.yaml", *further, "--set", "adapt={method: lora}", cwd=adapted.folder, code=2).stderr
+    twice = adaptrun(
+        "check", "job.yaml", *further, "--set", "adapt={adapters: {kind: lora}}", cwd=adapted.folder, code=2
+    ).stderr
     assert "no other program reads adapters of adapters" in twice
     assert "fix: merge them first: adaptrun consolidate runs/plain -o FOLDER" in twice
 

@@ -63,7 +63,7 @@ def test_what_cannot_be_looked_at_is_left_to_the_run(folder: Path) -> None:
 
 
 def test_adapters_that_are_made_of_all_weights_are_left_to_the_run(folder: Path) -> None:
-    dora = ("--set", 'adapt={method: lora, dora: true, lr_factors: {"clasifier.*": 2}}')
+    dora = ("--set", 'adapt={adapters: {kind: dora}, lr_factors: {"clasifier.*": 2}}')
     assert "torchrun" in adaptrun("plan", "job.yaml", *dora, cwd=folder).stdout
 
 
@@ -81,6 +81,6 @@ def test_a_request_to_stop_speaks_of_no_run(folder: Path, monkeypatch: pytest.Mo
         raise Stopped("the same command resumes from the last complete checkpoint")
 
     monkeypatch.setattr(check, "run_ranks", stopped)
-    job = load_job(folder / "job.yaml", ["adapt={method: lora}"])
+    job = load_job(folder / "job.yaml", ["adapt={adapters: {kind: lora}}"])
     with pytest.raises(Stopped, match="stopped; nothing was made or queued"):
         check.check_models([("", job, make_plan(job, folder / "job.yaml"))])

@@ -46,7 +46,7 @@ def test_each_value_of_each_list_makes_a_job() -> None:
         (["train.seed=[1, 2]", "engine.name=[ddp]"], ["seed-1", "seed-2"]),
         (["a.name=[x, y]", "b.name=[z, w]"], [f"a-name-{one}-b-name-{other}" for one in "xy" for other in "zw"]),
         (["model.pretrained=[runs/films, org/Model.v1]"], ["pretrained-films", "pretrained-Model.v1"]),
-        (["adapt=[{method: lora, rank: 4}, {method: finetune}]"], ["adapt-lora-4", "adapt-finetune"]),
+        (["adapt=[{adapters: {kind: lora, rank: 4}}, {method: finetune}]"], ["adapt-lora-4", "adapt-finetune"]),
         (["x=[true, null, '../../etc', '', '$(rm)']"], ["x-true", "x-none", "x-etc", "x-3", "x-rm"]),
         (["x=[a/b, c/b, B]"], ["x-b-0", "x-b-1", "x-B-2"]),  # file systems that take b and B for one name
         (["name=[a, b]"], ["", ""]),

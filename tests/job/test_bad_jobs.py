@@ -369,8 +369,8 @@ BAD: dict[str, tuple[str, list[str]]] = {
         ["train.precision", "fp32"],
     ),
     "start of adapters": (
-        GOOD + "adapt: {method: lora, l2_sp: 0.1}\n",
-        [":13:23: adapt.l2_sp: what lora trains is new", "method: finetune"],
+        GOOD + "adapt: {adapters: {kind: lora}, l2_sp: 0.1}\n",
+        [":13:33: adapt.l2_sp: adapters are new, so there is no start", "remove l2_sp, or adapters"],
     ),
     "chosen without validation": (
         replaced("  validation:\n    dev: {source: dev.csv}\n", "") + "adapt: {method: finetune, interpolate: auto}\n",
@@ -423,7 +423,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "an unknown template": (GOOD + "engine: {name: deepspeed, deepspeed: zero33}\n", ["did you mean zero3?"]),
     "no DeepSpeed file": (GOOD + "engine: {name: deepspeed, deepspeed: my.json}\n", ["no template and no file"]),
     "a block of ddp": (GOOD + "engine: {name: ddp, block: Layer}\n", ["engine.block: only fsdp uses block"]),
-    "unknown method": (GOOD + "adapt: {method: lorra}\n", [":13:9: adapt.method: found 'lorra'", "did you mean lora?"]),
+    "unknown method": (GOOD + "adapt: {method: dan}\n", [":13:9: adapt.method: found 'dan'", "did you mean dann?"]),
     "no method": (GOOD + "adapt: {rank: 8}\n", [":13:9: adapt.rank: unknown key 'rank'", "the keys here are method"]),
     "a method for trained heads": (
         with_target("target.csv").replace("method: mmd", "method: tent").replace("tiny}", "headless}"),
@@ -434,32 +434,55 @@ BAD: dict[str, tuple[str, list[str]]] = {
         [":13:9: adapt.unfreeze: found 'gradul'"],
     ),
     "no such number": (GOOD + "adapt: {layer_decay: 1.5}\n", ["found 1.5; allowed is a number up to 1"]),
-    "unknown key of a method": (GOOD + "adapt: {method: lora, rnk: 8}\n", ["adapt.rnk", "did you mean rank?"]),
+    "unknown key of a method": (
+        GOOD + "adapt: {adapters: {kind: lora, rnk: 8}}\n",
+        ["adapt.adapters.rnk", "did you mean rank?"],
+    ),
     "key of another method": (
         GOOD + "adapt: {method: finetune, rank: 8}\n",
         ["adapt.rank", "the keys here are method"],
     ),
-    "no rank": (GOOD + "adapt: {method: lora, rank: 0}\n", [":13:23: adapt.rank: found 0", "a number above 0"]),
-    "no targets": (GOOD + "adapt: {method: lora, targets: []}\n", ["found []; allowed is auto or a list that is not"]),
-    "in 8 bits": (GOOD + "adapt: {method: lora, quantised: 8bit}\n", ["allowed is false or 4bit"]),
+    "no rank": (
+        GOOD + "adapt: {adapters: {kind: lora, rank: 0}}\n",
+        [":13:32: adapt.adapters.rank: found 0", "a number above 0"],
+    ),
+    "no targets": (
+        GOOD + "adapt: {adapters: {kind: lora, targets: []}}\n",
+        ["found []; allowed is auto or a list that is not"],
+    ),
+    "in 8 bits": (GOOD + "adapt: {adapters: {kind: lora, quantised: 8bit}}\n", ["allowed is false or 4bit"]),
     "in 4 bits on a cpu": (
-        GOOD + "adapt: {method: lora, quantised: 4bit}\nlaunch: {device: cpu}\n",
-        ["adapt.quantised: bitsandbytes computes on GPUs", "quantised: false, or launch.device: auto"],
+        GOOD + "adapt: {adapters: {kind: lora, quantised: 4bit}}\nlaunch: {device: cpu}\n",
+        ["adapt.adapters.quantised: bitsandbytes computes on GPUs", "quantised: false, or launch.device: auto"],
     ),
     "in 4 bits and sliced": (
-        GOOD + "adapt: {method: lora, quantised: 4bit}\nengine: {name: fsdp}\n",
-        ["adapt.quantised: weights in 4 bits are whole on each process, and fsdp slices them", "engine.name: ddp"],
+        GOOD + "adapt: {adapters: {kind: lora, quantised: 4bit}}\nengine: {name: fsdp}\n",
+        [
+            "adapt.adapters.quantised: weights in 4 bits are whole on each process, and fsdp slices them",
+            "engine.name: ddp",
+        ],
     ),
     "in 4 bits and merged": (
-        GOOD + "adapt: {method: lora, quantised: 4bit, merge: true}\n",
-        ["adapt.merge: the adapters were fitted to weights in 4 bits"],
+        GOOD + "adapt: {adapters: {kind: lora, quantised: 4bit, merge: true}}\n",
+        ["adapt.adapters.merge: the adapters were fitted to weights in 4 bits"],
     ),
     "frozen beside adapters": (
-        replaced("{pretrained: tiny}", "{pretrained: tiny, frozen: [a]}") + "adapt: {method: lora}\n",
-        [":2:27: model.frozen: lora freezes all weights but the adapters"],
+        replaced("{pretrained: tiny}", "{pretrained: tiny, frozen: [a]}") + "adapt: {adapters: {kind: lora}}\n",
+        [":2:27: model.frozen: all weights but the adapters and the head are frozen already"],
+    ),
+    "adapters as a method": (
+        GOOD + "adapt: {method: lora, rank: 4, rank_stabilised: true, targets: [query], layer_decay: 0.5}\n",
+        [
+            ":13:9: adapt.method: adapters are no method: they go with every method",
+            "adapt: {adapters: {kind: rslora, rank: 4, targets: [query]}, layer_decay: 0.5}",
+        ],
+    ),
+    "adapters of weights that adapters freeze": (
+        GOOD + "adapt: {method: tent, adapters: {kind: lora}}\n",
+        ["adapt.adapters: tent trains only scales and shifts of normalisation layers, which adapters freeze"],
     ),
     "adapters of adapters": (
-        replaced("{pretrained: tiny}", "{pretrained: adapted}") + "adapt: {method: lora}\n",
+        replaced("{pretrained: tiny}", "{pretrained: adapted}") + "adapt: {adapters: {kind: lora}}\n",
         ["model.pretrained: adapted holds adapters", "merge them first: adaptrun consolidate adapted -o FOLDER"],
     ),
     "adapters without a base": (

@@ -17,8 +17,13 @@ from launcher.job.sections.training import Train
 from launcher.run.resuming import differing_fields
 
 METHODS = {
-    "finetune": {"rehearsal": {"source": "old.csv"}, "probe": {"steps": 2}, "average": {"name": "ema"}, "distill": {}},
-    "lora": {"average": {"name": "swa"}},
+    "finetune": {
+        "rehearsal": {"source": "old.csv"},
+        "adapters": {"kind": "lora"},
+        "probe": {"steps": 2},
+        "average": {"name": "ema"},
+        "distill": {},
+    },
     **{name: {} for name in ("dapt", "udalm", "dann", "cdan", "coral", "mmd", "mcc", "self-training", "shot", "tent")},
     "group-dro": {},
     "own": {"code": "mine.py:Mine"},

@@ -19,7 +19,7 @@ from launcher.engines.base import EngineSettings
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
 from launcher.job.sections.training import Optimizer
 from launcher.models.weights import loading
 
@@ -38,7 +38,7 @@ LLAMA = LlamaConfig(
 
 
 def leave_adapters(
-    loaded: loading.Loaded, lora: Lora, setting: AdapterContext, tokenizer: Any, card: Any, folder: Path
+    loaded: loading.Loaded, lora: LowRank, setting: AdapterContext, tokenizer: Any, card: Any, folder: Path
 ) -> Any:
     """Adapters of random values, saved as a run saves them; gives the model that they are in."""
     identity = loaded.identity
@@ -71,7 +71,9 @@ def load(
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
-@pytest.mark.parametrize("adapt", [{}, {"dora": True, "rank_stabilised": True, "alpha": 3}], ids=["lora", "dora"])
+@pytest.mark.parametrize(
+    "adapt", [{}, {"kind": "rslora"}, {"kind": "dora", "alpha": 3}], ids=["lora", "rslora", "dora"]
+)
 @pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])
 def test_decoders_and_transposed_layers_are_adapted(
     config: Any, adapt: dict[str, Any], in_parts: bool, tiny_model: Path, tmp_path: Path
@@ -84,7 +86,7 @@ def test_decoders_and_transposed_layers_are_adapted(
     tokenizer.save_pretrained(tmp_path / "base")
     spec = Model(pretrained=str(tmp_path / "base"))
     loaded = load(tmp_path / "base")
-    lora = Lora.model_validate({"method": "lora", "rank": 4, **adapt})
+    lora = LowRank.model_validate({"kind": "lora", "rank": 4, **adapt})
     setting = AdapterContext(find_pretrained(spec), None, CLASSIFIER, seed=0)
     trained = leave_adapters(loaded, lora, setting, tokenizer, {"task": "text-classification"}, tmp_path)
     found = load(tmp_path / "model", in_parts=in_parts)
@@ -145,7 +147,7 @@ def test_the_base_may_be_a_function_or_a_state_dict(kind: str, tiny_model: Path,
     identity = loaded.identity
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     setting = AdapterContext(place, None, CLASSIFIER, seed=0)
-    trained = leave_adapters(loaded, Lora(method="lora"), setting, tokenizer, card, tmp_path)
+    trained = leave_adapters(loaded, LowRank(kind="lora"), setting, tokenizer, card, tmp_path)
     written = json.loads((tmp_path / "model" / "adaptrun.json").read_text())
     written["base"] = base | {"identity": identity}
     (tmp_path / "model" / "adaptrun.json").write_text(json.dumps(written))

@@ -20,7 +20,7 @@ from launcher.adapt.adapters.adapters import AdapterContext
 from launcher.adapt.adapters.lora import add_lora
 from launcher.job.pretrained import find_pretrained
 from launcher.job.schema import Model
-from launcher.job.sections.methods import Lora
+from launcher.job.sections.adapters import LowRank
 from launcher.job.sections.training import Optimizer
 from launcher.models.weights import loading
 from launcher.models.weights.stored import FileTensor, Placeholders
@@ -159,7 +159,7 @@ def peak_of_loading(
         loaded = load(folder, in_parts=True)
         if adapt is not None:
             setting = AdapterContext(find_pretrained(Model(pretrained=folder)), None, CLASSIFIER, seed=0)
-            add_lora(Lora.model_validate(adapt), loaded, setting)
+            add_lora(LowRank.model_validate(adapt), loaded, setting)
         engine.prepare(loaded.model, Optimizer(name="sgd"), loaded.stored)
     deepspeed.initialize = start
     held = engine.state()["model"].values()
@@ -195,7 +195,7 @@ def anonymous_memory() -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("adapt", [None, {"method": "lora"}, {"method": "lora", "dora": True}], ids=str)
+@pytest.mark.parametrize("adapt", [None, {"kind": "lora"}, {"kind": "dora"}], ids=str)
 @pytest.mark.parametrize("engine", SHARDING)
 def test_no_rank_holds_a_large_model_while_it_is_loaded(
     engine: str, adapt: dict[str, Any] | None, large_model: Path, worlds: Worlds

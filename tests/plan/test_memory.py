@@ -16,8 +16,9 @@ from launcher.errors import JobError, ModelError
 from launcher.job.pretrained import Pretrained, find_pretrained
 from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Model
+from launcher.job.sections.adapters import LowRank
 from launcher.job.sections.adapting import Ema
-from launcher.job.sections.methods import Finetune, Lora
+from launcher.job.sections.methods import Finetune
 from launcher.job.sections.training import Optimizer
 from launcher.plan.adapter_size import from_shapes
 from launcher.plan.hardware import Gpu, Hardware
@@ -39,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("memory") / "model", hidden=96)
 
 
-LORA = {"method": "lora"}
+LORA = {"kind": "lora"}
 FROZEN = "bert.embeddings.*"
 
 
@@ -68,7 +69,7 @@ def measured(
     if lora is not None:
         place = find_pretrained(Model(pretrained=folder))
         setting = AdapterContext(place, None, task.auto_class, seed=0)
-        add_lora(Lora.model_validate(lora), Loaded(module.model, (), ()), setting)
+        add_lora(LowRank.model_validate(lora), Loaded(module.model, (), ()), setting)
     engine: Any = engine_of(engine_name, None)
     engine.prepare(module, Optimizer.model_validate(optimizer), {})
     average = Ema(name="ema") if averages else None
@@ -213,15 +214,15 @@ def test_gradients_are_sliced_where_whole_ones_do_not_fit(model: Path, tmp_path:
 
 
 LORAS: list[dict[str, Any]] = [
-    {"method": "lora"},
-    {"method": "lora", "rank": 16, "targets": ["query", "output.dense"], "dora": True},
+    {"kind": "lora"},
+    {"kind": "dora", "rank": 16, "targets": ["query", "output.dense"]},
 ]
 
 
 @pytest.mark.parametrize("lora", LORAS, ids=["lora", "dora"])
 @pytest.mark.parametrize(("engine", "size"), [("single", 1), *((e, n) for e in ENGINES[1:] for n in (2, 3))])
 def test_so_it_is_with_adapters(engine: Any, size: int, lora: dict[str, Any], model: Path, worlds: Worlds) -> None:
-    model_size = find_model_size(find_pretrained(Model(pretrained=str(model))), adapt=Lora.model_validate(lora))
+    model_size = find_model_size(find_pretrained(Model(pretrained=str(model))), adapters=LowRank.model_validate(lora))
     assert model_size is not None
     load = Workload(tokens=0, precision="fp32", recomputes=False)
     planned = memory_of(model_size, Optimizer(), engine, size, load)
@@ -333,7 +334,7 @@ def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, 
         sum(counts.values()), max(counts.values()), 0, 6, 256, config.intermediate_size, 8, family == "llama"
     )
     if adapt is not None:
-        lora = Lora.model_validate(LORA | adapt)
+        lora = LowRank.model_validate(LORA | adapt)
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         size = replace(size, adapters=from_shapes(lora, shapes, {}, 256, learns_head=True))
         setting = AdapterContext(Pretrained("folder", "x", "x", "x"), None, "", seed=0)
@@ -432,7 +433,7 @@ def test_adapters_of_a_large_model_are_counted_from_its_config(tmp_path: Path) -
     file = large_job(tmp_path, global_batch_size=64, max_length=2048, activation_checkpointing=True)
 
     def rows(**adapt: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        table = Table.of(load_job(file, [f"adapt={json.dumps(LORA | adapt)}"]), 8, 80 * 2**30)
+        table = Table.of(load_job(file, [f"adapt.adapters={json.dumps(LORA | adapt)}"]), 8, 80 * 2**30)
         answer = json.loads(table.as_json())
         return answer["size"], {row["sharing"]: row["memory"] for row in answer["rows"]}
 
@@ -447,14 +448,14 @@ def test_adapters_of_a_large_model_are_counted_from_its_config(tmp_path: Path) -
     quantised = rows(quantised="4bit")[1]
     assert set(quantised) == {"ddp"}
     assert quantised["ddp"]["weights"] < 0.15 * memory["ddp"]["weights"]
-    text = str(Table.of(load_job(file, [f"adapt={json.dumps(LORA)}"]), 8, 80 * 2**30))
+    text = str(Table.of(load_job(file, [f"adapt.adapters={json.dumps(LORA)}"]), 8, 80 * 2**30))
     assert text.startswith("about 69.61 billion parameters (103.6 million trained) on 8 GPUs")
     assert "fits: fsdp (the first that fits)" in text
 
 
 def test_adapters_are_offered_where_all_weights_need_host_memory_or_more_devices(tmp_path: Path) -> None:
     file = large_job(tmp_path, global_batch_size=64, max_length=2048, activation_checkpointing=True)
-    offer = "adapt: {method: lora}, engine: {name: fsdp}, train.micro_batch_size: 1"
+    offer = "adapt.adapters: {kind: lora}, engine: {name: fsdp}, train.micro_batch_size: 1"
     assert f"without host memory: {offer}" in str(Table.of(load_job(file), 8, 80 * 2**30))
     refused = str(Table.of(load_job(file, ["engine.name=fsdp"]), 8, 80 * 2**30))
     assert f"zero3_offload}}, train.micro_batch_size: 1; or {offer}" in refused
@@ -475,7 +476,9 @@ def test_adapters_are_offered_where_all_weights_need_host_memory_or_more_devices
 def test_adapters_that_cannot_be_had_are_refused(
     adapt: dict[str, Any], hardware: Hardware, message: str, model: Path, tmp_path: Path
 ) -> None:
-    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=LORA | adapt)
+    made, file = job(
+        tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt={"adapters": LORA | adapt}
+    )
     with pytest.raises(JobError, match=message):
         make_plan(made, file, hardware)
 
@@ -484,7 +487,7 @@ def test_weights_in_4_bits_are_whole_on_each_gpu(model: Path, tmp_path: Path) ->
     pytest.importorskip("bitsandbytes")
     adapt = LORA | {"quantised": "4bit"}
     made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=adapt)
-    size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
+    size = find_model_size(find_pretrained(made.model), adapters=made.adapt.adapters)
     assert size is not None
     small = Gpu("small", int(1.3 * 4 * size.parameters), 9.0)
     plan = make_plan(made, file, Hardware((small, small), 8, 2**33))
@@ -494,9 +497,9 @@ def test_weights_in_4_bits_are_whole_on_each_gpu(model: Path, tmp_path: Path) ->
 
 
 def test_the_plan_says_how_much_learns(model: Path, tmp_path: Path) -> None:
-    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=LORA)
+    made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt={"adapters": LORA})
     plan = make_plan(made, file, Hardware((), 2, 2**33))
-    size = find_model_size(find_pretrained(made.model), adapt=made.adapt)
+    size = find_model_size(find_pretrained(made.model), adapters=made.adapt.adapters)
     assert size is not None
     assert f"adapters: {size.learning:,} of {size.parameters:,} parameters are trained" in plan.reasons
 

@@ -128,7 +128,7 @@ def job(pretrained: Path | str, task: str = "text-classification", **sections: A
         (
             bert,
             "text-classification",
-            {"adapt": {"method": "lora", "lr_factors": {"*embeddings*": 2}}},
+            {"adapt": {"adapters": {"kind": "lora"}, "lr_factors": {"*embeddings*": 2}}},
             "learns, by model.frozen or the method",
         ),
         (
@@ -160,7 +160,7 @@ def test_without_samples_the_model_says_what_there_is_to_tell_apart(tmp_path: Pa
     [
         (bert, {"adapt": {"unfreeze": 3}}),
         (bert, {"adapt": {"lr_factors": {"classifier.*": 2}, "layer_decay": 0.9}}),
-        (bert, {"adapt": {"method": "lora", "lr_factors": {"*lora*": 2}}}),
+        (bert, {"adapt": {"adapters": {"kind": "lora"}, "lr_factors": {"*lora*": 2}}}),
         (bert, {"adapt": {"method": "udalm"}}),
         (bert, {"adapt": {"method": "tent"}}),
         (bert, {"engine": {"name": "fsdp", "block": "BertLayer"}}),
