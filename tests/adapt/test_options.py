@@ -30,7 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "distilled": {"distill": {"weight": 0.7, "temperature": 3.0}},
     "free": {"interpolate": 0.7},
     "adapters": {
-        "adapters": {"kind": "lora"},
+        "adapters": {"kind": "lora", "rank": 4},
         "probe": 2,
         "average": {"name": "ema", "decay": 0.5},
         "layer_decay": 0.5,

@@ -159,5 +159,5 @@ def test_prepared_data_depend_on_how_they_are_read_and_cut() -> None:
 def test_changed_fields_are_found_at_any_depth() -> None:
     job = job_with("finetune")
     asking = {".".join(path) for path, _, mark in changed_fields(job) if mark.asks_model}
-    assert asking == {"adapt.probe", "adapt.average", "adapt.distill"}
+    assert asking == {"adapt.adapters.kind", "adapt.probe", "adapt.average", "adapt.distill"}
     assert ("track", "0", "name") in {path for path, _, _ in changed_fields(job)}

@@ -485,7 +485,7 @@ def test_adapters_that_cannot_be_had_are_refused(
 
 def test_weights_in_4_bits_are_whole_on_each_gpu(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    adapt = LORA | {"quantised": "4bit"}
+    adapt = {"adapters": LORA | {"quantised": "4bit"}}
     made, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, adapt=adapt)
     size = find_model_size(find_pretrained(made.model), adapters=made.adapt.adapters)
     assert size is not None

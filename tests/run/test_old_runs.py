@@ -7,10 +7,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher.commands.status import status_of
 from launcher.display.comparison import Comparison
 from launcher.errors import RequestError
+from launcher.job.reading.job_file import load_kept_job
+from launcher.job.sections.adapters import LowRank
 from launcher.measure.compare.per_sample_results import SCHEMA as SCHEMA_OF_SAMPLES
 from launcher.measure.compare.per_sample_results import PerSampleResults
 from launcher.run.events import EventTail, Step
@@ -20,6 +23,8 @@ from tests.cli import adaptrun
 
 OLD = Path(__file__).parent / "old" / "runs-of-0.1.0.tar.gz"
 """Made with 0.1.0 in /tmp/old: `adaptrun train whole.yaml` and `lora.yaml`; the checkpoints of step 6 were removed."""
+ADAPTERS = {"kind": "lora", "rank": 2}
+"""Of the run `lora`, as today's job file has them."""
 
 
 @pytest.fixture
@@ -61,6 +66,23 @@ def test_an_old_run_resumes_with_the_numbers_that_it_had(folder: Path) -> None:
     after = [event for event in EventTail(run.events_file).read() if isinstance(event, Step)][6:]
     assert [event.step for event in after] == [4, 5, 6]
     assert [event.loss for event in after] == pytest.approx([before[step] for step in (4, 5, 6)], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_an_old_run_with_adapters_resumes_from_a_job_in_the_new_spelling(folder: Path) -> None:
+    run = run_of(folder, "lora")
+    before = {event.step: event.loss for event in EventTail(run.events_file).read() if isinstance(event, Step)}
+    values = yaml.safe_load((folder / "lora.yaml").read_text())
+    (folder / "new.yaml").write_text(yaml.safe_dump(values | {"adapt": {"adapters": ADAPTERS}}))
+    adaptrun("train", "new.yaml", "--resume", run.checkpoints / "step-00000003", cwd=folder)
+    after = [event for event in EventTail(run.events_file).read() if isinstance(event, Step)][6:]
+    assert [event.step for event in after] == [4, 5, 6]
+    assert [event.loss for event in after] == pytest.approx([before[step] for step in (4, 5, 6)], rel=1e-5)
+
+
+def test_a_job_kept_by_an_old_run_is_read_in_the_new_spelling(folder: Path) -> None:
+    adapt = load_kept_job(run_of(folder, "lora").job_file).adapt
+    assert (adapt.method, adapt.adapters) == ("finetune", LowRank.model_validate(ADAPTERS))
 
 
 def test_files_of_a_later_version_are_refused_by_its_number(folder: Path) -> None:
