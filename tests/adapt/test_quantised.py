@@ -51,10 +51,10 @@ def answers(model: Any) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_only_the_blocks_are_in_4_bits_and_the_answers_stay_near(dora: bool, material: Path) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_only_the_blocks_are_in_4_bits_and_the_answers_stay_near(kind: str, material: Path) -> None:
     whole = answers(quantised(material, in_parts=False))
-    small = quantised(material, in_parts=True, quantised="4bit", dora=dora)
+    small = quantised(material, in_parts=True, quantised="4bit", kind=kind)
     kinds = {name: parameter.dtype for name, parameter in small.named_parameters()}
     in_4_bits = {name for name, dtype in kinds.items() if dtype == torch.uint8}
     assert in_4_bits == {name for name in kinds if "layer." in name and name.endswith("base_layer.weight")}

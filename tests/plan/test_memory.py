@@ -312,7 +312,7 @@ def kept_for_backward(model: Any, samples: int, length: int, bf16: bool) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize("adapt", [None, {}, {"dropout": 0.1}, {"dora": True}], ids=str)
+@pytest.mark.parametrize("adapt", [None, {}, {"dropout": 0.1}, {"kind": "dora"}], ids=str)
 def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, family: str, precision: str) -> None:
     """Without the model's dropout, whose masks and unfused attention only a CPU keeps."""
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
@@ -444,7 +444,7 @@ def test_adapters_of_a_large_model_are_counted_from_its_config(tmp_path: Path) -
     assert memory["ddp"]["optimizer"] == 2 * memory["ddp"]["gradients"]
     every = 80 * 8 * (4 * 8192 + 2 * (8192 + 1024) + 3 * (8192 + 28672))
     assert rows()[0]["adapters"]["inputs"] + rows()[0]["adapters"]["outputs"] == every // 8
-    assert rows(dora=True)[0]["adapters"]["magnitudes"] == 80 * (2 * 8192 + 2 * 1024 + 2 * 28672 + 8192)
+    assert rows(kind="dora")[0]["adapters"]["magnitudes"] == 80 * (2 * 8192 + 2 * 1024 + 2 * 28672 + 8192)
     quantised = rows(quantised="4bit")[1]
     assert set(quantised) == {"ddp"}
     assert quantised["ddp"]["weights"] < 0.15 * memory["ddp"]["weights"]
