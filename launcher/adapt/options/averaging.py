@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from launcher.adapt.options.weight_copies import Copies, Kept
+from launcher.adapt.options.weight_copies import Copies, Kept, move
 from launcher.engines.base import Engine, LocalTensor
 from launcher.job.sections.adapting import Ema, Swa
 
@@ -33,8 +33,8 @@ class Average:
         """Let the weights after so many steps count in the average."""
         weight = weight_after(self._spec, step, self._steps, self._per_epoch)
         if weight:
-            for parameter in self._copies.parameters:
-                self._copies[parameter].lerp_(parameter.tensor, weight)
+            stepped = self._copies.parameters
+            move(self._copies.of(stepped), [parameter.tensor for parameter in stepped], weight)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from launcher.adapt.options.weight_copies import Copies, Kept
-from launcher.engines.base import Engine, LocalTensor
+from launcher.adapt.options.weight_copies import Copies, Kept, move
+from launcher.engines.base import Engine, LocalParameter, LocalTensor
 
 SLOT = "start"
 """Its name among the moments of a checkpoint."""
@@ -24,14 +24,19 @@ class Start:
         stepped = engine.local_parameters()
         self._pretrained = [parameter for parameter in stepped if not parameter.is_new]
         self._new = [parameter for parameter in stepped if parameter.is_new and interpolates]
+        groups: dict[int, list[LocalParameter]] = {}
+        for parameter in self._pretrained:
+            groups.setdefault(id(parameter.group), []).append(parameter)
+        self._groups = list(groups.values())
         self._start = Copies([*self._pretrained, *self._new])
         self._end: Copies | None = None
 
     @torch.no_grad()
     def pull(self, strength: float) -> None:
         """w − lr·α·(w − w₀), with the rate of w's own group (Xuhong et al. 2018, arXiv:1802.01483)."""
-        for parameter in self._pretrained:
-            parameter.tensor.lerp_(self._start[parameter], parameter.group["lr"] * strength)
+        for members in self._groups:
+            tensors = [parameter.tensor for parameter in members]
+            move(tensors, self._start.of(members), members[0].group["lr"] * strength)
 
     @torch.no_grad()
     def mix(self, share: float) -> None:

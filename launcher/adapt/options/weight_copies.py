@@ -16,6 +16,12 @@ Kept = dict[str, dict[str, LocalTensor]]
 """What options keep of each parameter by the parameter's name, then by their own: its place in a checkpoint."""
 
 
+def move(tensors: Sequence[torch.Tensor], ends: Sequence[torch.Tensor], share: float) -> None:
+    """tensor ← (1 − share)·tensor + share·end for all at once, in the few kernels that the device allows."""
+    if tensors:  # a rank may step nothing
+        torch._foreach_lerp_(list(tensors), list(ends), share)
+
+
 class Copies:
     """A copy of some parameters as they are now."""
 
@@ -26,6 +32,10 @@ class Copies:
     def __getitem__(self, parameter: LocalParameter) -> torch.Tensor:
         """This rank's part of the copy, which may be written to."""
         return local(self._held[parameter.name])
+
+    def of(self, parameters: Sequence[LocalParameter]) -> list[torch.Tensor]:
+        """This rank's parts of the copies of some of them."""
+        return [self[parameter] for parameter in parameters]
 
     @torch.no_grad()
     def take(self, parameter: LocalParameter) -> None:
