@@ -21,7 +21,7 @@ from launcher.job.sections.marks import changed_fields, values_that
 from launcher.job.sections.tasks import FAMILIES, Family, find_family
 from launcher.job.vocabulary import check_vocabulary
 from launcher.measure.quality.label_sets import LabelSet, label_format, named_outputs, read_label_set
-from launcher.plan.deepspeed_config import check_deepspeed
+from launcher.plan.engines import named_engine
 from launcher.plan.plan import Plan
 from launcher.run.folder import RunFolder, temporary_folder
 from launcher.supervise.failure import RankFailed
@@ -34,8 +34,9 @@ ROWS_LOOKED_AT = 10_000
 def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
     """Say what a sound job file means. Raises RequestError with what is wrong with it, or with the files it names."""
     job = load_job(file, sets)
-    if job.engine.name == "deepspeed":
-        check_deepspeed(job, file)
+    engine = named_engine(job)
+    if engine is not None:
+        engine.check(job, file)
     check_columns(job)
     pretrained, family = find_pretrained(job.model), find_family(job.task, loss=job.train.loss.name)
     if family.needs_tokenizer:

@@ -17,6 +17,7 @@ import numpy as np
 
 from launcher.errors import ExitCode
 from launcher.job.schema import Job
+from launcher.plan.engines import SHARDINGS, engine_with
 from launcher.plan.hardware import find_hardware
 from launcher.plan.planner import make_plan
 from launcher.run.events import EventTail, Step
@@ -31,8 +32,11 @@ CLIP_NORM = 0.1
 OPTIMIZERS = {"sgd": {"name": "sgd", "lr": 0.5, "momentum": 0.9}, "adamw": {"name": "adamw", "lr": 1e-3}}
 SPLITS = {1: (16, 5, 1), 2: (8, 3), 3: (6, 2)}
 """Micro-batch sizes for each world; the first of world 1 is what all others are compared with."""
-ENGINES = {1: ("single", "fsdp", "zero1", "zero2", "zero3"), 2: ("ddp", "fsdp", "zero1", "zero2", "zero3")}
-"""Of one process, and of several; ZeRO's stages by the names of their templates."""
+COMPARED = {
+    count: [each for each in SHARDINGS.values() if not each.uses_host and engine_with(each).runs_on(count)]
+    for count in (1, 2)
+}
+"""How one process, and several, divide the state; ZeRO's stages by the names of their templates."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,16 @@ class Case:
 
 CASES = [
     *(
-        Case(optimizer, engine, world, size)
+        Case(optimizer, sharding.name, world, size)
         for optimizer in OPTIMIZERS
         for world, sizes in SPLITS.items()
-        for engine in ENGINES[min(world, 2)]
-        for size in (sizes if engine in ("single", "ddp") else sizes[-1:])
+        for sharding in COMPARED[min(world, 2)]
+        for size in (sizes if sharding.slices == "nothing" else sizes[-1:])
     ),
     *(
-        Case("sgd", engine, world, sizes[0], "bf16")
+        Case("sgd", sharding.name, world, sizes[0], "bf16")
         for world, sizes in SPLITS.items()
-        for engine in ENGINES[min(world, 2)]
+        for sharding in COMPARED[min(world, 2)]
     ),
 ]
 
@@ -187,9 +191,9 @@ def _lay_out(folder: Path, case: Case) -> None:
     run.write_plan(make_plan(job, run.job_file, find_hardware(), processes=case.world))
 
 
-def engine_section(name: str) -> dict[str, str]:
-    """The job file's `engine` for an engine's name, or for that of a DeepSpeed template."""
-    return {"name": "deepspeed", "deepspeed": name} if name.startswith("zero") else {"name": name}
+def engine_section(sharding: str) -> dict[str, str]:
+    """The job file's `engine` that divides the state so: an engine, or a stage of ZeRO by its template."""
+    return dict(SHARDINGS[sharding].section)
 
 
 def _trace(folder: Path) -> Trace:

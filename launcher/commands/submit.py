@@ -117,8 +117,6 @@ def plan_for(job: Job, job_file: Path, profile: Profile) -> Plan:
             f"{job.train.global_batch_size} samples a step leave some of {plan.world} ranks without any",
             f"train.global_batch_size: {plan.world}, or fewer nodes",
         )
-    if job.engine.name == "single" and plan.world > 1:
-        raise _refusal(job_file, "engine.name", f"single is one process, and {plan.world} are asked for", "auto")
     return replace(plan, commands=(("sbatch", script_file(RunFolder(Path("."))).name),))
 
 

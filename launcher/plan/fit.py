@@ -8,23 +8,24 @@ from math import ceil
 
 from launcher.job.schema import Job
 from launcher.job.sections.adapters import LowRank
-from launcher.plan.memory import FLOAT32, Memory, Strategy, Workload, memory_of
+from launcher.plan.engines import FOR_SEVERAL, SHARDINGS, engine_with, memory_of, on_devices
+from launcher.plan.engines.facts import Sharding
+from launcher.plan.memory import FLOAT32, Memory, Workload
 from launcher.plan.model_size import ModelSize, size_of_job
 
 ROOM = 0.9
 """Of a device's memory: the rest goes to the driver, libraries and fragmentation."""
-STRATEGIES: tuple[Strategy, ...] = ("ddp", "zero1", "zero2", "fsdp", "zero3", "zero2_offload", "zero3_offload")
-"""From the least communication to the most."""
 
 
 @dataclass(frozen=True)
 class ShardingOption:
     """One way to run a job, and what it takes of each device.
 
-    whole_gradients: of fsdp, between the micro-batches of a step
+    sharing: by its name
+    whole_gradients: between the micro-batches of a step
     """
 
-    sharing: Strategy
+    sharing: str
     ranks: int
     micro_batch: int
     recomputes: bool
@@ -43,30 +44,30 @@ class Devices:
 
 
 def way_of(
-    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Strategy, micro_batch: int, recomputes: bool
+    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharding, micro_batch: int, recomputes: bool
 ) -> ShardingOption:
     """What a job takes when it is shared so."""
     load = Workload(micro_batch * (size.patches or job.train.max_length), precision, recomputes)
-    one = "single" if devices.count == 1 and sharing == "ddp" else sharing
+    one = on_devices(sharing, devices.count)
     memory = memory_of(
         size,
         job.train.optimizer,
-        one,
+        one.name,
         devices.count,
         load,
         job.adapt.copies,
         takes_what_it_reserves=devices.are_gpus,
     )
     room = ROOM * devices.memory
-    accumulates = micro_batch < share_of_a_rank(job, devices.count)
+    accumulates = micro_batch < share_of_a_rank(job, one, devices.count)
     whole = replace(memory, gradients=FLOAT32 * size.learning)
-    if one == "fsdp" and accumulates and whole.total <= room:
-        return ShardingOption(one, devices.count, micro_batch, recomputes, whole, fits=True, whole_gradients=True)
-    return ShardingOption(one, devices.count, micro_batch, recomputes, memory, memory.total <= room)
+    if one.may_keep_gradients and accumulates and whole.total <= room:
+        return ShardingOption(one.name, devices.count, micro_batch, recomputes, whole, fits=True, whole_gradients=True)
+    return ShardingOption(one.name, devices.count, micro_batch, recomputes, memory, memory.total <= room)
 
 
 def largest_micro_batch(
-    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Strategy, most: int
+    job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharding, most: int
 ) -> int | None:
     """The largest of `most`, its half, its quarter, … that fits; None where one sample does not."""
     size_tried = most
@@ -108,43 +109,39 @@ def _with_adapters(
     size = size_of_job(job.model_copy(update={"adapt": adapted}))
     if size is None:
         return
-    plain = [sharing for sharing in STRATEGIES if not sharing.endswith("offload")]
+    plain = [sharing for sharing in FOR_SEVERAL if not sharing.uses_host]
     for sharing, recomputes in ((sharing, recomputes) for sharing in plain for recomputes in (now.recomputes, True)):
         way = way_of(job, size, precision, devices, sharing, 1, recomputes)
         extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
-        engine = "" if way.sharing == "single" else f", engine: {engine_of(sharing)}"
+        engine = "" if way.sharing != sharing.name else f", engine: {sharing.spelling}"
         yield way, f"adapt.adapters: {{kind: lora}}{engine}, train.micro_batch_size: 1{extra}"
 
 
 def _changes(
     job: Job, size: ModelSize, precision: str, devices: Devices, now: ShardingOption
 ) -> Iterator[tuple[ShardingOption, str]]:
-    def way(sharing: Strategy, micro_batch: int, recomputes: bool, among: Devices = devices) -> ShardingOption:
+    def way(sharing: Sharding, micro_batch: int, recomputes: bool, among: Devices = devices) -> ShardingOption:
         return way_of(job, size, precision, among, sharing, micro_batch, recomputes)
 
     halves = [max(1, now.micro_batch >> shift) for shift in range(1, now.micro_batch.bit_length())]
     for smaller in halves:
-        yield way(now.sharing, smaller, now.recomputes), f"train.micro_batch_size: {smaller}"
+        yield way(SHARDINGS[now.sharing], smaller, now.recomputes), f"train.micro_batch_size: {smaller}"
     if not now.recomputes:
         for smaller in (now.micro_batch, *halves):
             change = f"train.activation_checkpointing: true and train.micro_batch_size: {smaller}"
-            yield way(now.sharing, smaller, True), change
-    for sharing in STRATEGIES[1:]:
+            yield way(SHARDINGS[now.sharing], smaller, True), change
+    for sharing in FOR_SEVERAL[1:]:
         for recomputes in (now.recomputes, True):
             extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
-            change = f"engine: {engine_of(sharing)}, train.micro_batch_size: 1{extra}"
+            change = f"engine: {sharing.spelling}, train.micro_batch_size: 1{extra}"
             yield way(sharing, 1, recomputes), change
+    sliced = next(sharing for sharing in FOR_SEVERAL if sharing.slices == "weights")
     for times in (2, 4, 8, 16, 32, 64, 128):
         more = replace(devices, count=devices.count * times)
-        change = f"{more.count} such GPUs with engine: {engine_of('fsdp')}, train.activation_checkpointing: true"
-        yield way("fsdp", 1, True, more), change
+        change = f"{more.count} such GPUs with engine: {sliced.spelling}, train.activation_checkpointing: true"
+        yield way(sliced, 1, True, more), change
 
 
-def engine_of(sharing: Strategy) -> str:
-    """The job file's `engine` for a way of sharing."""
-    return f"{{name: deepspeed, deepspeed: {sharing}}}" if sharing.startswith("zero") else f"{{name: {sharing}}}"
-
-
-def share_of_a_rank(job: Job, ranks: int) -> int:
+def share_of_a_rank(job: Job, sharing: Sharding, ranks: int) -> int:
     """Samples of a step that one rank handles, at most."""
-    return ceil(job.train.global_batch_size / ranks)
+    return ceil(job.train.global_batch_size / engine_with(sharing).mesh(ranks).data_size)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
 
-from launcher.job.sections.training import Optimizer
 from launcher.plan.model_size import ModelSize
 
 FLOAT32 = 4
@@ -21,10 +19,6 @@ KEPT_BYTES = {"fp32": 4.0, "bf16": 2.5, "fp16": 2.5}
 """Bytes of a kept element: under autocast some stay in fp32."""
 SCORE_BYTES = 12
 """Of a word's score for one token: the score, its logarithm of a share, and the gradient."""
-ZERO_BUCKET = 500_000_000
-"""Elements that DeepSpeed reduces at once, unless its file says otherwise; it reserves all, however small the model."""
-
-Strategy = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
 
 
 @dataclass(frozen=True)
@@ -67,53 +61,57 @@ class Workload:
     recomputes: bool
 
 
-def memory_of(
-    size: ModelSize,
-    optimizer: Optimizer,
-    sharing: Strategy,
-    ranks: int,
-    load: Workload,
-    copies: int = 0,
-    *,
-    takes_what_it_reserves: bool = True,
-) -> Memory:
-    """The memory of each process, everything in fp32; frozen parameters have neither gradients nor moments.
+@dataclass(frozen=True)
+class Demand:
+    """What a job's processes need memory for; an engine says which part of it each of them has.
 
-    copies: of what learns, kept beside the moments (an average, the start)
+    moments: fp32 values beside each parameter that learns: the optimizer's, and copies that options keep
     takes_what_it_reserves: as GPUs do, where the memory of a CPU takes what is written to
-
-    DeepSpeed's optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
     """
-    whole = FLOAT32 * (size.parameters - size.in_4_bits) + int(BYTES_IN_4_BITS * size.in_4_bits)
-    part = FLOAT32 * ceil(size.parameters / ranks)
-    learning, stepped = FLOAT32 * size.learning, FLOAT32 * ceil(size.learning / ranks)
-    moments = copies + (int(optimizer.momentum > 0) if optimizer.name == "sgd" else 2)
-    activations, block = _activations(size, sharing, load), FLOAT32 * size.block
-    if sharing in ("single", "ddp"):
-        return Memory(whole, learning, moments * learning, activations)
-    if sharing == "fsdp":
-        part, stepped = (FLOAT32 * size.share(count, ranks) for count in (size.parameters, size.learning))
-        return Memory(part, stepped, moments * stepped, activations, _gathered_by_fsdp(size, activations))
-    bucket = FLOAT32 * (ZERO_BUCKET if takes_what_it_reserves else min(ZERO_BUCKET, size.parameters))
-    flat_copy, on_host = stepped, (2 + moments) * stepped
-    if sharing in ("zero1", "zero2"):
-        gradients = learning if sharing == "zero1" else stepped
-        return Memory(whole + flat_copy, gradients, moments * stepped, activations, bucket)
-    if sharing == "zero2_offload":
-        return Memory(whole, 0, 0, activations, 2 * bucket, host=on_host)
-    if sharing == "zero3_offload":
-        return Memory(0, 0, 0, activations, bucket + 2 * block, host=part + on_host)
-    return Memory(part + flat_copy, stepped, moments * stepped, activations, bucket + 2 * block)
+
+    size: ModelSize
+    ranks: int
+    moments: int
+    load: Workload
+    takes_what_it_reserves: bool = True
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all weights."""
+        in_4_bits = self.size.in_4_bits
+        return FLOAT32 * (self.size.parameters - in_4_bits) + int(BYTES_IN_4_BITS * in_4_bits)
+
+    @property
+    def part(self) -> int:
+        """Of the weights, cut into equal runs of elements."""
+        return FLOAT32 * ceil(self.size.parameters / self.ranks)
+
+    @property
+    def learning(self) -> int:
+        """Bytes of all gradients."""
+        return FLOAT32 * self.size.learning
+
+    @property
+    def stepped(self) -> int:
+        """Of the gradients, cut into equal runs of elements."""
+        return FLOAT32 * ceil(self.size.learning / self.ranks)
+
+    @property
+    def block(self) -> int:
+        """Bytes of the weights of the largest repeated layer."""
+        return FLOAT32 * self.size.block
+
+    def activations(self, *, frees_copies: bool = False) -> int:
+        """What autograd keeps for the backward pass.
+
+        frees_copies: of weights in the format of autocast, block by block
+        """
+        return _activations(self.size, self.load, frees_copies or self.load.recomputes)
 
 
-def _gathered_by_fsdp(size: ModelSize, activations: int) -> int:
-    """What stands outside the blocks, whole from the forward to the end of the backward pass, and beside it either
-
-    this block, the next one, and one block's gradients on their way; or, when all activations are gone, the gradients
-    of what stands outside, as they come and on their way.
-    """
-    outside, learning = FLOAT32 * size.outside, FLOAT32 * min(size.outside, size.learning)
-    return outside + max(3 * FLOAT32 * size.block, 2 * learning - activations)
+def whole_on_each(need: Demand) -> Memory:
+    """Each process holds everything."""
+    return Memory(need.weights, need.learning, need.moments * need.learning, need.activations())
 
 
 def consolidation(size: ModelSize) -> int:
@@ -124,13 +122,12 @@ def consolidation(size: ModelSize) -> int:
     return 16 * 2**20 + (0 if size.adapters is not None else FLOAT32 * size.largest)
 
 
-def _activations(size: ModelSize, sharing: Strategy, load: Workload) -> int:
-    """What autograd keeps for the backward pass."""
+def _activations(size: ModelSize, load: Workload, frees_copies: bool) -> int:
     layer = 10 * size.hidden + (4 if size.is_gated else 2) * size.intermediate
     kept = KEPT_BYTES[load.precision] * layer * load.tokens
     # autocast keeps a copy of each weight in its own format until the backward pass
     kept_scores = SCORE_BYTES * size.vocabulary * load.tokens
-    copies = 0 if load.precision == "fp32" else 2 * (size.block if _frees_copies(sharing, load) else size.parameters)
+    copies = 0 if load.precision == "fp32" else 2 * (size.block if frees_copies else size.parameters)
     kept += _kept_by_adapters(size, load) / max(1, size.layers)
     if load.recomputes:  # one layer whole, and of each other its input
         return int(kept + FLOAT32 * size.hidden * load.tokens * size.layers + copies + kept_scores)
@@ -145,10 +142,6 @@ def _kept_by_adapters(size: ModelSize, load: Workload) -> float:
     by_dora = 2 * kept * adapters.outputs if adapters.magnitudes else 0.0
     by_dropout = (kept + 1) * adapters.inputs if adapters.drops else 0.0
     return load.tokens * (by_dora + by_dropout)
-
-
-def _frees_copies(sharing: Strategy, load: Workload) -> bool:
-    return load.recomputes or sharing == "fsdp"
 
 
 def mebibytes(size: int) -> str:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from launcher.errors import RequestError
 from launcher.files import write_whole
+from launcher.plan.engines import ENGINES
 from launcher.plan.memory import Memory
+from launcher.plan.mesh import Mesh
 from launcher.plan.split import Split
-
-EngineName = Literal["single", "ddp", "fsdp", "deepspeed"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Plan:
 
     name: str
     model: str
-    engine: EngineName
+    engine: str
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16", "fp16"]
     nodes: int
@@ -72,6 +72,11 @@ class Plan:
     def world(self) -> int:
         """Ranks on all machines."""
         return self.nodes * self.processes
+
+    @property
+    def mesh(self) -> Mesh:
+        """Along which axes the work is divided among them."""
+        return ENGINES[self.engine].mesh(self.world)
 
     @property
     def spread(self) -> str:

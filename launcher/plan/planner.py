@@ -14,13 +14,14 @@ from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.schema import Job
 from launcher.job.sections.methods import SelfTraining
-from launcher.plan.deepspeed_config import read_deepspeed, render_deepspeed
+from launcher.plan.engines import ENGINES, SHARDINGS, automatic, named_engine
+from launcher.plan.engines.facts import EngineFacts, Sharding
 from launcher.plan.fit import Devices, ShardingOption, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
 from launcher.plan.hardware import Hardware, find_hardware
 from launcher.plan.measured import losses_of
-from launcher.plan.memory import Strategy, mebibytes
+from launcher.plan.memory import mebibytes
 from launcher.plan.model_size import ModelSize, size_of_job
-from launcher.plan.plan import EngineName, Plan, total_steps
+from launcher.plan.plan import Plan, total_steps
 from launcher.plan.split import split_batch
 from launcher.plan.steps import draws_an_epoch, pretraining_steps, target_batch
 
@@ -45,8 +46,9 @@ def make_plan(
     device = _device(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
-    if job.engine.name == "single" and world > 1:
-        message = f"single is one process, and {world} run"
+    named = named_engine(job)
+    if named is not None and named.most is not None and world > named.most:
+        message = f"{named.name} is one process, and {world} run"
         raise _refusal(job_file, "engine.name", message, "engine.name: ddp, or auto")
     precision = _precision(job, job_file, device, hardware, reasons)
     size = size_of_job(job)
@@ -56,22 +58,21 @@ def make_plan(
         raise _refusal(job_file, "train.optimizer.name", message, 'pip install "adaptrun[schedule-free]"')
     devices = Devices(world, _memory_of_a_process(device, hardware, ranks), are_gpus=device == "cuda")
     engine = _engine(job, size, devices, reasons)
-    sharing = sharing_of(job, engine)
+    sharing = engine.sharding_of(job)
     micro_batch = _micro_batch(job, size, precision, devices, sharing, device, reasons)
-    split = split_batch(job.train.global_batch_size, world, micro_batch)
+    split = split_batch(job.train.global_batch_size, engine.mesh(world).data_size, micro_batch)
     now = None
     if size is not None:
         recomputes = job.train.activation_checkpointing
         now = way_of(job, size, precision, devices, sharing, split.micro_batch, recomputes)
         if device == "cuda" and now.memory.state > devices.memory:
             raise _does_not_fit(job, job_file, size, precision, devices, now)
-        if engine == "fsdp" and split.accumulation > 1 and not now.whole_gradients:
+        if SHARDINGS[now.sharing].may_keep_gradients and split.accumulation > 1 and not now.whole_gradients:
             reasons.append("gradients travel after each micro-batch: there is no room for whole ones")
-    deepspeed = render_deepspeed(job, job_file, split, precision) if engine == "deepspeed" else None
     return Plan(
         name=job.name,
         model=job.model.pretrained,
-        engine=engine,
+        engine=engine.name,
         device=device,
         precision=precision,
         nodes=nodes,
@@ -81,7 +82,7 @@ def make_plan(
         micro_batch_limit=None,
         memory=None if now is None else now.memory,
         whole_gradients=now is not None and now.whole_gradients,
-        deepspeed=deepspeed,
+        deepspeed=engine.config(job, job_file, split, precision),
         evaluation_batch=job.validation.batch_size,
         epochs=job.train.epochs,
         max_steps=job.train.max_steps,
@@ -104,13 +105,13 @@ def evaluations_of(job: Job) -> str:
 
 def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int) -> Plan:
     """The plan with micro-batches of at most `limit`, since larger ones ran out of memory. It changes no number."""
-    split = split_batch(plan.split.global_batch, plan.world, min(limit, plan.split.micro_batch))
+    split = split_batch(plan.split.global_batch, plan.split.ranks, min(limit, plan.split.micro_batch))
     return replace(
         plan,
         split=split,
         micro_batch_limit=limit,
         whole_gradients=False,
-        deepspeed=None if plan.deepspeed is None else render_deepspeed(job, job_file, split, plan.precision),
+        deepspeed=ENGINES[plan.engine].config(job, job_file, split, plan.precision),
         reasons=(*plan.reasons, f"micro-batches of {split.micro_batch}: larger ones ran out of memory"),
     )
 
@@ -164,8 +165,9 @@ def _processes(
             raise _refusal(job_file, "launch.processes", message, fix)
         return wanted
     limit = min(job.train.global_batch_size, samples or job.train.global_batch_size) // nodes
-    if job.engine.name == "single":
-        reasons.append("1 process: engine.name is single")
+    named = named_engine(job)
+    if named is not None and named.most == 1:
+        reasons.append(f"1 process: engine.name is {named.name}")
         return 1
     if device == "cuda":
         ranks = max(1, min(len(hardware.gpus), limit))
@@ -176,27 +178,29 @@ def _processes(
     return ranks
 
 
-def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[str]) -> EngineName:
+def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[str]) -> EngineFacts:
     """The cheapest in communication whose state leaves a fifth of a process's memory to activations."""
-    ranks, room = devices.count, devices.memory
-    if job.engine.name in ("fsdp", "deepspeed") or (job.engine.name == "ddp" and ranks > 1):
-        return job.engine.name
+    ranks, room, named = devices.count, devices.memory, named_engine(job)
+    if named is not None and named.runs_on(ranks):
+        return named
+    first, *others = automatic(ranks)
+    if named is not None:
+        reasons.append(f"{first.name}: {named.name} is for several processes, and there is one")
     if ranks == 1:
-        if job.engine.name == "ddp":
-            reasons.append("single: ddp is for several processes, and there is one")
-        return "single"
+        return first
     if job.adapt.is_quantised:
-        reasons.append("ddp: weights in 4 bits are whole on each process")
-        return "ddp"
+        reasons.append(f"{first.name}: weights in 4 bits are whole on each process")
+        return first
     if size is None:
-        reasons.append("ddp: the size of the model is not known here")
-        return "ddp"
-    needed = way_of(job, size, "fp32", devices, "ddp", 0, recomputes=False).memory.state
+        reasons.append(f"{first.name}: the size of the model is not known here")
+        return first
+    needed = way_of(job, size, "fp32", devices, first.shardings[0], 0, recomputes=False).memory.state
+    taken = f"{mebibytes(needed)} of {mebibytes(room)} a process"
     if needed <= ROOM_FOR_STATE * room:
-        reasons.append(f"ddp: weights, gradients and optimizer take {mebibytes(needed)} of {mebibytes(room)} a process")
-        return "ddp"
-    reasons.append(f"fsdp: ddp would take {mebibytes(needed)} of {mebibytes(room)} a process before any activation")
-    return "fsdp"
+        reasons.append(f"{first.name}: weights, gradients and optimizer take {taken}")
+        return first
+    reasons.append(f"{others[0].name}: {first.name} would take {taken} before any activation")
+    return others[0]
 
 
 def _check_adapters(job: Job, job_file: Path, device: str, size: ModelSize | None, reasons: list[str]) -> None:
@@ -218,19 +222,6 @@ def _check_adapters(job: Job, job_file: Path, device: str, size: ModelSize | Non
     reasons.append(f"adapters: {about}{size.learning:,} of {size.parameters:,} parameters are trained")
 
 
-def sharing_of(job: Job, engine: EngineName) -> Strategy:
-    """The way of sharing that an engine is; an own DeepSpeed file counts as the template it is nearest to."""
-    if engine != "deepspeed":
-        return engine
-    config = read_deepspeed(job).values.get("zero_optimization", {})
-    stage, offload = config.get("stage", 2), config.get("offload_optimizer")
-    if isinstance(offload, dict) and offload.get("device") not in (None, "none"):  # "none" is how people switch it off
-        return "zero3_offload" if stage == 3 else "zero2_offload"
-    if stage == 1:
-        return "zero1"
-    return "zero3" if stage == 3 else "zero2"  # rendering refuses other stages
-
-
 def _does_not_fit(
     job: Job, job_file: Path, size: ModelSize, precision: str, devices: Devices, now: ShardingOption
 ) -> JobError:
@@ -250,11 +241,11 @@ def _micro_batch(
     size: ModelSize | None,
     precision: str,
     devices: Devices,
-    sharing: Strategy,
+    sharing: Sharding,
     device: str,
     reasons: list[str],
 ) -> int:
-    share, wanted = share_of_a_rank(job, devices.count), job.train.micro_batch_size
+    share, wanted = share_of_a_rank(job, sharing, devices.count), job.train.micro_batch_size
     if wanted != "auto":
         return min(wanted, share)
     most = min(share, GPU_MICRO_BATCH if device == "cuda" else CPU_MICRO_BATCH)

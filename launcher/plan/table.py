@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 
 from launcher.errors import RequestError
 from launcher.job.schema import Job
+from launcher.plan.engines import FOR_SEVERAL, named_engine
+from launcher.plan.engines.facts import Sharding
 from launcher.plan.fit import (
-    STRATEGIES,
     Devices,
     ShardingOption,
     adapters_that_fit,
@@ -18,9 +19,9 @@ from launcher.plan.fit import (
     share_of_a_rank,
     way_of,
 )
-from launcher.plan.memory import Strategy, consolidation, mebibytes
+from launcher.plan.memory import consolidation, mebibytes
 from launcher.plan.model_size import ModelSize, size_of_job
-from launcher.plan.planner import GPU_MICRO_BATCH, sharing_of
+from launcher.plan.planner import GPU_MICRO_BATCH
 
 UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -85,8 +86,8 @@ def parse_size(text: str) -> int:
     return int(float(found.group(1)) * UNITS[found.group(2).upper()])
 
 
-def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Strategy) -> ShardingOption:
-    wanted, share = job.train.micro_batch_size, share_of_a_rank(job, devices.count)
+def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharding) -> ShardingOption:
+    wanted, share = job.train.micro_batch_size, share_of_a_rank(job, sharing, devices.count)
     if wanted == "auto":
         most = min(share, GPU_MICRO_BATCH)
         micro_batch = largest_micro_batch(job, size, precision, devices, sharing, most) or 1
@@ -96,19 +97,21 @@ def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: S
     return way_of(job, size, precision, devices, sharing, micro_batch, recomputes)
 
 
-def _ways(job: Job) -> tuple[Strategy, ...]:
+def _ways(job: Job) -> tuple[Sharding, ...]:
     """All, or those that leave weights in 4 bits whole."""
-    return ("ddp",) if job.adapt.is_quantised else STRATEGIES
+    if job.adapt.is_quantised:
+        return tuple(sharing for sharing in FOR_SEVERAL if sharing.slices == "nothing")
+    return FOR_SEVERAL
 
 
 def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[ShardingOption, ...]) -> str:
-    named = job.engine.name
-    if named == "auto" or named == "single":
+    engine = named_engine(job)
+    if engine is None or not engine.runs_on(2):
         fitting = next((row for row in rows if row.fits), None)
-        now, name = fitting or rows[0], "the first that fits" if fitting else "ddp"
+        now, name = fitting or rows[0], "the first that fits" if fitting else FOR_SEVERAL[0].name
     else:
-        sharing = sharing_of(job, named)
-        now, name = next(row for row in rows if row.sharing == sharing or row.sharing == "single"), sharing
+        name = engine.sharding_of(job).name
+        now = next((row for row in rows if row.sharing == name), rows[0])  # ddp on one device is single
     taken = f"{mebibytes(now.memory.total)} of {mebibytes(devices.memory)}"
     if now.fits:
         adapters = adapters_that_fit(job, precision, devices, now) if now.memory.host else None

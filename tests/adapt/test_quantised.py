@@ -18,7 +18,8 @@ from launcher.job.sections.adapters import LowRank
 from launcher.job.sections.training import Optimizer
 from launcher.models.weights import loading
 from launcher.models.weights.quantised import quantise
-from launcher.plan.memory import Workload, memory_of
+from launcher.plan.engines import memory_of
+from launcher.plan.memory import Workload
 from launcher.plan.model_size import find_model_size
 from launcher.worker.requests.selfcheck import make_material
 from tests.adapt.runs import STEPS, adapters, lay_out, losses, train

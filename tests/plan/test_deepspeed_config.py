@@ -12,8 +12,9 @@ from launcher.errors import JobError
 from launcher.job.reading.job_file import load_job
 from launcher.job.schema import DEEPSPEED_TEMPLATES
 from launcher.plan.deepspeed_config import TEMPLATES, check_deepspeed, render_deepspeed
+from launcher.plan.engines import ENGINES
 from launcher.plan.plan import Plan
-from launcher.plan.planner import make_plan, sharing_of
+from launcher.plan.planner import make_plan
 from launcher.plan.split import split_batch
 from tests.cli import adaptrun
 from tests.plan.test_plan import LAPTOP, job
@@ -248,7 +249,7 @@ def test_tabs_are_as_good_as_spaces(tmp_path: Path) -> None:
 )
 def test_memory_is_planned_for_what_an_own_file_does(content: dict[str, Any], expected: str, tmp_path: Path) -> None:
     made, _ = job(tmp_path, engine={"name": "deepspeed"} | own(tmp_path, {"zero_optimization": content}))
-    assert sharing_of(made, "deepspeed") == expected
+    assert ENGINES["deepspeed"].sharding_of(made).name == expected
 
 
 def test_the_plan_keeps_it(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from launcher.job.sections.adapting import Ema
 from launcher.job.sections.methods import Finetune
 from launcher.job.sections.training import Optimizer
 from launcher.plan.adapter_size import from_shapes
+from launcher.plan.engines import memory_of
 from launcher.plan.hardware import Gpu, Hardware
-from launcher.plan.memory import Memory, Workload, memory_of
+from launcher.plan.memory import Memory, Workload
 from launcher.plan.model_size import ModelSize, find_model_size
 from launcher.plan.planner import make_plan, with_smaller_micro_batches
 from launcher.plan.table import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -82,6 +82,7 @@ def joined_run(process: RankProcess, target: Path, sets: Sequence[str], resume: 
                 stack.enter_context(tracked(folder, job))
         if world.size != plan.world:
             raise RuntimeError(f"the plan is for {plan.world} processes, and {world.size} run")
+        world = replace(world, arrangement=plan.mesh)
         fence = Fence(folder, start.count)
         log = EventLog(folder.events_file if world.is_first else None, fence.check_now_and_then)
         stack.callback(log.close)

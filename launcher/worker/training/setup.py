@@ -20,6 +20,7 @@ from launcher.job.pretrained import longest_input
 from launcher.job.schema import Job
 from launcher.models.tasks.base import TaskModule
 from launcher.models.weights.loading import Loaded
+from launcher.plan.engines import ENGINES
 from launcher.plan.stages import Span
 from launcher.worker.data.inputs import Inputs, load_model
 from launcher.worker.data.train_data import TrainData
@@ -115,7 +116,7 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
 def _choose_batches(context: RunContext, inputs: Inputs, engine: Engine) -> None:
     """Find out whether padding changes the model's numbers; nothing is padded then."""
     plan = context.plan
-    weights_in = plan.precision if plan.engine == "fsdp" else "fp32"
+    weights_in = plan.precision if ENGINES[plan.engine].gathers_in_precision else "fp32"
     choose_batches(engine.module, inputs.task, inputs.sets, context.world, context.log.note, weights_in)
 
 

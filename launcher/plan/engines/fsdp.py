@@ -1,0 +1,39 @@
+"""A slice of each parameter, gradient and moment on each process."""
+
+from __future__ import annotations
+
+from launcher.plan.engines.facts import EngineFacts, Sharding
+from launcher.plan.memory import FLOAT32, Demand, Memory
+from launcher.plan.mesh import Mesh
+from launcher.plan.model_size import ModelSize
+
+
+def _memory(need: Demand) -> Memory:
+    weights, learning = (
+        FLOAT32 * need.size.share(count, need.ranks) for count in (need.size.parameters, need.size.learning)
+    )
+    activations = need.activations(frees_copies=True)
+    return Memory(weights, learning, need.moments * learning, activations, _gathered(need.size, activations))
+
+
+def _gathered(size: ModelSize, activations: int) -> int:
+    """What stands outside the blocks, whole from the forward to the end of the backward pass, and beside it either
+
+    this block, the next one, and one block's gradients on their way; or, when all activations are gone, the gradients
+    of what stands outside, as they come and on their way.
+    """
+    outside, learning = FLOAT32 * size.outside, FLOAT32 * min(size.outside, size.learning)
+    return outside + max(3 * FLOAT32 * size.block, 2 * learning - activations)
+
+
+class Fsdp(EngineFacts):
+    """As `launcher/engines/fsdp.py` runs it."""
+
+    name = "fsdp"
+    shardings = (Sharding("fsdp", {"name": "fsdp"}, _memory, "weights", may_keep_gradients=True),)
+    chosen_by_auto = True
+    gathers_in_precision = True
+
+    def mesh(self, ranks: int) -> Mesh:
+        """All ranks share one copy."""
+        return Mesh(shard=ranks)
