@@ -49,12 +49,9 @@ def train(folder: Path, asked: dict[str, Any]) -> None:
 
 def evaluate(folder: Path, asked: dict[str, Any]) -> None:
     """Leave the metrics."""
-    source = Source.model_validate(asked["source"])
-    leave(
-        folder,
-        "answer",
-        evaluation_of(Model.model_validate(asked["model"]), source, asked["batch_size"], asked["processes"]),
-    )
+    source, model = Source.model_validate(asked["source"]), Model.model_validate(asked["model"])
+    found = evaluation_of(model, source, asked["batch_size"], asked["processes"])
+    leave(folder, "answer", found.model_dump(mode="json", exclude={"notes"}))
 
 
 def predict(folder: Path, asked: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from launcher.run.rendezvous import new_token, read_token
 from launcher.run.results import mark_stopped
 from launcher.run.unhealthy import report_unhealthy
 from launcher.supervise.failure import RankFailed
-from launcher.supervise.processes import Rendezvous, run_agent
+from launcher.supervise.processes import Rendezvous, rank_command, run_agent
 from launcher.supervise.run import prepare_data, shown, watchdog_of
 from launcher.supervise.stop_requests import StopRequests
 from launcher.terminal import write_plainly
@@ -98,9 +98,10 @@ def run_node(folder: RunFolder, place: NodeEnv, ends: float | None) -> int:
             start = _wait_for_start(folder, place, heartbeat, requests)
             rendezvous = Rendezvous(start.endpoint, read_token(folder), plan.nodes, place.index)
         watchdog = watchdog_of(folder, start, job)
-        command = [sys.executable, "-P", "-m", "launcher.worker", str(folder.path)]
         look = [display.refresh, requests.pass_on, heartbeat.write]
-        went_well = run_agent(command, plan.processes, plan.threads, folder, look, watchdog, rendezvous)
+        went_well = run_agent(
+            rank_command(folder.path), plan.processes, plan.threads, folder, look, watchdog, rendezvous
+        )
         heartbeat.write(ended=True)
     if not went_well:
         _wait_for_word_of_all(folder, start, plan.nodes)

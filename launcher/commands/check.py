@@ -11,10 +11,11 @@ from launcher.data.columns import check_columns, left_out_of
 from launcher.data.label_vectors import hint_at_vectors, read_as
 from launcher.data.labels import decide_labels, find_label, head_names, listed, output_names
 from launcher.data.sources import is_local
-from launcher.errors import DataError, RunFailed, Stopped
+from launcher.errors import DataError, RunFailed
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
 from launcher.job.reading.job_file import load_job
 from launcher.job.reading.paths import taken_for_hub_ids
+from launcher.job.requests import ModelCheckRequest, PlannedRun
 from launcher.job.schema import Job
 from launcher.job.sections.data import Source
 from launcher.job.sections.marks import changed_fields, values_that
@@ -25,7 +26,7 @@ from launcher.plan.engines import named_engine
 from launcher.plan.plan import Plan
 from launcher.run.folder import RunFolder, temporary_folder
 from launcher.supervise.failure import RankFailed
-from launcher.supervise.processes import run_ranks
+from launcher.supervise.requests import ask_ranks
 
 ROWS_LOOKED_AT = 10_000
 """Of each data set, to show its labels."""
@@ -121,18 +122,14 @@ def check_models(planned: Sequence[tuple[str, Job, Plan]]) -> None:
         return
     try:
         with temporary_folder() as folder:
-            arguments = [str(folder.path)]
+            runs = []
             for number, (name, job, plan) in enumerate(asked.values()):
                 run = RunFolder(folder.path / str(number))
                 run.path.mkdir()
                 run.write_job(job)
                 run.write_plan(plan)
-                arguments += [str(run.path), name]
-            run_ranks(
-                "launcher.worker.requests.check", arguments, processes=1, threads=1, folder=folder, watch=lambda: None
-            )
-    except Stopped:
-        raise Stopped("stopped; nothing was made or queued") from None
+                runs.append(PlannedRun(name, str(run.path)))
+            ask_ranks(ModelCheckRequest(planned=tuple(runs)), stopped="stopped; nothing was made or queued")
     except RunFailed as error:  # nothing is wrong with the request for all that is known
         told = str(error)
         if isinstance(error, RankFailed):

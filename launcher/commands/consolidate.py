@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.commands.evaluate import trusted_files
 from launcher.errors import RequestError
 from launcher.job.pretrained import ADAPTER_CONFIG, check_model_files, find_pretrained
+from launcher.job.requests import ConsolidationRequest
 from launcher.job.schema import Model
-from launcher.run.folder import temporary_folder
-from launcher.supervise.processes import run_ranks
+from launcher.supervise.requests import ask_ranks
 
 
 def consolidate_checkpoint(
@@ -31,28 +30,18 @@ def consolidate_checkpoint(
     if (checkpoint / ADAPTER_CONFIG).is_file():
         model = Model(pretrained=str(checkpoint), trust_code=trusted)
         check_model_files(find_pretrained(model), model)
-    request = {
-        "checkpoint": str(checkpoint.resolve()),
-        "output": str(output.resolve()),
-        "dtype": dtype,
-        "skeleton": None if skeleton is None else str(skeleton.resolve()),
-        "prefix": prefix,
-        "trusted": trusted,
-    }
-    with temporary_folder() as folder:
-        (folder.path / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        run_ranks(
-            "launcher.worker.requests.consolidate",
-            [str(folder.path)],
-            processes=1,
-            threads=1,
-            folder=folder,
-            watch=lambda: None,
-        )
-        done = json.loads(folder.result_file.read_text(encoding="utf-8"))
-    for note in done["notes"]:
+    request = ConsolidationRequest(
+        checkpoint=str(checkpoint.resolve()),
+        output=str(output.resolve()),
+        dtype=dtype,
+        skeleton=None if skeleton is None else str(skeleton.resolve()),
+        prefix=prefix,
+        trusted=trusted,
+    )
+    done = ask_ranks(request)
+    for note in done.notes:
         print(note)
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
-    print(f"{output}: {done['tensors']} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
+    print(f"{output}: {done.tensors} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
     if not (output / "config.json").is_file() and not (output / ADAPTER_CONFIG).is_file():
         print("no config.json with them: the checkpoint does not say what model it is of; --like FOLDER takes one")

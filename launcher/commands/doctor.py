@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from launcher.errors import AdaptrunError, Stopped
+from launcher.job.requests import RankCheckRequest
 from launcher.plan.hardware import Hardware, find_hardware
-from launcher.run.folder import temporary_folder, write_whole
-from launcher.supervise.processes import run_ranks
+from launcher.run.folder import write_whole
+from launcher.supervise.requests import ask_ranks
 
 State = Literal["good", "warning", "bad"]
 OLDEST = {"torch": (2, 8), "transformers": (5, 0), "deepspeed": (0, 18), "datasets": (4, 0), "safetensors": (0, 5)}
@@ -184,32 +185,27 @@ def _ranks(hardware: Hardware) -> Iterator[Finding]:
     """Start ranks as a run would, and let them talk."""
     ranks = len(hardware.gpus) or 2
     try:
-        with temporary_folder() as folder:
-            run_ranks(
-                "launcher.worker.requests.rank_check",
-                [str(folder.path), "cuda" if hardware.gpus else "cpu"],
-                processes=ranks,
-                threads=1,
-                folder=folder,
-                watch=lambda: None,
-            )
-            found: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
+        found = ask_ranks(
+            RankCheckRequest(device="cuda" if hardware.gpus else "cpu"),
+            processes=ranks,
+            stopped="stopped while ranks were tried; nothing of it is kept",
+        )
     except Stopped:
-        raise Stopped("stopped while ranks were tried; nothing of it is kept") from None
+        raise
     except (AdaptrunError, OSError) as error:
         yield Finding("ranks", "bad", str(error), "mend what it names")
         return
-    speed = found["gigabytes_per_second"]
+    speed = found.gigabytes_per_second
     fix = "" if speed >= SLOW or ranks == 1 else "several processes will be slow here; try launch.processes: 1"
-    talk = f"{ranks} ranks meet over {found['backend']}; an all-reduce runs at {speed:.2f} GB/s"
+    talk = f"{ranks} ranks meet over {found.backend}; an all-reduce runs at {speed:.2f} GB/s"
     yield Finding("ranks", "warning" if fix else "good", talk, fix)
-    if found["device"]:
-        yield Finding("torch and CUDA", "good", found["device"])
+    if found.device:
+        yield Finding("torch and CUDA", "good", found.device)
     elif hardware.gpus:
         yield Finding("torch and CUDA", "bad", "torch sees no GPU", "install the CUDA build of torch")
-    problem = found["deepspeed"]
+    problem = found.deepspeed
     fix = "pip install deepspeed; only engine: {name: deepspeed} needs it" if problem else ""
-    yield Finding("DeepSpeed", "warning" if problem else "good", problem or found["operations"], fix)
+    yield Finding("DeepSpeed", "warning" if problem else "good", problem or found.operations, fix)
 
 
 def _said(*command: str) -> str:

@@ -6,22 +6,28 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from launcher.data.sources import count_rows, files_left_out
 from launcher.errors import DataError, RequestError
 from launcher.job.home import DEFAULT_CACHE, usable_cache
 from launcher.job.places import beside, is_there, may_be_on_the_hub, not_there
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code
-from launcher.job.requests import EvaluationRequest
+from launcher.job.requests import (
+    EvaluationAnswer,
+    EvaluationRequest,
+    InferenceRequest,
+    PredictionAnswer,
+    PredictionRequest,
+)
 from launcher.job.schema import Model
 from launcher.job.sections.data import Source
 from launcher.job.splits import likely, splits_of
 from launcher.job.trust import told_of_code
 from launcher.plan.hardware import find_hardware
-from launcher.run.folder import temporary_folder
-from launcher.supervise.processes import run_ranks
+from launcher.supervise.requests import ask_ranks
 
+AnyInference = TypeVar("AnyInference", EvaluationAnswer, PredictionAnswer)
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 ROWS_WORTH_A_PROCESS = 200
 """Below this a second process costs more to start than it saves."""
@@ -29,19 +35,20 @@ ROWS_WORTH_A_PROCESS = 200
 
 def evaluate_model(model: Model, source: Source, batch_size: int, processes: int | None, as_json: bool) -> None:
     """Print the metrics of a model folder on labelled data. Raises RequestError and RunFailed."""
-    result = evaluation_of(model, source, batch_size, processes)
+    found = evaluation_of(model, source, batch_size, processes)
     if as_json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(found.model_dump(mode="json", exclude={"notes"}), indent=2))
         return
-    print(f"{result['samples']} samples, each counted once, in {result['seconds']:.1f} s")
-    for metric, value in result["metrics"].items():
-        low, high = result["intervals"][metric]
+    print(f"{found.samples} samples, each counted once, in {found.seconds:.1f} s")
+    for metric, value in found.metrics.items():
+        low, high = found.intervals[metric]
         print(f"{metric:18} {value:.4f}  (95 %: {low:.4f} to {high:.4f})")
 
 
-def evaluation_of(model: Model, source: Source, batch_size: int, processes: int | None) -> dict[str, Any]:
-    """The metrics of a model folder on labelled data, as plain values. Raises RequestError and RunFailed."""
-    return _run(model, source, None, batch_size, processes)
+def evaluation_of(model: Model, source: Source, batch_size: int, processes: int | None) -> EvaluationAnswer:
+    """The metrics of a model folder on labelled data. Raises RequestError and RunFailed."""
+    asked = _checked(model, source, batch_size, processes)
+    return _answered(EvaluationRequest(**asked.fields), asked)
 
 
 def predict_with_model(model: Model, source: Source, output: Path, batch_size: int, processes: int | None) -> None:
@@ -50,11 +57,20 @@ def predict_with_model(model: Model, source: Source, output: Path, batch_size: i
         raise RequestError(f"predictions go to a file that ends in {', '.join(OUTPUTS)}, not {output.name}")
     if not output.resolve().parent.is_dir():
         raise RequestError(f"there is no folder {output.resolve().parent} to write {output.name} into; make it first")
-    result = _run(model, source, output, batch_size, processes)
-    print(f"{result['rows']} rows in {output}")
+    asked = _checked(model, source, batch_size, processes)
+    answer = _answered(PredictionRequest(output=str(output.resolve()), **asked.fields), asked)
+    print(f"{answer.rows} rows in {output}")
 
 
-def _run(model: Model, source: Source, output: Path | None, batch_size: int, processes: int | None) -> dict[str, Any]:
+class _Checked(NamedTuple):
+    """What is asked of a model folder and a data set that were looked at, and of how many ranks."""
+
+    fields: dict[str, Any]
+    ranks: int
+    threads: int
+
+
+def _checked(model: Model, source: Source, batch_size: int, processes: int | None) -> _Checked:
     hardware = find_hardware()
     check_places(source)
     model = checked_model(model)
@@ -62,28 +78,22 @@ def _run(model: Model, source: Source, output: Path | None, batch_size: int, pro
     for line in files_left_out(source):
         print(line, file=sys.stderr)
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, rows))
-    request = EvaluationRequest(
-        model=model,
-        data=source.model_copy(update={"source": tuple(_place(place) for place in source.files)}),
-        output=None if output is None else str(output.resolve()),
-        batch_size=batch_size,
-        device="cuda" if hardware.gpus else "cpu",
-        cache=usable_cache(DEFAULT_CACHE, None),
-    )
-    with temporary_folder() as folder:
-        (folder.path / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-        run_ranks(
-            "launcher.worker.requests.evaluate",
-            [str(folder.path)],
-            processes=ranks,
-            threads=max(1, hardware.cores // ranks),
-            folder=folder,
-            watch=lambda: None,
-        )
-        result: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
-    for note in result.pop("notes"):
+    fields = {
+        "model": model,
+        "data": source.model_copy(update={"source": tuple(_place(place) for place in source.files)}),
+        "batch_size": batch_size,
+        "device": "cuda" if hardware.gpus else "cpu",
+        "cache": usable_cache(DEFAULT_CACHE, None),
+    }
+    return _Checked(fields, ranks, max(1, hardware.cores // ranks))
+
+
+def _answered(request: InferenceRequest[AnyInference], asked: _Checked) -> AnyInference:
+    """What the ranks answer; their notes are told."""
+    answer = ask_ranks(request, processes=asked.ranks, threads=asked.threads)
+    for note in answer.notes:
         print(note, file=sys.stderr)
-    return result
+    return answer
 
 
 def checked_model(model: Model) -> Model:

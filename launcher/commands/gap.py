@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
 from launcher.commands.evaluate import worthwhile
@@ -12,6 +10,7 @@ from launcher.data.label_vectors import read_as
 from launcher.display.live import Display
 from launcher.errors import ExitCode, RequestError
 from launcher.job.pretrained import find_pretrained
+from launcher.job.requests import FeaturesRequest
 from launcher.job.schema import Job
 from launcher.job.sections.data import LabelFormat
 from launcher.job.sections.tasks import Family, find_family
@@ -25,7 +24,7 @@ from launcher.measure.quality.report import LeftOut, Report, look_at
 from launcher.measure.quality.samples import SampleSet, read_sets
 from launcher.plan.hardware import find_hardware
 from launcher.run.folder import temporary_folder
-from launcher.supervise.processes import run_ranks
+from launcher.supervise.requests import ask_ranks
 
 
 def measure_gap(job: Job, with_features: bool, label_errors: bool | None, as_plain: bool) -> ExitCode:
@@ -101,14 +100,8 @@ def _extract(job: Job, samples: int, quietly: bool) -> Features:
     with temporary_folder() as folder:
         folder.write_job(job)
         display = Display(folder, quietly=quietly)
-        run_ranks(
-            "launcher.worker.requests.extract",
-            [str(folder.path), "cuda" if gpus else "cpu"],
-            processes=ranks,
-            threads=max(1, hardware.cores // ranks),
-            folder=folder,
-            watch=display.refresh,
-        )
+        request = FeaturesRequest(folder=str(folder.path), device="cuda" if gpus else "cpu")
+        threads = max(1, hardware.cores // ranks)
+        files = ask_ranks(request, processes=ranks, threads=threads, watch=display.refresh).features
         display.close()
-        files = json.loads(folder.result_file.read_text(encoding="utf-8"))["features"]
     return {name: np.load(file, mmap_mode="r") for name, file in files.items()}

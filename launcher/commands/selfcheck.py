@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from launcher.errors import ExitCode
+from launcher.job.requests import SelfcheckMaterialRequest, SelfcheckRequest
 from launcher.job.schema import Job
 from launcher.plan.engines import SHARDINGS, engine_with
 from launcher.plan.hardware import find_hardware
 from launcher.plan.planner import make_plan
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder, temporary_folder
-from launcher.supervise.processes import run_ranks
+from launcher.supervise.requests import ask_ranks
 from launcher.terminal import print_table, wide_console
 
 SGD_BOUND, ADAMW_BOUND = 1e-5, 1e-4
@@ -139,28 +140,18 @@ def _largest(figures: Iterable[tuple[float, ...]]) -> float:
 
 def _differences(material: RunFolder) -> Iterator[Difference]:
     folder = material.path
-    _run(material, 1, ["material"])
+    ask_ranks(SelfcheckMaterialRequest(folder=str(folder)))
     for world in SPLITS:
         ours = [case for case in CASES if case.world == world]
         for case in ours:
             _lay_out(folder, case)
-        _run(material, world, [case.name for case in ours])
+        names = tuple(case.name for case in ours)
+        ask_ranks(SelfcheckRequest(folder=str(folder), cases=names), processes=world)
     for kind in (*OPTIMIZERS, "bf16"):
         reference, *others = [case for case in CASES if case.kind == kind]
         truth = _trace(folder / reference.name)
         for case in others:
             yield _compare(case, _trace(folder / case.name), truth)
-
-
-def _run(folder: RunFolder, world: int, arguments: list[str]) -> None:
-    run_ranks(
-        "launcher.worker.requests.selfcheck",
-        [str(folder.path), *arguments],
-        processes=world,
-        threads=1,
-        folder=folder,
-        watch=lambda: None,
-    )
 
 
 def _lay_out(folder: Path, case: Case) -> None:

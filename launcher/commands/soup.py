@@ -6,18 +6,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from launcher.commands.evaluate import check_places, trusted_files, worthwhile
 from launcher.data.sources import count_rows
 from launcher.errors import RequestError
 from launcher.job.home import DEFAULT_CACHE, usable_cache
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code, read_config
-from launcher.job.requests import EvaluationRequest
+from launcher.job.requests import EvaluationRequest, SoupRequest
 from launcher.job.schema import Job, Model
 from launcher.plan.hardware import find_hardware
-from launcher.run.folder import RunFolder, temporary_folder
-from launcher.supervise.processes import run_ranks
+from launcher.run.folder import RunFolder
+from launcher.supervise.requests import ask_ranks
 
 
 def soup_runs(
@@ -40,45 +39,30 @@ def soup_runs(
     data = job.data.validation[job.deciding_set or ""]
     check_places(data, naming="split: in the job of the first run,")
     ranks = processes or max(1, len(hardware.gpus) or worthwhile(hardware.cores, count_rows(data)))
-    request = EvaluationRequest(
-        model=models[0],
-        data=data,
-        batch_size=job.validation.batch_size,
-        device="cuda" if hardware.gpus and job.launch.device != "cpu" else "cpu",
-        cache=usable_cache(DEFAULT_CACHE, None),
+    request = SoupRequest(
+        job=job,
+        evaluation=EvaluationRequest(
+            model=models[0],
+            data=data,
+            batch_size=job.validation.batch_size,
+            device="cuda" if hardware.gpus and job.launch.device != "cpu" else "cpu",
+            cache=usable_cache(DEFAULT_CACHE, None),
+        ),
+        models=tuple(model.pretrained for model in models),
+        output=str(output.resolve()),
+        dtype=dtype,
     )
-    asked = {
-        "job": job.as_dict(),
-        "request": request.model_dump(mode="json"),
-        "models": [model.pretrained for model in models],
-        "output": str(output.resolve()),
-        "dtype": dtype,
-    }
-    with temporary_folder() as folder:
-        (folder.path / "soup.json").write_text(json.dumps(asked), encoding="utf-8")
-        threads = max(1, hardware.cores // ranks)
-        arguments = [str(folder.path)]
-        run_ranks(
-            "launcher.worker.requests.soup",
-            arguments,
-            processes=ranks,
-            threads=threads,
-            folder=folder,
-            watch=lambda: None,
-        )
-        answer = json.loads(folder.result_file.read_text(encoding="utf-8"))
-    found: list[dict[str, Any]] = answer["runs"]
-    for note in answer["notes"]:
+    answer = ask_ranks(request, processes=ranks, threads=max(1, hardware.cores // ranks))
+    for note in answer.notes:
         print(note, file=sys.stderr)
     if as_json:
-        print(json.dumps({"metric": job.validation.metric, "set": job.deciding_set, "runs": found}, indent=2))
+        runs_found = answer.model_dump(mode="json")["runs"]
+        print(json.dumps({"metric": job.validation.metric, "set": job.deciding_set, "runs": runs_found}, indent=2))
         return
     print(f"{job.validation.metric} on {job.deciding_set}: alone, and in the mean with those kept before")
-    for one in found:
-        print(
-            f"{one['alone']:10.4f} {one['together']:10.4f}  {'kept' if one['kept'] else 'left out':8}  {one['folder']}"
-        )
-    print(f"{output}: the mean of {sum(one['kept'] for one in found)} models, read back and compared")
+    for one in answer.runs:
+        print(f"{one.alone:10.4f} {one.together:10.4f}  {'kept' if one.kept else 'left out':8}  {one.folder}")
+    print(f"{output}: the mean of {sum(one.kept for one in answer.runs)} models, read back and compared")
 
 
 def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Model]]:

@@ -7,10 +7,11 @@ any other model without memory, which takes the seconds that importing `transfor
 from __future__ import annotations
 
 import functools
-import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from typing import Any
 
 from launcher.job.model_files import headers_of, safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
+from launcher.job.requests import ShapesRequest
 from launcher.job.schema import Job
 from launcher.job.sections.adapters import AnyAdapters
 from launcher.job.sections.tasks import find_family
@@ -164,14 +166,22 @@ def _language_model(config: dict[str, Any]) -> str:
 @functools.cache
 def _shapes_of_config(folder: str, auto_class: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of the model that a config describes; empty where `transformers` cannot build it."""
-    command = [sys.executable, "-P", "-m", "launcher.worker.requests.shapes", folder, auto_class]
-    try:
-        answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS_TO_BUILD, check=True
-        )
-        return {name: tuple(shape) for name, shape in json.loads(answer.stdout).items()}
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return {}
+    request = ShapesRequest(config=folder, auto_class=auto_class)
+    with tempfile.TemporaryDirectory(prefix="adaptrun-") as private:
+        file = request.write(Path(private))
+        command = [sys.executable, "-P", "-m", "launcher.worker", str(file)]
+        try:
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=SECONDS_TO_BUILD,
+                check=True,
+                env={**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},  # whichever rank plans
+            )
+            return request.read_answer(file).shapes
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return {}
 
 
 def _adapted(size: ModelSize, spec: AnyAdapters, adapters: AdapterSize, shapes: Shapes) -> ModelSize:

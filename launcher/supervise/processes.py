@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from launcher.run.attempts import Attempt
 from launcher.run.failures import Ended, forget_failures, leave_ends
@@ -51,9 +52,13 @@ class Rendezvous:
         return cls(f"{address}:{listener.getsockname()[1]}", token, nodes, 0, listener)
 
 
+def rank_command(target: Path) -> list[str]:
+    """The command of a rank of a planned run's folder, or of the file of a request."""
+    return [sys.executable, "-P", "-m", "launcher.worker", str(target)]
+
+
 def run_ranks(
-    module: str,
-    arguments: Sequence[str],
+    target: Path,
     *,
     processes: int,
     threads: int,
@@ -62,8 +67,10 @@ def run_ranks(
     requests: StopRequests | None = None,
     watchdog: Watchdog | None = None,
 ) -> None:
-    """Run `python -m module arguments` as `processes` ranks on this machine until all have ended well.
+    """Run `processes` ranks on this machine until all have ended well.
 
+    target: the folder of a planned run, or the file of a request
+    folder: keeps what they say
     watch: called a few times a second meanwhile
     requests: those of the caller, where it runs several things that one request stops
     Raises what the first failing rank says: RequestError, Stopped or RunFailed.
@@ -71,8 +78,7 @@ def run_ranks(
     if requests is None:
         with StopRequests().listening() as requests:
             return run_ranks(
-                module,
-                arguments,
+                target,
                 processes=processes,
                 threads=threads,
                 folder=folder,
@@ -83,8 +89,7 @@ def run_ranks(
     requests.check()
     folder.logs.mkdir(parents=True, exist_ok=True)
     forget_failures(folder)
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    if not run_agent(command, processes, threads, folder, [watch, requests.pass_on], watchdog):
+    if not run_agent(rank_command(target), processes, threads, folder, [watch, requests.pass_on], watchdog):
         report_failure(folder, was_asked=requests.count > 0)
     return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launcher.display.live import Display
 from launcher.errors import Stopped
+from launcher.job.requests import PreparationRequest
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
 from launcher.plan.planner import make_plan
@@ -19,6 +20,7 @@ from launcher.run.results import mark_stopped
 from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.supervise.failure import RankFailed
 from launcher.supervise.processes import run_ranks
+from launcher.supervise.requests import ask_ranks
 from launcher.supervise.restarts import restart
 from launcher.supervise.stop_requests import StopRequests
 from launcher.supervise.watchdog import Watchdog
@@ -89,15 +91,8 @@ def _with_file(command: tuple[str, ...], job_file: Path, folder: RunFolder) -> t
 
 def prepare_data(folder: RunFolder, plan: Plan, watch: Callable[[], None], requests: StopRequests) -> None:
     """One process prepares the data, with all cores, before any rank starts."""
-    run_ranks(
-        "launcher.worker.requests.prepare",
-        [str(folder.path)],
-        processes=1,
-        threads=plan.threads * plan.processes,
-        folder=folder,
-        watch=watch,
-        requests=requests,
-    )
+    request = PreparationRequest(folder=str(folder.path))
+    ask_ranks(request, threads=plan.threads * plan.processes, watch=watch, requests=requests)
 
 
 def watchdog_of(folder: RunFolder, start: Attempt, job: Job) -> Watchdog:
@@ -107,8 +102,7 @@ def watchdog_of(folder: RunFolder, start: Attempt, job: Job) -> Watchdog:
 
 def _run(folder: RunFolder, plan: Plan, start: Attempt, job: Job, display: Display, requests: StopRequests) -> None:
     run_ranks(
-        "launcher.worker",
-        [str(folder.path)],
+        folder.path,
         processes=plan.processes,
         threads=plan.threads,
         folder=folder,

@@ -38,7 +38,7 @@ from launcher.models.tasks.base import TaskModule
 from launcher.models.weights.loading import Loaded
 from launcher.plan.stages import StagePlan, plan_stages
 from launcher.worker.requests.lr_range_test import smoothed, suggestion, verdict
-from launcher.worker.requests.model_soup import greedy
+from launcher.worker.requests.soup import greedy
 from launcher.worker.training.apply_adaptation import check_start
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}

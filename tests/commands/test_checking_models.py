@@ -10,6 +10,7 @@ from launcher.commands import check
 from launcher.errors import Stopped
 from launcher.job.reading.job_file import load_job
 from launcher.plan.planner import make_plan
+from launcher.supervise import requests
 from tests.cli import adaptrun
 from tests.small_run import write_job
 
@@ -69,7 +70,7 @@ def test_adapters_that_are_made_of_all_weights_are_left_to_the_run(folder: Path)
 
 def test_jobs_that_differ_in_the_seed_are_one_question(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[str]()
-    monkeypatch.setattr(check, "run_ranks", lambda module, arguments, **_: asked.extend(arguments[2::2]))
+    monkeypatch.setattr(check, "ask_ranks", lambda request, **_: asked.extend(run.name for run in request.planned))
     sets = [["adapt={method: finetune, unfreeze: 2}", f"train.seed={seed}"] for seed in range(3)]
     jobs = [load_job(folder / "job.yaml", text) for text in [*sets, ["train.seed=7"]]]
     check.check_models([(str(number), job, make_plan(job, folder / "job.yaml")) for number, job in enumerate(jobs)])
@@ -80,7 +81,7 @@ def test_a_request_to_stop_speaks_of_no_run(folder: Path, monkeypatch: pytest.Mo
     def stopped(*_: object, **__: object) -> None:
         raise Stopped("the same command resumes from the last complete checkpoint")
 
-    monkeypatch.setattr(check, "run_ranks", stopped)
+    monkeypatch.setattr(requests, "run_ranks", stopped)
     job = load_job(folder / "job.yaml", ["adapt={adapters: {kind: lora}}"])
     with pytest.raises(Stopped, match="stopped; nothing was made or queued"):
         check.check_models([("", job, make_plan(job, folder / "job.yaml"))])

@@ -15,7 +15,7 @@ from launcher.commands.soup import soup_runs
 from launcher.errors import DataError, RequestError
 from launcher.job.reading.job_file import load_job
 from launcher.run.folder import RunFolder
-from launcher.worker.requests.model_soup import metric_of
+from launcher.worker.requests.soup import metric_of
 from tests.cli import adaptrun
 from tests.tiny import write_texts
 

@@ -21,25 +21,13 @@ from launcher.models.parts.features import features_of, unchanged
 from launcher.models.tasks.base import Task, TaskModule
 from launcher.models.weights import loading
 from launcher.run.events import EventLog, Phase
-from launcher.run.folder import RunFolder, write_whole
+from launcher.run.folder import RunFolder
 from launcher.worker.data.inputs import prepare_sets, pretrained_model
 from launcher.worker.evaluation.padding_check import choose_batches
 from launcher.worker.evaluation.pass_over import pass_over
-from launcher.worker.rank.process import RankEnv
 from launcher.worker.rank.world import World
 
-TIMEOUT = 30.0
 FORMAT = 1
-
-
-def extract_features(place: RankEnv, folder: RunFolder, device: str) -> None:
-    """Rank 0 writes `result.json`: the file of each set's features."""
-    job = folder.job()
-    with World.at(place, device).joined(TIMEOUT) as world:
-        files = features_of_sets(job, folder, world)
-        if world.is_first:
-            write_whole(folder.result_file, json.dumps({"features": files}))
-        world.wait()
 
 
 def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str]:

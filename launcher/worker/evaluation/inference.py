@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,48 +14,21 @@ from launcher.data.label_vectors import read_as
 from launcher.data.prepared import Prepared
 from launcher.errors import ModelError
 from launcher.job.pretrained import find_pretrained, label_format_of, longest_input, task_of
-from launcher.job.requests import EvaluationRequest
+from launcher.job.requests import InferenceRequest
 from launcher.job.sections.data import LabelFormat
 from launcher.job.sections.training import Train
 from launcher.models import task_class
 from launcher.models.parts.ready import make_ready
 from launcher.models.tasks.base import Task, TaskModule
 from launcher.models.weights import loading
-from launcher.run.folder import RunFolder, write_whole
 from launcher.worker.data.inputs import identity
 from launcher.worker.data.preparing import Preparer
-from launcher.worker.evaluation.evaluate import evaluate
 from launcher.worker.evaluation.padding_check import choose_batches
-from launcher.worker.evaluation.prediction import merge_predictions, predict
 from launcher.worker.rank.process import RankEnv
 from launcher.worker.rank.world import World
 
 DEFAULT_TASK, DEFAULT_LENGTH = "text-classification", 512
 TIMEOUT = 30.0
-
-
-def answer(place: RankEnv, folder: RunFolder) -> None:
-    """Load the model, map the data, evaluate or predict; rank 0 writes `result.json`."""
-    request = EvaluationRequest.model_validate_json((folder.path / "request.json").read_text(encoding="utf-8"))
-    torch.manual_seed(0)
-    with World.at(place, request.device).joined(TIMEOUT) as world:
-        notes: list[str] = []
-        opened = open_model(request, notes.append)
-        data = prepared_for(request, opened, world, notes.append)
-        task, module = opened.task, opened.module.to(world.device)
-        choose_batches(module, task, {"data": data}, world, notes.append)
-        if request.output is None:
-            evaluation = evaluate(module, task, data, world, batch_size=request.batch_size, precision=request.precision)
-            result: dict[str, object] = evaluation.as_dict()
-        else:
-            predict(module, task, data, world, folder.path, batch_size=request.batch_size, precision=request.precision)
-            world.wait()
-            result = {"rows": len(data), "output": request.output}
-            if world.is_first:
-                merge_predictions(folder.path, world.data_size, len(data), Path(request.output))
-        if world.is_first:
-            write_whole(folder.result_file, json.dumps(result | {"notes": notes}))
-        world.wait()
 
 
 @dataclass(frozen=True)
@@ -71,7 +45,34 @@ class OpenModel:
     label_format: LabelFormat
 
 
-def open_model(request: EvaluationRequest, say: Callable[[str], object], *, pairs: bool | None = None) -> OpenModel:
+class Opened(NamedTuple):
+    """A model and the data of a request, ready to compute in a world.
+
+    notes: what was changed of either
+    """
+
+    model: OpenModel
+    data: Prepared
+    world: World
+    notes: list[str]
+
+
+@contextmanager
+def opened(request: InferenceRequest[Any], place: RankEnv, *, labelled: bool) -> Iterator[Opened]:
+    """Join the world of a request, load its model and map its data.
+
+    labelled: whether the data must have labels
+    """
+    torch.manual_seed(0)
+    with World.at(place, request.device).joined(TIMEOUT) as world:
+        notes: list[str] = []
+        model = open_model(request, notes.append)
+        data = prepared_for(request, model, world, notes.append, labelled=labelled)
+        choose_batches(model.module.to(world.device), model.task, {"data": data}, world, notes.append)
+        yield Opened(model, data, world, notes)
+
+
+def open_model(request: InferenceRequest[Any], say: Callable[[str], object], *, pairs: bool | None = None) -> OpenModel:
     """The model of a folder with the head it was trained with.
 
     say: told of what was changed of it
@@ -103,13 +104,16 @@ def open_model(request: EvaluationRequest, say: Callable[[str], object], *, pair
 
 
 def prepared_for(
-    request: EvaluationRequest,
+    request: InferenceRequest[Any],
     model: OpenModel,
     world: World,
     say: Callable[[str], object],
+    *,
+    labelled: bool = True,
 ) -> Prepared:
     """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word.
 
+    labelled: whether they must have labels
     say: told of prepared data that are damaged, and of labels that were read as others of the model
     """
     preparer = Preparer(
@@ -124,5 +128,5 @@ def prepared_for(
     place = None
     if world.is_first:
         source = read_as(request.data, model.label_format)
-        place = str(preparer.prepare(source, model.task.labels, labelled=request.output is None).folder)
+        place = str(preparer.prepare(source, model.task.labels, labelled=labelled).folder)
     return Prepared(Path(world.from_first(place) or ""))

@@ -1,39 +1,24 @@
-"""`adaptrun consolidate`: `python -m launcher.worker.requests.consolidate FOLDER`, with request.json in it."""
+"""`adaptrun consolidate`: a model folder of a checkpoint, in one process."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
-from launcher.run.folder import RunFolder, write_whole
-from launcher.worker.rank.process import RankEnv, RankProcess
+from launcher.checkpoint.consolidating import consolidate
+from launcher.job.requests import ConsolidationAnswer, ConsolidationRequest
+from launcher.worker.rank.process import RankProcess
 
 
-def main() -> None:
-    """Do what the request says and leave the count of tensors."""
-    folder = RunFolder(Path(sys.argv[1]))
-    process = RankProcess(RankEnv(), folder)
-    process.keep_output()
-
-    def work() -> None:
-        from launcher.checkpoint.consolidating import consolidate
-
-        request = json.loads((folder.path / "request.json").read_text(encoding="utf-8"))
-        skeleton, notes = request["skeleton"], list[str]()
-        tensors = consolidate(
-            Path(request["checkpoint"]),
-            Path(request["output"]),
-            request["dtype"],
-            None if skeleton is None else Path(skeleton),
-            request["prefix"],
-            notes.append,
-            request["trusted"],
-        )
-        write_whole(folder.result_file, json.dumps({"tensors": tensors, "notes": notes}))
-
-    process.run(work)
-
-
-if __name__ == "__main__":
-    main()
+def serve(process: RankProcess, request: ConsolidationRequest) -> ConsolidationAnswer:
+    """Write the folder, and count its tensors."""
+    notes = list[str]()
+    tensors = consolidate(
+        Path(request.checkpoint),
+        Path(request.output),
+        request.dtype,
+        None if request.skeleton is None else Path(request.skeleton),
+        request.prefix,
+        notes.append,
+        request.trusted,
+    )
+    return ConsolidationAnswer(tensors=tensors, notes=tuple(notes))

@@ -1,27 +1,18 @@
-"""A rank of `evaluate` or `predict`: `python -m launcher.worker.requests.evaluate FOLDER`, with request.json in it."""
+"""`adaptrun evaluate`: the metrics of a model folder on one data set."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from launcher.run.folder import RunFolder
+from launcher.job.requests import EvaluationAnswer, EvaluationRequest
+from launcher.worker.evaluation.evaluate import evaluate
+from launcher.worker.evaluation.inference import opened
 from launcher.worker.rank.process import RankProcess
 
 
-def main() -> None:
-    """Keep this rank's output before anything heavy is imported, then do its work."""
-    folder = RunFolder(Path(sys.argv[1]))
-    process = RankProcess.here(folder)
-    process.keep_output()
-
-    def work() -> None:
-        from launcher.worker.evaluation.inference import answer
-
-        answer(process.place, folder)
-
-    process.run(work)
-
-
-if __name__ == "__main__":
-    main()
+def serve(process: RankProcess, request: EvaluationRequest) -> EvaluationAnswer:
+    """Load the model, map the data, count each sample once."""
+    with opened(request, process.place, labelled=True) as (model, data, world, notes):
+        evaluation = evaluate(
+            model.module, model.task, data, world, batch_size=request.batch_size, precision=request.precision
+        )
+        world.wait()
+    return EvaluationAnswer(**evaluation.as_dict(), notes=tuple(notes))

@@ -5,15 +5,15 @@ The steps are those of training on the task: the same global batches on the same
 
 from __future__ import annotations
 
-import json
-from typing import NamedTuple
+from pathlib import Path
 
 from launcher.errors import NotFinite
+from launcher.job.requests import LrRangeAnswer, LrRangePoint, LrRangeRequest
 from launcher.run.events import Event, Step
-from launcher.run.folder import write_whole
 from launcher.worker.data.inputs import open_inputs
 from launcher.worker.rank.preemption import StopRequest
-from launcher.worker.rank.run_context import RunContext
+from launcher.worker.rank.process import RankProcess
+from launcher.worker.rank.run_context import RunContext, joined_run
 from launcher.worker.training.loop import Hooks, Loop
 from launcher.worker.training.progress import Progress
 from launcher.worker.training.setup import build
@@ -27,14 +27,6 @@ BELOW = 10.0
 """The suggestion lies so many times below the rate of the least smoothed loss."""
 
 
-class Point(NamedTuple):
-    """A step: its rate, its loss, and the moving average of the losses so far, without the bias of its beginning."""
-
-    lr: float
-    loss: float
-    smoothed: float
-
-
 class RangeTestLoop(Loop):
     """The training loop at rates that grow from the lowest to the highest, by the same factor at each step."""
 
@@ -43,8 +35,17 @@ class RangeTestLoop(Loop):
         return LOWEST * (HIGHEST / LOWEST) ** ((step - self.feed.stages.epochs_since) / (STEPS - 1))
 
 
-def sweep(context: RunContext) -> None:
-    """Take the steps; rank 0 writes the points and the suggestion."""
+def serve(process: RankProcess, request: LrRangeRequest) -> LrRangeAnswer:
+    """Join the world of the planned job and take the steps."""
+    with joined_run(process, Path(request.folder), (), "never") as context:
+        points = sweep(context)
+        context.world.wait()
+    found = suggestion(points)
+    return LrRangeAnswer(points=tuple(points), suggestion=found, verdict=verdict(points, found))
+
+
+def sweep(context: RunContext) -> list[LrRangePoint]:
+    """Take the steps: the point of each, which all ranks know."""
     built = build(context, open_inputs(context), 0)
     taken: list[Step] = []
 
@@ -67,7 +68,7 @@ def sweep(context: RunContext) -> None:
         StopRequest(),
     )
     context.enter("training")
-    points: list[Point] = []
+    points: list[LrRangePoint] = []
     while len(points) < STEPS and not has_diverged(points):
         try:
             loop.step()
@@ -76,28 +77,24 @@ def sweep(context: RunContext) -> None:
         if len(taken) == len(points):  # discarded: the rate is past all use
             break
         points = smoothed([(step.lr, step.loss) for step in taken])
-    if context.world.is_first:
-        found = suggestion(points)
-        answer = {"points": points, "suggestion": found, "verdict": verdict(points, found)}
-        write_whole(context.folder.result_file, json.dumps(answer))
-    context.world.wait()
+    return points
 
 
-def smoothed(steps: list[tuple[float, float]]) -> list[Point]:
+def smoothed(steps: list[tuple[float, float]]) -> list[LrRangePoint]:
     """The points of some rates and losses."""
     points, average = [], 0.0
     for number, (lr, loss) in enumerate(steps, 1):
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        points.append(Point(lr, loss, average / (1 - SMOOTHING**number)))
+        points.append(LrRangePoint(lr, loss, average / (1 - SMOOTHING**number)))
     return points
 
 
-def has_diverged(points: list[Point]) -> bool:
+def has_diverged(points: list[LrRangePoint]) -> bool:
     """Whether the last point is far above the lowest."""
     return bool(points) and points[-1].smoothed > DIVERGED * min(point.smoothed for point in points)
 
 
-def suggestion(points: list[Point]) -> float | None:
+def suggestion(points: list[LrRangePoint]) -> float | None:
     """A tenth of the rate at which the smoothed loss is least; None where it never fell."""
     if not points:
         return None
@@ -105,7 +102,7 @@ def suggestion(points: list[Point]) -> float | None:
     return lowest.lr / BELOW if lowest.smoothed < points[0].smoothed else None
 
 
-def verdict(points: list[Point], found: float | None) -> str:
+def verdict(points: list[LrRangePoint], found: float | None) -> str:
     """The suggestion and the rule it follows."""
     if found is None:
         return "the loss did not fall at any rate; look at the data and the labels first"

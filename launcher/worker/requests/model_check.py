@@ -11,20 +11,34 @@ from launcher.adapt import make_method
 from launcher.adapt.adapters.adapters import AdapterContext
 from launcher.data.labels import BY_NAME
 from launcher.engines.fsdp import blocks_of
-from launcher.errors import ModelError
+from launcher.errors import ModelError, RequestError
 from launcher.job.model_files import safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, tokenizer_files
+from launcher.job.requests import Done, ModelCheckRequest
 from launcher.job.schema import Job, Model
 from launcher.job.sections.methods import Own
 from launcher.job.sections.tasks import FAMILIES
 from launcher.models import task_class
 from launcher.models.weights import loading
 from launcher.plan.stages import plan_stages
+from launcher.run.folder import RunFolder
 from launcher.worker.data.inputs import check_labels, pretrained_model
+from launcher.worker.rank.process import RankProcess
 from launcher.worker.training.apply_adaptation import apply_adaptation
 
 ENOUGH = 10**9
 """Optimizer steps that all stages of any model fit into."""
+
+
+def serve(process: RankProcess, request: ModelCheckRequest) -> Done:
+    """Look at each job. Raises RequestError for the first that cannot be had."""
+    for name, place in request.planned:
+        run = RunFolder(Path(place))
+        try:
+            check_model(run.job(), run.plan().total_steps)
+        except RequestError as error:
+            raise RequestError(f"{name}: {error}" if name else str(error)) from error
+    return Done()
 
 
 def check_model(job: Job, total_steps: int | None) -> None:

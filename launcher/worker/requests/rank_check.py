@@ -1,47 +1,34 @@
-"""A rank of `adaptrun doctor`: `python -m launcher.worker.requests.rank_check FOLDER DEVICE`."""
+"""`adaptrun doctor`: whether ranks meet on this machine, how fast they talk, and what their libraries can do."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from pathlib import Path
 
-from launcher.run.folder import RunFolder, write_whole
-from launcher.worker.rank.process import RankEnv, RankProcess
+import torch
+import torch.distributed as dist
+
+from launcher.job.requests import RankCheckAnswer, RankCheckRequest
+from launcher.worker.rank.network_check import all_reduce_speed
+from launcher.worker.rank.process import RankProcess
+from launcher.worker.rank.world import World
 
 MINUTES = 2.0
 
 
-def main() -> None:
-    """Keep this rank's output before anything heavy is imported, then measure."""
-    folder = RunFolder(Path(sys.argv[1]))
-    process = RankProcess.here(folder)
-    process.keep_output()
-    process.run(lambda: probe(process.place, folder, sys.argv[2]))
-
-
-def probe(place: RankEnv, folder: RunFolder, device: str) -> None:
-    """Rank 0 writes the backend, the bandwidth of an all-reduce in GB/s, and what is wrong with DeepSpeed."""
-    import torch
-    import torch.distributed as dist
-
-    from launcher.worker.rank.network_check import all_reduce_speed
-    from launcher.worker.rank.world import World
-
-    with World.at(place, device).joined(MINUTES) as world:
+def serve(process: RankProcess, request: RankCheckRequest) -> RankCheckAnswer:
+    """The backend, the bandwidth of an all-reduce in GB/s, and what is wrong with DeepSpeed."""
+    with World.at(process.place, request.device).joined(MINUTES) as world:
         speed = all_reduce_speed(world)
-        problem, operations = _deepspeed(device)
-        if world.is_first:
-            found = {
-                "backend": str(dist.get_backend_config()),
-                "gigabytes_per_second": speed,
-                "device": torch.cuda.get_device_name(world.device) if device == "cuda" else "",
-                "deepspeed": problem,
-                "operations": operations,
-            }
-            write_whole(folder.result_file, json.dumps(found))
+        problem, operations = _deepspeed(request.device)
+        found = RankCheckAnswer(
+            backend=str(dist.get_backend_config()),
+            gigabytes_per_second=speed,
+            device=torch.cuda.get_device_name(world.device) if request.device == "cuda" else "",
+            deepspeed=problem,
+            operations=operations,
+        )
         world.wait()
+    return found
 
 
 def _deepspeed(device: str) -> tuple[str, str]:
@@ -55,7 +42,3 @@ def _deepspeed(device: str) -> tuple[str, str]:
         return f"{type(error).__name__}: {error}", ""
     able = sorted(name for name, compatible in ops.__compatible_ops__.items() if compatible)
     return "", f"{deepspeed.__version__}; can be compiled here: {', '.join(able) or 'no operation'}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,54 +1,41 @@
-"""The ranks' side of `adaptrun selfcheck`: several small runs in one world.
-
-python -m launcher.worker.requests.selfcheck FOLDER material        makes the model and the texts
-python -m launcher.worker.requests.selfcheck FOLDER CASE CASE …     trains each case, a run folder within FOLDER
-"""
+"""`adaptrun selfcheck`: the model and the texts, and several small runs in one world."""
 
 from __future__ import annotations
 
 import csv
 import random
-import sys
 from pathlib import Path
 
+from launcher.job.requests import Done, SelfcheckMaterialRequest, SelfcheckRequest
+from launcher.run.attempts import Attempt
+from launcher.run.events import EventLog
 from launcher.run.folder import RunFolder
+from launcher.worker.rank.preemption import StopRequest
 from launcher.worker.rank.process import RankProcess
+from launcher.worker.rank.run_context import RunContext
+from launcher.worker.rank.world import World
+from launcher.worker.training.recipe import fine_tune
 
 MATERIAL = "material"
 SAMPLES = 70
 """Not a multiple of the global batch, so that each epoch ends in a short one."""
 
 
-def main() -> None:
-    """Do as one rank what the command line says."""
-    folder, *cases = sys.argv[1:]
-    process = RankProcess.here(RunFolder(Path(folder)))
-    process.keep_output()
-
-    def work() -> None:
-        if cases == [MATERIAL]:
-            make_material(Path(folder) / MATERIAL)
-        else:
-            train_cases(process, [RunFolder(Path(folder) / case) for case in cases])
-
-    process.run(work)
+def serve_material(process: RankProcess, request: SelfcheckMaterialRequest) -> Done:
+    """Make what the cases have in common."""
+    make_material(Path(request.folder) / MATERIAL)
+    return Done()
 
 
-def train_cases(process: RankProcess, cases: list[RunFolder]) -> None:
+def serve(process: RankProcess, request: SelfcheckRequest) -> Done:
     """Fine-tune each case with the ranks of this world."""
-    from launcher.run.attempts import Attempt
-    from launcher.run.events import EventLog
-    from launcher.worker.rank.preemption import StopRequest
-    from launcher.worker.rank.run_context import RunContext
-    from launcher.worker.rank.world import World
-    from launcher.worker.training.recipe import fine_tune
-
     with World.at(process.place, "cpu").joined(timeout_minutes=5) as world:
-        for folder in cases:
+        for folder in (RunFolder(Path(request.folder) / case) for case in request.cases):
             log = EventLog(folder.events_file if world.is_first else None)
             context = RunContext(folder.job(), folder.plan(), folder, world, log, Attempt())
             fine_tune(context, StopRequest())
             log.close()
+    return Done()
 
 
 def make_material(folder: Path) -> None:
@@ -84,7 +71,3 @@ def make_material(folder: Path) -> None:
         for _ in range(SAMPLES):
             text = draw.choices(words, k=draw.randint(1, 30))
             writer.writerow([" ".join(text), "abc"[words.index(text[0]) % 3]])
-
-
-if __name__ == "__main__":
-    main()

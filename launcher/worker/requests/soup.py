@@ -1,27 +1,65 @@
-"""A rank of `adaptrun soup`: `python -m launcher.worker.requests.soup FOLDER`, with soup.json in it."""
+"""The greedy soup of Wortsman et al. 2022 (arXiv:2203.05482): a mean of models in which each has to earn its place."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from launcher.run.folder import RunFolder
+from launcher.checkpoint.means import pour, publish_mean
+from launcher.errors import RequestError
+from launcher.job.requests import Ingredient, SoupAnswer, SoupRequest
+from launcher.worker.evaluation.evaluate import evaluate
+from launcher.worker.evaluation.inference import opened
 from launcher.worker.rank.process import RankProcess
+from launcher.worker.training.progress import goodness_of
 
 
-def main() -> None:
-    """Keep this rank's output before anything heavy is imported, then do its work."""
-    folder = RunFolder(Path(sys.argv[1]))
-    process = RankProcess.here(folder)
-    process.keep_output()
+def serve(process: RankProcess, request: SoupRequest) -> SoupAnswer:
+    """Evaluate, mix, and write the model folder.
 
-    def work() -> None:
-        from launcher.worker.requests.model_soup import make_soup
+    Raises ModelError where the folders are not of one model.
+    """
+    models = [Path(model) for model in request.models]
+    with opened(request.evaluation, process.place, labelled=True) as (model, data, world, notes):
 
-        make_soup(process.place, folder)
+        def value_of(members: Sequence[Path]) -> float:
+            pour(members, model.module.model)
+            batch_size = request.evaluation.batch_size
+            metrics = evaluate(model.module, model.task, data, world, batch_size=batch_size).metrics
+            return metric_of(metrics, request.job.validation.metric)
 
-    process.run(work)
+        found = greedy(models, value_of, lambda value: goodness_of(request.job, value))
+        kept = [Path(one.folder) for one in found if one.kept]
+        publish_mean(kept, Path(request.output), request.dtype)
+        world.wait()
+    return SoupAnswer(runs=tuple(found), notes=tuple(notes))
 
 
-if __name__ == "__main__":
-    main()
+def metric_of(metrics: Mapping[str, float], name: str) -> float:
+    """The metric that decides. Raises RequestError where the models' task has none of that name."""
+    if name not in metrics:
+        raise RequestError(
+            f"the models have no metric {name!r}, by which the first run's job judges; it is one of "
+            f"{', '.join(metrics)}"
+        )
+    return metrics[name]
+
+
+def greedy(
+    models: Sequence[Path], value_of: Callable[[Sequence[Path]], float], goodness: Callable[[float], float]
+) -> list[Ingredient]:
+    """Offer the models from the best to the worst; one stays where the mean with it is no worse than without.
+
+    value_of: of the mean of some models; goodness: of a value, larger is better
+    """
+    alone = {model: value_of([model]) for model in models}
+    first, *others = sorted(models, key=lambda model: goodness(alone[model]), reverse=True)
+    members, value = [first], alone[first]
+    found = [Ingredient(folder=str(first), alone=value, together=value, kept=True)]
+    for model in others:
+        together = value_of([*members, model])
+        is_kept = goodness(together) >= goodness(value)
+        if is_kept:
+            members, value = [*members, model], together
+        found.append(Ingredient(folder=str(model), alone=alone[model], together=together, kept=is_kept))
+    return found
