@@ -43,7 +43,7 @@ def make_plan(
     samples = _draws_an_epoch(job)
     _check_labelling(job, job_file, samples)
     reasons: list[str] = [*left_out_of(job), *_more_of_a_step(job)]
-    device = _device(job, job_file, hardware)
+    device = device_for(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
     named = named_engine(job)
@@ -147,7 +147,8 @@ def _more_of_a_step(job: Job) -> Iterator[str]:
         yield f"{steps} of continued pre-training on the target come before those on the labelled samples"
 
 
-def _device(job: Job, job_file: Path, hardware: Hardware) -> Literal["cpu", "cuda"]:
+def device_for(job: Job, job_file: Path, hardware: Hardware) -> Literal["cpu", "cuda"]:
+    """What the ranks compute on. Raises JobError where this machine has none of it."""
     wanted = job.launch.device
     if wanted == "cuda" and not hardware.gpus:
         raise _refusal(job_file, "launch.device", "cuda is asked for and this machine shows no GPU", "device: auto")

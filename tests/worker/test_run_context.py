@@ -21,5 +21,5 @@ def test_micro_batches_stay_as_small_as_running_out_of_memory_has_left_them(tmp_
     (checkpoint / PROGRESS).write_text(json.dumps({"step": 3, "micro_batch_limit": 2}))
     plan = make_plan(made, file, LAPTOP)
     assert plan.split.micro_batch > 2
-    taken_up = run_context._make_run(made, file, plan, World(), "auto").plan()
+    taken_up = run_context._make_run(file, [], World(), "auto").plan()
     assert (taken_up.split.micro_batch, taken_up.micro_batch_limit) == (2, 2)

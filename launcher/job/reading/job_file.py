@@ -44,6 +44,12 @@ def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Jo
     return _checked(document, origins, folder, trains)
 
 
+def read_job(path: Path, sets: Sequence[str] = ()) -> Job:
+    """The job as its file and the overrides have it; neither rules nor files are checked. Raises JobError."""
+    document = read_document(path)
+    return _validated(Job, document, apply_overrides(document.values, sets))
+
+
 def load_kept_job(path: Path) -> Job:
     """The job of a run as it was resolved and checked when the run began, perhaps by 0.1.0.
 

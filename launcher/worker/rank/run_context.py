@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 from launcher.display.live import follow, print_outcome
-from launcher.job.reading.job_file import load_job
+from launcher.errors import RequestError
+from launcher.job.reading.job_file import load_job, read_job
 from launcher.job.schema import Job
+from launcher.plan.hardware import find_hardware
 from launcher.plan.plan import Plan
-from launcher.plan.planner import make_plan
+from launcher.plan.planner import device_for, make_plan
 from launcher.run.attempts import Attempt, Fence, begin
 from launcher.run.environment import write_environment
 from launcher.run.events import EventLog, Phase
@@ -56,8 +58,8 @@ class RunContext:
 
 
 @contextmanager
-def joined_run(process: RankProcess, target: Path, sets: Sequence[str], resume: str | None) -> Iterator[RunContext]:
-    """Join the world of a planned run, or make the plan here for a job file started by hand."""
+def joined_run(process: RankProcess, target: Path, sets: Sequence[str], resume: str) -> Iterator[RunContext]:
+    """Join the world of a planned run, or of the one that rank 0 makes of a job file started by hand."""
     with ExitStack() as stack:
         if process.folder is not None:
             folder = process.folder
@@ -67,13 +69,11 @@ def joined_run(process: RankProcess, target: Path, sets: Sequence[str], resume: 
             )
             start = start_of(process, folder)
         else:
-            job = load_job(target, sets)
-            plan = make_plan(job, target, processes=process.place.size)
-            world = stack.enter_context(
-                World.at(process.place, plan.device, process.heartbeat).joined(job.launch.timeout)
-            )
-            folder = _make_run(job, target, plan, world, resume or "auto")
-            plan = folder.plan()  # rank 0's: another machine may have been counted differently
+            asked = read_job(target, sets)
+            device = device_for(asked, target, find_hardware())
+            world = stack.enter_context(World.at(process.place, device, process.heartbeat).joined(asked.launch.timeout))
+            folder = _run_of_rank_0(world, lambda: _make_run(target, sets, world, resume))
+            job, plan = folder.job(), folder.plan()
             start = Attempt.read(folder) or Attempt()
             process.folder, process.start = folder, start.count
             terminal = process.keep_output()
@@ -99,18 +99,33 @@ def start_of(process: RankProcess, folder: RunFolder) -> Attempt:
     return start
 
 
-def _make_run(job: Job, job_file: Path, plan: Plan, world: World, resume: str) -> RunFolder:
-    """Rank 0 makes the folder, or takes up an unfinished one, and tells the others."""
-    said = None
-    if world.is_first:
-        decision = decide_run(job, resume)
-        folder = decision.folder
-        folder.write_plan(with_remembered_limit(plan, job, job_file, decision))
-        write_environment(folder)
-        begin(folder, decision.cause, decision.checkpoint, insists=decision.insists)
-        print(f"{folder.path}: {decision.reason}", flush=True)
-        said = str(folder.path)
-    return RunFolder(Path(world.from_first(said) or ""))
+def _run_of_rank_0(world: World, make: Callable[[], RunFolder]) -> RunFolder:
+    """The folder that rank 0 makes, on every rank. Raises what rank 0 raises, and RequestError on the others."""
+    if not world.is_first:
+        path = world.from_first(None)
+        if not path:
+            raise RequestError("rank 0 could not begin the run, and says why where it was started")
+        return RunFolder(Path(path))
+    try:
+        folder = make()
+    except Exception:
+        world.from_first("")
+        raise
+    world.from_first(str(folder.path))
+    return folder
+
+
+def _make_run(job_file: Path, sets: Sequence[str], world: World, resume: str) -> RunFolder:
+    """Check the job, plan it, and make the folder, or take up an unfinished run. Raises RequestError."""
+    job = load_job(job_file, sets)
+    plan = make_plan(job, job_file, processes=world.size)
+    decision = decide_run(job, resume)
+    folder = decision.folder
+    folder.write_plan(with_remembered_limit(plan, job, job_file, decision))
+    write_environment(folder)
+    begin(folder, decision.cause, decision.checkpoint, insists=decision.insists)
+    print(f"{folder.path}: {decision.reason}", flush=True)
+    return folder
 
 
 @contextmanager
