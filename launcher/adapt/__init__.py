@@ -15,7 +15,6 @@ from launcher.errors import ModelError, RequestError
 from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Job
 from launcher.job.sections.adapters import AnyAdapters
-from launcher.job.sections.methods import Own
 from launcher.models.parts.own_code import check_names, own_object
 from launcher.models.tasks.base import Task, TaskModule
 from launcher.models.weights import loading
@@ -67,12 +66,11 @@ def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> M
     """
     if job.adapt.is_plain:
         return None
-    if isinstance(job.adapt, Own):
-        found = own_object(job.adapt.code)
+    own = job.adapt.own_class
+    if own is not None:
+        found = own_object(own)
         if not (isinstance(found, type) and issubclass(found, Method)):
-            raise RequestError(
-                f"{job.adapt.code} is no method; derive it from launcher.methods.Method (docs/extending/method.md)"
-            )
+            raise RequestError(f"{own} is no method; derive it from launcher.methods.Method (docs/extending/method.md)")
         check_names(found, RENAMED)
     else:
         module, _, name = METHODS[job.adapt.method].partition(":")

@@ -238,7 +238,7 @@ class Job(Section):
     @property
     def labelled_sets(self) -> dict[str, Source]:
         """All that is learned with labels: the training sets, and what is rehearsed."""
-        rehearsal = self.adapt.rehearsal if isinstance(self.adapt, Finetune) else None
+        rehearsal = self.adapt.rehearsed
         return dict(self.data.train) if rehearsal is None else {**self.data.train, REHEARSAL: rehearsal.source}
 
     @property

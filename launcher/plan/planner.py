@@ -13,7 +13,6 @@ from launcher.data.columns import check_columns, left_out_of
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
 from launcher.job.schema import Job
-from launcher.job.sections.methods import SelfTraining
 from launcher.plan.engines import ENGINES, SHARDINGS, automatic, named_engine
 from launcher.plan.engines.facts import EngineFacts, Sharding
 from launcher.plan.fit import Devices, ShardingOption, cheapest_change, largest_micro_batch, share_of_a_rank, way_of
@@ -127,10 +126,10 @@ def _draws_an_epoch(job: Job) -> int | None:
 
 def _check_labelling(job: Job, job_file: Path, samples: int | None) -> None:
     """Raises JobError where the run would end before it has labelled the target."""
-    adapt, train = job.adapt, job.train
-    if not isinstance(adapt, SelfTraining) or samples is None or train.max_steps is None:
+    epochs, train = job.adapt.epochs_before_target, job.train
+    if not epochs or samples is None or train.max_steps is None:
         return
-    before = total_steps(samples, train.global_batch_size, adapt.after_epochs, None)
+    before = total_steps(samples, train.global_batch_size, epochs, None)
     if train.max_steps <= before:
         message = f"the target would first be labelled after {before} steps, and train.max_steps is {train.max_steps}"
         raise _refusal(job_file, "adapt.after_epochs", message, f"train.max_steps: {2 * before}, or more")

@@ -94,6 +94,10 @@ class Task(ABC):
     """Metrics beside the loss, and whether `higher` or `lower` is better."""
     has_classes: ClassVar[bool] = False
     """Whether the training data's labels name the model's outputs."""
+    has_features: ClassVar[bool] = False
+    """Whether the model makes one feature vector of each sample, which methods of adapting may look at."""
+    learns_language: ClassVar[bool] = False
+    """Whether the model's outputs are words, so that training on texts is the task itself."""
     counted_in: ClassVar[str] = "tokens"
     """What a sample is made of; where it is made of nothing that is counted, what it is: images, sounds."""
     takes_vectors: ClassVar[bool] = False

@@ -35,6 +35,7 @@ class Images(Classification):
     """What one label and several labels an image have in common."""
 
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
+    has_features: ClassVar[bool] = True
     processor_class: ClassVar[str] = "AutoImageProcessor"
     inputs: ClassVar[tuple[str, ...]] = ("image",)
     settings: ClassVar[tuple[str, ...]] = ("augment",)

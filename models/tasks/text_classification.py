@@ -16,6 +16,7 @@ class TextClassification(Classes, TextTask):
     """One label for one text or pair."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    has_features: ClassVar[bool] = True
     variants: ClassVar[dict[str, str]] = {"binary": "MultiLabelTextClassification"}
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
@@ -34,4 +35,5 @@ class MultiLabelTextClassification(LabelSets, TextTask):
     """Any number of labels for one text or pair."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    has_features: ClassVar[bool] = True
     prepare, collate = TextClassification.prepare, TextClassification.collate

@@ -42,6 +42,7 @@ class TextRegression(SummedTask, TextTask):
     """One number for one text or pair."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    has_features: ClassVar[bool] = True
     losses: ClassVar[tuple[str, ...]] = ("mean-squared", "huber")
     metric_directions: ClassVar[dict[str, str]] = {
         "mse": "lower",

@@ -51,6 +51,7 @@ class LanguageTask(SummedTask, TextTask):
     metric_directions: ClassVar[dict[str, str]] = {"perplexity": "lower", "accuracy": "higher"}
     targets: ClassVar[tuple[str, ...]] = ()
     measured: ClassVar[int] = 3
+    learns_language: ClassVar[bool] = True
 
     def token_batch(self, examples: Sequence[Example], ids: Sequence[int], targets: Sequence[Any]) -> Batch:
         """The padded examples with a target for each token; all tokens that have one weigh alike."""

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import RequestError
+from launcher.job.rules.adaptation import DOMAIN_TASK_RULES
+from launcher.job.schema import Job
 from launcher.job.sections.tasks import find_family
 
 
@@ -29,3 +31,31 @@ def test_a_file_that_is_no_python_is_told(code: bytes, said: str, tmp_path: Path
     (tmp_path / "own.py").write_bytes(code)
     with pytest.raises(RequestError, match=said):
         find_family("own.py:Own", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "method", "said"),
+    [
+        ("class Own(TextClassification): ...\n", "mcc", None),
+        ("class Own(TextTask):\n    has_features = True\n", "coral", None),
+        ("class Own(TextTask):\n    has_features = True\n", "mcc", "mcc needs one class per sample"),
+        ("class Own(TextTask): ...\n", "coral", "coral needs one feature vector per sample"),
+        ("class Own(LanguageTask): ...\n", "dapt", "own.py:Own is one already"),
+    ],
+)
+def test_what_an_own_task_says_decides_which_methods_go_with_it(
+    code: str, method: str, said: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(code)
+    family = find_family("own.py:Own", tmp_path)
+    job = Job.model_validate(
+        {
+            "name": "own",
+            "model": {"pretrained": "tiny"},
+            "task": "own.py:Own",
+            "data": {"train": "train.csv", "target": "target.csv"},
+            "adapt": {"method": method},
+        }
+    )
+    found = [message for rule in DOMAIN_TASK_RULES for _, message, _ in rule(job, family)]
+    assert not found if said is None else said in found[0]

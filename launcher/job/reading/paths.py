@@ -23,7 +23,7 @@ from launcher.job.pretrained import (
 from launcher.job.rules.rule import Violation
 from launcher.job.schema import DEEPSPEED_TEMPLATES, Engine, Job, Model, Tracker
 from launcher.job.sections.data import Source
-from launcher.job.sections.methods import Adapt, Finetune, Own
+from launcher.job.sections.methods import Adapt
 from launcher.job.sections.tasks import FAMILIES, defined_class, find_family
 from launcher.job.trust import file_of
 
@@ -104,8 +104,8 @@ def _trusted(job: Job, task: str, adapt: Adapt, folder: Path, found: list[Violat
     ]
     if task not in FAMILIES:
         named.append(file_of(task))
-    if isinstance(adapt, Own):
-        named.append(file_of(adapt.code))
+    if adapt.own_class is not None:
+        named.append(file_of(adapt.own_class))
     function = beside(file_of(job.model.pretrained), folder)
     if function.suffix == ".py" and function.is_file():
         named.append(str(function.resolve()))
@@ -202,11 +202,11 @@ def _adapters_twice(job: Job) -> Violation:
 def _adapt(job: Job, folder: Path, found: list[Violation]) -> Adapt:
     """The method, with the absolute paths of what is rehearsed and of own code."""
     adapt = job.adapt
-    if isinstance(adapt, Finetune) and adapt.rehearsal is not None:
-        source = _source(adapt.rehearsal.source, folder, ("adapt", "rehearsal", "source"), found)
-        return adapt.model_copy(update={"rehearsal": adapt.rehearsal.model_copy(update={"source": source})})
-    if isinstance(adapt, Own):
-        file, _, name = adapt.code.rpartition(":")
+    if adapt.rehearsed is not None:
+        source = _source(adapt.rehearsed.source, folder, ("adapt", "rehearsal", "source"), found)
+        return adapt.model_copy(update={"rehearsal": adapt.rehearsed.model_copy(update={"source": source})})
+    if adapt.own_class is not None:
+        file, _, name = adapt.own_class.rpartition(":")
         path = beside(file, folder)
         if not file or not is_file(path):
             message, fix = not_there(file, folder, "paths are relative to the job file")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from launcher.job.rules.rule import Rule, TaskRule, Violation
 from launcher.job.schema import Job
-from launcher.job.sections.methods import REHEARSAL, Finetune, SelfTraining
-from launcher.job.sections.tasks import Family
-
-ONE_ANSWER = ("text-classification", "text-regression", "image-classification")
-"""Tasks with one answer a sample, and so features of a sample."""
+from launcher.job.sections.methods import REHEARSAL
+from launcher.job.sections.tasks import FAMILIES, Family, find_family
 
 
 def _target_is_used(job: Job) -> Iterator[Violation]:
@@ -23,10 +20,10 @@ def _target_is_used(job: Job) -> Iterator[Violation]:
 
 
 def _target_is_labelled_in_time(job: Job) -> Iterator[Violation]:
-    adapt = job.adapt
-    if isinstance(adapt, SelfTraining) and job.train.max_steps is None and job.train.epochs <= adapt.after_epochs:
-        message = f"the target would first be labelled after {adapt.after_epochs} of {job.train.epochs} epochs"
-        yield ("adapt", "after_epochs"), message, f"train.epochs: {adapt.after_epochs + 1}, or more"
+    before = job.adapt.epochs_before_target
+    if before and job.train.max_steps is None and job.train.epochs <= before:
+        message = f"the target would first be labelled after {before} of {job.train.epochs} epochs"
+        yield ("adapt", "after_epochs"), message, f"train.epochs: {before + 1}, or more"
 
 
 def _training_data_are_used(job: Job) -> Iterator[Violation]:
@@ -86,7 +83,7 @@ def _groups_are_several(job: Job) -> Iterator[Violation]:
 
 
 def _rehearsal_has_a_name_of_its_own(job: Job) -> Iterator[Violation]:
-    if isinstance(job.adapt, Finetune) and job.adapt.rehearsal is not None and REHEARSAL in job.data.train:
+    if job.adapt.rehearsed is not None and REHEARSAL in job.data.train:
         yield ("data", "train", REHEARSAL), "adapt.rehearsal has this name", "give the training set another"
 
 
@@ -105,16 +102,15 @@ def _target_is_of_no_other_set(job: Job) -> Iterator[Violation]:
 
 def _method_is_for_the_task(job: Job, family: Family) -> Iterator[Violation]:
     method, needs, field = job.adapt.method, job.adapt.needs, ("adapt", "method")
-    has_one_answer = job.task in ONE_ANSWER and job.train.loss.name != "binary"
-    if needs == "classes" and not (has_one_answer and family.has_classes):
-        tasks = [task for task in ONE_ANSWER if "classification" in task]
-        yield field, f"{method} needs one class per sample, and {job.task} has none", f"it is for {_listed(tasks)}"
-    elif needs == "features" and job.task not in ONE_ANSWER:
+    if needs == "classes" and not _has_one_class(family):
+        message = f"{method} needs one class per sample, and {job.task} has none"
+        yield field, message, f"it is for {_families_where(_has_one_class)}"
+    elif needs == "features" and not family.has_features:
         message = f"{method} needs one feature vector per sample, and {job.task} has none"
-        yield field, message, f"it is for {_listed(ONE_ANSWER)}"
+        yield field, message, f"it is for {_families_where(lambda other: other.has_features)}"
     elif needs == "language" and not family.needs_tokenizer:
         yield field, f"{method} learns language, and {job.task} reads no text", "dann, coral and mmd are for images"
-    elif needs == "language" and job.task in ("causal-lm", "masked-lm"):
+    elif needs == "language" and family.learns_language:
         message = f"{method} trains a language model before the task, and {job.task} is one already"
         yield field, message, "method: finetune, with the texts of the target in data.train"
     if job.train.packing and not job.adapt.is_plain:
@@ -127,8 +123,13 @@ def _weights_are_of_classes(job: Job, family: Family) -> Iterator[Violation]:
         yield ("train", "loss", "class_weights"), message, "remove it, or give a weight for each label"
 
 
-def _listed(words: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]
+def _has_one_class(family: Family) -> bool:
+    return family.has_features and family.has_classes and not family.takes_several_labels
+
+
+def _families_where(fits: Callable[[Family], bool]) -> str:
+    *others, last = [name for name in FAMILIES if fits(find_family(name))]
+    return f"{', '.join(others)} and {last}"
 
 
 DOMAIN_RULES: tuple[Rule, ...] = (

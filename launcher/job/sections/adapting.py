@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from launcher.job.sections.adapters import AnyAdapters
+from launcher.job.sections.data import AnySource
 from launcher.job.sections.marks import numbers, section
 from launcher.job.sections.section import Fraction, Section
 
@@ -50,6 +51,13 @@ class Distill(Section):
     temperature: PositiveFloat = numbers(
         2.0, description="What both outputs are divided by before their softmax; the loss counts its square times."
     )
+
+
+class Rehearsal(Section):
+    """Labelled samples of an earlier domain, trained on with the new ones so that it is not forgotten."""
+
+    source: AnySource = numbers(description="Those samples, with the labels of the new domain.")
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = numbers(0.2, description="Of the samples that are drawn.")
 
 
 TargetUse = Literal["none", "alongside", "first", "alone", "where given"]
@@ -142,9 +150,24 @@ class Adapting(Section):
         return None
 
     @property
+    def rehearsed(self) -> Rehearsal | None:
+        """The labelled samples of an earlier domain that are drawn as well."""
+        return None
+
+    @property
     def rehearsed_share(self) -> float:
         """Of the samples that are drawn, how many are of an earlier domain."""
-        return 0.0
+        return 0.0 if self.rehearsed is None else self.rehearsed.share
+
+    @property
+    def epochs_before_target(self) -> int:
+        """Epochs on the labelled samples alone, before the first step that sees the target."""
+        return 0
+
+    @property
+    def own_class(self) -> str | None:
+        """`file.py:ClassName` of a user's own method; None for ours."""
+        return None
 
     @property
     def lr_factor_of_all(self) -> float:

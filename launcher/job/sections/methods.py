@@ -11,10 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from launcher.job.sections.adapting import Adapting, Needs, Pretraining, TargetUse
-from launcher.job.sections.data import AnySource
+from launcher.job.sections.adapting import Adapting, Needs, Pretraining, Rehearsal, TargetUse
 from launcher.job.sections.marks import numbers
-from launcher.job.sections.section import Fraction, Section
+from launcher.job.sections.section import Fraction
 
 TargetBatch = Annotated[
     Literal["auto"] | PositiveInt,
@@ -23,13 +22,6 @@ TargetBatch = Annotated[
     ),
 ]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-
-
-class Rehearsal(Section):
-    """Labelled samples of an earlier domain, trained on beside the new ones so that it is not forgotten."""
-
-    source: AnySource = numbers(description="Those samples, with the labels of the new domain.")
-    share: Annotated[float, Field(gt=0.0, lt=1.0)] = numbers(0.2, description="Of the samples that are drawn.")
 
 
 REHEARSAL = "rehearsal"
@@ -47,9 +39,9 @@ class Finetune(Adapting):
     )
 
     @property
-    def rehearsed_share(self) -> float:
-        """That of the job."""
-        return 0.0 if self.rehearsal is None else self.rehearsal.share
+    def rehearsed(self) -> Rehearsal | None:
+        """Those of the job."""
+        return self.rehearsal
 
     @property
     def asks_model(self) -> bool:
@@ -202,6 +194,11 @@ class SelfTraining(Adapting):
     weight: PositiveFloat = numbers(1.0, description="Weight of the loss on the target.")
     target_batch_size: TargetBatch = "auto"
 
+    @property
+    def epochs_before_target(self) -> int:
+        """Those of the job."""
+        return self.after_epochs
+
 
 class Shot(Adapting):
     """Adapts a trained model without its source data (SHOT; Liang et al. 2020)."""
@@ -267,6 +264,11 @@ class Own(Adapting):
     code: str = numbers(description="`file.py:ClassName`, relative to the job file.")
     settings: dict[str, Any] = numbers(default_factory=dict, description="Whatever your class reads from it.")
     target_batch_size: TargetBatch = "auto"
+
+    @property
+    def own_class(self) -> str | None:
+        """That of the job."""
+        return self.code
 
 
 DomainMethod = Dapt | Udalm | Dann | Cdan | Coral | Mmd | Mcc | SelfTraining | Shot | Tent | GroupDro | Own

@@ -67,6 +67,8 @@ class Family:
     settings: tuple[str, ...] | None
     metric_directions: dict[str, str] | None
     has_classes: bool = False
+    has_features: bool = False
+    learns_language: bool = False
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -169,6 +171,8 @@ def _read(file: Path, class_name: str, loss: str) -> Family:
         settings=said.get("settings"),
         metric_directions=metric_directions if isinstance(metric_directions, dict) else None,
         has_classes=bool(said.get("has_classes")),
+        has_features=bool(said.get("has_features")),
+        learns_language=bool(said.get("learns_language")),
     )
 
 

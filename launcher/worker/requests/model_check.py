@@ -16,7 +16,6 @@ from launcher.job.model_files import safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, tokenizer_files
 from launcher.job.requests import Done, ModelCheckRequest
 from launcher.job.schema import Job, Model
-from launcher.job.sections.methods import Own
 from launcher.job.sections.tasks import FAMILIES
 from launcher.models import task_class
 from launcher.models.weights import loading
@@ -66,8 +65,7 @@ def check_model(job: Job, total_steps: int | None) -> None:
     labels = known or tuple(map(str, range(config.num_labels))) if task_type.has_classes else ()
     processor = loading.load_processor(pretrained, job.model, task_type.processor_class)
     task = task_type(processor, labels, job.train)
-    own = isinstance(job.adapt, Own)
-    method = None if own else make_method(job, task, dict.fromkeys(job.labelled_sets, 1), 1)
+    method = None if job.adapt.own_class else make_method(job, task, dict.fromkeys(job.labelled_sets, 1), 1)
     if not loading.can_stay_in_files(task.auto_class, config):
         return
     loaded = pretrained_model(job, pretrained, config, task, in_parts=True, say=lambda told: None)
