@@ -23,8 +23,7 @@ from launcher.run.folder import RunFolder, write_whole
 from tests.cli import ADAPTRUN, adaptrun
 from tests.slurm.cluster import Cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
-
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]  # the `slow` ones show once more what a quicker one shows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -123,6 +122,7 @@ def test_two_nodes_give_the_numbers_of_one_machine(cluster: Cluster, folder: Pat
     assert adaptrun("logs", job.run.path, "--rank", 3, cwd=folder).stdout != ""
 
 
+@pytest.mark.slow
 def test_the_demos_job_has_the_losses_of_one_machine(cluster: Cluster, folder: Path) -> None:
     write_demo_data(folder / "data")
     job = yaml.safe_load((EXAMPLES / "film-reviews.yaml").read_text())
@@ -180,6 +180,7 @@ def test_a_preempted_job_goes_on(cluster: Cluster, folder: Path, reference: Path
     assert job.starts()[1].step > 5, "it saved in the time of grace"
 
 
+@pytest.mark.slow
 def test_a_requeue_by_hand_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
     job = Submitted(cluster, folder)
     job.pace(0.3)
@@ -205,6 +206,7 @@ def test_a_killed_rank_is_started_again_in_the_same_allocation(cluster: Cluster,
     assert "SIGKILL" in job.printed()
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_is_found_by_its_nodes_watchdog(cluster: Cluster, folder: Path, reference: Path) -> None:
     job = Submitted(cluster, folder)
     job.pace(0.3)
@@ -233,6 +235,7 @@ def test_a_killed_node_daemon_costs_only_what_no_checkpoint_held(
     assert "n2" not in _expanded(cluster.state(job.number)["NodeList"]), "it went on without the lost node"
 
 
+@pytest.mark.slow
 def test_a_killed_step_daemon_is_noticed(cluster: Cluster, folder: Path, reference: Path) -> None:
     job = Submitted(cluster, folder)
     job.pace(0.3)
@@ -246,6 +249,7 @@ def test_a_killed_step_daemon_is_noticed(cluster: Cluster, folder: Path, referen
     job.assert_equals(reference)
 
 
+@pytest.mark.slow
 def test_a_cut_link_ends_in_a_new_start(cluster: Cluster, folder: Path, reference: Path) -> None:
     job = Submitted(cluster, folder)
     job.pace(0.3)
@@ -258,6 +262,7 @@ def test_a_cut_link_ends_in_a_new_start(cluster: Cluster, folder: Path, referenc
     job.assert_equals(reference)
 
 
+@pytest.mark.slow
 def test_a_time_limit_comes_with_time_to_save(cluster: Cluster, folder: Path, reference: Path) -> None:
     (folder / "short.yaml").write_text(
         "{nodes: 2, processes_per_node: 1, cpus_per_node: 1, time: '3', signal_seconds: 80}"
@@ -348,6 +353,7 @@ def test_doctor_looks_at_all_nodes_of_an_allocation(cluster: Cluster, tmp_path: 
     assert "2 of 2 nodes see" in found["shared files"]["found"]
 
 
+@pytest.mark.slow
 def test_what_gains_nothing_is_not_queued_for_ever(cluster: Cluster, folder: Path) -> None:
     job = Submitted(cluster, folder, "--set", "launch.max_restarts=1")
     job.pace(5)
