@@ -147,10 +147,15 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write all pages of the reference."""
-    job_reference.main()
-    cluster_reference.main()
-    (DOCS / COMMANDS).write_text(command_line(), encoding="utf-8")
-    (DOCS / RUN_FILES).write_text(run_files(), encoding="utf-8")
+    pages = {
+        job_reference.PAGE: job_reference.page,
+        job_reference.SCHEMA: job_reference.schema,
+        cluster_reference.PAGE: cluster_reference.page,
+        COMMANDS: command_line,
+        RUN_FILES: run_files,
+    }
+    for place, written in pages.items():
+        (DOCS / place).write_text(written(), encoding="utf-8")
 
 
 if __name__ == "__main__":

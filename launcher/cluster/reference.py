@@ -1,12 +1,9 @@
-"""The reference page of profiles, made from the fields' own descriptions.
-
-python -m launcher.cluster.reference      writes docs/reference/profile.md
-"""
+"""The reference page of profiles, made from the fields' own descriptions."""
 
 from __future__ import annotations
 
 from launcher.cluster.profile import Profile
-from launcher.job.reference import DOCS, tables
+from launcher.job.reference import tables
 
 PAGE = "reference/profile.md"
 HEAD = """\
@@ -21,12 +18,3 @@ A YAML file that says what a cluster wants of a batch job and what its nodes hav
 def page() -> str:
     """The page."""
     return tables(HEAD, Profile)
-
-
-def main() -> None:
-    """Write it."""
-    (DOCS / PAGE).write_text(page(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,4 @@
-"""The reference page and the editor schema of the job file, made from the fields' own descriptions.
-
-python -m launcher.job.reference      writes docs/reference/job-file.md and docs/reference/job-schema.json
-"""
+"""The reference page and the editor schema of the job file, made from the fields' own descriptions."""
 
 from __future__ import annotations
 
@@ -130,13 +127,3 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in _models_in(argument)]
-
-
-def main() -> None:
-    """Write both files."""
-    (DOCS / PAGE).write_text(page(), encoding="utf-8")
-    (DOCS / SCHEMA).write_text(schema(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from launcher.cluster import reference
 from launcher.cluster.profile import Profile
+from launcher.job.reference import DOCS
 
 
 def test_the_page_is_made_from_the_fields_as_they_are() -> None:
-    assert (reference.DOCS / reference.PAGE).read_text() == reference.page(), "run: make docs"
+    assert (DOCS / reference.PAGE).read_text() == reference.page(), "run: make docs"
 
 
 def test_every_key_is_described() -> None:
