@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from launcher.adapt import ADAPTERS, METHODS
+from launcher.adapt.adapters import ADAPTERS
+from launcher.adapt.methods import METHODS
 from launcher.job.schema import DEEPSPEED_TEMPLATES
 from launcher.job.sections.methods import SECTIONS
 from launcher.job.sections.tasks import FAMILIES

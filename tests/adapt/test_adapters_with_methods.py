@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.adapt import METHODS
+from launcher.adapt.methods import METHODS
 from launcher.job.sections.methods import SECTIONS
 from launcher.models.weights.adapters import DOWN
 from launcher.run.events import EventTail, Note, Step

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.adapt import METHODS
+from launcher.adapt.methods import METHODS
 from launcher.commands.demo_data import Sample, balanced, film_reviews, tweets
 from launcher.run.events import EventTail, Note, Step
 from launcher.run.folder import RunFolder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from launcher.adapt import METHODS
+from launcher.adapt.methods import METHODS
 from launcher.checkpoint.reading import read_progress
 from launcher.run.events import EventTail, Note, Step
 from launcher.run.folder import RunFolder

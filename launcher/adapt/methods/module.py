@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from launcher.adapt.methods.method import ForwardOutputs, Method, Observed, StepBatch
+from launcher.adapt.methods.language import LanguageHead
+from launcher.adapt.methods.method import ForwardOutputs, Method, ModelDims, Observed, StepBatch
 from launcher.errors import ModelError
+from launcher.job.pretrained import Pretrained
+from launcher.job.schema import Job
 from launcher.models.parts.batch import Batch, Losses
 from launcher.models.tasks.base import TaskModule
+from launcher.models.weights import loading
+from launcher.models.weights.loading import Loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PARTS = "parts"
 """Where the module has what a method adds."""
@@ -97,3 +105,50 @@ def freeze_for(method: Method, model: Any, outputs: int) -> None:
             learning += parameter.requires_grad
     if not learning:
         raise ModelError(f"{type(model).__name__} has nothing that {method.spec.method} lets learn")
+
+
+def freeze_for_method(method: Method | None, loaded: Loaded) -> None:
+    """Freeze what the method does not let learn. Raises ModelError for a model that it cannot be used with."""
+    if method is None:
+        return
+    model = loaded.model
+    if method.observes and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} normalises over micro-batches, so no loss over the global batch is exact with it; "
+            "use adapt.method: finetune, or a model with LayerNorm"
+        )
+    freeze_for(method, model, model.config.num_labels)
+
+
+def joined_module(
+    inner: TaskModule, method: Method | None, loaded: Loaded, job: Job, pretrained: Pretrained
+) -> TaskModule:
+    """The task's module with what the method adds; where new parts start depends on the seed alone."""
+    if method is None:
+        return inner
+    model, outputs = loaded.model, loaded.model.config.num_labels
+    torch.manual_seed(job.train.seed)
+    around = ModelDims(
+        head_of(model, outputs).in_features,
+        outputs,
+        lambda auto_class: _language_head(auto_class, model, job, pretrained),
+    )
+    return AdaptingModule(inner, method, method.extra_modules(around), outputs)
+
+
+def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained: Pretrained) -> nn.Module:
+    config = loading.load_config(pretrained, job.model)
+    if config is None or pretrained.builder is not None:
+        raise ModelError(f"{pretrained.builder} builds a model for the task alone; name a folder or a hub id")
+    found = loading.load_model(pretrained, job.model, auto_class, (), config)
+    if job.adapt.adapters is not None:
+        _freeze_pretrained(found)
+    return LanguageHead(found.model, body)
+
+
+def _freeze_pretrained(loaded: Loaded) -> None:
+    """Only what the pretrained model lacks learns, as it does beside adapters in the rest of the model."""
+    named = dict(loaded.model.named_parameters(remove_duplicate=False))
+    new = {named[name] for name in loaded.new if name in named}
+    for parameter in named.values():
+        parameter.requires_grad_(parameter in new)

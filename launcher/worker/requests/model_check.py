@@ -7,8 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from launcher.adapt import make_method
 from launcher.adapt.adapters.adapters import AdapterContext
+from launcher.adapt.methods import make_method
 from launcher.data.labels import BY_NAME
 from launcher.engines.fsdp import blocks_of
 from launcher.errors import ModelError, RequestError

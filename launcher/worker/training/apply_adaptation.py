@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from launcher.adapt import add_adapters, freeze_for_method
+from launcher.adapt.adapters import add_adapters
 from launcher.adapt.adapters.adapters import AdapterContext, Adapters
 from launcher.adapt.methods.method import Method
+from launcher.adapt.methods.module import freeze_for_method
 from launcher.adapt.options.layerwise_lr import learning_rate_factors
 from launcher.adapt.options.unfreezing import learning_sets
 from launcher.errors import ModelError

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from launcher.adapt import joined_module, make_method
 from launcher.adapt.adapters.adapters import AdapterContext, Adapters, kept_in_base
+from launcher.adapt.methods import make_method
 from launcher.adapt.methods.method import Method
-from launcher.adapt.methods.module import PARTS, AdaptingModule
+from launcher.adapt.methods.module import PARTS, AdaptingModule, joined_module
 from launcher.adapt.options.distillation import TEACHER, add_teacher
 from launcher.adapt.options.weight_options import WeightOptions
 from launcher.checkpoint.model_folder import MODEL, write_skeleton
