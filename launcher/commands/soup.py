@@ -83,7 +83,9 @@ def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Mo
         check_model_files(pretrained, model)
         own_code(pretrained, model)
         if pretrained.kind != "folder":
-            raise RequestError(f"{run} holds adapters, whose average is no model; train it with adapt.merge: true")
+            raise RequestError(
+                f"{run} holds adapters, whose average is no model; train it with adapt.adapters.merge: true"
+            )
         config = read_config(pretrained) or {}
         models.append(model.model_copy(update={"pretrained": pretrained.location}))
         labels.append(config.get("id2label"))

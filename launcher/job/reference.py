@@ -105,7 +105,7 @@ def _first(model: type[BaseModel]) -> str:
 def _kind(model: type[BaseModel]) -> str:
     """`method: dann`: the field that tells this kind of a section from the others comes first."""
     name = _first(model)
-    return f"{name}: {get_args(model.model_fields[name].annotation)[0]}"
+    return f"{name}: {' or '.join(get_args(model.model_fields[name].annotation))}"
 
 
 def _place(path: str, annotation: Any) -> str:

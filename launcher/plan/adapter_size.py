@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from math import prod
 from typing import Any
 
-from launcher.job.sections.adapters import LowRank
+from launcher.job.sections.adapters import AdapterKind
 
 IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
 NO_LINEAR_LAYERS = ("embed", "position", "relative_attention_bias", ".experts.", "shared.")
@@ -31,11 +31,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 class AdapterSize:
     """What learns beside frozen weights.
 
-    rank: of each pair of A and B
+    rank: of each pair of A and B; 0 where there are none
     inputs, outputs: of all target matrices together; magnitudes: of DoRA, one an output
     head: parameters that learn whole, of which `new_head` are not in the model's files
     labels: rows of the head's last matrix; hidden: their length
     drops: whether there is dropout before A
+    trained: parameters of the pretrained model that learn themselves, the head's left out
     unmatched: patterns that name no matrix
     """
 
@@ -48,6 +49,7 @@ class AdapterSize:
     labels: int = 0
     hidden: int = 0
     drops: bool = False
+    trained: int = 0
     unmatched: tuple[str, ...] = ()
 
     @property
@@ -58,7 +60,12 @@ class AdapterSize:
     @property
     def learning(self) -> int:
         """Parameters that have a gradient and moments."""
-        return self.added + self.head - self.new_head
+        return self.added + self.head - self.new_head + self.trained
+
+    @property
+    def is_beside_base(self) -> bool:
+        """Whether something is added to layers, so that the result is that and no whole model."""
+        return self.inputs > 0
 
     @property
     def narrow(self) -> tuple[tuple[int, int], ...]:
@@ -88,19 +95,20 @@ def is_head(name: str) -> bool:
 
 
 def from_shapes(
-    spec: LowRank, shapes: Shapes, config: Mapping[str, Any], hidden: int, learns_head: bool
+    spec: AdapterKind, shapes: Shapes, config: Mapping[str, Any], hidden: int, learns_head: bool
 ) -> AdapterSize:
     """Counted from the tensors of the model's files."""
     layers = linear_layers(shapes)
-    patterns = () if spec.targets == "auto" else spec.targets
+    patterns = () if spec.layers == "auto" else spec.layers
     targets = {name for name in layers if any(_means(pattern, name) for pattern in patterns)}
-    targets = in_blocks(layers) if spec.targets == "auto" else targets
+    targets = in_blocks(layers) if spec.layers == "auto" else targets
     inputs = sum(layers[name][1] for name in targets)
     outputs = sum(layers[name][0] for name in targets)
     if config.get("model_type") in TRANSPOSED:
         inputs, outputs = outputs, inputs
     kept = sum(prod(shape) for name, shape in shapes.items() if is_head(name)) if learns_head else 0
-    return _sized(
+    trained = sum(prod(shape) for name, shape in shapes.items() if not is_head(name) and spec.trains(name))
+    sized = _sized(
         spec,
         inputs,
         outputs,
@@ -109,10 +117,11 @@ def from_shapes(
         kept,
         tuple(pattern for pattern in patterns if not any(_means(pattern, name) for name in layers)),
     )
+    return replace(sized, trained=trained)
 
 
 def from_config(
-    spec: LowRank, config: Mapping[str, Any], shape: Mapping[str, Any], queries: int, keys: int, learns_head: bool
+    spec: AdapterKind, config: Mapping[str, Any], shape: Mapping[str, Any], queries: int, keys: int, learns_head: bool
 ) -> AdapterSize:
     """Counted from a config: the usual matrices of a transformer under their usual names.
 
@@ -128,18 +137,18 @@ def from_config(
         (("down_proj", "dense"), inner, hidden),
         *([(("gate_proj",), hidden, inner)] if shape["is_gated"] else []),
     ]
-    lasts = [pattern.rpartition(".")[2] for pattern in spec.targets if spec.targets != "auto"]
+    lasts = [pattern.rpartition(".")[2] for pattern in spec.layers if spec.layers != "auto"]
     taken = [
         (before, after)
         for names, before, after in matrices
-        if spec.targets == "auto" or any(fnmatch(name, last) for name in names for last in lasts)
+        if spec.layers == "auto" or any(fnmatch(name, last) for name in names for last in lasts)
     ]
     inputs, outputs = (shape["layers"] * sum(sizes) for sizes in (zip(*taken, strict=True) if taken else ((), ())))
     return _sized(spec, inputs, outputs, config, hidden if learns_head else 0, 0, ())
 
 
 def _sized(
-    spec: LowRank,
+    spec: AdapterKind,
     inputs: int,
     outputs: int,
     config: Mapping[str, Any],
@@ -148,20 +157,20 @@ def _sized(
     unmatched: tuple[str, ...],
 ) -> AdapterSize:
     """hidden: width of the head, 0 where none learns; kept_head: parameters of it that are in the files."""
-    names = config.get("id2label")
+    names, added = config.get("id2label"), spec.added_to_layer
     labels = len(names) if isinstance(names, dict) else 2  # as `transformers` has it; the data may say more
     dense = hidden * (hidden + 1) if config.get("model_type") in DENSE_HEADS else 0
     new = 0 if kept_head or not hidden else labels * (hidden + 1) + dense
     return AdapterSize(
-        rank=spec.rank,
+        rank=added.rank,
         inputs=inputs,
         outputs=outputs,
-        magnitudes=outputs if spec.has_magnitudes else 0,
+        magnitudes=outputs if added.magnitudes else 0,
         head=kept_head + new,
         new_head=new,
         labels=labels if hidden else 0,
         hidden=hidden,
-        drops=spec.dropout > 0,
+        drops=added.drops,
         unmatched=unmatched,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from launcher.job.schema import Job
-from launcher.job.sections.adapters import LowRank
+from launcher.job.sections.adapters import OFFERED
 from launcher.plan.engines import FOR_SEVERAL, SHARDINGS, engine_with, memory_of, on_devices
 from launcher.plan.engines.facts import Sharding
 from launcher.plan.memory import FLOAT32, Memory, Workload
@@ -105,7 +105,7 @@ def _with_adapters(
     goes_back = adapt.l2_sp > 0 or adapt.interpolate is not None
     if adapt.adapters is not None or adapt.why_no_adapters is not None or goes_back or job.model.frozen:
         return
-    adapted = adapt.model_copy(update={"adapters": LowRank(kind="lora")})
+    adapted = adapt.model_copy(update={"adapters": OFFERED})
     size = size_of_job(job.model_copy(update={"adapt": adapted}))
     if size is None:
         return
@@ -114,7 +114,7 @@ def _with_adapters(
         way = way_of(job, size, precision, devices, sharing, 1, recomputes)
         extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
         engine = "" if way.sharing != sharing.name else f", engine: {sharing.spelling}"
-        yield way, f"adapt.adapters: {{kind: lora}}{engine}, train.micro_batch_size: 1{extra}"
+        yield way, f"adapt.adapters: {{kind: {OFFERED.kind}}}{engine}, train.micro_batch_size: 1{extra}"
 
 
 def _changes(

@@ -119,7 +119,8 @@ def consolidation(size: ModelSize) -> int:
 
     Adapters are small, and merged with their base a buffer at a time.
     """
-    return 16 * 2**20 + (0 if size.adapters is not None else FLOAT32 * size.largest)
+    is_small = size.adapters is not None and size.adapters.is_beside_base
+    return 16 * 2**20 + (0 if is_small else FLOAT32 * size.largest)
 
 
 def _activations(size: ModelSize, load: Workload, frees_copies: bool) -> int:

@@ -187,7 +187,7 @@ def _shapes_of_config(folder: str, auto_class: str) -> dict[str, tuple[int, ...]
 def _adapted(size: ModelSize, spec: AnyAdapters, adapters: AdapterSize, shapes: Shapes) -> ModelSize:
     """The same model with adapters, all else frozen."""
     layers = linear_layers(shapes)
-    in_4_bits = sum(prod(layers[name]) for name in in_blocks(layers)) if spec.quantised else 0
+    in_4_bits = sum(prod(layers[name]) for name in in_blocks(layers)) if spec.is_quantised else 0
     return replace(
         size,
         parameters=size.parameters + adapters.added,
@@ -251,7 +251,7 @@ def _estimated(
     if spec is None:
         return size
     adapted = _adapted(size, spec, from_config(spec, config, shape, queries, keys, learns_head), {})
-    return replace(adapted, in_4_bits=layers * (block - 4 * hidden) if spec.quantised else 0)
+    return replace(adapted, in_4_bits=layers * (block - 4 * hidden) if spec.is_quantised else 0)
 
 
 def hidden_size(config: dict[str, Any]) -> int:

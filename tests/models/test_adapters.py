@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, LlamaConfig
 
-from launcher.adapt.adapters.adapters import AdapterContext, Adapters
-from launcher.adapt.adapters.lora import add_lora, modules_that_learn
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters, modules_that_learn
+from launcher.adapt.adapters.lora import add_lora
 from launcher.checkpoint.model_folder import publish_model, write_skeleton
 from launcher.engines import make_engine
 from launcher.engines.base import EngineSettings

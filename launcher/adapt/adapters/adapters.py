@@ -1,15 +1,20 @@
-"""What adapters have added to a model whose own weights stay as they are."""
+"""What adapters have made of a model: which weights learn, and which were added."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from launcher.errors import ModelError
 from launcher.job.pretrained import Pretrained
 from launcher.models.weights.adapters import adapter_name
+from launcher.models.weights.loading import Loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,14 @@ class AdapterContext:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The description of added weights.
+    """The description of what learns.
 
-    config: what `peft` writes beside them
-    base: identity of the weights they were added to, which a run that goes on must find again
+    config: what `peft` writes beside added weights; None where nothing was added, so that the result is a whole model
+    base: identity of the pretrained weights, which a run that goes on must find again
     learning, parameters: how many numbers learn, and of how many
     """
 
-    config: dict[str, Any]
+    config: dict[str, Any] | None
     base: str
     learning: int
     parameters: int
@@ -48,8 +53,30 @@ class Adapters:
         return f"adapters: {self.learning:,} of {self.parameters:,} parameters are trained ({share:.2g} %)"
 
 
+def modules_that_learn(loaded: Loaded) -> list[str]:
+    """Names of the modules that learn whole: a classifier's head, and what starts at random.
+
+    The head of a language model is a part of what was pretrained.
+    """
+    model: PreTrainedModel = loaded.model
+    outside = {name for name, child in model.named_children() if child is not model.base_model}
+    is_language_model = model.get_output_embeddings() is not None
+    found = set()
+    for name, _ in model.named_parameters():
+        top = name.partition(".")[0]
+        if name in loaded.new or (top in outside and not is_language_model):
+            found.add(top if top in outside else name.rpartition(".")[0])
+    if "" in found:
+        raise ModelError(
+            f"{type(model).__name__} has new weights that belong to no module of it; remove adapt.adapters"
+        )
+    return sorted(found)
+
+
 def kept_in_base(model: nn.Module, adapters: Adapters) -> set[str]:
-    """Names of the parameters that never learn and are no part of an adapter folder."""
+    """Names of the parameters that never learn and are no part of the result."""
+    if adapters.config is None:
+        return set()
     whole = tuple(adapters.config["modules_to_save"] or ())
     return {
         name

@@ -19,7 +19,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from launcher.adapt.adapters.adapters import AdapterContext, Adapters
+from launcher.adapt.adapters.adapters import AdapterContext, Adapters, modules_that_learn
 from launcher.errors import ModelError
 from launcher.job.sections.adapters import LowRank
 from launcher.models.weights.adapters import is_transposed, output_lengths
@@ -28,7 +28,7 @@ from launcher.models.weights.quantised import quantise
 from launcher.models.weights.stored import MemoryTensor, readable
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
 COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,26 +82,6 @@ def add_lora(spec: LowRank, loaded: Loaded, setting: AdapterContext) -> Adapters
         learning=sum(learning.values()),
         parameters=came + sum(count for name, count in learning.items() if ".lora_" in name),
     )
-
-
-def modules_that_learn(loaded: Loaded) -> list[str]:
-    """Names of the modules that learn whole: a classifier's head, and what starts at random.
-
-    The head of a language model is a part of what was pretrained.
-    """
-    model: PreTrainedModel = loaded.model
-    outside = {name for name, child in model.named_children() if child is not model.base_model}
-    is_language_model = model.get_output_embeddings() is not None
-    found = set()
-    for name, _ in model.named_parameters():
-        top = name.partition(".")[0]
-        if name in loaded.new or (top in outside and not is_language_model):
-            found.add(top if top in outside else name.rpartition(".")[0])
-    if "" in found:
-        raise ModelError(
-            f"{type(model).__name__} has new weights that belong to no module of it; remove adapt.adapters"
-        )
-    return sorted(found)
 
 
 def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequence[str]) -> list[str]:

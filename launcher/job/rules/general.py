@@ -116,7 +116,7 @@ def _adapters_alone_learn(job: Job) -> Iterator[Violation]:
         message = "all weights but the adapters and the head are frozen already"
         yield ("model", "frozen"), message, "remove it; adapt.adapters.targets chooses where adapters are"
     for name in ("l2_sp", "interpolate"):
-        if getattr(job.adapt, name):
+        if job.adapt.adapters.adds_weights and getattr(job.adapt, name):
             message = "adapters are new, so there is no start to go back to"
             yield ("adapt", name), message, f"remove {name}, or adapters"
     if job.adapt.why_no_adapters is not None:
@@ -126,7 +126,7 @@ def _adapters_alone_learn(job: Job) -> Iterator[Violation]:
 
 def _quantised_weights_stay_whole(job: Job) -> Iterator[Violation]:
     adapters = job.adapt.adapters
-    if adapters is None or not adapters.quantised:
+    if adapters is None or not adapters.is_quantised:
         return
     field = ("adapt", "adapters", "quantised")
     if job.launch.device == "cpu":
@@ -138,7 +138,7 @@ def _quantised_weights_stay_whole(job: Job) -> Iterator[Violation]:
     if job.engine.name in ("fsdp", "deepspeed"):
         message = f"weights in 4 bits are whole on each process, and {job.engine.name} slices them"
         yield field, message, "engine.name: ddp, or quantised: false"
-    if adapters.merge:
+    if adapters.is_merged:
         message = "the adapters were fitted to weights in 4 bits; the whole weights with them are another model"
         yield ("adapt", "adapters", "merge"), message, "merge: false, or quantised: false"
 

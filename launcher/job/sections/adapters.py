@@ -1,19 +1,75 @@
-"""Adapters: weights that learn beside those of the pretrained model, which stay as they are.
+"""Adapters: the few weights that learn while those of the pretrained model are frozen.
 
 A kind that has other settings is a section of its own, told from these by `kind`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from launcher.job.sections.marks import numbers, report
 from launcher.job.sections.section import Fraction, Section
 
+Layers = Literal["auto"] | tuple[str, ...]
+"""Linear layers: `auto` for all of the repeated blocks, or patterns of modules' names."""
 
-class LowRank(Section):
+
+class AddedToLayer(NamedTuple):
+    """What is added to each of the layers.
+
+    rank: of two matrices between inputs and outputs; 0 for none
+    magnitudes: whether each output gets a number
+    drops: whether there is dropout on the inputs
+    """
+
+    rank: int = 0
+    magnitudes: bool = False
+    drops: bool = False
+
+
+class AdapterKind(Section):
+    """What is asked of every kind. As it stands it adds nothing to the model, and the result is a whole model."""
+
+    kind: str = numbers(description="What learns.")
+
+    @property
+    def layers(self) -> Layers:
+        """The linear layers that something is added to."""
+        return ()
+
+    @property
+    def added_to_layer(self) -> AddedToLayer:
+        """What that is, for the plan."""
+        return AddedToLayer()
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of the pretrained model learns too, for the plan; those of the head are not asked for."""
+        return False
+
+    @property
+    def adds_weights(self) -> bool:
+        """Whether the result is what was added, beside a base that stays as it is."""
+        return self.layers != ()
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether what was added becomes a part of the base's weights in the end."""
+        return False
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether frozen weights are held in 4 bits."""
+        return False
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether they are made of the weights' values."""
+        return False
+
+
+class LowRank(AdapterKind):
     """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora", "rslora", "dora"] = numbers(
@@ -54,10 +110,32 @@ class LowRank(Section):
         return self.kind == "dora"
 
     @property
+    def layers(self) -> Layers:
+        """The targets."""
+        return self.targets
+
+    @property
+    def added_to_layer(self) -> AddedToLayer:
+        """A and B, and with DoRA the lengths of rows."""
+        return AddedToLayer(self.rank, self.has_magnitudes, self.dropout > 0)
+
+    @property
+    def is_merged(self) -> bool:
+        """As the job says."""
+        return self.merge
+
+    @property
+    def is_quantised(self) -> bool:
+        """As the job says."""
+        return bool(self.quantised)
+
+    @property
     def reads_weights(self) -> bool:
-        """Whether they are made of the weights' values: the lengths of rows, or the 4 bits."""
-        return bool(self.quantised) or self.has_magnitudes
+        """For the lengths of rows, or the 4 bits."""
+        return self.is_quantised or self.has_magnitudes
 
 
 AnyAdapters = LowRank
-"""The section of any kind."""
+"""The section of any kind. Of several: `Annotated[LowRank | Another, Field(discriminator="kind")]`."""
+OFFERED = LowRank(kind="lora")
+"""The adapters that `plan` offers where a job does not fit."""

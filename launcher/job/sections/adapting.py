@@ -192,7 +192,7 @@ class Adapting(Section):
     @property
     def is_quantised(self) -> bool:
         """Whether frozen weights are held in 4 bits."""
-        return self.adapters is not None and bool(self.adapters.quantised)
+        return self.adapters is not None and self.adapters.is_quantised
 
     @property
     def needs_the_start(self) -> bool:

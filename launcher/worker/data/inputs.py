@@ -79,10 +79,10 @@ class Inputs:
             "function": self.pretrained.builder,
             "label_format": self._label_format,
         }
-        if adapters is None or job.adapt.adapters is None:
+        if adapters is None or adapters.config is None or job.adapt.adapters is None:
             return card
         base = values_that("measurement", job.model) | {"identity": adapters.base}
-        return card | {"base": base, "merge": job.adapt.adapters.merge}
+        return card | {"base": base, "merge": job.adapt.adapters.is_merged}
 
 
 def open_inputs(context: RunContext) -> Inputs:

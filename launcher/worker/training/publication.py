@@ -25,7 +25,7 @@ def publish(context: RunContext, setup: TrainSetup) -> Path:
     if context.world.is_first and (fault := fault_of_skeleton(folder.skeleton)) is not None:
         context.log.note(f"{folder.skeleton} is damaged, and was written again: {fault}")
         setup.write_skeleton()
-    if job.adapt.adapters is not None and job.adapt.adapters.merge:
+    if job.adapt.adapters is not None and job.adapt.adapters.is_merged:
         publish_model(folder.adapter, folder.skeleton, engine, "fp32")
         try:
             merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype, job.model.trust_code)

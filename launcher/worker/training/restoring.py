@@ -40,8 +40,9 @@ def restore(context: RunContext, setup: TrainSetup, progress: Progress, checkpoi
         progress.base = setup.base
         return
     if progress.base != setup.base:
-        is_whole = context.job.adapt.adapters is None
-        tie = "the run of {} began with" if is_whole else "the adapters in {} were trained with"
+        adapters = context.job.adapt.adapters
+        is_beside = adapters is not None and adapters.adds_weights
+        tie = "the adapters in {} were trained with" if is_beside else "the run of {} began with"
         raise RequestError(
             f"{context.job.model.pretrained} is no longer the model that {tie.format(checkpoint)}; put that one back, "
             "or start a new run with --resume never"
