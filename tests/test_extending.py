@@ -275,6 +275,9 @@ class Trained:
         [found] = json.loads((self.run / "result.json").read_text())["sets"].values()
         assert found["after"]["words_apart"] == pytest.approx(10 * found["after"]["mse"] ** 0.5)
         assert 0 < found["after"]["words_apart"] < 14
+        card = (self.run / "model/README.md").read_text()
+        assert "fine-tuned for text-length with" in card
+        assert 'pipeline("text-classification"' in card
 
     def _means(self) -> None:
         losses = [event.loss for event in EventTail(self.run / "metrics.jsonl").read() if isinstance(event, Step)]
@@ -287,6 +290,10 @@ class Trained:
         moved = {name for name in before if not torch.equal(before[name], body[name])}
         assert moved
         assert all(name.endswith(".bias") for name in moved)
+        count = sum(tensor.numel() for name, tensor in before.items() if name.endswith(".bias"))
+        head = 2 * (32 + 1)  # of two classes, since the model's config says none
+        reasons = json.loads((self.run / "plan.json").read_text())["reasons"]
+        assert any(reason.startswith(f"adapters: {count + head:,} of ") for reason in reasons)
 
     def _all_reduce(self) -> None:
         plan = json.loads((self.run / "plan.json").read_text())
@@ -340,6 +347,15 @@ def test_a_run_of_two_processes_uses_it_alone(addition: Addition, tmp_path: Path
     copy = copy_of_the_code(tmp_path / "copy")
     addition.put_into(copy)
     train(copy, tmp_path / "run", tiny_model, USES[addition.stem]).check(addition.stem)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_adapters_that_add_nothing_gives_the_same_whole_model(
+    extended: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    found = train(extended, tmp_path / "run", tiny_model, USES["biases"])
+    of(extended, "consolidate", found.run, "-o", tmp_path / "again", cwd=tmp_path)
+    torch.testing.assert_close(*(load_file(f / "model.safetensors") for f in (found.run / "model", tmp_path / "again")))
 
 
 @pytest.mark.slow

@@ -14,19 +14,20 @@ from launcher.errors import ModelError
 from launcher.job.pretrained import ADAPTER_CONFIG, find_pretrained
 from launcher.job.schema import Job
 from launcher.job.sections.data import Source
+from launcher.job.sections.tasks import FAMILIES, find_family
 from launcher.run.folder import write_whole
 from launcher.run.results import Result
 
 CARD_FILE = "README.md"
 PIPELINES = {
-    "text-classification": "text-classification",
-    "text-regression": "text-classification",
-    "token-classification": "token-classification",
-    "causal-lm": "text-generation",
-    "masked-lm": "fill-mask",
-    "image-classification": "image-classification",
-    "audio-classification": "audio-classification",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForAudioClassification": "audio-classification",
 }
+"""The pipeline of `transformers` that runs the models of one of its classes."""
 
 
 def write_model_card(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> None:
@@ -35,7 +36,7 @@ def write_model_card(folder: Path, job: Job, result: Result, labels: tuple[str, 
         base_model=_hub_id(job),
         license=_license_of_the_base(job),
         library_name="peft" if (folder / ADAPTER_CONFIG).is_file() else "transformers",
-        pipeline_tag=PIPELINES.get(job.task),
+        pipeline_tag=_pipeline(job),
         tags=["adaptrun", f"adaptrun-{job.adapt.method}"],
         metrics=sorted({metric for found in result.sets.values() for metric in found.after}) or None,
         model_name=job.name,
@@ -49,8 +50,7 @@ def _eval_results(job: Job, result: Result) -> Iterator[EvalResult]:
     for name, found in result.sets.items():
         for metric, value in found.after.items():
             if isfinite(value):
-                task = PIPELINES.get(job.task, "other")
-                yield EvalResult(task, name, name, metric, round(value, 6))
+                yield EvalResult(_pipeline(job) or "other", name, name, metric, round(value, 6))
 
 
 def _body(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> Iterator[str]:
@@ -84,15 +84,20 @@ def _body(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> It
 def _loading(folder: Path, job: Job) -> Iterator[str]:
     if (folder / ADAPTER_CONFIG).is_file():
         yield from ("from peft import AutoPeftModel", "", 'model = AutoPeftModel.from_pretrained("THIS-FOLDER")')
-    elif job.task in PIPELINES:
+    elif (pipeline := _pipeline(job)) is not None:
         yield from ("from transformers import pipeline", "")
-        yield f'model = pipeline("{PIPELINES[job.task]}", model="THIS-FOLDER")'
+        yield f'model = pipeline("{pipeline}", model="THIS-FOLDER")'
     else:
         yield from ("from transformers import AutoModel", "", 'model = AutoModel.from_pretrained("THIS-FOLDER")')
 
 
+def _pipeline(job: Job) -> str | None:
+    """None for an own task, whose answers none of them gives."""
+    return PIPELINES.get(find_family(job.task).auto_class or "") if job.task in FAMILIES else None
+
+
 def _shown_task(job: Job) -> str:
-    return job.task if job.task in PIPELINES else f"a task of its own, {job.task.rpartition(':')[2]}"
+    return job.task if job.task in FAMILIES else f"a task of its own, {job.task.rpartition(':')[2]}"
 
 
 def _files(source: Source) -> str:
