@@ -19,6 +19,7 @@ from launcher.cluster.node_env import NodeEnv
 from launcher.cluster.node_health import faults_of_this_node
 from launcher.cluster.node_heartbeat import HeartbeatWriter
 from launcher.errors import AdaptrunError, ExitCode, RunFailed, Stopped
+from launcher.job.requests import rank_command
 from launcher.run.attempts import Attempt, Cause, adopt, begin
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.failures import Failure, ends_of_nodes, report_failure
@@ -27,7 +28,7 @@ from launcher.run.rendezvous import new_token, read_token
 from launcher.run.results import mark_stopped
 from launcher.run.unhealthy import report_unhealthy
 from launcher.supervise.failure import RankFailed
-from launcher.supervise.processes import Rendezvous, rank_command, run_agent
+from launcher.supervise.processes import Rendezvous, run_agent
 from launcher.supervise.run import prepare_data, shown, watchdog_of
 from launcher.supervise.stop_requests import StopRequests
 from launcher.terminal import write_plainly

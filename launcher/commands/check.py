@@ -128,8 +128,9 @@ def check_models(planned: Sequence[tuple[str, Job, Plan]]) -> None:
                 run.path.mkdir()
                 run.write_job(job)
                 run.write_plan(plan)
-                runs.append(PlannedRun(name, str(run.path)))
-            ask_ranks(ModelCheckRequest(planned=tuple(runs)), stopped="stopped; nothing was made or queued")
+                runs.append(PlannedRun(name, run.path.name))
+            request = ModelCheckRequest(folder=str(folder.path), planned=tuple(runs))
+            ask_ranks(request, stopped="stopped; nothing was made or queued")
     except RunFailed as error:  # nothing is wrong with the request for all that is known
         told = str(error)
         if isinstance(error, RankFailed):

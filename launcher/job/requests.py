@@ -6,6 +6,7 @@ answer beside it. `launcher.worker.__main__` has the table of which function ser
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
@@ -21,6 +22,11 @@ SUFFIX = ".request"
 """Of the file of a request, by which a rank tells it from a job file; its stem is the name of the request's class."""
 
 Device = Literal["cpu", "cuda"]
+
+
+def rank_command(target: Path) -> list[str]:
+    """The command of a rank that serves a planned run's folder, a job file, or the file of a request."""
+    return [sys.executable, "-P", "-m", "launcher.worker", str(target)]
 
 
 class Answer(BaseModel):
@@ -226,13 +232,13 @@ class ConsolidationRequest(Request[ConsolidationAnswer]):
 
 
 class PlannedRun(NamedTuple):
-    """A folder with a job and its plan, and what tells it from others, empty where there is one."""
+    """A job with its plan in a folder of the request's own, and what distinguishes it, empty where there is one."""
 
     name: str
-    folder: str
+    within: str
 
 
-class ModelCheckRequest(Request[Done]):
+class ModelCheckRequest(FolderRequest[Done]):
     """Say which of the planned jobs cannot be had with the modules of its model."""
 
     planned: tuple[PlannedRun, ...]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from math import prod
 from typing import Any
 
-from launcher.job.sections.adapters import AdapterKind
+from launcher.job.sections.adapters import IN_A_REPEATED_BLOCK, AdapterKind, is_meant
 
-IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
 NO_LINEAR_LAYERS = ("embed", "position", "relative_attention_bias", ".experts.", "shared.")
 """Parts of the names of matrices that are looked up in, or that lie together in one tensor once they are loaded."""
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")
@@ -177,4 +175,4 @@ def _sized(
 
 def _means(pattern: str, name: str) -> bool:
     """Whether a pattern means a layer; names in a file may lack the first part that the whole model's have."""
-    return any(fnmatch(name, form) for form in (pattern, f"*.{pattern}", pattern.partition(".")[2]))
+    return is_meant(name, pattern) or fnmatch(name, pattern.partition(".")[2])

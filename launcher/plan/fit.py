@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
-from launcher.job.schema import Job
+from launcher.job.rules.general import broken_rules
+from launcher.job.schema import Engine, Job
 from launcher.job.sections.adapters import OFFERED
 from launcher.plan.engines import FOR_SEVERAL, SHARDINGS, engine_with, memory_of, on_devices
 from launcher.plan.engines.facts import Sharding
@@ -66,6 +67,22 @@ def way_of(
     return ShardingOption(one.name, devices.count, micro_batch, recomputes, memory, memory.total <= room)
 
 
+def shardings_for(job: Job, changed: Job | None = None) -> tuple[Sharding, ...]:
+    """Those that several processes may choose from: with them, no rule is broken that the job keeps now.
+
+    changed: the job with other settings, which are meant to be had with them
+    """
+    kept, other = broken_rules(job), job if changed is None else changed
+    launch = other.launch.model_copy(update={"processes": "auto"})
+
+    def is_allowed(sharing: Sharding) -> bool:
+        engine = Engine.model_validate(sharing.section)
+        candidate = other.model_copy(update={"engine": engine, "launch": launch})
+        return all(violation in kept for violation in broken_rules(candidate))
+
+    return tuple(sharing for sharing in FOR_SEVERAL if is_allowed(sharing))
+
+
 def largest_micro_batch(
     job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharding, most: int
 ) -> int | None:
@@ -89,7 +106,10 @@ def cheapest_change(job: Job, size: ModelSize, precision: str, devices: Devices,
         return found[1]
     offered = (None if found is None else found[1], adapters_that_fit(job, precision, devices, now))
     told = "; or ".join(change for change in offered if change is not None)
-    return told or "a smaller model: no number of these GPUs holds one layer of this one"
+    if told:
+        return told
+    slices = any(sharing.slices == "weights" for sharing in shardings_for(job))
+    return "a smaller model" + (": no number of these GPUs holds one layer of this one" if slices else "")
 
 
 def adapters_that_fit(job: Job, precision: str, devices: Devices, now: ShardingOption) -> str | None:
@@ -101,15 +121,13 @@ def _with_adapters(
     job: Job, precision: str, devices: Devices, now: ShardingOption
 ) -> Iterator[tuple[ShardingOption, str]]:
     """The job with adapters, which is another result, in each way of sharing that needs no host memory."""
-    adapt = job.adapt
-    goes_back = adapt.l2_sp > 0 or adapt.interpolate is not None
-    if adapt.adapters is not None or adapt.why_no_adapters is not None or goes_back or job.model.frozen:
+    if job.adapt.adapters is not None:
         return
-    adapted = adapt.model_copy(update={"adapters": OFFERED})
-    size = size_of_job(job.model_copy(update={"adapt": adapted}))
+    adapted = job.model_copy(update={"adapt": job.adapt.model_copy(update={"adapters": OFFERED})})
+    plain = [sharing for sharing in shardings_for(job, adapted) if not sharing.uses_host]
+    size = size_of_job(adapted) if plain else None
     if size is None:
         return
-    plain = [sharing for sharing in FOR_SEVERAL if not sharing.uses_host]
     for sharing, recomputes in ((sharing, recomputes) for sharing in plain for recomputes in (now.recomputes, True)):
         way = way_of(job, size, precision, devices, sharing, 1, recomputes)
         extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
@@ -130,16 +148,17 @@ def _changes(
         for smaller in (now.micro_batch, *halves):
             change = f"train.activation_checkpointing: true and train.micro_batch_size: {smaller}"
             yield way(SHARDINGS[now.sharing], smaller, True), change
-    for sharing in FOR_SEVERAL[1:]:
+    slicing = [sharing for sharing in shardings_for(job) if sharing.slices != "nothing"]
+    for sharing in slicing:
         for recomputes in (now.recomputes, True):
             extra = "" if recomputes == now.recomputes else ", train.activation_checkpointing: true"
             change = f"engine: {sharing.spelling}, train.micro_batch_size: 1{extra}"
             yield way(sharing, 1, recomputes), change
-    sliced = next(sharing for sharing in FOR_SEVERAL if sharing.slices == "weights")
-    for times in (2, 4, 8, 16, 32, 64, 128):
-        more = replace(devices, count=devices.count * times)
-        change = f"{more.count} such GPUs with engine: {sliced.spelling}, train.activation_checkpointing: true"
-        yield way(sliced, 1, True, more), change
+    for sliced in [sharing for sharing in slicing if sharing.slices == "weights"][:1]:
+        for times in (2, 4, 8, 16, 32, 64, 128):
+            more = replace(devices, count=devices.count * times)
+            change = f"{more.count} such GPUs with engine: {sliced.spelling}, train.activation_checkpointing: true"
+            yield way(sliced, 1, True, more), change
 
 
 def share_of_a_rank(job: Job, sharing: Sharding, ranks: int) -> int:

@@ -98,7 +98,8 @@ def losses_of(job: Job) -> Iterator[str]:
     method = f"{job.adapt.method}{' with ' * bool(settings)}{settings}"
     better = f"; by default it gained {_points(applying[0])}" if row.settings and applying[0].gain > 0 else ""
     interval = f", 95 % interval {row.low:+.1f} to {row.high:+.1f}{', which may be chance' * (row.high >= 0)}"
-    where = f"on average over {row.cases} {row.of}{interval * (row.cases > 1)} ({PAGE})"
+    learned = "" if job.adapt.adapters is None else ", with all weights trained"
+    where = f"on average over {row.cases} {row.of}{interval * (row.cases > 1)}{learned} ({PAGE})"
     advice = "Compare it on labelled samples of the target with the source alone: verdict.baseline"
     yield f"{method} lost {_points(row)} of accuracy {where}{better}. {advice}"
 

@@ -10,7 +10,6 @@ import functools
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 from launcher.job.model_files import headers_of, safetensors_files
 from launcher.job.pretrained import Pretrained, find_pretrained, read_config
-from launcher.job.requests import ShapesRequest
+from launcher.job.requests import ShapesRequest, rank_command
 from launcher.job.schema import Job
 from launcher.job.sections.adapters import AnyAdapters
 from launcher.job.sections.tasks import find_family
@@ -169,10 +168,9 @@ def _shapes_of_config(folder: str, auto_class: str) -> dict[str, tuple[int, ...]
     request = ShapesRequest(config=folder, auto_class=auto_class)
     with tempfile.TemporaryDirectory(prefix="adaptrun-") as private:
         file = request.write(Path(private))
-        command = [sys.executable, "-P", "-m", "launcher.worker", str(file)]
         try:
             subprocess.run(
-                command,
+                rank_command(file),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=SECONDS_TO_BUILD,

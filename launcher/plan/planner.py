@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 from launcher.data.columns import check_columns, left_out_of
 from launcher.data.sources import count_rows
 from launcher.errors import JobError, Problem
+from launcher.job.requests import rank_command
 from launcher.job.schema import Job
 from launcher.plan.engines import ENGINES, SHARDINGS, automatic, named_engine
 from launcher.plan.engines.facts import EngineFacts, Sharding
@@ -279,7 +279,7 @@ def _precision(
 
 def _command(job_file: Path, ranks: int) -> tuple[str, ...]:
     if ranks == 1:
-        return sys.executable, "-P", "-m", "launcher.worker", str(job_file)
+        return tuple(rank_command(job_file))
     return "torchrun", "--standalone", "--nproc-per-node", str(ranks), "-m", "launcher.worker", str(job_file)
 
 

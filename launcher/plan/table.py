@@ -16,6 +16,7 @@ from launcher.plan.fit import (
     adapters_that_fit,
     cheapest_change,
     largest_micro_batch,
+    shardings_for,
     share_of_a_rank,
     way_of,
 )
@@ -49,7 +50,7 @@ class Table:
             )
         devices = Devices(gpus, memory)
         precision = "bf16" if job.train.precision == "auto" else job.train.precision
-        rows = tuple(_row(job, size, precision, devices, sharing) for sharing in _ways(job))
+        rows = tuple(_row(job, size, precision, devices, sharing) for sharing in shardings_for(job))
         return cls(size, devices, rows, _verdict(job, size, precision, devices, rows))
 
     def as_json(self) -> str:
@@ -95,13 +96,6 @@ def _row(job: Job, size: ModelSize, precision: str, devices: Devices, sharing: S
         micro_batch = min(wanted, share)
     recomputes = job.train.activation_checkpointing
     return way_of(job, size, precision, devices, sharing, micro_batch, recomputes)
-
-
-def _ways(job: Job) -> tuple[Sharding, ...]:
-    """All, or those that leave weights in 4 bits whole."""
-    if job.adapt.is_quantised:
-        return tuple(sharing for sharing in FOR_SEVERAL if sharing.slices == "nothing")
-    return FOR_SEVERAL
 
 
 def _verdict(job: Job, size: ModelSize, precision: str, devices: Devices, rows: tuple[ShardingOption, ...]) -> str:

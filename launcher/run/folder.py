@@ -270,9 +270,16 @@ def _new_folder(job: Job) -> Path:
 
 @contextmanager
 def temporary_folder() -> Iterator[RunFolder]:
-    """A folder for processes that answer one request. It stays only where they failed: what they said is in it."""
-    folder, failed = RunFolder(Path(tempfile.mkdtemp(prefix="adaptrun-"))), False
-    folder.logs.mkdir()
+    """A folder for processes that answer one request. It stays only where they failed: what they said is in it.
+
+    Raises RunFailed where nothing can be written.
+    """
+    try:
+        folder, failed = RunFolder(Path(tempfile.mkdtemp(prefix="adaptrun-"))), False
+        folder.logs.mkdir()
+    except OSError as error:
+        place = error.filename or "the folder of temporary files"
+        raise RunFailed(f"cannot write {place} ({error.strerror}); name a folder with room in TMPDIR") from None
     try:
         yield folder
     except RunFailed:

@@ -7,13 +7,13 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.job.requests import rank_command
 from launcher.run.attempts import Attempt
 from launcher.run.failures import Ended, forget_failures, leave_ends
 from launcher.run.folder import RunFolder
@@ -50,11 +50,6 @@ class Rendezvous:
         """Of the machine of rank 0, where it listens on this address alone. Raises OSError."""
         listener = listen_at(address)
         return cls(f"{address}:{listener.getsockname()[1]}", token, nodes, 0, listener)
-
-
-def rank_command(target: Path) -> list[str]:
-    """The command of a rank of a planned run's folder, or of the file of a request."""
-    return [sys.executable, "-P", "-m", "launcher.worker", str(target)]
 
 
 def run_ranks(

@@ -48,8 +48,8 @@ def ask_ranks(
 @contextmanager
 def _places_for(request: Request[Any]) -> Iterator[tuple[Path, RunFolder]]:
     """Where request and answer lie, which nobody else can read, and where the ranks keep their logs and failures."""
-    if isinstance(request, FolderRequest):
-        with tempfile.TemporaryDirectory(prefix="adaptrun-") as private:
+    if isinstance(request, FolderRequest):  # on the disk that the ranks write to in any case
+        with tempfile.TemporaryDirectory(prefix=".request-", dir=request.folder) as private:
             yield Path(private), RunFolder(Path(request.folder))
     else:
         with temporary_folder() as folder:

@@ -121,3 +121,12 @@ def test_the_head_stays_under_shot_and_is_published(material: Path, worlds: Worl
     notes = [event.text for event in EventTail(run.events_file).read() if isinstance(event, Note)]
     assert any(note.startswith(f"adapters: {learning:,} of ") for note in notes)
     assert any(f"{learning:,} of " in reason for reason in run.plan().reasons)
+
+
+@pytest.mark.parametrize("method", ["dapt", "mcc"])
+def test_methods_go_with_weights_in_4_bits(method: str, material: Path, worlds: Worlds, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    run = made(tmp_path, material, "single", 1, method, quantised="4bit")
+    worlds.run(1, train, [(str(run.path), None)], timeout=240)
+    assert all(np.isfinite(loss) for loss in losses(run).values())
+    assert max(np.abs(tensor).max() for name, tensor in adapters(run.model).items() if "lora_B" in name) > 1e-4

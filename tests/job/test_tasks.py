@@ -8,6 +8,7 @@ import pytest
 
 from launcher.errors import RequestError
 from launcher.job.rules.adaptation import DOMAIN_TASK_RULES
+from launcher.job.rules.evaluation import EVALUATION_TASK_RULES
 from launcher.job.schema import Job
 from launcher.job.sections.tasks import find_family
 
@@ -59,3 +60,14 @@ def test_what_an_own_task_says_decides_which_methods_go_with_it(
     )
     found = [message for rule in DOMAIN_TASK_RULES for _, message, _ in rule(job, family)]
     assert not found if said is None else said in found[0]
+
+
+@pytest.mark.parametrize(("base", "is_refused"), [("TextClassification", False), ("TextRegression", True)])
+def test_a_checkpoint_is_selected_for_the_target_where_samples_have_one_class(
+    base: str, is_refused: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(f"class Own({base}): ...\n")
+    values = {"name": "own", "model": {"pretrained": "tiny"}, "task": "own.py:Own", "data": {"train": "train.csv"}}
+    job = Job.model_validate({**values, "validation": {"selector": "importance-weighted"}})
+    found = [v for rule in EVALUATION_TASK_RULES for v in rule(job, find_family("own.py:Own", tmp_path))]
+    assert bool(found) == is_refused

@@ -464,6 +464,24 @@ def test_adapters_are_offered_where_all_weights_need_host_memory_or_more_devices
 
 
 @pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ("adapt.adapters={kind: lora, quantised: 4bit}", {"deepspeed", "fsdp"}),
+        ("train.optimizer.name=schedule_free_adamw", {"deepspeed"}),
+        ("adapt.l2_sp=0.01", {"lora"}),
+    ],
+)
+@pytest.mark.parametrize("gpus", [1, 8])
+def test_nothing_is_offered_that_the_rules_refuse(change: str, refused: set[str], gpus: int, tmp_path: Path) -> None:
+    file = large_job(tmp_path, global_batch_size=64, schedule={"name": "constant"})
+    table = str(Table.of(load_job(file, [change]), gpus, 20 * 2**30))
+    assert "does not fit" in table
+    _, _, fix = table.partition("fix: ")
+    assert not [name for name in refused if name in fix]
+    assert not [row for row in table.splitlines()[2:] if row.startswith("zero")] or "deepspeed" not in refused
+
+
+@pytest.mark.parametrize(
     ("adapt", "hardware", "message"),
     [
         (

@@ -27,7 +27,7 @@ from launcher.job.requests import (
 from launcher.job.schema import Model
 from launcher.job.sections.data import Source
 from launcher.supervise import processes
-from launcher.supervise.requests import ask_ranks
+from launcher.supervise.requests import _places_for, ask_ranks
 from launcher.worker.__main__ import SERVED_BY, folder_of, request_of
 from tests.families import bert
 
@@ -102,3 +102,14 @@ def test_what_the_ranks_said_of_a_failure_is_kept(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"(?s)kept in (\S+)failure\.txt") as failed:
         ask_ranks(ShapesRequest(config=str(tmp_path), auto_class="AutoModel"))
     assert "config.json" in str(failed.value)
+
+
+def test_a_request_about_a_run_needs_no_other_disk_and_one_without_room_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    with _places_for(PreparationRequest(folder=str(tmp_path))) as (private, folder):
+        assert (private.parent, stat.S_IMODE(private.stat().st_mode), folder.path) == (tmp_path, 0o700, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RunFailed, match=rf"cannot write {tmp_path}/full/\S+ .*name a folder with room in TMPDIR"):
+        ask_ranks(ShapesRequest(config="x", auto_class="AutoModel"))

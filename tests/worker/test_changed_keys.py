@@ -12,11 +12,13 @@ import pytest
 from launcher.errors import RequestError
 from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
+from launcher.job.sections.marks import mark_of
 from launcher.plan.planner import make_plan
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Evaluated, EventTail, Step
 from launcher.run.folder import RunFolder
 from launcher.run.resuming import decide_run
+from tests.job.test_marks import job_with, leaves
 from tests.tiny import write_texts
 from tests.verdicts import fine_tune_in
 from tests.worlds import Worlds
@@ -46,8 +48,19 @@ MAY_CHANGE: dict[str, Any] = {
     "launch.patience": 2.0,
     "launch.max_restarts": 0,
     "track": ["tensorboard"],
+    "adapt.adapters.merge": True,
 }
 """By the path of each key: another value that a process of its own can have."""
+ELSEWHERE = {
+    **dict.fromkeys(("engine.name", "engine.deepspeed", "launch.processes"), "worker/test_resuming.py"),
+    "train.packing": "engines/test_token_weights.py",
+    "engine.block": "worker/test_model_check.py",
+    "engine.nvme_path": "engines/test_optimizer_on_disk.py",
+    "launch.device": "engines/test_engines.py",
+    **dict.fromkeys(("verdict.baseline", "verdict.compare"), "worker/test_model_comparison.py"),
+}
+"""Keys that one process on a CPU cannot show, and the tests that do."""
+ADAPTERS = "adapt={adapters: {kind: lora, rank: 2}}"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +100,11 @@ def finished(folder: Path, worlds: Worlds) -> RunFolder:
     return trained(worlds, load_job(folder / "job.yaml"), folder / "finished")
 
 
+@pytest.fixture(scope="module")
+def finished_with_adapters(folder: Path, worlds: Worlds) -> RunFolder:
+    return trained(worlds, load_job(folder / "job.yaml", [ADAPTERS]), folder / "finished-with-adapters")
+
+
 def trained(worlds: Worlds, job: Job, place: Path, checkpoint: str | None = None) -> RunFolder:
     """A run in `place`, from the beginning or from a checkpoint."""
     run = RunFolder(place)
@@ -107,14 +125,28 @@ def numbers_of(run: RunFolder, after: int) -> list[tuple[float, ...]]:
     return [*steps, *(tuple(metrics["loss"] for metrics in one.metrics.values()) for one in found.values())]
 
 
+def test_no_key_of_speed_or_report_is_forgotten() -> None:
+    marks = {
+        ".".join(path): mark_of(type(section), name).decides for path, section, name in leaves(job_with("finetune"))
+    }
+    assert {path for path, decides in marks.items() if decides and decides <= {"speed", "report"}} == {
+        *MAY_CHANGE,
+        *ELSEWHERE,
+    }
+    assert all((Path(__file__).parents[1] / place).is_file() for place in ELSEWHERE.values())
+
+
 @pytest.mark.parametrize("key", MAY_CHANGE)
 def test_a_key_of_speed_or_report_changes_no_number(
-    key: str, folder: Path, finished: RunFolder, worlds: Worlds
+    key: str, folder: Path, request: pytest.FixtureRequest, worlds: Worlds
 ) -> None:
+    has_adapters = key.startswith("adapt.adapters.")
+    finished: RunFolder = request.getfixturevalue("finished_with_adapters" if has_adapters else "finished")
+    sets = [ADAPTERS] * has_adapters
     stopped = RunFolder(folder / f"stopped-{key}")
     shutil.copytree(finished.checkpoints / checkpoint_name(MIDDLE), stopped.checkpoints / checkpoint_name(MIDDLE))
-    stopped.write_job(load_job(folder / "job.yaml"))
-    changed = load_job(folder / "job.yaml", [f"{key}={json.dumps(MAY_CHANGE[key])}"])
+    stopped.write_job(load_job(folder / "job.yaml", sets))
+    changed = load_job(folder / "job.yaml", [*sets, f"{key}={json.dumps(MAY_CHANGE[key])}"])
     decision = decide_run(changed, str(stopped.path))
     assert decision.checkpoint == stopped.checkpoints / checkpoint_name(MIDDLE)
     trained(worlds, changed, stopped.path, str(decision.checkpoint))

@@ -8,10 +8,8 @@ They are saved under the names that `modules_to_save` has, so `peft` reads them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +19,7 @@ from torch import nn
 
 from launcher.adapt.adapters.adapters import AdapterContext, Adapters, modules_that_learn
 from launcher.errors import ModelError
-from launcher.job.sections.adapters import LowRank
+from launcher.job.sections.adapters import IN_A_REPEATED_BLOCK, LowRank, is_meant
 from launcher.models.weights.adapters import is_transposed, output_lengths
 from launcher.models.weights.loading import Loaded
 from launcher.models.weights.quantised import quantise
@@ -30,7 +28,6 @@ from launcher.models.weights.stored import MemoryTensor, readable
 if TYPE_CHECKING:
     pass
 
-IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
 COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TASK_TYPES = {
     "AutoModelForSequenceClassification": "SEQ_CLS",
@@ -100,16 +97,12 @@ def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequen
             )
         return found
     for pattern in targets:
-        if not any(_means(pattern, name) for name in linear):
+        if not any(is_meant(name, pattern) for name in linear):
             last = sorted({name.rpartition(".")[2] for name in linear})
             raise ModelError(
                 f"adapt.adapters.targets: no linear layer is named {pattern!r}; their last names are {', '.join(last)}"
             )
-    return [name for name in linear if any(_means(pattern, name) for pattern in targets)]
-
-
-def _means(pattern: str, name: str) -> bool:
-    return fnmatch(name, pattern) or fnmatch(name, f"*.{pattern}")
+    return [name for name in linear if any(is_meant(name, pattern) for pattern in targets)]
 
 
 @contextmanager

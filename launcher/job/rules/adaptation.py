@@ -102,9 +102,9 @@ def _target_is_of_no_other_set(job: Job) -> Iterator[Violation]:
 
 def _method_is_for_the_task(job: Job, family: Family) -> Iterator[Violation]:
     method, needs, field = job.adapt.method, job.adapt.needs, ("adapt", "method")
-    if needs == "classes" and not _has_one_class(family):
+    if needs == "classes" and not family.has_one_class:
         message = f"{method} needs one class per sample, and {job.task} has none"
-        yield field, message, f"it is for {_families_where(_has_one_class)}"
+        yield field, message, f"it is for {_families_where(lambda other: other.has_one_class)}"
     elif needs == "features" and not family.has_features:
         message = f"{method} needs one feature vector per sample, and {job.task} has none"
         yield field, message, f"it is for {_families_where(lambda other: other.has_features)}"
@@ -121,10 +121,6 @@ def _weights_are_of_classes(job: Job, family: Family) -> Iterator[Violation]:
     if job.adapt.is_source_free and job.train.loss.class_weights == "balanced":
         message = f"{job.adapt.method} has no labels whose frequency it could balance"
         yield ("train", "loss", "class_weights"), message, "remove it, or give a weight for each label"
-
-
-def _has_one_class(family: Family) -> bool:
-    return family.has_features and family.has_classes and not family.takes_several_labels
 
 
 def _families_where(fits: Callable[[Family], bool]) -> str:

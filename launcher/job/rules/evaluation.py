@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launcher.job.rules.rule import Violation
+from launcher.job.rules.rule import Rule, TaskRule, Violation
 from launcher.job.schema import Job
 from launcher.job.sections.evaluation import BASELINE
+from launcher.job.sections.tasks import Family
 
 RESERVED = (BASELINE, "before", "pretrained", "result", "constant")
 """Names of the candidates that every verdict may have."""
 
 
-def verdict_is_on_sets(job: Job) -> Iterator[Violation]:
+def _verdict_is_on_sets(job: Job) -> Iterator[Violation]:
     """Every set that the verdict names must be there, and no candidate may have the name of another."""
     verdict, sets = job.verdict, job.data.validation
     fix = f"the sets of data.validation are {', '.join(sets) or 'none'}"
@@ -37,8 +38,8 @@ def verdict_is_on_sets(job: Job) -> Iterator[Violation]:
             )
 
 
-def selection_for_the_target(job: Job) -> Iterator[Violation]:
-    """An importance-weighted metric needs a target, and a metric that is a mean over samples of one label."""
+def _selection_for_the_target(job: Job) -> Iterator[Violation]:
+    """An importance-weighted metric needs a target, and a metric that is a mean over samples."""
     if not job.selects_for_target:
         return
     field = ("validation", "selector")
@@ -50,9 +51,16 @@ def selection_for_the_target(job: Job) -> Iterator[Violation]:
         )
     if not job.data.validation:
         yield field, "importance-weighted weighs labelled samples of the source", "add data.validation"
-    is_one_label = job.task in ("text-classification", "image-classification") and job.train.loss.name != "binary"
-    if not is_one_label:
-        yield field, "importance-weighted is for classification with one label a sample", "use labelled"
-    elif job.validation.metric not in ("loss", "accuracy"):
+    if job.validation.metric not in ("loss", "accuracy"):
         message = f"{job.validation.metric} is no mean over samples, which can be weighted"
         yield ("validation", "metric"), message, "loss or accuracy, or validation.selector: labelled"
+
+
+def _selection_weighs_samples_of_one_class(job: Job, family: Family) -> Iterator[Violation]:
+    if job.selects_for_target and not family.has_one_class:
+        message = "importance-weighted is for classification with one label a sample"
+        yield ("validation", "selector"), message, "use labelled"
+
+
+EVALUATION_RULES: tuple[Rule, ...] = (_verdict_is_on_sets, _selection_for_the_target)
+EVALUATION_TASK_RULES: tuple[TaskRule, ...] = (_selection_weighs_samples_of_one_class,)

@@ -12,13 +12,12 @@ from launcher.errors import ModelError, RequestError
 from launcher.job.heads import has_trained_head
 from launcher.job.pretrained import find_pretrained, read_config
 from launcher.job.rules.adaptation import DOMAIN_RULES, DOMAIN_TASK_RULES, LOOKING_RULES, TRAINING_RULES
-from launcher.job.rules.evaluation import selection_for_the_target, verdict_is_on_sets
+from launcher.job.rules.evaluation import EVALUATION_RULES, EVALUATION_TASK_RULES
 from launcher.job.rules.rule import Rule, TaskRule, Violation
 from launcher.job.schema import Job, Model
 from launcher.job.sections.adapting import Swa
 from launcher.job.sections.data import COLUMNS, Source
 from launcher.job.sections.marks import changed_fields, mark_of
-from launcher.job.sections.methods import Finetune
 from launcher.job.sections.tasks import Family, all_losses, all_settings, find_family
 from launcher.job.sections.training import Loss
 from launcher.job.splits import TRAINING, likely, splits_of
@@ -321,8 +320,8 @@ def _settings_are_used(job: Job, family: Family) -> Iterator[Violation]:
 def _sources(job: Job) -> Iterator[tuple[tuple[str, ...], Source]]:
     for name, source in job.data.train.items():
         yield job.data.place_in_train(name), source
-    if isinstance(job.adapt, Finetune) and job.adapt.rehearsal is not None:
-        yield ("adapt", "rehearsal", "source"), job.adapt.rehearsal.source
+    if job.adapt.rehearsed is not None:
+        yield ("adapt", "rehearsal", "source"), job.adapt.rehearsed.source
     for name, source in job.data.validation.items():
         yield job.data.place_in_validation(name), source
 
@@ -367,13 +366,12 @@ RULES: tuple[Rule, ...] = (
     *DOMAIN_RULES,
     _validation_is_needed,
     _deciding_set_exists,
-    verdict_is_on_sets,
+    *EVALUATION_RULES,
     _fp16_needs_a_gpu,
     _batch_covers_the_processes,
     _micro_batch_fits_the_batch,
     _engine_fits_the_processes,
     _settings_go_with_their_names,
-    selection_for_the_target,
     _adapters_alone_learn,
     _quantised_weights_stay_whole,
     _options_go_together,
@@ -388,6 +386,7 @@ RULES: tuple[Rule, ...] = (
 
 TASK_RULES: tuple[TaskRule, ...] = (
     *DOMAIN_TASK_RULES,
+    *EVALUATION_TASK_RULES,
     _loss_is_of_the_task,
     _labels_are_used,
     _outputs_can_be_distilled,

@@ -5,6 +5,8 @@ A kind that has other settings is a section of its own, told from these by `kind
 
 from __future__ import annotations
 
+import re
+from fnmatch import fnmatch
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -12,8 +14,15 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from launcher.job.sections.marks import numbers, report
 from launcher.job.sections.section import Fraction, Section
 
+IN_A_REPEATED_BLOCK = re.compile(r"(^|\.)\d+\.")
+"""Of the name of a module or a parameter."""
 Layers = Literal["auto"] | tuple[str, ...]
 """Linear layers: `auto` for all of the repeated blocks, or patterns of modules' names."""
+
+
+def is_meant(name: str, pattern: str) -> bool:
+    """Whether a pattern of `Layers` means a module, whose first names may be left out."""
+    return fnmatch(name, pattern) or fnmatch(name, f"*.{pattern}")
 
 
 class AddedToLayer(NamedTuple):

@@ -76,6 +76,11 @@ class Family:
         return self.processor_class in (None, "AutoTokenizer")
 
     @property
+    def has_one_class(self) -> bool:
+        """Whether each sample has features and one class."""
+        return self.has_features and self.has_classes and not self.takes_several_labels
+
+    @property
     def takes_several_labels(self) -> bool:
         """Whether a sample may have any number of labels, as names or as a vector of 0 and 1."""
         return self.losses is not None and self.losses[0] == "binary"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.display.live import follow, print_outcome
-from launcher.errors import RequestError
+from launcher.errors import AdaptrunError, ExitCode, RequestError, RunFailed, Stopped
 from launcher.job.reading.job_file import load_job, read_job
 from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
@@ -100,18 +100,21 @@ def start_of(process: RankProcess, folder: RunFolder) -> Attempt:
 
 
 def _run_of_rank_0(world: World, make: Callable[[], RunFolder]) -> RunFolder:
-    """The folder that rank 0 makes, on every rank. Raises what rank 0 raises, and RequestError on the others."""
+    """The folder that rank 0 makes, on every rank. Raises what rank 0 raises; on the others what has its exit code."""
     if not world.is_first:
-        path = world.from_first(None)
-        if not path:
-            raise RequestError("rank 0 could not begin the run, and says why where it was started")
-        return RunFolder(Path(path))
+        path, failed = world.from_first(None), world.from_first(None)
+        if path:
+            return RunFolder(Path(path))
+        alike = next((error for error in (RequestError, Stopped) if str(int(error.exit_code)) == failed), RunFailed)
+        raise alike("rank 0 could not begin the run, and says why where it was started")
     try:
         folder = make()
-    except Exception:
+    except Exception as error:
         world.from_first("")
+        world.from_first(str(int(error.exit_code if isinstance(error, AdaptrunError) else ExitCode.FAILED)))
         raise
     world.from_first(str(folder.path))
+    world.from_first("")
     return folder
 
 

@@ -31,8 +31,8 @@ ENOUGH = 10**9
 
 def serve(process: RankProcess, request: ModelCheckRequest) -> Done:
     """Look at each job. Raises RequestError for the first that cannot be had."""
-    for name, place in request.planned:
-        run = RunFolder(Path(place))
+    for name, within in request.planned:
+        run = RunFolder(Path(request.folder) / within)
         try:
             check_model(run.job(), run.plan().total_steps)
         except RequestError as error:

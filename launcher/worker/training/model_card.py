@@ -37,7 +37,7 @@ def write_model_card(folder: Path, job: Job, result: Result, labels: tuple[str, 
         license=_license_of_the_base(job),
         library_name="peft" if (folder / ADAPTER_CONFIG).is_file() else "transformers",
         pipeline_tag=_pipeline(job),
-        tags=["adaptrun", f"adaptrun-{job.adapt.method}"],
+        tags=["adaptrun", *(f"adaptrun-{name}" for name in _of_the_adaptation(job))],
         metrics=sorted({metric for found in result.sets.values() for metric in found.after}) or None,
         model_name=job.name,
         eval_results=list(_eval_results(job, result)) or None,
@@ -94,6 +94,12 @@ def _loading(folder: Path, job: Job) -> Iterator[str]:
 def _pipeline(job: Job) -> str | None:
     """None for an own task, whose answers none of them gives."""
     return PIPELINES.get(find_family(job.task).auto_class or "") if job.task in FAMILIES else None
+
+
+def _of_the_adaptation(job: Job) -> Iterator[str]:
+    yield job.adapt.method
+    if job.adapt.adapters is not None:
+        yield job.adapt.adapters.kind
 
 
 def _shown_task(job: Job) -> str:
