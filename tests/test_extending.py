@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import launcher.methods
 import launcher.tasks
@@ -49,7 +51,7 @@ class Addition:
     @property
     def folder(self) -> Path:
         """Its new files."""
-        return ADDITIONS / self.row.split()[1]
+        return ADDITIONS / self.stem
 
     def put_into(self, copy: Path) -> None:
         """Add it to a copy of the repository."""
@@ -86,6 +88,30 @@ BIASES = '''class Biases(AdapterKind):
 
 
 AnyAdapters = Annotated[LowRank | Biases, Field(discriminator="kind")]
+'''
+SCALES = '''class Scales(AdapterKind):
+    """A number for each output."""
+
+    kind: Literal["scales"] = numbers(description="What the linear layers give is multiplied by trained numbers.")
+    merge: bool = report(False, description="Leave the whole model in `model/`.")
+
+    @property
+    def layers(self) -> Layers:
+        """All of the repeated blocks."""
+        return "auto"
+
+    @property
+    def added_to_layer(self) -> AddedToLayer:
+        """The numbers."""
+        return AddedToLayer(magnitudes=True)
+
+    @property
+    def is_merged(self) -> bool:
+        """As the job says."""
+        return self.merge
+
+
+AnyAdapters = Annotated[LowRank | Scales, Field(discriminator="kind")]
 '''
 ALL_REDUCE = """    if name == "all_reduce":
         from launcher.engines.all_reduce import AllReduced
@@ -144,6 +170,22 @@ ALL = (
         {
             "launcher/adapt/adapters/__init__.py": (("ADAPTERS = {", 'ADAPTERS = {"biases": "biases:train_biases", '),),
             "launcher/job/sections/adapters.py": (("AnyAdapters = LowRank\n", BIASES),),
+        },
+    ),
+    Addition(
+        "an adapter that adds weights",
+        "scales",
+        {
+            "launcher/adapt/adapters/__init__.py": (("ADAPTERS = {", 'ADAPTERS = {"scales": "scales:add_scales", '),),
+            "launcher/job/sections/adapters.py": (("AnyAdapters = LowRank\n", SCALES),),
+            "models/weights/adapters.py": (
+                (
+                    "from launcher.models.weights.low_rank import LowRankFormat\n",
+                    "from launcher.models.weights.low_rank import LowRankFormat\n"
+                    "from launcher.models.weights.scales import ScalesFormat\n",
+                ),
+                ('{"LORA": LowRankFormat()}', '{"LORA": LowRankFormat(), "IA3": ScalesFormat()}'),
+            ),
         },
     ),
     Addition(
@@ -219,15 +261,18 @@ def test_it_takes_exactly_the_files_that_the_page_names(addition: Addition, tmp_
     print(f"{addition.row}: {len(paths_in(new))} new files, {len(paths_in(places))} places in others")
 
 
-@pytest.mark.parametrize("what", ["an adapter", "an engine"])
-def test_the_page_of_an_addition_names_the_same_files(what: str) -> None:
-    table = (
-        (DOCS / f"{what.split()[1]}.md").read_text().partition("## The files that it touches")[2].partition("\n#")[0]
-    )
-    new, places, sometimes, _ = row_of(what)
+@pytest.mark.parametrize(("page", "row"), [("adapter", "an adapter that adds weights"), ("engine", "an engine")])
+def test_the_page_of_an_addition_names_the_same_files(page: str, row: str) -> None:
+    table = (DOCS / f"{page}.md").read_text().partition("## The files that it touches")[2]
+    table = table.strip().partition("\n\n")[0]
+    new, places, sometimes, _ = row_of(row)
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
     assert {path for cell, _ in rows for path in paths_in(cell)} == paths_in(new + places + sometimes)
     assert {path for cell, text in rows if "sometimes" in text for path in paths_in(cell)} == paths_in(sometimes)
+    if page == "adapter":
+        plain, listed, _, _ = row_of("an adapter")
+        added = {path for cell, text in rows if "where weights are added" in text for path in paths_in(cell)}
+        assert paths_in(new + places) - added == paths_in(plain + listed)
 
 
 @pytest.mark.parametrize(("page", "module"), [("task", launcher.tasks), ("method", launcher.methods)])
@@ -251,6 +296,7 @@ USES: dict[str, dict[str, Any]] = {
     "all_reduce": {"engine": {"name": "all_reduce"}},
 }
 """What a job says to use each addition."""
+SCALED: dict[str, Any] = {"adapt": {"adapters": {"kind": "scales", "merge": True}}}
 
 
 def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
@@ -319,10 +365,11 @@ def train(copy: Path, folder: Path, model: Path, *changes: dict[str, Any]) -> Tr
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy with all of them."""
+    """A copy with one of each."""
     copy = copy_of_the_code(tmp_path_factory.mktemp("extended"))
     for addition in ALL:
-        addition.put_into(copy)
+        if addition.stem != "scales":  # a job has one kind of adapters
+            addition.put_into(copy)
     return copy
 
 
@@ -342,11 +389,31 @@ def test_the_command_is_answered_by_two_ranks(extended: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("addition", ALL[:-1], ids=lambda addition: addition.stem)
+@pytest.mark.parametrize(
+    "addition", [addition for addition in ALL if addition.stem in USES], ids=lambda addition: addition.stem
+)
 def test_a_run_of_two_processes_uses_it_alone(addition: Addition, tmp_path: Path, tiny_model: Path) -> None:
     copy = copy_of_the_code(tmp_path / "copy")
     addition.put_into(copy)
     train(copy, tmp_path / "run", tiny_model, USES[addition.stem]).check(addition.stem)
+
+
+def test_adapters_that_add_weights_are_left_as_peft_reads_them_and_merged(tmp_path: Path, tiny_model: Path) -> None:
+    copy = copy_of_the_code(tmp_path / "copy")
+    next(addition for addition in ALL if addition.stem == "scales").put_into(copy)
+    found = train(copy, tmp_path / "run", tiny_model, SCALED)
+    plan = json.loads((found.run / "plan.json").read_text())
+    outputs = 2 * (4 * 32 + 64 + 32)
+    assert any(reason.startswith(f"adapters: {outputs + 2 * (32 + 1):,} of ") for reason in plan["reasons"])
+    config = AutoConfig.from_pretrained(found.run / "adapter/config")
+    base = AutoModelForSequenceClassification.from_pretrained(found.model, config=config)
+    scaled = PeftModel.from_pretrained(base, str(found.run / "adapter"))
+    numbers = [tensor for name, tensor in scaled.named_parameters() if "ia3_l" in name]
+    assert sum(tensor.numel() for tensor in numbers) == outputs
+    assert not any(torch.equal(tensor, torch.ones_like(tensor)) for tensor in numbers)
+    expected = scaled.merge_and_unload().state_dict()
+    merged = load_file(found.run / "model/model.safetensors")
+    torch.testing.assert_close(merged, {name: expected[name] for name in merged})
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from launcher.checkpoint.model_folder import COMPILED, Layout, publish
 from launcher.checkpoint.weights import DTYPES, StoredWeight
 from launcher.errors import CheckpointError, DamagedCheckpoint, RequestError
 from launcher.job.pretrained import ADAPTER_CONFIG, read_card
-from launcher.models.weights.adapters import DOWN
+from launcher.models.weights.adapters import is_added
 from launcher.run.checkpoints import MARKER, complete_checkpoints, note_without_hashes
 from launcher.run.folder import RunFolder
 
@@ -56,7 +56,7 @@ def consolidate(
 
 def _write(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path | None) -> int:
     layout = Layout.of(skeleton)
-    if layout.whole is None and any(DOWN in weight.name for weight in found):
+    if layout.whole is None and any(is_added(weight.name) for weight in found):
         raise RequestError("the checkpoint holds adapters; take the files of an adapter folder: --like FOLDER")
     found = [replace(weight, name=name) for weight in found if (name := layout.name_of(weight.name)) is not None]
     weights = [weight.written_in(DTYPES[dtype]) for weight in found]

@@ -1,96 +1,31 @@
-"""Low-rank adapters as `peft` stores them, added to the weights of their base.
-
-A matrix W with adapters A and B is W + s·B·A; with DoRA (arXiv:2402.09353) each of its output's weight vectors is then
-brought to a length that was learnt. Either is computed where it is read, so nobody needs the whole of it.
-"""
+"""Adapters as `peft` stores them, added to the weights of their base; here the table of the kinds that are read."""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from launcher.errors import ModelError
 from launcher.job.model_files import headers_of, read_object
 from launcher.job.pretrained import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from launcher.models.weights.adapter_format import AdaptedLayer, AdapterFormat
+from launcher.models.weights.low_rank import LowRankFormat
 from launcher.models.weights.stored import LazyTensor, LazyTensors, MemoryTensor, readable
 
+FORMATS: Mapping[str, AdapterFormat] = {"LORA": LowRankFormat()}
+"""By `peft_type` of the config."""
 PREFIX = "base_model.model."
 """What `peft` puts before the base's own names."""
-DOWN, UP, MAGNITUDE = ".lora_A", ".lora_B", ".lora_magnitude_vector"
-ROWS_AT_ONCE = 4096
-UNUSUAL = (
-    "alpha_pattern",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "alora_invocation_tokens",
-    "use_qalora",
-    "use_bdlora",
-)
-"""What a config may ask for that makes something else of a layer than W + s·B·A."""
-BESIDE_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Ways to start adapters that leave W as it is; others, such as PiSSA, take a part out of it."""
-
-
-@dataclass(frozen=True)
-class AdaptedTensor(LazyTensor):
-    """A matrix with adapters added to it.
-
-    base: W, [outputs, inputs], or [inputs, outputs] where `transposed` (as GPT-2's are)
-    down, up: A [rank, inputs] and B [outputs, rank]
-    magnitude: [outputs], the length of each output's weights; None without DoRA
-    """
-
-    base: LazyTensor
-    down: Tensor
-    up: Tensor
-    scaling: float
-    magnitude: Tensor | None
-    transposed: bool
-
-    @property
-    def shape(self) -> torch.Size:  # type: ignore[override]
-        """As the base's."""
-        return self.base.shape
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Some rows, on the CPU in fp32."""
-        added = self._added(start, stop)
-        if self.magnitude is None:
-            return added
-        if self.transposed:
-            return added * (self.magnitude / self._lengths)
-        return added * (self.magnitude[start:stop] / added.norm(dim=1)).unsqueeze(1)
-
-    @cached_property
-    def _lengths(self) -> Tensor:
-        return output_lengths(replace(self, magnitude=None), transposed=True)
-
-    def _added(self, start: int, stop: int) -> Tensor:
-        change = self.down[:, start:stop].T @ self.up.T if self.transposed else self.up[start:stop] @ self.down
-        return self.base.rows(start, stop) + self.scaling * change
-
-
-def output_lengths(weight: LazyTensor, *, transposed: bool) -> Tensor:
-    """[outputs] the length of each output's weights."""
-    rows = weight.shape[0]
-    squares = torch.zeros(weight.shape[1 if transposed else 0])
-    for start in range(0, rows, ROWS_AT_ONCE):
-        stop = min(start + ROWS_AT_ONCE, rows)
-        part = weight.rows(start, stop).square()
-        if transposed:
-            squares += part.sum(0)
-        else:
-            squares[start:stop] = part.sum(1)
-    return squares.sqrt_()
+_PART = "|".join(re.escape(part) for known in FORMATS.values() for part in known.parts)
+IN_A_MODEL = re.compile(rf"({_PART})\.default(?=\.|$)")
+"""In the names of adapters in a model; `default` is what `peft` calls them."""
+IN_A_FOLDER = re.compile(rf"^(?:{re.escape(PREFIX)})?(?P<layer>.+)(?P<part>{_PART})(?:\.weight)?$")
 
 
 def add_adapters(folder: Path, model: nn.Module, stored: LazyTensors) -> set[str]:
@@ -101,41 +36,21 @@ def add_adapters(folder: Path, model: nn.Module, stored: LazyTensors) -> set[str
     """
     config, tensors = _read(folder)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
-    whole = {name for name in tensors if not any(part in name for part in (DOWN, UP, MAGNITUDE))}
-    targets = {name.removesuffix(f"{DOWN}.weight") for name in tensors if name.endswith(f"{DOWN}.weight")}
-    lacking = sorted({name for name in whole | {f"{target}.weight" for target in targets} if name not in parameters})
+    whole, added = _whole_and_added(tensors)
+    lacking = sorted({name for name in {*whole, *(f"{layer}.weight" for layer in added)} if name not in parameters})
     if lacking:
         raise ModelError(f"{folder} holds adapters for {lacking[0]}, which {type(model).__name__} does not have")
-    for name in whole:
-        if tensors[name].shape != parameters[name].shape:
+    for name, tensor in whole.items():
+        if tensor.shape != parameters[name].shape:
             raise ModelError(f"{folder} holds a {name} of another size than {type(model).__name__} has")
-        _put(parameters[name], MemoryTensor(tensors[name]), stored)
-    for target in targets:
-        parameter, up = parameters[f"{target}.weight"], tensors.get(f"{target}{UP}.weight")
-        if up is None:
-            raise ModelError(f"{folder} holds one half of the adapters for {target}; download or save it again")
-        adapted = AdaptedTensor(
-            readable(parameter, stored),
-            tensors[f"{target}{DOWN}.weight"],
-            up,
-            _scaling(folder, config, len(up.T)),
-            tensors.get(f"{target}{MAGNITUDE}"),
-            transposed=is_transposed(modules[target]),
-        )
-        if not _fits(adapted):
-            raise ModelError(f"{folder} holds adapters for a {target} of another size than the base's")
-        _put(parameter, adapted, stored)
-    return whole
-
-
-def _fits(adapted: AdaptedTensor) -> bool:
-    """Whether the shapes of adapters go with each other and with the weight."""
-    down, up, magnitude = adapted.down, adapted.up, adapted.magnitude
-    if not (len(adapted.shape) == down.dim() == up.dim() == 2):
-        return False
-    inputs, outputs = adapted.shape if adapted.transposed else reversed(adapted.shape)
-    is_long_enough = magnitude is None or magnitude.shape == (outputs,)
-    return down.shape == (up.shape[1], inputs) and up.shape[0] == outputs and is_long_enough
+        _put(parameters[name], MemoryTensor(tensor), stored)
+    for name, own in added.items():
+        base = dict(modules[name].named_parameters(recurse=False))
+        readables = {key: readable(parameter, stored) for key, parameter in base.items()}
+        layer = AdaptedLayer(name, folder, readables, own, transposed=is_transposed(modules[name]))
+        for key, value in FORMATS[config["peft_type"]].adapted(layer, config).items():
+            _put(base[key], value, stored)
+    return set(whole)
 
 
 def adapter_name(name: str, whole: tuple[str, ...]) -> str | None:
@@ -143,10 +58,14 @@ def adapter_name(name: str, whole: tuple[str, ...]) -> str | None:
 
     name: of the model's parameter, with what `peft` puts into it; whole: modules that learn without adapters
     """
-    if any(f"{part}.default." in name for part in (DOWN, UP, MAGNITUDE)):
-        # `peft` itself leaves out the `.weight` of a magnitude, and `transformers` then does not find it
-        return PREFIX + name.replace(".default.", ".")
+    if is_added(name):
+        return PREFIX + IN_A_MODEL.sub(r"\1", name)
     return PREFIX + name if name.startswith(tuple(f"{module}." for module in whole)) else None
+
+
+def is_added(name: str) -> bool:
+    """Whether a parameter of a model is one that adapters have added to it."""
+    return IN_A_MODEL.search(name) is not None
 
 
 def is_transposed(module: nn.Module) -> bool:
@@ -155,36 +74,35 @@ def is_transposed(module: nn.Module) -> bool:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config, and the tensors in fp32 by the base's names."""
+    """The config, and the tensors in fp32."""
     try:
         config = read_object(folder / ADAPTER_CONFIG)
         headers_of(folder / ADAPTER_WEIGHTS)
         tensors = load_file(folder / ADAPTER_WEIGHTS)
     except ModelError as error:
         raise ModelError(f"the adapters in {folder} cannot be read: {error}") from error
-    named = {
-        name.removeprefix(PREFIX).replace(f"{MAGNITUDE}.weight", MAGNITUDE): tensor.float()
-        for name, tensor in tensors.items()
-    }
-    unusual = [name for name in named if "lora_" in name and not name.endswith((".weight", MAGNITUDE))]
-    patterns = [key for key in UNUSUAL if config.get(key)]
-    start = config.get("init_lora_weights", True)
-    starts = [] if start in BESIDE_THE_BASE else [f"init_lora_weights {start}"]
-    if config.get("peft_type") != "LORA" or unusual or patterns or starts:
-        strange = next(iter([*unusual, *patterns, *starts]), f"peft_type {config.get('peft_type')}")
+    kind = config.get("peft_type")
+    known = FORMATS.get(kind) if isinstance(kind, str) else None
+    strange = f"peft_type {kind}" if known is None else known.strange(config, tensors)
+    if strange is not None:
         raise ModelError(
             f"{folder} holds adapters that are not plain LoRA or DoRA ({strange}); let peft merge them: "
             "PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload().save_pretrained(ANOTHER)"
         )
-    return config, named
+    return config, {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def _scaling(folder: Path, config: Mapping[str, Any], rank: int) -> float:
-    """rank: of these adapters, which a pattern of the config may set apart from the others"""
-    alpha = config.get("lora_alpha")
-    if not isinstance(alpha, int | float) or rank < 1:
-        raise ModelError(f"{folder / ADAPTER_CONFIG} says no scale of the adapters: lora_alpha is {alpha!r}")
-    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+def _whole_and_added(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """What is stored whole, by the parameter's name, and what was added, by the layer's name and the part's."""
+    whole: dict[str, Tensor] = {}
+    added: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        found = IN_A_FOLDER.match(name)
+        if found is None:
+            whole[name.removeprefix(PREFIX)] = tensor
+        else:
+            added[found["layer"]][found["part"]] = tensor
+    return whole, added
 
 
 def _put(parameter: nn.Parameter, value: LazyTensor, stored: LazyTensors) -> None:

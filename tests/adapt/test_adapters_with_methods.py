@@ -11,7 +11,7 @@ import pytest
 
 from launcher.adapt.methods import METHODS
 from launcher.job.sections.methods import SECTIONS
-from launcher.models.weights.adapters import DOWN
+from launcher.models.weights.low_rank import DOWN
 from launcher.run.events import EventTail, Note, Step
 from launcher.run.folder import RunFolder
 from launcher.run.results import Result

@@ -189,6 +189,15 @@ def test_adapters_of_another_kind_are_refused(
         load(tmp_path)
 
 
+def test_adapters_that_peft_alone_knows_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    config = {"peft_type": "IA3", "base_model_name_or_path": str(tiny_model)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {"base_model.model.bert.encoder.layer.0.attention.self.query.ia3_l": torch.ones(32, 1)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"are not plain LoRA or DoRA \(peft_type IA3\); let peft merge them"):
+        load(tmp_path)
+
+
 def test_adapters_of_another_model_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": str(tiny_model)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))

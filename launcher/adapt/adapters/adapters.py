@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,19 @@ from torch import nn
 
 from launcher.errors import ModelError
 from launcher.job.pretrained import Pretrained
-from launcher.models.weights.adapters import adapter_name
+from launcher.job.sections.adapters import IN_A_REPEATED_BLOCK, is_meant
+from launcher.models.weights.adapters import adapter_name, is_transposed
 from launcher.models.weights.loading import Loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+TASK_TYPES = {
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForCausalLM": "CAUSAL_LM",
+}
+"""`peft`'s words for the classes that it has its own class for."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,30 @@ def modules_that_learn(loaded: Loaded) -> list[str]:
             f"{type(model).__name__} has new weights that belong to no module of it; remove adapt.adapters"
         )
     return sorted(found)
+
+
+def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequence[str]) -> list[str]:
+    """Names of the linear layers that get adapters. Raises ModelError where a pattern names none."""
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or is_transposed(module)
+        if not f"{name}.".startswith(tuple(f"{head}." for head in whole))
+    ]
+    if targets == "auto":
+        found = [name for name in linear if IN_A_REPEATED_BLOCK.search(name)]
+        if not found:
+            raise ModelError(
+                f"{type(model).__name__} has no linear layer in repeated blocks; name some: adapt.adapters.targets"
+            )
+        return found
+    for pattern in targets:
+        if not any(is_meant(name, pattern) for name in linear):
+            last = sorted({name.rpartition(".")[2] for name in linear})
+            raise ModelError(
+                f"adapt.adapters.targets: no linear layer is named {pattern!r}; their last names are {', '.join(last)}"
+            )
+    return [name for name in linear if any(is_meant(name, pattern) for pattern in targets)]
 
 
 def kept_in_base(model: nn.Module, adapters: Adapters) -> set[str]:

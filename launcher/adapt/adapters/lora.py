@@ -10,31 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from launcher.adapt.adapters.adapters import AdapterContext, Adapters, modules_that_learn
+from launcher.adapt.adapters.adapters import TASK_TYPES, AdapterContext, Adapters, modules_that_learn, target_modules
 from launcher.errors import ModelError
-from launcher.job.sections.adapters import IN_A_REPEATED_BLOCK, LowRank, is_meant
-from launcher.models.weights.adapters import is_transposed, output_lengths
+from launcher.job.sections.adapters import LowRank
+from launcher.models.weights.adapters import is_transposed
 from launcher.models.weights.loading import Loaded
+from launcher.models.weights.low_rank import output_lengths
 from launcher.models.weights.quantised import quantise
 from launcher.models.weights.stored import MemoryTensor, readable
 
-if TYPE_CHECKING:
-    pass
-
 COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TASK_TYPES = {
-    "AutoModelForSequenceClassification": "SEQ_CLS",
-    "AutoModelForTokenClassification": "TOKEN_CLS",
-    "AutoModelForCausalLM": "CAUSAL_LM",
-}
-"""`peft`'s words for the classes that it has its own class for."""
 
 
 def add_lora(spec: LowRank, loaded: Loaded, setting: AdapterContext) -> Adapters:
@@ -79,30 +71,6 @@ def add_lora(spec: LowRank, loaded: Loaded, setting: AdapterContext) -> Adapters
         learning=sum(learning.values()),
         parameters=came + sum(count for name, count in learning.items() if ".lora_" in name),
     )
-
-
-def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequence[str]) -> list[str]:
-    """Names of the linear layers that get adapters. Raises ModelError where a pattern names none."""
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) or is_transposed(module)
-        if not f"{name}.".startswith(tuple(f"{head}." for head in whole))
-    ]
-    if targets == "auto":
-        found = [name for name in linear if IN_A_REPEATED_BLOCK.search(name)]
-        if not found:
-            raise ModelError(
-                f"{type(model).__name__} has no linear layer in repeated blocks; name some: adapt.adapters.targets"
-            )
-        return found
-    for pattern in targets:
-        if not any(is_meant(name, pattern) for name in linear):
-            last = sorted({name.rpartition(".")[2] for name in linear})
-            raise ModelError(
-                f"adapt.adapters.targets: no linear layer is named {pattern!r}; their last names are {', '.join(last)}"
-            )
-    return [name for name in linear if any(is_meant(name, pattern) for pattern in targets)]
 
 
 @contextmanager
