@@ -1,4 +1,4 @@
-"""Training samples a second on the demo's data: a loop by hand, the Hugging Face Trainer, accelerate, adaptrun.
+"""Training samples a second on the demo's data: by hand, the Hugging Face Trainer, accelerate, Lightning, adaptrun.
 
 python benchmarks/training.py [--rounds 3] [--steps 20]
 
@@ -29,6 +29,7 @@ LOOPS = {
     "PyTorch by hand": "benchmarks.loops.plain",
     "Hugging Face Trainer": "benchmarks.loops.trainer",
     "accelerate": "benchmarks.loops.accelerated",
+    "Lightning": "benchmarks.loops.lightning_module",
 }
 JOB = {
     "name": "speed",
@@ -62,7 +63,7 @@ def main() -> None:
             contenders = {name: loop(module, processes, data, options.steps, folder) for name, module in LOOPS.items()}
             contenders["adaptrun"] = adaptrun(processes, data, options.steps, folder)
             tables.append((processes, table(interleaved(contenders, options.rounds), "samples/s", next(iter(LOOPS)))))
-    print(f"\n{surroundings('torch', 'transformers', 'accelerate')}")
+    print(f"\n{surroundings('torch', 'transformers', 'accelerate', 'lightning')}")
     for processes, made in tables:
         print(f"\n{processes} process{'es' if processes > 1 else ''}:\n\n{made}")
 

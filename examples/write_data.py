@@ -3,7 +3,7 @@
 python -m launcher.examples.write_data NAME …      fortunes, masked-tweets, punctuation, valence, digits,
                                                    spoken-digits
 
-    pip install 'adaptrun[demo,images]'; what else is needed is told when it is
+    pip install 'adaptrun[demo,images]'; the program names any other package that it needs
 """
 
 from __future__ import annotations
@@ -229,7 +229,9 @@ def main() -> None:
     """Write what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=WRITERS, metavar="NAME")
-    parser.add_argument("--folder", type=Path, default=Path("data"), help="where to; the jobs expect data beside them")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("data"), help="folder to write to; the jobs expect data next to them"
+    )
     options = parser.parse_args()
     for name in options.names:
         WRITERS[name](options.folder)

@@ -65,7 +65,7 @@ LabelFormat = Annotated[
     Literal["auto", "names", "vector"],
     typer.Option(
         "--label-format",
-        help="Several labels a sample: names of those that are there, or a vector of 0 and 1; auto: as in training.",
+        help="Several labels per sample: a list of their names, or a vector of 0 and 1; auto: as in training.",
     ),
 ]
 LabelSeparator = Annotated[str, typer.Option("--label-separator", help="Separator between several labels in one text.")]
@@ -77,7 +77,9 @@ Columns = Annotated[
 TrustCode = Annotated[
     list[Path] | None,
     typer.Option(
-        "--trust-code", metavar="FILE", help="A Python file of yours that a model folder may name; repeatable."
+        "--trust-code",
+        metavar="FILE",
+        help="A Python file of yours that the model folder is allowed to run; repeatable.",
     ),
 ]
 
@@ -117,9 +119,9 @@ def options(
 @app.command()
 def init(
     task: Annotated[
-        str, typer.Option(help="What the model learns to do; a wrong name lists them.")
+        str, typer.Option(help="The task; an unknown name prints the list of tasks.")
     ] = "text-classification",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the job file goes.")] = Path("job.yaml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Path of the job file to write.")] = Path("job.yaml"),
 ) -> None:
     """Write a commented job file to start from."""
     from launcher.job.starter import write_starter
@@ -140,9 +142,11 @@ def check(job: JobFile, sets: Sets = None, trust_code: TrustCode = None, as_json
 def plan(
     job: JobFile,
     sets: Sets = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="Ask which engines fit so many GPUs a node.")] = None,
-    gpu_memory: Annotated[str, typer.Option(help="Memory of each of them, such as 80GiB.")] = "80GiB",
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of that kind.")] = 1,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Show which engines fit this number of GPUs per node.")
+    ] = None,
+    gpu_memory: Annotated[str, typer.Option(help="Memory of each GPU, such as 80GiB.")] = "80GiB",
+    nodes: Annotated[int, typer.Option(min=1, help="Number of such nodes.")] = 1,
     trust_code: TrustCode = None,
     as_json: AsJson = False,
 ) -> None:
@@ -169,10 +173,13 @@ def train(
     job: JobFile,
     sets: Sets = None,
     resume: Resume = "auto",
-    gate: Annotated[bool, typer.Option("--gate", help="End with 1 unless the verdict is to adopt.")] = False,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with code 1 unless the verdict is to adopt.")] = False,
     dry_run: DryRun = False,
     find_lr: Annotated[
-        bool, typer.Option("--find-lr", help="Try ever larger learning rates, suggest one, and keep no model.")
+        bool,
+        typer.Option(
+            "--find-lr", help="Learning rate range test: raise the rate step by step, suggest one, and keep no model."
+        ),
     ] = False,
     trust_code: TrustCode = None,
 ) -> None:
@@ -197,11 +204,17 @@ def gap(
     job: JobFile,
     sets: Sets = None,
     features: Annotated[
-        bool, typer.Option("--features/--no-features", help="Also what needs the model, or only what samples say.")
+        bool,
+        typer.Option(
+            "--features/--no-features",
+            help="Also compute what needs the model's features, or only what needs the samples alone.",
+        ),
     ] = True,
     label_errors: Annotated[
         bool | None,
-        typer.Option("--label-errors/--no-label-errors", help="Look for wrong labels; default: where cleanlab is."),
+        typer.Option(
+            "--label-errors/--no-label-errors", help="Look for label errors; default: if cleanlab is installed."
+        ),
     ] = None,
     trust_code: TrustCode = None,
     as_json: AsJson = False,
@@ -248,7 +261,9 @@ def submit(
         str | None, typer.Option(metavar="RUN", help="Start only once this run's job has succeeded.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch script and stop.")] = False,
-    test: Annotated[bool, typer.Option("--test", help="Ask the scheduler when it could run, and stop.")] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Print when the scheduler could start the job, and stop.")
+    ] = False,
     time: Annotated[
         str | None,
         sbatch_option(
@@ -289,12 +304,12 @@ def submit(
         sbatch_option(
             "--gpu-memory",
             metavar="SIZE",
-            help="Memory of each GPU, such as 80GiB; adaptrun's plan needs it, sbatch does not see it.",
+            help="Memory of each GPU, such as 80GiB; for adaptrun's plan, not passed to sbatch.",
         ),
     ] = None,
     cpus_per_node: Annotated[
         int | None,
-        sbatch_option("--cpus-per-task", "-c", metavar="COUNT", help="CPUs on each node, on which one task runs."),
+        sbatch_option("--cpus-per-task", "-c", metavar="COUNT", help="CPUs on each node, all for its one task."),
     ] = None,
     memory: Annotated[
         str | None,
@@ -327,7 +342,7 @@ def submit(
 
 @app.command()
 def status(
-    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's folder; absent: all in runs/.")] = None,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run's folder; default: all in runs/.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the state of a run: queue, step, loss, speed, time left, starts, and where its time went."""
@@ -339,7 +354,9 @@ def status(
 @app.command()
 def logs(
     run: Run,
-    rank: Annotated[int | None, typer.Option(min=0, help="Of one rank; absent: what the batch job printed.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Log of one rank; default: the output of the batch job.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the run ends.")] = False,
 ) -> None:
     """Print the logs of a run."""
@@ -350,7 +367,8 @@ def logs(
 
 @app.command()
 def cancel(
-    run: Run, now: Annotated[bool, typer.Option("--now", help="End a batch job without saving.")] = False
+    run: Run,
+    now: Annotated[bool, typer.Option("--now", help="Cancel a batch job without saving a checkpoint.")] = False,
 ) -> None:
     """Save and stop a run, on this machine or in the queue."""
     from launcher.commands.status import cancel_run
@@ -396,7 +414,9 @@ def evaluate(
 def predict(
     model: ModelFolder,
     data: DataFile,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictions go: .csv, .jsonl or .parquet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File of predictions to write: .csv, .jsonl or .parquet.")
+    ],
     text: TextColumn = "text",
     columns: Columns = None,
     split: Split = None,
@@ -434,10 +454,10 @@ def consolidate(
             "which are merged with their base."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
     dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
     like: Annotated[
-        Path | None, typer.Option(help="Model folder whose config and tokenizer are taken; default: the run's.")
+        Path | None, typer.Option(help="Model folder to copy config and tokenizer from; default: the run's.")
     ] = None,
     prefix: Annotated[
         str | None, typer.Option(help="Prefix of the weights' names in another program's checkpoint, such as `model.`")
@@ -453,7 +473,7 @@ def consolidate(
 @app.command()
 def soup(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs of one model, or model folders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the model folder goes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
     dtype: Annotated[NumberFormat, typer.Option(help="Number format of the weights.")] = NumberFormat.FP32,
     processes: Processes = None,
     trust_code: TrustCode = None,
@@ -483,7 +503,7 @@ def selfcheck(as_json: AsJson = False) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where the job files, the data and the runs go.")] = Path(
+    folder: Annotated[Path, typer.Option(help="Folder for the job files, the data and the runs.")] = Path(
         "adaptrun-demo"
     ),
 ) -> None:
@@ -494,7 +514,7 @@ def demo(
 
 
 def with_trust(sets: list[str] | None, files: list[Path] | None) -> list[str]:
-    """The overrides, with the files whose code may run, which stand in the job beside its own."""
+    """The overrides, with the files whose code may run, in addition to those of the job."""
     named = json.dumps([str(file.resolve()) for file in files or ()], ensure_ascii=False)
     return [*(sets or ()), *([f"model.trust_code+={named}"] if files else ())]
 

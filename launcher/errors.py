@@ -9,7 +9,7 @@ AdaptrunError              exit code 1
 │       └── UntrustedCode      a folder names code, and the user does not
 ├── RunFailed              1   a process failed; `failure.txt` in the run folder holds it
 │   ├── OutOfMemory            a step did not fit; smaller micro-batches may
-│   ├── NotFinite              step after step gave a loss or a gradient that is no number
+│   ├── NotFinite              step after step gave a loss or a gradient that is NaN or infinite
 │   ├── Hung                   a rank made no progress for longer than its steps take
 │   └── Superseded             a later start of the same run has begun; this one may write nothing
 ├── NotAdopted             1   the run went well, and its verdict is not to adopt the result

@@ -1,7 +1,7 @@
 """Files that appear whole under their name, and whose contents are known again by a hash.
 
-What is written under a temporary name is told apart from what any other process writes at once, in another container or
-on another machine too; what dead processes have left is removed where it is sure that they are dead.
+Temporary names differ between all processes, also of other containers and machines. Temporary files of dead processes
+are removed when it is certain that they are dead.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _started(pid: int) -> int | None:
 
 
 def partial_of(path: Path) -> Path:
-    """A name beside `path` that no other process has, nor this one at another time."""
+    """A name next to `path` that no other process has, nor this one at another time."""
     owner = Owner.this()
     who = f"{owner.host}-{owner.boot}-{owner.namespace}-{owner.pid}-{owner.started}-{secrets.token_hex(4)}"
     name = os.fsencode(path.name)[:_NAME_BYTES].decode("utf-8", "ignore")  # without a letter that was cut
@@ -162,11 +162,11 @@ class FileHash:
         try:
             found = file.stat()
             if not stat.S_ISREG(found.st_mode):  # a pipe or device may have no end
-                return f"{file.name} is no regular file"
+                return f"{file.name} is not a regular file"
             if found.st_size != self.size:
                 return f"{file.name} has {found.st_size:,} bytes, and {self.size:,} were written"
             if not size_alone and FileHash.of(file, beat) != self:
-                return f"{file.name} does not hold what was written (its hash differs)"
+                return f"{file.name} has changed since it was written (its hash differs)"
         except FileNotFoundError:
             return f"{file.name} is missing"
         except OSError as error:
@@ -240,7 +240,7 @@ def fault_of_folder(folder: Path) -> str | None:
 
 
 def seal(file: Path) -> None:
-    """Keep the hash of one file beside it."""
+    """Keep the hash of one file next to it."""
     write_whole(_seal_of(file), json.dumps(asdict(FileHash.of(file))))
 
 

@@ -30,7 +30,7 @@ COMMANDS_HEAD = """\
 
 `adaptrun COMMAND --help` prints the same. `make docs` writes this page from the commands themselves.
 
-Exit codes: 0 done, 1 failed, 2 the request is wrong and nothing was trained, 75 stopped and resumable.
+Exit codes: 0 done, 1 failed, 2 invalid request and nothing was trained, 75 stopped and resumable.
 """
 
 RUN_FILES_HEAD = f"""\
@@ -42,23 +42,23 @@ What a run leaves for other programs to read. `make docs` writes this page from 
 | file | what it is | version of its schema |
 |---|---|---|
 | `metrics.jsonl` | the events of the run, one JSON object a line | `schema` in each event `began`: {EVENTS_SCHEMA} |
-| `result.json` | what the run came to | `schema`: {RESULT_SCHEMA}; a file without one has 1 |
-| `outcomes/SET/CANDIDATE.parquet` | what one model made of each sample of one validation set | `schema` in the \
+| `result.json` | the result of the run | `schema`: {RESULT_SCHEMA}; a file without one has 1 |
+| `outcomes/SET/CANDIDATE.parquet` | the per-sample results of one model on one validation set | `schema` in the \
 metadata `adaptrun`: {PER_SAMPLE_SCHEMA} |
 | `failure.txt` | the first failure, for people; only after a failure | none |
 
-A version grows where a field changes its meaning or its name. New fields and new kinds of events may come without a
-new version, so readers should skip what they do not know.
+The version increases when a field changes its meaning or its name. New fields and new kinds of events may be added
+without a new version, so readers should skip unknown ones.
 
 """
 
 OUTCOMES = """\
 ## outcomes/SET/CANDIDATE.parquet
 
-A row a sample, in the order of the rows of the set. The column `row` is counted from 1; the other columns are what the
-metrics of the task are made of, as float64. Candidates are `before` (the pretrained model), `result`, `baseline`, and
-the names in `verdict.compare`. The metadata `adaptrun` of the file is a JSON object: `data` and `model` say what was
-measured, `hash` covers the values, `schema` is the version.
+One row per sample, in the order of the rows of the set. The column `row` is counted from 1; the other columns are the
+per-sample values that the metrics of the task are computed from, as float64. Candidates are `before` (the pretrained
+model), `result`, `baseline`, and the names in `verdict.compare`. The metadata `adaptrun` of the file is a JSON object:
+`data` and `model` say what was evaluated, `hash` covers the values, `schema` is the version.
 """
 
 
@@ -79,8 +79,8 @@ def run_files() -> str:
     page = [
         RUN_FILES_HEAD + "## metrics.jsonl",
         "",
-        "Each event has `kind` and `time`, in seconds since the epoch. Steps that are made again after a resume are",
-        "written again: of two events of the same step the later one counts.",
+        "Each event has `kind` and `time`, in seconds since the epoch. Steps that are repeated after a resume are",
+        "written again: of two events of the same step the later one is valid.",
         *events,
         *_record("result.json", Result, "##", leave_out=("run",)),
         *_record("Each of `sets`", SetResult, "###"),
@@ -126,7 +126,7 @@ def _record(title: str, record: type[Any], level: str, leave_out: Sequence[str] 
 
 
 def _docstring(record: type[Any]) -> tuple[str, dict[str, str]]:
-    """The first paragraph, and what the others say of fields: `name, other: text`, indented where it goes on."""
+    """The first paragraph, and what the others say of fields: `name, other: text`, with an indented continuation."""
     summary, _, rest = cleandoc(record.__doc__ or "").partition("\n\n")
     told: dict[str, str] = {}
     for names, text in re.findall(

@@ -35,8 +35,8 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = error.object[error.start : error.end]
-    node_heartbeats = (SIGNS.get(sign) or sign.encode("ascii", "backslashreplace").decode("ascii") for sign in found)
-    return "".join(node_heartbeats), error.end
+    signs = (SIGNS.get(sign) or sign.encode("ascii", "backslashreplace").decode("ascii") for sign in found)
+    return "".join(signs), error.end
 
 
 def print_table(table: Table, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What is fine-tuned: a file a task family. Nothing here knows of ranks."""
+"""The tasks: one file per task family. Nothing here depends on ranks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RENAMED = {
     "outcome_columns": "result_columns",
     "constant_outcomes": "constant_results",
 }
-"""Of `Task`, since 0.1.0."""
+"""Members of `Task` that were renamed since 0.1.0."""
 
 
 def task_class(name: str, loss: str = "auto") -> type[Task]:
-    """The family that `task:` names, in the variant that a loss asks for.
+    """The task family that `task:` names, in the variant for a loss.
 
-    Raises RequestError for an own class that is no complete task.
+    Raises RequestError for a user's class that is not a complete task.
     """
     if name in FAMILIES:
         module, _, class_name = FAMILIES[name].partition(":")
@@ -34,12 +34,12 @@ def task_class(name: str, loss: str = "auto") -> type[Task]:
     else:
         found = own_object(name)
         if not (isinstance(found, type) and issubclass(found, Task)):
-            raise RequestError(f"{name} is no task; derive it from launcher.tasks.Task (docs/extending/task.md)")
+            raise RequestError(f"{name} is not a task; derive it from launcher.tasks.Task (docs/extending/task.md)")
         check_names(found, RENAMED)
     if loss in found.variants:
         found = getattr(sys.modules[found.__module__], found.variants[loss])
     lacking = sorted(found.__abstractmethods__)
     if lacking:
-        raise RequestError(f"{name} lacks {', '.join(lacking)}; docs/extending/task.md says what each of them does")
+        raise RequestError(f"{name} lacks {', '.join(lacking)}; docs/extending/task.md describes each of them")
     complete: type[Task] = found
     return complete

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.run.forking import FORK_SERVER
+
 ADAPTRUN = str(Path(sys.executable).with_name("adaptrun"))
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 ENVIRONMENT = os.environ | {"COLUMNS": "120", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -29,13 +31,18 @@ def run(*command: object, cwd: Path, code: int = 0) -> subprocess.CompletedProce
     """Run any command to its end and check its exit code."""
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(words, cwd=cwd, env=_shared(), capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired as lost:
         logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in cwd.glob("runs/*/logs/*.log"))
         pytest.fail(f"no end after {PATIENCE} s of {words}\n{lost.stdout!r}\n{lost.stderr!r}\n{logs}")
     assert done.returncode == code, f"exit code {done.returncode} of {words}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr or code == 1, done.stderr
     return done
+
+
+def _shared() -> dict[str, str]:
+    """The environment in which ranks are forked from the server of all tests."""
+    return ENVIRONMENT | {name: os.environ[name] for name in (FORK_SERVER,) if name in os.environ}
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -48,10 +55,11 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 def ranks_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes of a started command that train, in the order of their ranks."""
     found = []
-    for child in psutil.Process(launcher.pid).children():
+    for child in psutil.Process(launcher.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if "launcher.worker" in child.cmdline():
-                found.append((int(child.environ().get("RANK", "0")), child))
+            name, _, rank = child.name().partition("-")
+            if name == "rank":
+                found.append((int(rank), child))
     return [child for _, child in sorted(found, key=lambda pair: pair[0])]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports the hub's client, which reads it once
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import ctypes
 import gc
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.supervise.fork_server import fork_server
 from tests.small_run import trained
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
@@ -30,9 +32,16 @@ def memory_given_back() -> Iterator[None]:
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
+def ranks_are_forked() -> Iterator[None]:
+    """The ranks of what `adaptrun` and `run` start share what they import."""
+    with fork_server(threads=1):
+        yield
+
+
+@pytest.fixture(scope="module")
 def worlds() -> Iterator[Worlds]:
-    """Real gloo worlds of any size, kept alive across tests."""
+    """Real gloo worlds of any size, kept alive across the tests of a file."""
     worlds = Worlds()
     yield worlds
     worlds.end()

@@ -206,7 +206,7 @@ ALL = (
         },
     ),
     Addition(
-        "a command that asks ranks",
+        "a command that needs ranks",
         "count",
         {
             "launcher/cli.py": (("def with_trust(", f"{COUNT}def with_trust("),),
@@ -271,7 +271,7 @@ def test_the_page_of_an_addition_names_the_same_files(page: str, row: str) -> No
     assert {path for cell, text in rows if "sometimes" in text for path in paths_in(cell)} == paths_in(sometimes)
     if page == "adapter":
         plain, listed, _, _ = row_of("an adapter")
-        added = {path for cell, text in rows if "where weights are added" in text for path in paths_in(cell)}
+        added = {path for cell, text in rows if "if weights are added" in text for path in paths_in(cell)}
         assert paths_in(new + places) - added == paths_in(plain + listed)
 
 

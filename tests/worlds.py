@@ -1,34 +1,43 @@
-"""Worlds of one to four real ranks that stay alive across tests, so that importing torch is paid once.
+"""Worlds of one to four real ranks that stay alive across the tests of a file.
 
     def work(rank: int, size: int, value: int) -> int: ...      # a module-level function of a test
     results = worlds.run(3, work, 7)                              # [rank 0's, rank 1's, rank 2's]
 
-Each rank is a process in a gloo group of that size. A rank that raises fails the test with its own
-traceback; a world that does not answer in time is killed and made anew for the next test.
+Each rank is a process in a gloo group of that size. All are forked from one process that has imported what is heavy, so
+a world starts in a moment and its ranks share that memory. A rank that raises fails the test with its own traceback;
+its world, and one that does not answer in time, is killed and made anew for the next test.
 """
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
+import os
 import pickle
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["tests.preloaded"])
 
 
 class Worlds:
-    """The living worlds of a test session, by size."""
+    """The living worlds of a file of tests, by size."""
 
     def __init__(self) -> None:
         self._worlds: dict[int, _World] = {}
+        with patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY)):
+            forkserver.ensure_running()
 
-    def run(self, size: int, work: Callable[..., Any], *arguments: Any, timeout: float = 120.0) -> list[Any]:
+    def run(self, size: int, work: Callable[..., Any], *arguments: Any, timeout: float = 240.0) -> list[Any]:
         """Call `work(rank, size, *arguments)` on every rank and return what each returned."""
         world = self._worlds.get(size)
         if world is None:
@@ -36,13 +45,13 @@ class Worlds:
         try:
             return world.run(work, arguments, timeout)
         except _WorldLost:
-            self._worlds.pop(size).end()
+            self._worlds.pop(size).end(patience=0.0)
             raise
 
     def end(self) -> None:
-        """End every world."""
-        for world in self._worlds.values():
-            world.end()
+        """End every world. The next `run` makes another."""
+        while self._worlds:
+            self._worlds.popitem()[1].end()
 
 
 class _WorldLost(AssertionError):
@@ -51,41 +60,44 @@ class _WorldLost(AssertionError):
 
 class _World:
     def __init__(self, size: int) -> None:
-        listener = Listener(("127.0.0.1", 0))
         port = _free_port()
-        self._processes = [
-            subprocess.Popen(
-                [sys.executable, "-P", "-c", "from tests.worlds import serve; serve()"],
-                cwd=REPOSITORY,
-                env=_rank_environment(rank, size, port, listener.address[1]),
-            )
-            for rank in range(size)
-        ]
-        self._ranks: list[Connection] = [None] * size  # type: ignore[list-item]
-        for _ in range(size):
-            connection = listener.accept()
-            self._ranks[connection.recv()] = connection
-        listener.close()
+        self._ranks: list[Connection] = []
+        self._processes = []
+        for rank in range(size):
+            ours, theirs = FORKING.Pipe()
+            process = FORKING.Process(target=_serve, args=(rank, size, port, theirs), daemon=True)
+            process.start()
+            theirs.close()  # so that a rank that dies is noticed at once
+            self._ranks.append(ours)
+            self._processes.append(process)
 
     def run(self, work: Callable[..., Any], arguments: tuple[Any, ...], timeout: float) -> list[Any]:
         message = pickle.dumps((work.__module__, work.__qualname__, arguments))
         for connection in self._ranks:
             connection.send_bytes(message)
-        answers: list[Any] = []
-        for rank, connection in enumerate(self._ranks):
-            if not connection.poll(timeout):
-                raise _WorldLost(f"rank {rank} of {len(self._ranks)} did not answer within {timeout} s")
-            worked, answer = connection.recv()
-            if not worked:
-                raise _WorldLost(f"rank {rank} of {len(self._ranks)} raised:\n{answer}")
-            answers.append(answer)
-        return answers
+        return [self._answer(rank, connection, timeout) for rank, connection in enumerate(self._ranks)]
 
-    def end(self) -> None:
+    def _answer(self, rank: int, connection: Connection, timeout: float) -> Any:
+        who = f"rank {rank} of {len(self._ranks)}"
+        if not connection.poll(timeout):
+            raise _WorldLost(f"{who} did not answer within {timeout} s")
+        try:
+            worked, answer = connection.recv()
+        except EOFError:
+            raise _WorldLost(f"{who} died") from None
+        if not worked:
+            raise _WorldLost(f"{who} raised:\n{answer}")
+        return answer
+
+    def end(self, patience: float = 5.0) -> None:
+        """Let the ranks end by themselves, and kill those that do not within seconds."""
+        for connection in self._ranks:
+            connection.close()
         for process in self._processes:
+            process.join(patience)
             process.kill()
         for process in self._processes:
-            process.wait()
+            process.join()
 
 
 def _free_port() -> int:
@@ -95,33 +107,23 @@ def _free_port() -> int:
         return port
 
 
-def _rank_environment(rank: int, size: int, port: int, control: int) -> dict[str, str]:
-    import os
-
-    return os.environ | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(REPOSITORY),
-        "WORLDS_CONTROL": str(control),
-    }
-
-
-def serve() -> None:
+def _serve(rank: int, size: int, port: int, connection: Connection) -> None:
     """What a rank does: join, then call what it is told until it is killed."""
-    import importlib
-    import os
-
+    assert "tests.preloaded" in sys.modules, "what is heavy could not be imported beforehand"
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        LOCAL_WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    import numpy as np
     import torch
     import torch.distributed as dist
 
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    connection = Client(("127.0.0.1", int(os.environ["WORLDS_CONTROL"])))
-    connection.send(rank)
+    torch.seed()  # else what no test seeded would be the same in all that were forked
+    np.random.seed()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     while True:
@@ -130,9 +132,9 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            work = importlib.import_module(module)
+            work: Any = importlib.import_module(module)
             for part in name.split("."):
                 work = getattr(work, part)
-            connection.send((True, work(rank, size, *arguments)))  # type: ignore[operator]
+            connection.send((True, work(rank, size, *arguments)))
         except BaseException:
             connection.send((False, traceback.format_exc()))

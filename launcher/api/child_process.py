@@ -97,7 +97,7 @@ class Child:
         if error.exists():
             raise pickle.loads(error.read_bytes())
         if self._requests.count and self._process.returncode == -signal.SIGTERM:
-            raise Stopped("stopped before anything was started; the same call starts it again")
+            raise Stopped("stopped before the run was started; the same call starts it")
         said = (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip()
         raise RunFailed(f"the launcher's process ended with {self._process.returncode}\n{said[-2000:]}".strip())
 

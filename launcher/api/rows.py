@@ -55,7 +55,7 @@ def write_rows(rows: Rows, file: Path, text: str, paths: Sequence[str]) -> None:
             table = table.set_column(table.column_names.index(name), name, pa.array(values))
         parquet.write_table(table, file)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-        raise RequestError(f"{GIVEN}: {error}; a column holds values of one kind") from error
+        raise RequestError(f"{GIVEN}: {error}; a column must hold values of one type") from error
 
 
 def _plain_rows(rows: Sequence[Mapping[str, Any]] | Sequence[str], text: str) -> list[dict[str, Any]]:
@@ -65,14 +65,14 @@ def _plain_rows(rows: Sequence[Mapping[str, Any]] | Sequence[str], text: str) ->
             row = {text: row}
         if not isinstance(row, Mapping):
             raise RequestError(
-                f"{GIVEN}, row {number}: found {type(row).__name__}; a row is {{column: value}}, or a text"
+                f"{GIVEN}, row {number}: found {type(row).__name__}; a row must be {{column: value}}, or a text"
             )
         found.append({str(name): _plain(value) for name, value in row.items()})
     if not found:
-        raise RequestError(f"{GIVEN}: there are none")
+        raise RequestError(f"{GIVEN} are empty; give at least one row")
     if len(found) > 1 and all(isinstance(row, str) and Path(row).is_file() for row in rows):
         raise RequestError(
-            f'these are the names of files; name files as {{"source": [...]}}, or texts as [{{"{text}": "…"}}, …]'
+            f'these are names of files; give files as {{"source": [...]}}, or texts as [{{"{text}": "…"}}, …]'
         )
     columns = dict.fromkeys(name for row in found for name in row)  # from_pylist reads those of the first row alone
     return [{name: row.get(name) for name in columns} for row in found]

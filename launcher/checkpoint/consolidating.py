@@ -1,4 +1,4 @@
-"""From a checkpoint on disk to a model folder, on any machine: one tensor in memory at a time."""
+"""Convert a checkpoint on disk to a model folder, on any machine, with one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def consolidate(
     say: Callable[[str], object] = lambda text: None,
     trusted: Sequence[str] = (),
 ) -> int:
-    """Write the weights of `checkpoint` into `folder`, with the files of `skeleton`; returns how many tensors.
+    """Write the weights of `checkpoint` and the files of `skeleton` into `folder`; returns the number of tensors.
 
     checkpoint: a run (its latest checkpoint is taken), one of its checkpoints, a folder of DeepSpeed's
         `save_checkpoint`, one of torch.distributed.checkpoint, or adapters, which are merged with their base
     skeleton: a model folder whose config and tokenizer are taken; None takes those of the run
-    prefix: what stands before the model's own names, for folders of torch.distributed.checkpoint by others
-    say: told of a checkpoint that is passed over since it is damaged, and of one that carries no hashes
-    trusted: files of the user's own whose code the model of adapters may name
+    prefix: prefix of the model's own names, for torch.distributed.checkpoint folders of other programs
+    say: called with a message for each damaged checkpoint that is skipped, and for one without hashes
+    trusted: the user's code files that the adapters' base model may load
     Raises RequestError and CheckpointError.
     """
     if (checkpoint / ADAPTER_CONFIG).is_file():
@@ -48,7 +48,9 @@ def consolidate(
         skeleton = run.skeleton if run.skeleton.is_dir() else None
     found = _weights(source, prefix)
     if not found:
-        raise RequestError(f"{source} holds no weights whose names begin with {prefix!r}; see its names without it")
+        raise RequestError(
+            f"{source} holds no weights whose names begin with {prefix!r}; leave out --prefix to see the names"
+        )
     if skeleton is not None and read_card(skeleton).get("merge"):
         return _merged(found, folder, dtype, skeleton, trusted)
     return _write(found, folder, dtype, skeleton)
@@ -57,7 +59,7 @@ def consolidate(
 def _write(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path | None) -> int:
     layout = Layout.of(skeleton)
     if layout.whole is None and any(is_added(weight.name) for weight in found):
-        raise RequestError("the checkpoint holds adapters; take the files of an adapter folder: --like FOLDER")
+        raise RequestError("the checkpoint holds adapters; give an adapter folder: --like FOLDER")
     found = [replace(weight, name=name) for weight in found if (name := layout.name_of(weight.name)) is not None]
     weights = [weight.written_in(DTYPES[dtype]) for weight in found]
     publish(folder, skeleton, weights, ((weight.name, weight.pieces()) for weight in found), dtype, layout)
@@ -65,19 +67,23 @@ def _write(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path |
 
 
 def _merged(found: list[StoredWeight], folder: Path, dtype: str, skeleton: Path, trusted: Sequence[str]) -> int:
-    """The adapters of a run whose result is the whole model with them."""
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        _write(found, Path(beside) / "adapter", "fp32", skeleton)
-        return merge_adapters(Path(beside) / "adapter", folder, dtype, trusted)
+    """Merge the adapters of a run whose result is the whole model."""
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        _write(found, Path(temporary) / "adapter", "fp32", skeleton)
+        return merge_adapters(Path(temporary) / "adapter", folder, dtype, trusted)
 
 
 def _sound(path: Path, say: Callable[[str], object]) -> Path:
-    """A run's latest checkpoint that is not damaged, or the path itself. Raises DamagedCheckpoint."""
+    """The latest undamaged checkpoint of a run, or the path itself. Raises DamagedCheckpoint."""
     run = RunFolder(path)
     if not run.checkpoints.is_dir():
         if (path / MARKER).is_file() and (fault := fault_of(path)) is not None:
             others = [other.name for other in complete_checkpoints(path.parent) if other != path]
-            there = f"the others of the run are {', '.join(others)}" if others else "the run has no other"
+            there = (
+                f"the other checkpoints of the run are {', '.join(others)}"
+                if others
+                else "the run has no other checkpoint"
+            )
             raise DamagedCheckpoint(f"{path} is damaged: {fault}; {there}")
         _say_if_unhashed(path, say)
         return path
@@ -89,12 +95,12 @@ def _sound(path: Path, say: Callable[[str], object]) -> Path:
         fault = fault_of(checkpoint)
         if fault is None:
             for name, found in faults.items():
-                say(f"skipped {name}, which is damaged: {found}; {checkpoint.name} is taken")
+                say(f"skipped {name}, which is damaged: {found}; using {checkpoint.name}")
             _say_if_unhashed(checkpoint, say)
             return checkpoint
         faults[checkpoint.name] = fault
-    told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-    raise DamagedCheckpoint(f"all complete checkpoints of {path} are damaged: {told}")
+    listed = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+    raise DamagedCheckpoint(f"all complete checkpoints of {path} are damaged: {listed}")
 
 
 def _say_if_unhashed(checkpoint: Path, say: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""Weights in a folder of `torch.distributed.checkpoint`, ours or another program's."""
+"""Read weights from a `torch.distributed.checkpoint` folder, written by adaptrun or by another program."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from launcher.engines.flat_slice import boxes
 from launcher.errors import RequestError
 
 OURS = "model/model."
-"""What stands before the model's own names in our checkpoints."""
+"""Prefix of the model's own names in adaptrun's checkpoints."""
 AVERAGE = "optimizer/average/model."
-"""What stands before the names of averages of the weights, where a run keeps them: they would be its result."""
+"""Prefix of the averaged weights, if the run keeps an average: the average is then the result."""
 
 
 class _Reader(MetadataReader):
-    """Reads parts of a tensor one at a time."""
+    """Reads the shards of a tensor one at a time."""
 
-    def parts(self, name: str, found: TensorStorageMetadata) -> list[Any] | None:
-        """Where the parts of a tensor lie, in order; None unless each is a run of elements, stored as torch does."""
+    def shards(self, name: str, found: TensorStorageMetadata) -> list[Any] | None:
+        """Locations of a tensor's shards, in order; None unless each is a contiguous range in torch's own format."""
         places: list[Any] = []
         begin = 0
         for chunk in sorted(found.chunks, key=lambda chunk: tuple(chunk.offsets)):
@@ -44,17 +44,17 @@ class _Reader(MetadataReader):
             begin = end
         return places if begin == prod(found.size) else None
 
-    def part(self, place: Any) -> Tensor:
-        """One of them, in memory once: `load` has each twice."""
+    def shard(self, place: Any) -> Tensor:
+        """Read one shard, which is in memory once; `load` would hold it twice."""
         with (self.folder / place.relative_path).open("rb") as file:
             tensor: Tensor = torch.load(self._slice_file(file, place), map_location="cpu", weights_only=True)
         return tensor
 
 
 def dcp_weights(folder: Path, prefix: str | None) -> list[StoredWeight]:
-    """The weights whose names begin with `prefix`, which is left off; None takes the usual one.
+    """The weights whose names begin with `prefix`, with the prefix removed; None finds the usual prefix.
 
-    Raises CheckpointError, or OSError, where the metadata cannot be read.
+    Raises CheckpointError, or OSError, if the metadata cannot be read.
     """
     reader = _Reader(folder)
     saved = reader.read_metadata().state_dict_metadata
@@ -75,20 +75,20 @@ def dcp_weights(folder: Path, prefix: str | None) -> list[StoredWeight]:
 
 
 def _usual_prefix(names: list[str]) -> str:
-    """Ours; or what most programs write beside an optimizer; or none, where there are only weights."""
+    """adaptrun's prefix; `model.`, as most programs write it alongside an optimizer; none if there are only weights."""
     if any(name.startswith(OURS) for name in names):
         return OURS
     return "model." if any(name.startswith("optim") for name in names) else ""
 
 
 class _Pieces:
-    """Reads one tensor: part by part where its parts are runs of elements, as ours are, else whole."""
+    """Reads one tensor: shard by shard if the shards are contiguous, as in adaptrun's checkpoints, else whole."""
 
     def __init__(self, reader: _Reader, name: str) -> None:
         self._reader, self._name = reader, name
 
     def __call__(self) -> Iterator[Tensor]:
-        """Raises RequestError where the files are damaged."""
+        """Raises RequestError if the files are damaged."""
         try:
             yield from self._read()
         except (
@@ -102,17 +102,17 @@ class _Pieces:
         ) as error:
             why = reason(error).partition(". ")[0]
             raise RequestError(
-                f"{self._reader.folder}: {self._name} cannot be read: {why}; take another one"
+                f"{self._reader.folder}: {self._name} cannot be read: {why}; use another checkpoint"
             ) from error
 
     def _read(self) -> Iterator[Tensor]:
         found = self._reader.read_metadata().state_dict_metadata[self._name]
         assert isinstance(found, TensorStorageMetadata)
-        parts = self._reader.parts(self._name, found)
-        if parts is None:
+        shards = self._reader.shards(self._name, found)
+        if shards is None:
             tensor = torch.empty(found.size, dtype=found.properties.dtype)
             load({self._name: tensor}, storage_reader=self._reader, planner=LoadPlanner(), no_dist=True)
             yield tensor
             return
-        for place in parts:
-            yield self._reader.part(place)
+        for place in shards:
+            yield self._reader.shard(place)

@@ -1,8 +1,8 @@
-"""Weights in a folder that DeepSpeed's `save_checkpoint` made, ZeRO stage 1, 2 or 3.
+"""Read weights from a folder of DeepSpeed's `save_checkpoint`, ZeRO stage 1, 2 or 3.
 
-Stages 1 and 2 lay the parameters of a group one behind the other and cut the whole into one part a rank. Stage 3 cuts
-each parameter into one part a rank, and lays a rank's parts one behind the other. Files are mapped into memory, so
-what is read of them can be dropped by the system at any time.
+Stages 1 and 2 concatenate the parameters of a group and split the result into one shard per rank. Stage 3 splits each
+parameter into one shard per rank and concatenates the shards of a rank. Files are memory-mapped, so the system can
+evict their pages at any time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALLOWED: dict[str, type] = {
     "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler": Record,
     "deepspeed.utils.tensor_fragment.fragment_address": Record,
 }
-"""What stands for each class that DeepSpeed's ZeRO writes beside tensors and plain values; it is never imported."""
+"""Stand-ins for the classes that DeepSpeed's ZeRO pickles in addition to tensors and plain values; none is imported."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Run:
 
 
 def deepspeed_weights(folder: Path) -> list[StoredWeight]:
-    """Parameters in fp32, and buffers; tied ones once.
+    """Parameters in fp32, and buffers; tied parameters once.
 
     folder: the one given to `save_checkpoint`, or the `global_stepN` in it
-    Raises RequestError where files are missing or are not DeepSpeed's, CheckpointError for one that could run code.
+    Raises RequestError if files are missing or not DeepSpeed's, CheckpointError for a file that could run code.
     """
     folder = _step_folder(folder)
     optimizer_files = _by_rank(folder, "*_optim_states.pt")
@@ -54,8 +54,8 @@ def deepspeed_weights(folder: Path) -> list[StoredWeight]:
     ranks = max(counts) if isinstance(counts, list) else counts
     if stage not in (1, 2, 3) or ranks != len(optimizer_files):
         raise RequestError(
-            f"{folder}: found {len(optimizer_files)} files of optimizer states where ZeRO stage {stage} wrote {ranks}; "
-            "copy the folder again from all nodes"
+            f"{folder}: found {len(optimizer_files)} files of optimizer states and ZeRO stage {stage} "
+            f"wrote {ranks}; copy the folder again from all nodes"
         )
     models = [_read(file) for file in _by_rank(folder, "*_model_states.pt")]
     model = models[0]
@@ -72,7 +72,7 @@ def deepspeed_weights(folder: Path) -> list[StoredWeight]:
 
 
 def is_deepspeed(folder: Path) -> bool:
-    """Whether a folder looks like one of DeepSpeed's."""
+    """Whether a folder looks like a DeepSpeed checkpoint."""
     return (folder / "latest").is_file() or any(folder.glob("*_optim_states.pt"))
 
 
@@ -82,7 +82,7 @@ def _step_folder(folder: Path) -> Path:
         return folder
     name = latest.read_text(encoding="utf-8").strip()
     if name in ("", "..") or Path(name).name != name:
-        raise RequestError(f"{latest} names {name!r}, which is no folder in {folder}; name the folder that you mean")
+        raise RequestError(f"{latest} names {name!r}, and {folder} has no such folder; name one of its folders")
     return folder / name
 
 
@@ -94,7 +94,7 @@ def _by_rank(folder: Path, pattern: str) -> list[Path]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A file's contents, tensors mapped; what it names of DeepSpeed's are records. Raises CheckpointError."""
+    """A file's contents, with tensors memory-mapped and DeepSpeed's objects as records. Raises CheckpointError."""
     with safe_globals([(stand_in, name) for name, stand_in in ALLOWED.items()]):
         for name in get_unsafe_globals_in_checkpoint(file):
             raise refused(file, name)
@@ -109,7 +109,7 @@ def _whole(name: str, tensor: Tensor) -> StoredWeight:
 
 def _of_runs(name: str, shape: Any, runs: list[Run]) -> StoredWeight:
     def pieces() -> Iterator[Tensor]:
-        left = prod(shape)  # the last part may be padded
+        left = prod(shape)  # the last shard may be padded
         for run in runs:
             yield run.flat.narrow(0, run.start, min(run.count, left))
             left -= min(run.count, left)
@@ -131,7 +131,7 @@ def _stages_1_and_2(
 
 
 def _stage_3(flats: list[list[Tensor]], shapes: list[dict[str, Any]]) -> Iterator[StoredWeight]:
-    """flats[rank][subgroup]; every rank's parts lie at the same place."""
+    """flats[rank][subgroup]; the shards of a parameter have the same offset on every rank."""
     begin = 0
     for names in shapes:
         for name, shape in names.items():
@@ -147,7 +147,7 @@ def _frozen_in_stage_3(models: list[dict[str, Any]]) -> Iterator[StoredWeight]:
 
 
 def _across(flats: list[Tensor], begin: int, count: int) -> list[Run]:
-    """Elements `begin` to `begin + count` of some flat tensors seen as one."""
+    """Elements `begin` to `begin + count` of the concatenation of flat tensors."""
     runs, offset = [], 0
     for flat in flats:
         first, last = max(begin, offset), min(begin + count, offset + flat.numel())

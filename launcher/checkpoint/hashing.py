@@ -1,4 +1,4 @@
-"""The hashes of a checkpoint's files: made of the bytes on their way out, compared by all ranks before it is read."""
+"""Hashes of a checkpoint's files: computed while the files are written, compared by all ranks before they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from launcher.run.heartbeats import Heartbeat
 
 
 class HashingWriter(FileSystemWriter):
-    """Writes as torch does, and knows the hash of each file of this rank."""
+    """torch's writer, which also keeps the hash of each file that this rank writes."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -28,7 +28,7 @@ class HashingWriter(FileSystemWriter):
 
     @property
     def hashes(self) -> dict[str, FileHash]:
-        """Of what this rank has written, by name."""
+        """Hashes of the files that this rank has written, by name."""
         return self._files.hashes
 
 
@@ -49,7 +49,7 @@ class _HashingFiles(FileSystem):
 
 
 class _HashingStream(io.IOBase):
-    """What is written goes to the file and into the hash; torch only appends."""
+    """Writes to the file and updates the hash; torch only appends."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self.digest, self.size = raw, xxhash.xxh3_128(), 0
@@ -76,7 +76,7 @@ class _HashingStream(io.IOBase):
 
 
 def fault_of(checkpoint: Path, heartbeat: Heartbeat | None = None) -> str | None:
-    """What is wrong with the files of a checkpoint, the same on every rank; None where nothing is.
+    """What is wrong with the files of a checkpoint, the same on every rank; None if nothing is wrong.
 
     All ranks call this. Each file is hashed by one of them, so that together they read the checkpoint once.
     """
@@ -85,7 +85,7 @@ def fault_of(checkpoint: Path, heartbeat: Heartbeat | None = None) -> str | None
     said: list[str | None] = [own]
     if process_count() > 1:
         said = [None] * process_count()
-        with heartbeat.waiting("look at the checkpoint"):
+        with heartbeat.waiting("verify the checkpoint"):
             dist.all_gather_object(said, own)
     return next((fault for fault in said if fault is not None), None)
 
@@ -96,19 +96,19 @@ def _own_fault(checkpoint: Path, beat: Callable[[], object]) -> str | None:
     if not checkpoint.is_dir():
         return "the folder is missing"
     if not (checkpoint / MARKER).is_file():
-        return f"{MARKER} is missing, so that it is not known to be complete"
+        return f"{MARKER} is missing, so the checkpoint may be incomplete"
     try:
         hashes = hashes_of(checkpoint)
     except Damaged as damaged:
         return str(damaged)
-    if hashes is None:  # of an earlier version: there is no more to be known
+    if hashes is None:  # written by an earlier version: nothing more can be checked
         missing = [name for name in (METADATA, PROGRESS) if not (checkpoint / name).is_file()]
         return f"{missing[0]} is missing" if missing else None
     return next(faults_of(checkpoint, dealt(hashes, ranks)[rank], beat), None)
 
 
 def dealt(hashes: Hashes, ranks: int) -> list[dict[str, FileHash]]:
-    """Which files each rank hashes: the largest first, each to the one that has least to read."""
+    """The files that each rank hashes: the largest first, each assigned to the rank with the fewest bytes so far."""
     hands: list[dict[str, FileHash]] = [{} for _ in range(ranks)]
     loads = [0] * ranks
     for name, known in sorted(hashes.items(), key=lambda item: (-item[1].size, item[0])):

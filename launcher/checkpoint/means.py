@@ -16,30 +16,30 @@ from launcher.errors import ModelError
 from launcher.job.model_files import headers_of, safetensors_files
 
 Places = dict[str, Path]
-"""Which file a tensor is in."""
+"""The file that holds each tensor."""
 
 
 def pour(folders: Sequence[Path], model: nn.Module) -> None:
-    """Let the tensors of `model` be the means of those of the folders. Raises ModelError for those of other models."""
+    """Set the tensors of `model` to the means over the folders. Raises ModelError for a folder of another model."""
     own = model.state_dict()
     for weight in means(folders):
         if weight.name not in own:
-            raise ModelError(f"{folders[0]} names {weight.name} as {type(model).__name__} does not; save it anew")
+            raise ModelError(f"{folders[0]} has {weight.name}, and {type(model).__name__} does not; save it again")
         for piece in weight.pieces():
             own[weight.name].copy_(piece)
 
 
 def publish_mean(folders: Sequence[Path], output: Path, dtype: str) -> None:
-    """Write the mean as a model folder with the other files of the first. All ranks call this."""
+    """Write the mean as a model folder, with the other files of the first folder. All ranks call this."""
     weights = means(folders)
     written = [weight.written_in(DTYPES[dtype]) for weight in weights]
     publish(output, folders[0], written, ((w.name, w.pieces()) for w in weights), dtype, Layout())
 
 
 def means(folders: Sequence[Path]) -> list[StoredWeight]:
-    """The mean of each tensor, read when it is asked for; whole numbers are those of the first folder.
+    """The mean of each tensor, read lazily; integer tensors are taken from the first folder.
 
-    Raises ModelError where a folder has other tensors than the first.
+    Raises ModelError if a folder has other tensors than the first.
     """
     places = [_places(folder) for folder in folders]
     shapes = [{name: _shape(file, name) for name, file in place.items()} for place in places]
@@ -53,7 +53,7 @@ def means(folders: Sequence[Path]) -> list[StoredWeight]:
 
 
 class _Mean:
-    """Reads one tensor of each folder after the other; sums in float64."""
+    """Reads one tensor from one folder at a time; sums in float64."""
 
     def __init__(self, places: Sequence[Places], name: str) -> None:
         self._places, self._name = places, name

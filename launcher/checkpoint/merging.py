@@ -1,4 +1,4 @@
-"""A whole model from an adapter folder and its base, read from their files a few rows at a time."""
+"""Merge an adapter folder into its base model, a few rows of a tensor at a time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from launcher.models.weights.stored import LazyTensor, MemoryTensor, readable
 
 
 def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[str] = ()) -> int:
-    """Write the model that `adapters` make of their base into `folder`; returns how many tensors.
+    """Merge `adapters` into their base model and write it into `folder`; returns the number of tensors.
 
-    All ranks call this where there are several, and each writes some of the files.
-    trusted: files of the user's own whose code the adapters, or their base, may name
-    Raises ModelError where the base is not what it was, or the folder does not say what it is for.
+    If there are several ranks, all call this, and each writes some of the files.
+    trusted: the user's code files that the adapters, or their base, may load
+    Raises ModelError if the base model has changed, or if the folder does not record its task.
     """
     spec = Model(pretrained=str(adapters), trust_code=tuple(trusted))
     pretrained = find_pretrained(spec)
     task = task_of(pretrained, spec)
     config = loading.load_config(pretrained, spec)
     if task is None:
-        raise ModelError(f"{adapters} does not say what task its model is for; let peft merge it (merge_and_unload)")
+        raise ModelError(f"{adapters} does not record the task of its model; merge it with peft (merge_and_unload)")
     assert config is not None
     task_type = task_class(task)
     labels, auto_class = all_outputs(config) if task_type.has_classes else (), task_type.auto_class
@@ -51,7 +51,7 @@ def merge_adapters(adapters: Path, folder: Path, dtype: str, trusted: Sequence[s
 
 
 def pieces_of(source: LazyTensor) -> Callable[[], Iterator[Tensor]]:
-    """Reads a tensor as runs of whole rows, about a buffer of them at once."""
+    """Reads a tensor in blocks of whole rows, each about as large as the buffer."""
 
     def pieces() -> Iterator[Tensor]:
         if not source.shape:

@@ -1,4 +1,4 @@
-"""The `.metadata` of a folder of `torch.distributed.checkpoint`, a pickle, read without running any of it."""
+"""Read the `.metadata` of a `torch.distributed.checkpoint` folder, which is a pickle, without running code from it."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("pathlib._local", "WindowsPath"): Record,
     **{("torch", name): found for name, found in vars(torch).items() if isinstance(found, torch.dtype)},
 }
-"""What stands for each name that torch writes there; dtypes for themselves."""
+"""The stand-in for each name that torch writes there; dtypes stand for themselves."""
 
 
 class MetadataReader(FileSystemReader):
-    """torch's own reader, but for the metadata, which are read once and call nothing."""
+    """torch's own reader, except that the metadata are read once and without running code."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -87,7 +87,7 @@ class MetadataReader(FileSystemReader):
         self._metadata: Metadata | None = None
 
     def read_metadata(self, *_: object, **__: object) -> Metadata:
-        """What the checkpoint holds and where. Raises CheckpointError, or OSError."""
+        """The checkpoint's tensors and their locations. Raises CheckpointError, or OSError."""
         if self._metadata is None:
             self._metadata = read_metadata(self.folder)
             self._metadata.storage_meta = StorageMeta(load_id=self.load_id)
@@ -95,7 +95,7 @@ class MetadataReader(FileSystemReader):
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """What a checkpoint holds and where, each value looked at. Raises CheckpointError, or OSError."""
+    """A checkpoint's tensors and their locations, each value validated. Raises CheckpointError, or OSError."""
     file = folder / METADATA
     found = read_pickle(file, ALLOWED)
     try:
@@ -126,7 +126,7 @@ def _stored(record: object) -> TensorStorageMetadata | BytesStorageMetadata:
 
 
 def _dtype(record: object) -> torch.dtype:
-    """torch keeps a tensor's properties as a tuple that begins with the dtype."""
+    """The dtype, which is the first of the tuple in which torch stores a tensor's properties."""
     state = record.state if isinstance(record, _Properties) else None
     dtype = state[0] if isinstance(state, tuple) and state else state.get("dtype") if isinstance(state, dict) else None
     return dtype if isinstance(dtype, torch.dtype) else _damaged(record, "a tensor's properties")
@@ -143,11 +143,11 @@ def _index(record: object) -> MetadataIndex:
 
 
 def _place(record: object) -> _StorageInfo:
-    """Raises ValueError for a file outside of the checkpoint's folder."""
+    """Raises ValueError for a file outside the checkpoint's folder."""
     fields = _fields(record, _Place)
     path = PurePosixPath(_text(fields["relative_path"]))
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{path} is no file of its folder")
+        raise ValueError(f"{path} is not a file of its folder")
     transforms = fields.get("transform_descriptors")
     return _StorageInfo(
         str(path),
@@ -170,4 +170,4 @@ def _text(value: object) -> str:
 
 
 def _damaged(found: object, expected: str) -> NoReturn:
-    raise ValueError(f"{expected} was expected there, and not {type(found).__name__}")
+    raise ValueError(f"{expected} was expected, not {type(found).__name__}")

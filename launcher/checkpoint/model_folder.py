@@ -1,7 +1,7 @@
 """The consolidated result: a standard Hugging Face folder, read back and compared before it is published.
 
-The skeleton is the folder without its weights: config, tokenizer, card. It is written once at the start of a run, so
-that weights can be added to it at the end, or later from any checkpoint.
+The skeleton is the folder without its weights: config, tokenizer, card. It is written once, at the start of a run.
+Weights are added to it at the end of the run, or later from any checkpoint.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL = "model."
-"""Prefix of the saved model's names in the task's module; what stands beside it is not saved."""
+"""Prefix of the saved model's names in the task's module; names without it are not saved."""
 COMPILED = "_orig_mod."
-"""What torch.compile puts into names."""
+"""The part that torch.compile adds to names."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which weights a folder holds, and under which names: all of the model's, or adapters as `peft` reads them.
+    """The weights of a folder and their names: the whole model's, or adapters' in the format of `peft`.
 
-    whole: None for the whole model; for adapters the modules that learn without any
+    whole: None for the whole model; for adapters, the modules that are trained whole
     """
 
     whole: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, skeleton: Path | None) -> Layout:
-        """That of the folder which a skeleton begins."""
+        """The layout of the folder that a skeleton is for."""
         file = None if skeleton is None else skeleton / ADAPTER_CONFIG
         if file is None or not file.is_file():
             return cls()
         whole = read_object(file).get("modules_to_save") or []
         if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
-            raise ModelError(f"{file}: modules_to_save is no list of names")
+            raise ModelError(f"{file}: modules_to_save is not a list of names")
         return cls(tuple(whole))
 
     def name_of(self, name: str) -> str | None:
-        """In the folder; None for what is not in it."""
+        """A weight's name in the folder; None if the folder does not contain it."""
         return name if self.whole is None else adapter_name(name, self.whole)
 
     def files(self, weights: list[Weight]) -> dict[str, list[Weight]]:
-        """What goes into each file."""
+        """The weights of each file."""
         if self.whole is not None:
             return {ADAPTER_WEIGHTS: weights}
         parts = grouped(weights)
@@ -76,12 +76,12 @@ def write_skeleton(
     adapter_config: dict[str, Any] | None = None,
     max_length: int | None = None,
 ) -> None:
-    """Everything of a model folder but the weights.
+    """Write all files of a model folder except the weights.
 
     processor: the tokenizer, image processor or feature extractor
-    card: what `adaptrun` remembers of the model beside the standard files
-    adapter_config: what `peft` says of adapters, where the folder will hold those alone
-    max_length: tokens at which the folder's tokenizer cuts a text; None as it came
+    card: what `adaptrun` records about the model in addition to the standard files
+    adapter_config: the adapters' `peft` configuration, if the folder will hold adapters only
+    max_length: tokens at which the folder's tokenizer truncates a text; None keeps the pretrained value
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -99,7 +99,7 @@ def write_skeleton(
 
 
 def fault_of_skeleton(skeleton: Path) -> str | None:
-    """What is wrong with a skeleton; None for nothing, or where it carries no hashes: made before, or by others."""
+    """What is wrong with a skeleton; None for nothing, or if it has no hashes (another program or version wrote it)."""
     if not skeleton.is_dir():
         return "it is missing"
     return fault_of_folder(skeleton) if (skeleton / HASHES).exists() else None
@@ -118,10 +118,10 @@ def _save_processor(folder: Path, processor: Any, max_length: int | None) -> Non
 
 
 def publish_model(folder: Path, skeleton: Path, engine: Engine, dtype: str) -> None:
-    """Add the weights of a live engine to its skeleton; all ranks call this, each writes some of the files.
+    """Add the weights of a live engine to its skeleton. All ranks call this, and each writes some of the files.
 
     dtype: `fp32`, `bf16` or `fp16`
-    Raises CheckpointError when the folder cannot be written or does not hold what memory holds.
+    Raises CheckpointError if the folder cannot be written, or if the files differ from the weights in memory.
     """
     layout = Layout.of(skeleton)
 
@@ -138,7 +138,7 @@ def publish_model(folder: Path, skeleton: Path, engine: Engine, dtype: str) -> N
 
 
 def saved_name(name: str) -> str:
-    """A tensor's name in the model folder: the model's own."""
+    """A tensor's name in the model folder, which is the model's own name for it."""
     return name.removeprefix(MODEL).replace(COMPILED, "")
 
 
@@ -150,14 +150,14 @@ def publish(
     dtype: str,
     layout: Layout,
 ) -> None:
-    """Write `folder` beside its place, compare it with what was written, then rename it.
+    """Write `folder` under a temporary name, read it back and compare, then rename it.
 
-    tensors: in the order of `weights`, each as consecutive runs of elements
+    tensors: in the order of `weights`, each as consecutive ranges of elements
     """
     partial = _agreed_partial(folder)
     try:
         if _rank() == 0:
-            shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)  # of an earlier version
+            shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)  # left by an earlier version
             remove_leftovers(folder.parent)
             partial.mkdir(parents=True)
             _copy_skeleton(partial, skeleton, dtype, layout)
@@ -183,21 +183,22 @@ def publish(
 
 
 def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layout) -> None:
-    """The skeleton, with its config naming the number format of the weights.
+    """Copy the skeleton, and set the dtype in its config to that of the weights.
 
-    From the skeleton of adapters for a whole model, only what a whole model has.
+    If a whole model is written with the skeleton of adapters, the adapters' own files are left out.
     """
     if skeleton is None:
         return
     fault = fault_of_skeleton(skeleton)
     if fault is not None:
         raise OSError(
-            f"{skeleton} is damaged: {fault}; adaptrun consolidate takes these files of another: --like FOLDER"
+            f"{skeleton} is damaged: {fault}; adaptrun consolidate can copy these files from another "
+            "folder: --like FOLDER"
         )
     shutil.copytree(skeleton, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors*", HASHES))
     if layout.whole is None and (folder / ADAPTER_CONFIG).is_file():
         (folder / ADAPTER_CONFIG).unlink()
-        (folder / "README.md").unlink(missing_ok=True)  # it tells how to load adapters
+        (folder / "README.md").unlink(missing_ok=True)  # it describes how to load adapters
         shutil.copytree(folder / ADAPTER_MODEL_CONFIG, folder, dirs_exist_ok=True)
         shutil.rmtree(folder / ADAPTER_MODEL_CONFIG)
         card = {key: value for key, value in read_card(folder).items() if key not in ("base", "merge")}
@@ -210,9 +211,9 @@ def _copy_skeleton(folder: Path, skeleton: Path | None, dtype: str, layout: Layo
 
 
 def _write(folder: Path, files: dict[str, list[Weight]], tensors: Iterator[tuple[str, Iterable[Tensor]]]) -> str | None:
-    """This rank's files, compared with what was written; what went wrong, once all tensors have gone by.
+    """Write this rank's files, read them back and compare. Returns what went wrong, after the last tensor.
 
-    A rank that cannot write goes on taking its part in gathering, since the others wait for it.
+    A rank that cannot write still takes part in gathering, since the others wait for it.
     """
     problem = None
     ranks = process_count()
@@ -225,7 +226,7 @@ def _write(folder: Path, files: dict[str, list[Weight]], tensors: Iterator[tuple
             problem = f"the model folder {folder} could not be written: {error}"
         for weight in weights:
             name, pieces = next(tensors)
-            assert name == weight.name, f"{name} came where {weight.name} was due"
+            assert name == weight.name, f"got {name}, expected {weight.name}"
             try:
                 if mine is not None:
                     mine.write(weight, pieces)
@@ -249,7 +250,7 @@ def _file_name(number: int, files: int) -> str:
 
 
 def _write_index(folder: Path, files: dict[str, list[Weight]]) -> None:
-    """The index that `transformers` reads where there are several files."""
+    """The index that `transformers` reads if there are several files."""
     if len(files) == 1:
         return
     places = {weight.name: file for file, weights in files.items() for weight in weights}
@@ -259,7 +260,7 @@ def _write_index(folder: Path, files: dict[str, list[Weight]]) -> None:
 
 
 def _agreed_partial(folder: Path) -> Path:
-    """A temporary name that all ranks know."""
+    """A temporary name, the same on all ranks."""
     said = [str(partial_of(folder))]
     if dist.is_initialized():
         dist.broadcast_object_list(said, src=0)
@@ -271,7 +272,7 @@ def _rank() -> int:
 
 
 def _agree(problem: str | None) -> None:
-    """Raise on all ranks what went wrong on one."""
+    """Raise a problem of one rank on all ranks."""
     said: list[str | None] = [problem]
     if dist.is_initialized():
         said = [None] * process_count()

@@ -1,7 +1,7 @@
-"""What a pickle may name, and the records that stand for it: reading a file of others calls none of their code.
+"""Read a pickle without running code from it.
 
-A pickle is a program: it calls whatever it names. So each name on a list stands for a record of ours, which keeps what
-it is given and does nothing, and any other name ends the reading.
+A pickle is a program: it calls whatever it names. Here each allowed name creates a `Record`, which only stores its
+arguments. Any other name is an error.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from launcher.errors import CheckpointError
 
 
 class Record:
-    """Stands for an object of a class that is never imported.
+    """Stand-in for an object of a class that is never imported.
 
-    arguments: what it was made with
-    state: what it was given afterwards, its attributes as a rule
+    arguments: those of its constructor
+    state: the argument of `__setstate__`, usually its attributes
     """
 
     def __init__(self, *arguments: object) -> None:
@@ -30,10 +30,10 @@ class Record:
 
 
 def refused(file: Path, name: str) -> CheckpointError:
-    """The error for a file that names something which is not on its list."""
+    """The error for a file that names something that is not allowed."""
     return CheckpointError(
-        f"{file} names {name}, which could run code when the file is read and which no weights need: nothing was read. "
-        "Where you trust its author, load it with the program that wrote it and save the weights alone"
+        f"{file} names {name}, which could run code when the file is read and is not needed for weights; "
+        "nothing was read. If you trust its author, load it with the program that wrote it and save only the weights"
     )
 
 
@@ -49,10 +49,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(file: Path, allowed: Mapping[tuple[str, str], Any]) -> Any:
-    """What a file holds, where it names nothing but what is allowed.
+    """The contents of a pickle that names only what is allowed.
 
-    allowed: what stands for each module and name
-    Raises CheckpointError, and OSError where the file cannot be read.
+    allowed: the stand-in for each module and name
+    Raises CheckpointError, and OSError if the file cannot be read.
     """
     with file.open("rb") as opened:
         try:

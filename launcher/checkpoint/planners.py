@@ -1,4 +1,4 @@
-"""How `torch.distributed.checkpoint` goes about a flat state whose values may be `FlatSlice`s."""
+"""Planners with which `torch.distributed.checkpoint` saves and loads `FlatSlice`s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.engines.flat_slice import FlatSlice
 
 
 class SavePlanner(DefaultSavePlanner):
-    """Writes a run of elements box by box."""
+    """Writes a contiguous range of elements box by box."""
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         """The tensor, or part of one, that `index` means."""
@@ -23,19 +23,19 @@ class SavePlanner(DefaultSavePlanner):
 
 
 class LoadPlanner(DefaultLoadPlanner):
-    """Reads into runs of elements box by box."""
+    """Reads into contiguous ranges of elements box by box."""
 
     def set_up_planner(
         self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
     ) -> None:
-        """Take the state as it is: torch's own, looking for meta tensors, makes None of what is no tensor."""
+        """Keep the state unchanged: torch's own planner replaces values that are not tensors by None."""
         self.state_dict = self.original_state_dict = state_dict
         self.mappings = {name: (name,) for name in state_dict}
         self.metadata, self.is_coordinator = metadata, is_coordinator
 
     def load_bytes(self, read_item: ReadItem, value: BytesIO) -> None:
-        """No value of ours is a pickle; torch's own would run it."""
-        raise ValueError(f"{read_item.dest_index.fqn} is no tensor")
+        """Reject pickled values: adaptrun writes none, and torch's own planner would unpickle them."""
+        raise ValueError(f"{read_item.dest_index.fqn} is not a tensor")
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
         """The tensor, or part of one, that `index` means."""

@@ -21,7 +21,7 @@ from launcher.run.checkpoints import PROGRESS
 
 
 def read_progress(checkpoint: Path) -> dict[str, Any]:
-    """What the loop remembered. Raises CheckpointError."""
+    """The progress that the training loop saved. Raises CheckpointError."""
     try:
         progress: dict[str, Any] = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -30,11 +30,11 @@ def read_progress(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_state(checkpoint: Path, like: StateDict, *, optimizer: bool = True) -> StateDict:
-    """Read the training state into new tensors shaped (and sharded) as `like` has them.
+    """Read the training state into new tensors with the shapes and the sharding of `like`.
 
     like: `Engine.state()` of the model as prepared; its optimizer may still be empty
     optimizer: False reads the model alone
-    What scaled the loss is read where `like` scales it and the checkpoint's run did too.
+    The state of the loss scaler is read if both `like` and the checkpoint have one.
     Raises CheckpointError.
     """
     reader = MetadataReader(checkpoint)
@@ -68,7 +68,7 @@ def reason(error: BaseException) -> str:
 
 
 def flat(state: StateDict) -> dict[str, LocalTensor]:
-    """The state under the names that a checkpoint has: `model/NAME`, `optimizer/SLOT/NAME` and `scaler/SLOT`."""
+    """The state under the names used in checkpoints: `model/NAME`, `optimizer/SLOT/NAME` and `scaler/SLOT`."""
     named: dict[str, LocalTensor] = {f"model/{name}": held for name, held in state["model"].items()}
     for name, moments in state["optimizer"].items():
         named |= {f"optimizer/{slot}/{name}": held for slot, held in moments.items()}
@@ -77,16 +77,16 @@ def flat(state: StateDict) -> dict[str, LocalTensor]:
 
 def _same_room(name: str, found: Any, like: LocalTensor) -> LocalTensor:
     if not isinstance(found, TensorStorageMetadata):
-        raise ValueError(f"{name} is no tensor there")
+        raise ValueError(f"{name} is not a tensor in the checkpoint")
     if found.size != like.size():
-        raise ValueError(f"{name} has shape {list(found.size)} there and {list(like.size())} in the model")
+        raise ValueError(f"{name} has shape {list(found.size)} in the checkpoint and {list(like.size())} in the model")
     return _room(found, like)
 
 
 def _room(found: Any, like: LocalTensor) -> LocalTensor:
     """A moment has its parameter's shape and sharding; a counter is a plain tensor."""
     if not isinstance(found, TensorStorageMetadata):
-        raise ValueError("a value in it is no tensor")
+        raise ValueError("a value in it is not a tensor")
     if found.size != like.size() or not found.size:
         return torch.empty(found.size, dtype=found.properties.dtype)
     if isinstance(like, FlatSlice):

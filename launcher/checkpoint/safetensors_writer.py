@@ -1,6 +1,6 @@
-"""Writing safetensors piece by piece. The library's own writer wants all tensors of a file in memory at once.
+"""Write safetensors piece by piece. The library's own writer needs all tensors of a file in memory at once.
 
-A file is the length of its header (8 bytes, little-endian), the header (JSON: dtype, shape and place of each tensor),
+A file is the length of its header (8 bytes, little-endian), the header (JSON: dtype, shape and offsets of each tensor),
 and the tensors' bytes: https://github.com/huggingface/safetensors#format
 """
 
@@ -60,7 +60,7 @@ class SafetensorsFile:
         self._file.write(len(header).to_bytes(8, "little") + header)
 
     def write(self, weight: Weight, pieces: Iterable[Tensor]) -> None:
-        """Append the next weight, given as consecutive runs of its elements.
+        """Append the next weight, given as consecutive ranges of its elements.
 
         Raises CheckpointError for too few or too many of them.
         """
@@ -71,11 +71,11 @@ class SafetensorsFile:
             left -= self._file.write(data)
             del block, data  # before the next one is made
         if left:
-            raise CheckpointError(f"{weight.name} came as {weight.nbytes - left} bytes where {weight.nbytes} were due")
+            raise CheckpointError(f"{weight.name} has {weight.nbytes - left} bytes, expected {weight.nbytes}")
         self._hashes[weight.name] = digest.hexdigest()
 
     def close(self) -> None:
-        """Bring everything to the disk."""
+        """Flush and sync the file to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -90,10 +90,10 @@ class SafetensorsFile:
                     digest.update(file.read(size))
                 if digest.hexdigest() != self._hashes.get(weight.name):
                     raise CheckpointError(
-                        f"{self.path}: {weight.name} reads back different from memory; is the disk sound?"
+                        f"{self.path}: {weight.name} on disk differs from memory after writing; check the disk"
                     )
             if file.read(1):
-                raise CheckpointError(f"{self.path} is longer than what was written")
+                raise CheckpointError(f"{self.path} is longer than the data written")
 
 
 def _header(weights: Sequence[Weight]) -> dict[str, object]:
@@ -107,7 +107,7 @@ def _header(weights: Sequence[Weight]) -> dict[str, object]:
 
 
 def _blocks(pieces: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    """The elements in `dtype` on the CPU, at most a buffer of them at once."""
+    """The elements in `dtype` on the CPU, at most one buffer at a time."""
     for piece in pieces:
         for block in piece.detach().reshape(-1).split(BUFFER // dtype.itemsize):
             if block.numel():

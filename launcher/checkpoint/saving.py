@@ -1,9 +1,9 @@
-"""Saving checkpoints a run can go on from, while training goes on.
+"""Save checkpoints from which a run can resume, while training continues.
 
-A checkpoint is a folder `step-00000400` of `torch.distributed.checkpoint` files, in which every tensor has
-the model's own name, and `progress.json`, what the loop remembers. It is written beside as
-`step-00000400.partial-3` (the count of the start) by all ranks, renamed when whole, and complete only with its marker.
-Before that `hashes.json` is written: what each file is known by when it is read.
+A checkpoint is a folder `step-00000400` of `torch.distributed.checkpoint` files, in which every tensor has the model's
+own name, and `progress.json`, the progress of the training loop. All ranks write it under the temporary name
+`step-00000400.partial-3`, whose number is the attempt's. `hashes.json`, the hashes of its files, is written last. Then
+the folder is renamed, and a marker file makes it complete.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ Done = TypeVar("Done")
 class Checkpoints:
     """The checkpoints of one run. All ranks make one, and call the same methods in the same order.
 
-    keep: how many of the last are kept, beside the best
+    keep: how many of the latest are kept, in addition to the best
     in_background: `save` returns when the state is copied to host memory; at most one save is in flight
     on_saved: called with step, path and seconds, in the thread of the caller, once a checkpoint is complete
-    start: count of the run's start, a part of the partial folder's name, so that no two starts share one
-    before_completing: called on rank 0; raises where a later start has begun
+    start: number of the run's attempt, used in the temporary folder's name, so that no two attempts share one
+    before_completing: called on rank 0; raises if a later attempt has begun
     """
 
     folder: Path
@@ -64,18 +64,18 @@ class Checkpoints:
     _flight: Future[tuple[int, Path, float]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """The thread that saves talks over a group of its own, since the training thread talks meanwhile."""
+        """The thread that saves has its own process group, since the training thread communicates meanwhile."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._group = dist.new_group(backend="gloo") if self.in_background and dist.is_initialized() else None
 
     def at(self, step: int) -> Path:
-        """Where the checkpoint of `step` lies."""
+        """The folder of the checkpoint of `step`."""
         return self.folder / checkpoint_name(step)
 
     def save(self, step: int, state: StateDict, progress: dict[str, Any], best_step: int | None) -> None:
-        """Write a checkpoint with all ranks, then remove those no longer kept.
+        """Write a checkpoint with all ranks, then remove the checkpoints that are no longer kept.
 
-        Raises CheckpointError, on all ranks, when this save fails or one that was in flight has.
+        Raises CheckpointError, on all ranks, if this save or one that was in flight fails.
         """
         self.wait()
         if self.in_background:
@@ -85,7 +85,7 @@ class Checkpoints:
             self.on_saved(*self._write(step, flat(state), progress, best_step))
 
     def has_failed(self) -> bool:
-        """Look at the save in flight without waiting: tells of a complete one, and whether one has failed."""
+        """Whether the save in flight has failed, without waiting for it; a complete one is reported."""
         if self._flight is None or not self._flight.done():
             return False
         if self._flight.exception() is None:
@@ -93,7 +93,7 @@ class Checkpoints:
         return self._flight is not None
 
     def wait(self) -> None:
-        """Return when no save is in flight. Raises CheckpointError when one has failed."""
+        """Return when no save is in flight. Raises CheckpointError if one has failed."""
         flight, self._flight = self._flight, None
         if flight is not None:
             self.on_saved(*flight.result())
@@ -113,16 +113,15 @@ class Checkpoints:
             if self._is_first():
                 shutil.rmtree(partial, ignore_errors=True)
             raise CheckpointError(
-                f"{partial} could not be written: {error} ({free:.0f} MiB are free there); "
-                "earlier checkpoints are intact",
+                f"{partial} could not be written: {error} ({free:.0f} MiB are free); earlier checkpoints are intact",
                 error.of_rank,
             ) from error
         return step, final, time.perf_counter() - begun
 
     def _together(self, work: Callable[[], Done]) -> list[Done]:
-        """Do a part of a save; gives what it came to on each rank.
+        """Do one step of a save on all ranks; returns the result of each rank.
 
-        What fails on one rank is raised on all, so that none waits for another in vain.
+        A failure of one rank is raised on all, so that no rank waits forever.
         """
         own = process_rank()
         problem: tuple[str, int] | None = None
@@ -131,19 +130,19 @@ class Checkpoints:
             done = work()
         except OSError as error:
             problem = reason(error), own
-        except CheckpointException as error:  # what torch has already told all ranks
+        except CheckpointException as error:  # torch raises it on all ranks
             problem = reason(error), min(error.failures, default=own)
-        said: list[Any] = [(done, problem)]
+        gathered: list[Any] = [(done, problem)]
         if dist.is_initialized():
-            said = [None] * process_count()
-            dist.all_gather_object(said, (done, problem), group=self._group)
-        found = next((told for _, told in said if told is not None), None)
+            gathered = [None] * process_count()
+            dist.all_gather_object(gathered, (done, problem), group=self._group)
+        found = next((problem for _, problem in gathered if problem is not None), None)
         if found is not None:
             raise CheckpointError(*found)
-        return [each for each, _ in said]
+        return [each for each, _ in gathered]
 
     def _make_room(self, partial: Path, final: Path, needed: int) -> None:
-        """A disk that fills up fails late, and fails others too, so its space is looked at first."""
+        """Check the free space first: a full disk fails late, and other programs with it."""
         if not self._is_first():
             return
         self.before_completing()
@@ -152,8 +151,8 @@ class Checkpoints:
         free, ranks = shutil.disk_usage(self.folder).free, process_count()
         if free < needed * ranks:
             raise OSError(
-                f"it takes {needed * ranks / 2**20:.0f} MiB, and {self.folder} has {free / 2**20:.0f} MiB free; "
-                "make room and run the same command again"
+                f"it needs {needed * ranks / 2**20:.0f} MiB, and {self.folder} has {free / 2**20:.0f} MiB free; "
+                "free some space and run the same command again"
             )
 
     def _write_tensors(self, partial: Path, held: dict[str, LocalTensor]) -> dict[str, FileHash]:
@@ -184,16 +183,16 @@ class Checkpoints:
         hashes = {name: known for files in written for name, known in files.items()}
         write_hashes(partial, hashes | {PROGRESS: FileHash.of(partial / PROGRESS)})
         self.before_completing()
-        (final / MARKER).unlink(missing_ok=True)  # of an earlier start that went further than this one went on from
+        (final / MARKER).unlink(missing_ok=True)  # of an earlier attempt that got past the step this one resumed from
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _write_synced(final / MARKER, {"format": FORMAT, "step": step})
         self._remove_old(step, best_step)
 
     def _remove_old(self, step: int, best_step: int | None) -> None:
-        """Remove complete checkpoints that are no longer kept, and what killed saves have left.
+        """Remove complete checkpoints that are no longer kept, and partial ones of killed saves.
 
-        Where a run goes on from an earlier checkpoint than its last, later ones do not count until they are reached.
+        If a run resumes from an earlier checkpoint than its last, later checkpoints are ignored until their step.
         """
         reached = [path for path in complete_checkpoints(self.folder) if step_of(path) <= step]
         for checkpoint in reached[: -self.keep]:
@@ -208,7 +207,7 @@ class Checkpoints:
 
 
 def _in_host_memory(held: LocalTensor) -> LocalTensor:
-    """A copy of what this rank holds. A shard is whole rows, so it is a run of elements too."""
+    """A copy of this rank's shard. A `DTensor`'s shard is whole rows, so it is a contiguous range of elements too."""
     if isinstance(held, FlatSlice):
         return held.copy()
     if not isinstance(held, DTensor):
@@ -221,7 +220,7 @@ def _in_host_memory(held: LocalTensor) -> LocalTensor:
 
 
 def _bytes_of(held: dict[str, LocalTensor]) -> int:
-    """Bytes of this rank's share: what is whole on every rank is written by one of them."""
+    """Bytes that this rank writes on average: a tensor that is whole on every rank is written by one of them."""
     ranks = process_count()
     sliced = sum(h.nbytes for h in held.values() if isinstance(h, FlatSlice))
     shards = sum(h.to_local().nbytes for h in held.values() if isinstance(h, DTensor))

@@ -1,4 +1,4 @@
-"""Weights on their way to a model folder, from wherever they are."""
+"""Descriptions of weights that are to be written to a model folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor that will be written.
+    """A tensor to be written.
 
-    dtype: as it is written
+    dtype: that of the file
     """
 
     name: str
@@ -33,7 +33,7 @@ class Weight:
 class StoredWeight:
     """A tensor of a checkpoint on disk.
 
-    pieces: reads it anew as consecutive runs of its elements in row-major order, one in memory at a time
+    pieces: reads it again as consecutive ranges of its elements in row-major order, one in memory at a time
     """
 
     name: str
@@ -42,5 +42,5 @@ class StoredWeight:
     pieces: Callable[[], Iterator[Tensor]]
 
     def written_in(self, dtype: torch.dtype) -> Weight:
-        """What it becomes: floats in `dtype`, whole numbers as they are."""
+        """The weight to be written: floats in `dtype`, integers unchanged."""
         return Weight(self.name, self.shape, dtype if self.dtype.is_floating_point else self.dtype)

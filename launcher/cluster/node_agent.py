@@ -1,7 +1,7 @@
 """One node's part of a run: `python -m launcher.cluster.node_agent RUN --nodes A,B --ends SECONDS`, under srun.
 
 The leading node prepares the data, counts the start and says where to meet; every node starts its ranks, watches
-them, and leaves word of how they ended. What that means is decided once, in the batch
+them, and reports how they ended. What that means is decided once, in the batch
 script, by `launcher.cluster.requeue`.
 """
 
@@ -80,7 +80,7 @@ def run_node(folder: RunFolder, place: NodeEnv, ends: float | None) -> int:
         faults = faults_of_this_node(plan)
         if faults:
             report_unhealthy(folder, place.nodes[place.index], faults)
-            raise RunFailed(f"the node failed its check: {'; '.join(faults)}")
+            raise RunFailed(f"the node failed its health check: {'; '.join(faults)}")
         if place.leads:
 
             def watch() -> None:

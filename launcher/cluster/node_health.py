@@ -43,7 +43,7 @@ def faults_of_this_node(plan: Plan) -> list[str]:
     if plan.device == "cuda":
         found = len(find_hardware().gpus)
         if found < plan.processes:
-            faults.append(f"it shows {found} GPUs, and {plan.processes} are needed")
+            faults.append(f"it has {found} GPUs, and {plan.processes} are needed")
         faults += gpu_faults([gpu for gpu in gpu_states() if gpu.is_ours(os.environ)])
     return faults
 
@@ -55,7 +55,7 @@ def gpu_faults(states: list[GpuState]) -> list[str]:
         if gpu.uncorrected:
             faults.append(f"GPU {gpu.index} has {gpu.uncorrected} uncorrected ECC errors")
         if gpu.used > GPU_MEMORY_TAKEN * gpu.total:
-            faults.append(f"{gpu.used} of {gpu.total} MiB of GPU {gpu.index} are taken by something else")
+            faults.append(f"{gpu.used} of {gpu.total} MiB of GPU {gpu.index} are used by other processes")
     return faults
 
 

@@ -73,7 +73,7 @@ class Mail(Section):
 
     to: Line = Field(description="Address.")
     on: tuple[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "ALL"], ...] = Field(
-        ("END", "FAIL"), description="The events that a mail is sent for."
+        ("END", "FAIL"), description="Events to send mail for."
     )
 
 
@@ -81,11 +81,11 @@ class Container(Section):
     """The container that the ranks run in; adaptrun is installed inside."""
 
     runtime: Literal["pyxis", "apptainer"] = Field(description="How the cluster runs containers.")
-    image: Line = Field(description="The image, as the runtime names it.")
+    image: Line = Field(description="The image, in the runtime's notation.")
     mounts: tuple[Line, ...] = Field(
-        (), description="`outside:inside` paths; the runs and the data must be among them."
+        (), description="Mounts as `outside:inside` paths; must include the runs and the data."
     )
-    python: Line = Field("python3", description="The interpreter inside.")
+    python: Line = Field("python3", description="The Python interpreter in the container.")
 
 
 class Profile(Section):
@@ -99,13 +99,15 @@ class Profile(Section):
     exclude: Line | None = Field(None, description="Nodes that must not be used.")
     nodes: PositiveInt = Field(1, description="Number of nodes.")
     processes_per_node: Literal["auto"] | PositiveInt = Field(
-        "auto", description="auto: one per GPU; without GPUs what `launch.processes` says, or one per core."
+        "auto", description="auto: one per GPU; without GPUs, `launch.processes` or one per core."
     )
     gpus_per_node: NonNegativeInt = Field(0, description="GPUs of each node.")
     gpu_memory: Annotated[str, AfterValidator(_size)] | None = Field(
-        None, description="Memory of each GPU, such as 80GiB; needed with GPUs, since the plan asks it before they are."
+        None,
+        description="Memory of each GPU, such as 80GiB; required with GPUs, since the plan is made "
+        "before the job has them.",
     )
-    gpu_capability: PositiveFloat = Field(8.0, description="Compute capability of the GPUs; bf16 begins with 8.0.")
+    gpu_capability: PositiveFloat = Field(8.0, description="Compute capability of the GPUs; bf16 needs 8.0 or more.")
     cpus_per_node: PositiveInt = Field(1, description="CPU cores of each node.")
     memory: Annotated[str, BeforeValidator(as_text), AfterValidator(_host_memory)] | None = Field(
         None,
@@ -120,16 +122,16 @@ class Profile(Section):
     modules: tuple[Line, ...] = Field((), description="Environment modules to load.")
     conda: Line | None = Field(None, description="Conda environment, by name or path, that holds adaptrun.")
     venv: Annotated[Line, AfterValidator(_folder)] | None = Field(
-        None, description="Virtual environment that holds adaptrun; absent: the one of `submit`."
+        None, description="Virtual environment that holds adaptrun; absent: the one that runs `submit`."
     )
     container: Container | None = Field(None, description="The container that the ranks run in.")
-    environment: dict[Variable, Line] = Field(default_factory=dict, description="Variables of the ranks.")
-    before: tuple[Line, ...] = Field((), description="Lines of bash before the ranks start, taken as they are.")
+    environment: dict[Variable, Line] = Field(default_factory=dict, description="Environment variables of the ranks.")
+    before: tuple[Line, ...] = Field((), description="Lines of bash before the ranks start, copied unchanged.")
     after: tuple[Line, ...] = Field((), description="Lines of bash when the job is done or has failed.")
     signal_seconds: PositiveInt = Field(
         300, description="Seconds before the time limit at which the scheduler asks for a stop."
     )
-    max_requeues: NonNegativeInt = Field(20, description="How often a run is requeued automatically.")
+    max_requeues: NonNegativeInt = Field(20, description="The most often that a run is requeued automatically.")
 
     @property
     def hardware(self) -> Hardware:
@@ -172,13 +174,13 @@ def load_profile(path: Path, options: Mapping[str, object] | None = None) -> Pro
         for field, value in (options or {}).items()
         if value is not None and value != []
     }
-    origin = "slurm/example.yaml of adaptrun is one to start from (docs/reference/profile.md)"
+    origin = "start from slurm/example.yaml of adaptrun (docs/reference/profile.md)"
     profile = load_section(path, Profile, origin, given)
     if profile.gpus_per_node and profile.gpu_memory is None:
         raise RequestError(f"{path}: gpu_memory is missing: with {profile.gpus_per_node} GPUs, write such as 80GiB")
     ways = [name for name in ("conda", "venv", "container") if getattr(profile, name) is not None]
     if len(ways) > 1:
-        raise RequestError(f"{path}: {' and '.join(ways)} both say where adaptrun is; keep one")
+        raise RequestError(f"{path}: {' and '.join(ways)} both set where adaptrun is installed; keep one")
     if profile.seconds <= profile.signal_seconds:
         raise RequestError(
             f"{path}: signal_seconds ({profile.signal_seconds}) is not less than the time limit of {profile.seconds} s"

@@ -9,8 +9,8 @@ PAGE = "reference/profile.md"
 HEAD = """\
 # The profile of a cluster
 
-A YAML file that says what a cluster wants of a batch job and what its nodes have. Unknown keys are errors.
-[The guide to SLURM](../guides/slurm.md) says how it is used. `make docs` writes this page from the descriptions in
+A YAML file with the cluster's options for a batch job and the hardware of its nodes. Unknown keys are errors.
+[The guide to SLURM](../guides/slurm.md) shows how to use it. `make docs` writes this page from the descriptions in
 `launcher/cluster/profile.py`.
 """
 

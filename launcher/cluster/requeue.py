@@ -89,7 +89,7 @@ def _why_queued_again(folder: RunFolder) -> str | None:
     if folder.stop_file.exists() or (first is not None and first.exit_code == ExitCode.STOPPED):
         last = last_checkpoint(folder.checkpoints)
         return f"stopped on request; {'nothing' if last is None else last.name} is saved"
-    return "the nodes ended without reporting anything, as lost nodes do" if first is None else None
+    return "the nodes ended without reporting a failure, as lost nodes do" if first is None else None
 
 
 def _is_cancelled(folder: RunFolder) -> bool:
@@ -105,10 +105,10 @@ def _queue_again(folder: RunFolder, requeues: int, max_requeues: int, why: str) 
     job, without_progress = folder.job(), attempts_without_progress(folder, _start(folder))
     done = max(requeues, _requeues_since_a_person_began(folder))
     if done >= max_requeues:
-        print(f"not requeued: that was done {done} times already (max_requeues of the profile): {why}")
+        print(f"not requeued: requeued {done} times already (max_requeues of the profile): {why}")
         return int(ExitCode.FAILED)
     if without_progress > job.launch.max_restarts:
-        print(f"not requeued: {without_progress} starts in a row saved no step (launch.max_restarts): {why}")
+        print(f"not requeued: {without_progress} attempts in a row without a checkpoint (launch.max_restarts): {why}")
         return int(ExitCode.FAILED)
     print(f"requeued: {why}")
     return int(ExitCode.STOPPED)

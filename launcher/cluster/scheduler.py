@@ -97,8 +97,8 @@ def require() -> None:
     """Raise RequestError where SLURM is not installed."""
     if not is_installed():
         raise RequestError(
-            "there is no sbatch here: SLURM is not installed, or not on the PATH; run this on a login node of the "
-            "cluster, or use adaptrun train on this machine"
+            "sbatch is not found: SLURM is not installed, or not on the PATH; run this on a login node "
+            "of the cluster, or use adaptrun train on this machine"
         )
 
 
@@ -108,8 +108,8 @@ def _call(*command: str, given: str | None = None, says_on_stderr: bool = False)
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS)
     except OSError as error:
         raise RequestError(
-            f"{command[0]} cannot be started: {error.strerror}; SLURM's sbatch is here, and {command[0]} has to be on "
-            "the PATH of this machine too"
+            f"{command[0]} cannot be started: {error.strerror}; sbatch is found, and {command[0]} has to "
+            "be on the PATH of this machine too"
         ) from None
     except subprocess.TimeoutExpired:
         raise RequestError(f"{command[0]} does not answer within {SECONDS:.0f} s; try `sinfo`") from None

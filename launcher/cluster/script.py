@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.cluster.profile import Container, Profile
 from launcher.errors import RequestError
-from launcher.job.places import beside
+from launcher.job.places import resolve_from
 
 TEMPLATE = Path(__file__).parent.parent / "slurm" / "job.sbatch"
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
@@ -27,7 +27,9 @@ def render_script(name: str, runs: Sequence[Path], profile: Profile, after: str 
 
     for run in runs:
         if not str(run).isprintable() or "\\" in str(run):  # sbatch takes a backslash out of the name of its output
-            raise RequestError(f"{str(run)!r} holds characters that no batch script can; choose another launch.runs")
+            raise RequestError(
+                f"{str(run)!r} contains characters that a batch script cannot hold; choose another launch.runs"
+            )
     on_nodes, here = _commands(profile, runs)
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -110,7 +112,7 @@ def _commands(profile: Profile, runs: Sequence[Path]) -> tuple[list[str], list[s
     container = profile.container
     if container is None:
         python = "python" if profile.conda is not None else sys.executable
-        python = python if profile.venv is None else str(beside(profile.venv, None).absolute() / "bin" / "python")
+        python = python if profile.venv is None else str(resolve_from(profile.venv, None).absolute() / "bin" / "python")
         return [python, "-P"], [python, "-P"]
     mounts = [*container.mounts, *dict.fromkeys(f"{run.parent}:{run.parent}" for run in runs)]
     if container.runtime == "apptainer":

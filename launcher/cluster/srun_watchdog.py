@@ -1,4 +1,4 @@
-"""Ends srun where it waits in vain: `python -m launcher.cluster.srun_watchdog RUN PID`, beside it in the batch script.
+"""Ends an srun that waits in vain: `python -m launcher.cluster.srun_watchdog RUN PID` in the batch script.
 
 srun learns of its tasks from a daemon on each node. Where that is killed, or its link is cut, srun waits for ever,
 while the nodes' own signs of life in the run's folder have long said that they ended, or have stopped.
@@ -72,7 +72,7 @@ def main() -> None:
         if complaint is not None:
             start = Attempt.read(folder) or Attempt()
             lost_file(folder, start.count).write_text(f"{complaint}\n", encoding="utf-8")
-            print(f"adaptrun: {complaint}; ending this start", flush=True)
+            print(f"adaptrun: {complaint}; ending this attempt", flush=True)
             with suppress(ProcessLookupError):
                 os.kill(arguments.pid, signal.SIGKILL)
             return

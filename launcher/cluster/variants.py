@@ -44,7 +44,7 @@ def variants(each: Sequence[str]) -> list[Variant]:
     for text in each:
         path, values = _list_of(text)
         if path in lists:
-            raise RequestError(f"--each {path} is there twice; write one list of all its values")
+            raise RequestError(f"--each {path} is given twice; write one list of all its values")
         lists[path] = values
     fields = dict(zip(lists, _fields(list(lists)), strict=True))
     choices = [

@@ -47,7 +47,7 @@ def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
         print(json.dumps(job.as_dict(), indent=2))
         return
     for place in taken_for_hub_ids(job):
-        print(f"{place}: nothing of that name is here, so it is taken for an id of the Hugging Face hub")
+        print(f"{place}: no such file or folder here, so it is read as an id of the Hugging Face hub")
     for line in (*left_out_of(job), *labels):
         print(line)
     print(f"{file}: no problem found")
@@ -56,7 +56,7 @@ def check_job_file(file: Path, sets: Sequence[str], as_json: bool) -> None:
 def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[str]:
     """The labels of each set that lies here with samples of each, and how they fit a trained head.
 
-    Raises DataError for labels that cannot be read, ModelError where it cannot be told which of the head each is.
+    Raises DataError for labels that cannot be read, ModelError if the label's output of the head is ambiguous.
     """
     if not family.has_classes or job.task not in FAMILIES:
         return
@@ -87,7 +87,7 @@ def _label_sets(job: Job, family: Family, pretrained: Pretrained) -> Iterator[st
     for found in (sets | judged).values():
         yield from found.lines()
     if architectures and not head:
-        yield f"{pretrained.location} has no trained head for {job.task}: a new one starts at random"
+        yield f"{pretrained.location} has no trained head for {job.task}: a new one is initialised at random"
     yield from notes
     for name, found in judged.items():
         if labels:
@@ -130,12 +130,12 @@ def check_models(planned: Sequence[tuple[str, Job, Plan]]) -> None:
                 run.write_plan(plan)
                 runs.append(PlannedRun(name, run.path.name))
             request = ModelCheckRequest(folder=str(folder.path), planned=tuple(runs))
-            ask_ranks(request, stopped="stopped; nothing was made or queued")
+            ask_ranks(request, stopped="stopped; nothing was created or queued")
     except RunFailed as error:  # nothing is wrong with the request for all that is known
         told = str(error)
         if isinstance(error, RankFailed):
             told = f"{error.failure.error}: {error.failure.message} (more in {error.folder.failure_file})"
-        print(f"the model could not be looked at before the run, which will do so: {told}", file=sys.stderr)
+        print(f"the model could not be checked here, the run will check it: {told}", file=sys.stderr)
 
 
 def _asks_for_modules(job: Job) -> bool:

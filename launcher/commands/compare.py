@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def compare_runs(paths: Sequence[Path], as_json: bool) -> None:
     """Print what differs between the runs. Raises RequestError for a path that is no run."""
     if len(paths) < 2:
-        raise RequestError("one run has nothing to be compared with: adaptrun compare RUN RUN…")
+        raise RequestError("name two or more runs to compare: adaptrun compare RUN RUN…")
     comparison = Comparison.of([find_run(path) for path in paths])
     if as_json:
         print(json.dumps(_values(comparison), indent=2))

@@ -23,9 +23,9 @@ def consolidate_checkpoint(
     if not checkpoint.is_dir():
         raise RequestError(f"there is no folder {checkpoint}; name a run, or one of its checkpoints")
     if output.exists():
-        raise RequestError(f"{output} is there already; name a folder that is not, or remove it")
+        raise RequestError(f"{output} exists already; name a new folder, or remove this one")
     if skeleton is not None and not (skeleton / "config.json").is_file():
-        raise RequestError(f"{skeleton} holds no config.json; --like names a model folder of the same architecture")
+        raise RequestError(f"{skeleton} holds no config.json; give --like a model folder of the same architecture")
     trusted = trusted_files(trusted)
     if (checkpoint / ADAPTER_CONFIG).is_file():
         model = Model(pretrained=str(checkpoint), trust_code=trusted)
@@ -44,4 +44,6 @@ def consolidate_checkpoint(
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     print(f"{output}: {done.tensors} tensors in {dtype}, {size / 2**20:.0f} MiB, read back and compared")
     if not (output / "config.json").is_file() and not (output / ADAPTER_CONFIG).is_file():
-        print("no config.json with them: the checkpoint does not say what model it is of; --like FOLDER takes one")
+        print(
+            "without config.json: the checkpoint does not record its model; --like FOLDER copies the config from there"
+        )

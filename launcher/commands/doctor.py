@@ -81,7 +81,9 @@ def print_diagnosis(as_json: bool) -> int:
 def _python() -> Iterator[Finding]:
     found = f"{platform.python_version()} at {sys.executable}, on {platform.platform()}"
     if sys.platform != "linux":
-        yield Finding("python", "warning", found, "on Linux, ranks end with their launcher and DeepSpeed is there")
+        yield Finding(
+            "python", "warning", found, "use Linux, where ranks end with their launcher and DeepSpeed is available"
+        )
     else:
         yield Finding("python", "good", found)
 
@@ -110,7 +112,7 @@ def _devices(hardware: Hardware) -> Iterator[Finding]:
 def _room() -> Iterator[Finding]:
     for name, place in (("disk here", Path.cwd()), ("temporary disk", Path(tempfile.gettempdir()))):
         free = shutil.disk_usage(place).free / 2**30
-        fix = "" if free >= GIBIBYTES_FREE else "a checkpoint takes three times the model: make room"
+        fix = "" if free >= GIBIBYTES_FREE else "free some space: a checkpoint is three times as large as the model"
         yield Finding(name, "warning" if fix else "good", f"{free:.0f} GiB free at {place}", fix)
 
 
@@ -120,13 +122,13 @@ def _file_system() -> Iterator[Finding]:
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".adaptrun-doctor-") as folder:
             broken = _renames_seen_in_part(Path(folder) / "file")
     except OSError as error:
-        yield Finding("file system", "bad", f"{Path.cwd()}: {error}", "start where you may write")
+        yield Finding("file system", "bad", f"{Path.cwd()}: {error}", "start in a folder that you may write to")
         return
     if broken:
         fix = "keep runs on another file system: --set launch.runs=PATH"
-        yield Finding("file system", "bad", f"{broken} of {RENAMES} renames were seen half done", fix)
+        yield Finding("file system", "bad", f"{broken} of {RENAMES} renames were not atomic", fix)
     else:
-        yield Finding("file system", "good", f"a rename is seen whole, {RENAMES} of {RENAMES} times, at {Path.cwd()}")
+        yield Finding("file system", "good", f"renames are atomic, {RENAMES} of {RENAMES} times, at {Path.cwd()}")
 
 
 def _renames_seen_in_part(file: Path) -> int:
@@ -162,7 +164,7 @@ def _slurm() -> Iterator[Finding]:
         yield Finding("SLURM", "good", "not installed; adaptrun train runs here, adaptrun submit needs a login node")
         return
     done = _said("scontrol", "ping")
-    needed = "only `submit` and its like need it: `scontrol ping` must answer; ask the cluster's administrators"
+    needed = "`adaptrun submit` needs it: `scontrol ping` must answer; ask the cluster's administrators"
     fix = "" if "UP" in done else needed
     yield Finding("SLURM", "warning" if fix else "good", " ".join(done.split()) or "does not answer", fix)
 
@@ -177,7 +179,7 @@ def _allocation() -> Iterator[Finding]:
         file.flush()
         said = _said("srun", "--overlap", f"--nodes={nodes}", "--ntasks-per-node=1", "cat", file.name)
     seen = said.split().count("seen")
-    fix = "" if seen == nodes else "start where all nodes see the same files, or set launch.runs to such a place"
+    fix = "" if seen == nodes else "start in a folder that all nodes share, or set launch.runs to one"
     yield Finding("shared files", "bad" if fix else "good", f"{seen} of {nodes} nodes see {Path.cwd()}", fix)
 
 
@@ -188,16 +190,16 @@ def _ranks(hardware: Hardware) -> Iterator[Finding]:
         found = ask_ranks(
             RankCheckRequest(device="cuda" if hardware.gpus else "cpu"),
             processes=ranks,
-            stopped="stopped while ranks were tried; nothing of it is kept",
+            stopped="stopped while ranks were tested; nothing is kept",
         )
     except Stopped:
         raise
     except (AdaptrunError, OSError) as error:
-        yield Finding("ranks", "bad", str(error), "mend what it names")
+        yield Finding("ranks", "bad", str(error), "fix what the message names")
         return
     speed = found.gigabytes_per_second
     fix = "" if speed >= SLOW or ranks == 1 else "several processes will be slow here; try launch.processes: 1"
-    talk = f"{ranks} ranks meet over {found.backend}; an all-reduce runs at {speed:.2f} GB/s"
+    talk = f"{ranks} ranks connect over {found.backend}; an all-reduce runs at {speed:.2f} GB/s"
     yield Finding("ranks", "warning" if fix else "good", talk, fix)
     if found.device:
         yield Finding("torch and CUDA", "good", found.device)

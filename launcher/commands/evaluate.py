@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from launcher.data.sources import count_rows, files_left_out
 from launcher.errors import DataError, RequestError
 from launcher.job.home import DEFAULT_CACHE, usable_cache
-from launcher.job.places import beside, is_there, may_be_on_the_hub, not_there
+from launcher.job.places import is_there, may_be_on_the_hub, not_there, resolve_from
 from launcher.job.pretrained import check_model_files, find_pretrained, own_code
 from launcher.job.requests import (
     EvaluationAnswer,
@@ -54,9 +54,9 @@ def evaluation_of(model: Model, source: Source, batch_size: int, processes: int 
 def predict_with_model(model: Model, source: Source, output: Path, batch_size: int, processes: int | None) -> None:
     """Write one row of predictions for each row of the data. Raises RequestError and RunFailed."""
     if output.suffix not in OUTPUTS:
-        raise RequestError(f"predictions go to a file that ends in {', '.join(OUTPUTS)}, not {output.name}")
+        raise RequestError(f"predictions are written to {', '.join(OUTPUTS)}, not to {output.name}")
     if not output.resolve().parent.is_dir():
-        raise RequestError(f"there is no folder {output.resolve().parent} to write {output.name} into; make it first")
+        raise RequestError(f"there is no folder {output.resolve().parent} to write {output.name} into; create it first")
     asked = _checked(model, source, batch_size, processes)
     answer = _answered(PredictionRequest(output=str(output.resolve()), **asked.fields), asked)
     print(f"{answer.rows} rows in {output}")
@@ -110,11 +110,11 @@ def checked_model(model: Model) -> Model:
 
 
 def trusted_files(files: Sequence[str]) -> tuple[str, ...]:
-    """What `--trust-code` names, as paths from anywhere, told with their hashes. Raises RequestError for no file."""
-    trusted = tuple(str(beside(file, None).resolve()) for file in files)
+    """What `--trust-code` names, as absolute paths, reported with their hashes. Raises RequestError for no file."""
+    trusted = tuple(str(resolve_from(file, None).resolve()) for file in files)
     missing = next((file for file in trusted if not Path(file).is_file()), None)
     if missing is not None:
-        raise RequestError(f"there is no {missing} to trust; --trust-code names a Python file of your own")
+        raise RequestError(f"there is no file {missing} to trust; give --trust-code a Python file of your own")
     for told in told_of_code(trusted):
         print(told, file=sys.stderr)
     return trusted
@@ -126,7 +126,7 @@ def check_places(source: Source, naming: str = "--split") -> None:
     naming: how one is named
     """
     for place in source.files:
-        if not is_there(beside(place, None)) and not may_be_on_the_hub(place, Path.cwd()):
+        if not is_there(resolve_from(place, None)) and not may_be_on_the_hub(place, Path.cwd()):
             raise DataError(place, f"there is no such file; {not_there(place, Path.cwd(), 'check the path')[1]}")
         splits = splits_of(place)
         if splits and source.split is None:
@@ -140,5 +140,5 @@ def worthwhile(cores: int, rows: int | None) -> int:
 
 def _place(name: str) -> str:
     """A path as seen from anywhere; a hub id or an alias as it is."""
-    path = beside(name, None)
+    path = resolve_from(name, None)
     return str(path.resolve()) if is_there(path) else name

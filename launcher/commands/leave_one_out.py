@@ -4,7 +4,7 @@ A job with several training sets is run once for each of them, on the others. Th
 validation set of the same name, or else of its own training samples, none of which were trained on. It never decides
 which checkpoint is taken: other validation sets do, and without any the last one is.
 
-Where a run was stopped, the same command goes on: domains before it are finished, and are not run again.
+If a run was stopped, the same command resumes it. Domains before it are finished, and are not run again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ def without(job: Job, domain: str) -> Job:
     wrong = broken_rules(made)
     asks = (job.train.early_stopping is not None, job.train.schedule.name == "plateau", job.adapt.interpolate == "auto")
     if decides is None and any(asks):
-        message = f"only {domain}, which is left out, could decide when to stop, to learn slower or how far to go back"
+        message = (
+            f"{domain} is left out, and it is the only set that early stopping, the plateau "
+            "schedule or adapt.interpolate could use"
+        )
         wrong.append((("data", "validation"), message, "add validation sets of the domains"))
     if wrong:
         path, message, fix = wrong[0]

@@ -33,7 +33,7 @@ def soup_runs(
     Raises RequestError where the runs do not go together, ModelError and RunFailed.
     """
     if output.exists():
-        raise RequestError(f"{output} is there already; name a folder that is not, or remove it")
+        raise RequestError(f"{output} exists already; name a new folder, or remove this one")
     job, models = _checked(runs, trusted)
     hardware = find_hardware()
     data = job.data.validation[job.deciding_set or ""]
@@ -59,7 +59,7 @@ def soup_runs(
         runs_found = answer.model_dump(mode="json")["runs"]
         print(json.dumps({"metric": job.validation.metric, "set": job.deciding_set, "runs": runs_found}, indent=2))
         return
-    print(f"{job.validation.metric} on {job.deciding_set}: alone, and in the mean with those kept before")
+    print(f"{job.validation.metric} on {job.deciding_set}: of each alone, and of its mean with those kept so far")
     for one in answer.runs:
         print(f"{one.alone:10.4f} {one.together:10.4f}  {'kept' if one.kept else 'left out':8}  {one.folder}")
     print(f"{output}: the mean of {sum(one.kept for one in answer.runs)} models, read back and compared")
@@ -68,9 +68,11 @@ def soup_runs(
 def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Model]]:
     """The first run's job, and the model folders. Nothing of the job but its data and its metric is used."""
     if len(runs) < 2:
-        raise RequestError("a soup is made of two runs or more")
+        raise RequestError("a soup needs two runs or more")
     if not RunFolder(runs[0]).job_file.is_file():
-        raise RequestError(f"{runs[0]} is no run's folder; the job of the first run says what the soup is evaluated on")
+        raise RequestError(
+            f"{runs[0]} is no run's folder; the first must be a run, whose job names the validation data"
+        )
     job = RunFolder(runs[0].resolve()).job()
     if job.deciding_set not in job.data.validation:
         raise RequestError(
@@ -84,7 +86,7 @@ def _checked(runs: Sequence[Path], trusted: Sequence[str]) -> tuple[Job, list[Mo
         own_code(pretrained, model)
         if pretrained.kind != "folder":
             raise RequestError(
-                f"{run} holds adapters, whose average is no model; train it with adapt.adapters.merge: true"
+                f"{run} holds adapters, which cannot be averaged; train it with adapt.adapters.merge: true"
             )
         config = read_config(pretrained) or {}
         models.append(model.model_copy(update={"pretrained": pretrained.location}))

@@ -27,7 +27,7 @@ RECENT = 20
 class Status:
     """How a run stands.
 
-    state: done, stopped, failed, running, waiting, interrupted (no process has it, and it can go on), new, or unknown,
+    state: done, stopped, failed, running, waiting, interrupted (it has no process and can be resumed), new, or unknown,
         where the scheduler does not answer
     job: what the scheduler says of its batch job, None where it has none
     loss: mean of the last steps; samples_per_second: over the same
@@ -90,7 +90,7 @@ def status_of(run: RunFolder) -> Status:
     total = None if begun is None else begun.total_steps
     try:
         result = Result.read(run.result_file) if run.result_file.exists() else None
-    except RequestError:  # told below
+    except RequestError:  # reported below
         result = None
     return Status(
         run=str(run.path),
@@ -153,7 +153,7 @@ def show_status(path: Path | None, as_json: bool) -> None:
         folders = [folder for folder in sorted(Path("runs").glob("*")) if not folder.is_symlink()]
         found = [status_of(RunFolder(folder.resolve())) for folder in folders if (folder / "job.yaml").is_file()]
         if not found:
-            raise RequestError("there are no runs in runs/; name one: adaptrun status RUN")
+            raise RequestError("there are no runs in runs/; name one elsewhere: adaptrun status RUN")
     if as_json:
         print(json.dumps([asdict(status) for status in found] if path is None else asdict(found[0]), indent=2))
     elif path is not None:
@@ -164,7 +164,7 @@ def show_status(path: Path | None, as_json: bool) -> None:
 
 
 def show_logs(path: Path, rank: int | None, follow: bool, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Print the log of a rank, or what the batch job printed; go on while it grows. Raises RequestError."""
+    """Print the log of a rank, or what the batch job printed; follow it while it grows. Raises RequestError."""
     run = find_latest_run(path)
     log = run.log(rank) if rank is not None else _output(run)
     if not log.exists():
@@ -186,7 +186,7 @@ def _goes_on(run: RunFolder) -> bool:
 
 
 def _output(run: RunFolder) -> Path:
-    """The latest batch job's output (an array's lies beside its runs); of a run without one, the first rank's log."""
+    """The latest batch job's output (an array's lies next to its runs); of a run without one, the first rank's log."""
     jobs = jobs_of(run)
     if not jobs:
         return run.log(0)
@@ -206,6 +206,8 @@ def cancel_run(path: Path, at_once: bool) -> None:
         scheduler.cancel(job.job)
         print(f"job {job.job} is cancelled")
     elif at_once and not is_queued:
-        raise RequestError(f"{run.path} runs outside a queue: it is saving and stops; to end it at once, kill it")
+        raise RequestError(
+            f"{run.path} runs outside a queue: it saves a checkpoint and stops; to end it at once, kill its process"
+        )
     else:
-        print(f"{run.path} is saving and stops; adaptrun status {run.path} shows when it has")
+        print(f"{run.path} saves a checkpoint and stops; adaptrun status {run.path} shows when it has stopped")

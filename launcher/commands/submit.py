@@ -114,7 +114,7 @@ def plan_for(job: Job, job_file: Path, profile: Profile) -> Plan:
         raise _refusal(
             job_file,
             "train.global_batch_size",
-            f"{job.train.global_batch_size} samples a step leave some of {plan.world} ranks without any",
+            f"{job.train.global_batch_size} samples per step are too few for {plan.world} ranks",
             f"train.global_batch_size: {plan.world}, or fewer nodes",
         )
     return replace(plan, commands=(("sbatch", script_file(RunFolder(Path("."))).name),))
@@ -123,7 +123,7 @@ def plan_for(job: Job, job_file: Path, profile: Profile) -> Plan:
 def _run_of(
     job: Job, job_file: Path, plan: Plan, profile: Profile, resume: str, taken: Sequence[RunFolder]
 ) -> RunFolder:
-    """The folder of a new run, or of the unfinished one that goes on; refused while a job of it lives.
+    """The folder of a new run, or of the unfinished one that is resumed; refused while a job of it lives.
 
     taken: the runs that other jobs of the same array have
     """
@@ -142,8 +142,8 @@ def check_time(run: RunFolder, profile: Profile) -> None:
     seconds = max((e.seconds for e in EventTail(run.events_file).read() if isinstance(e, Saved)), default=0.0)
     if SAVES_IN_A_LIMIT * seconds > profile.seconds or 2 * seconds > profile.signal_seconds:
         raise RequestError(
-            f"a save of {run.path} took {seconds:.0f} s: the time limit of {profile.seconds} s and signal_seconds "
-            f"({profile.signal_seconds}) leave no room for it; raise them"
+            f"saving a checkpoint of {run.path} took {seconds:.0f} s: the time limit of "
+            f"{profile.seconds} s and signal_seconds ({profile.signal_seconds}) are too short for it; raise them"
         )
 
 

@@ -1,4 +1,4 @@
-"""Where prepared data are kept: under a key of everything that decides them."""
+"""The cache of prepared data, keyed by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prepared_folder(
 ) -> Path:
     """The folder for `source` prepared under `settings`, which may or may not exist yet.
 
-    columns: those that are read, by role; images and sounds whose paths they hold decide too
+    columns: those that are read, by role; the image and sound files that they name are part of the key
     Raises DataError for what cannot be read.
     """
     contents = [_content(existing(place)) if is_local(place) else place for place in source.files]
@@ -34,7 +34,7 @@ def prepared_folder(
 
 
 def tokenizer_identity(place: str, revision: str | None) -> str:
-    """What tells one tokenizer from another: its files' contents, or its hub id and revision."""
+    """Identity of a tokenizer: its files' contents, or its hub id and revision."""
     folder = Path(place)
     if not folder.is_dir():
         return f"{place}@{revision or 'main'}"
@@ -42,7 +42,7 @@ def tokenizer_identity(place: str, revision: str | None) -> str:
 
 
 def _content(place: Path) -> str:
-    """Of a folder also the names within it, of which some are labels."""
+    """Hash of a file or folder; for a folder including the names within it, since some are labels."""
     if not place.is_dir():
         return _digest_of([place])
     files = [file for file in files_within(place) if file.is_file()]
@@ -50,7 +50,7 @@ def _content(place: Path) -> str:
 
 
 def _files_of_rows(place: str, source: Source, columns: Mapping[str, str]) -> Iterator[Path]:
-    """The images or sounds that lie in files of their own, in the order of the rows that name them."""
+    """The image or sound files that rows name, in the order of the rows."""
     wanted = {role: name for role, name in columns.items() if role in FILES}
     if not wanted or not is_local(place) or is_class_folder(Path(place)):
         return
@@ -60,12 +60,12 @@ def _files_of_rows(place: str, source: Source, columns: Mapping[str, str]) -> It
                 return  # the column holds the images themselves
             name = value if not isinstance(value, Mapping) else None if value.get("bytes") else value.get("path")
             file = named_file(row.file, name) if isinstance(name, str) and name else None
-            if file is not None and _is_file(file):  # what is not there is told, with its row, when it is prepared
+            if file is not None and _is_file(file):  # a missing file is reported, with its row, in preparation
                 yield file
 
 
 def _is_file(place: Path) -> bool:
-    """Of names too long or holding a null byte as well."""
+    """Whether a path is a file; False for names that are too long or contain a null byte."""
     try:
         return place.is_file()
     except (OSError, ValueError):
@@ -82,6 +82,6 @@ def _digest_of(files: Sequence[Path]) -> str:
 
 @functools.cache
 def _digest(file: Path, size: int, modified: int) -> bytes:
-    """Of the content; size and time only tell, within one process, that it need not be read again."""
+    """Hash of the content; `size` and `modified` only key the cache within a process."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").digest()

@@ -1,7 +1,7 @@
-"""Rows of a folder that holds a folder of files for each class: the file's path, and the class's name.
+"""Rows of a folder with one subfolder of files per class: the file's path, and the class's name.
 
-The class is the first folder, however deep in it a file lies, as torchvision's ImageFolder has it. Nothing is left out
-without a word: what cannot be read is refused by name, and files of other kinds are named by `left_out`.
+The class is the first subfolder, at any depth, as in torchvision's ImageFolder. Nothing is skipped silently: an
+unreadable sample is an error that names it, and `left_out` lists files of other kinds.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ FILES = {
         *(".au", ".snd", ".caf", ".w64", ".rf64", ".bwf"),
     ),
 }
-"""For each role that a file may have, how such files end; images also as Pillow says."""
+"""File suffixes of each role; for images also those of Pillow."""
 UNREAD = {
     "image": (".heic", ".heif", ".hif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".exr", ".pdf"),
     "audio": (".m4a", ".m4b", ".aac", ".wma", ".amr", ".mp2", ".ac3", ".ape", ".wv", ".alac", ".mka", ".mid", ".midi"),
     "video": (".mp4", ".webm", ".mkv", ".mov", ".avi", ".wmv", ".flv", ".3gp", ".m4v", ".mpg", ".mpeg"),
 }
-"""How files end that are samples for all that their name says, and that nothing here reads."""
+"""Suffixes of files that look like samples and are not supported."""
 NO_PICTURES = (".pdf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr", ".eps", ".ps", ".wmf", ".emf", ".fit", ".fits")
-"""What Pillow opens and does not draw by itself, or reads as something else than a picture."""
+"""Suffixes that Pillow opens and cannot decode by itself, or that are not pictures."""
 UNSEEN = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")
-"""What file managers leave behind, as files whose names begin with a dot."""
+"""Files of file managers, which are ignored as hidden files are."""
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
 LISTS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Where `datasets` looks for the labels of a folder of files."""
+"""Files in which `datasets` looks for the labels of a folder of files."""
 SHOWN = 3
 
 
 def is_class_folder(folder: Path) -> bool:
-    """Whether images, sounds or videos lie in a folder, however deep, which is not one saved by `datasets`."""
+    """Whether a folder contains images, sounds or videos at any depth, and was not saved by `datasets`."""
     if not folder.is_dir() or is_saved(folder):
         return False
     return any(_kind(file) is not None for file in _unsorted(folder))
 
 
 def read_class_folders(folder: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
-    """Number and values by role of each file, in the order of their paths; hidden ones are left out.
+    """Number and values by role of each file, in the order of their paths, without hidden files.
 
-    Without the role `label`, files may also lie in the folder itself. Raises DataError, so for files that would be
-    samples if they could be read, or had a class.
+    Without the role `label`, files may also be in the folder itself. Raises DataError, also for files that look like
+    samples and are not readable or have no class.
     """
     role = next((role for role in columns if role in FILES), None)
     strange = [role for role in columns if role not in FILES and role != "label"]
     if strange or (columns and role is None):
         lost = (*strange, "text")[0]
-        raise DataError(folder, f"a folder of files has no column {lost!r}; name a file that has")
+        raise DataError(folder, f"a folder of files has no column {lost!r}; name a file that has one")
     files = _samples(folder, role)
     if "label" in columns:
         _check_classes(folder, files)
@@ -65,19 +65,19 @@ def read_class_folders(folder: Path, columns: Mapping[str, str]) -> Iterator[tup
 
 
 def left_out(folder: Path) -> list[Path]:
-    """Files of a folder of classes that are no samples by their names, such as a list or a licence."""
+    """Files of a class folder whose names are not those of samples, such as a list or a licence."""
     return [file for file in files_within(folder) if _kind(file) is None]
 
 
 def some(files: Sequence[Path], folder: Path) -> str:
-    """How many files, and the first of them."""
+    """The number of files, and the first of them, as text."""
     shown = ", ".join(file.relative_to(folder).as_posix() for file in files[:SHOWN])
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
     return f"{len(files)} file{'s' * (len(files) != 1)} ({shown}{more})"
 
 
 def _samples(folder: Path, role: str | None) -> list[Path]:
-    """The files of a role, or of the only one that there are files of. Raises DataError where others lie among them."""
+    """The files of a role, or of the only role that has files. Raises DataError if there are files of other roles."""
     found: dict[str, list[Path]] = {}
     for file in files_within(folder):
         if (kind := _kind(file)) is not None:
@@ -90,17 +90,17 @@ def _samples(folder: Path, role: str | None) -> list[Path]:
         raise DataError(folder, f"{some(others, folder)} cannot be read as {wanted}; {fix}, or move them elsewhere")
     if not samples:
         kinds = ", ".join(suffixes(wanted))
-        raise DataError(folder, f"there is no file of a kind that can be read ({kinds})")
+        raise DataError(folder, f"there is no file of a supported kind ({kinds})")
     return samples
 
 
 def _check_classes(folder: Path, files: Sequence[Path]) -> None:
-    """Raises DataError for files without a class, a class without files, and folders that are no classes."""
+    """Raises DataError for files without a class, a class without files, and folders that are not classes."""
     loose = [file for file in files if file.parent == folder]
     if loose:
         lists = [file for name in LISTS if (file := folder / name).is_file()]
-        fix = f"name the list of them as the source ({lists[0]})" if lists else "move each into the folder of its class"
-        raise DataError(folder, f"{some(loose, folder)} are in no class folder; {fix}")
+        fix = f"name their list as the source ({lists[0]})" if lists else "move each into the folder of its class"
+        raise DataError(folder, f"{some(loose, folder)} are not in a class folder; {fix}")
     classes = {file.relative_to(folder).parts[0] for file in files}
     if all(name.lower() in SPLITS for name in classes) and all(file.parent.parent != folder for file in files):
         named = " or ".join(str(folder / name) for name in sorted(classes))
@@ -109,24 +109,26 @@ def _check_classes(folder: Path, files: Sequence[Path]) -> None:
     empty = [name for name in empty if name not in classes]
     if empty:
         shown = ", ".join(repr(name) for name in empty[:SHOWN])
-        raise DataError(folder, f"{len(empty)} folders have no readable file ({shown}); fill or remove them")
+        raise DataError(
+            folder, f"{len(empty)} folders have no readable file ({shown}); add files or remove the folders"
+        )
 
 
 @cache
 def suffixes(role: str) -> tuple[str, ...]:
-    """How files of a role end that can be read here."""
+    """The supported file suffixes of a role."""
     if role != "image":
         return FILES[role]
     try:
         from PIL import Image
-    except ImportError:  # told where the first image is read
+    except ImportError:  # reported when the first image is read
         return FILES[role]
     opened = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     return tuple(sorted(opened - set(NO_PICTURES)))
 
 
 def _kind(file: Path) -> str | None:
-    """The role of a file by its name, `unread` for a sample that cannot be read, None for what is no sample."""
+    """The role of a file by its name, `unread` for an unsupported sample, None for a file that is not a sample."""
     suffix = file.suffix.lower()
     readable = next((role for role in FILES if suffix in suffixes(role)), None)
     if readable is None and any(suffix in unread for unread in (*UNREAD.values(), FILES["image"])):
@@ -135,9 +137,9 @@ def _kind(file: Path) -> str | None:
 
 
 def files_within(folder: Path) -> list[Path]:
-    """The files of a folder and its folders, in order, through links too; without those that are hidden.
+    """The files of a folder and its subfolders, sorted, links followed, without hidden files.
 
-    Raises DataError for a folder that cannot be read, or that holds itself.
+    Raises DataError for a folder that cannot be read, or that contains itself.
     """
     return sorted(_unsorted(folder))
 
@@ -145,7 +147,7 @@ def files_within(folder: Path) -> list[Path]:
 def _unsorted(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
-        raise DataError(folder, f"the folder is a link to {real}, in which it lies; remove the link")
+        raise DataError(folder, f"the folder is a link to {real}, which contains it; remove the link")
     try:
         entries = list(os.scandir(folder))
     except OSError as error:

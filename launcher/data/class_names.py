@@ -1,4 +1,4 @@
-"""Names of classes that a parquet file of `datasets` keeps beside its numbers."""
+"""Class names that a parquet file of `datasets` stores in its schema metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """The names of each column that holds classes, or lists of them, from the metadata of a parquet file's schema."""
+    """The class names of each column of classes, or of lists of them, from a parquet file's schema metadata."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"].items()
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
@@ -17,7 +17,7 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
 
 
 def _names(feature: Any) -> list[str] | None:
-    """Of a `ClassLabel`, or of a list of it."""
+    """The names of a `ClassLabel`, or of a list of it."""
     inner = feature[0] if isinstance(feature, list) and feature else feature
     inner = inner.get("feature", inner) if isinstance(inner, dict) else None
     if not isinstance(inner, dict) or inner.get("_type") != "ClassLabel" or not isinstance(inner.get("names"), list):

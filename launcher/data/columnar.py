@@ -14,7 +14,7 @@ from launcher.job.splits import DICTIONARY
 
 ROWS_AT_ONCE = 4096
 STATE, INFO = "state.json", "dataset_info.json"
-"""The files by which `datasets` knows a folder of splits, and one of rows."""
+"""Files that `datasets` writes into a saved folder."""
 
 
 def read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
@@ -26,20 +26,20 @@ def read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, 
         for number, record in _records(path, _each(path, _batches(file, sorted(set(found.values()))))):
             yield number, {role: _named(path, number, record[name], names.get(name)) for role, name in found.items()}
         if number == 0:
-            raise DataError(path, "the file has no row; at least one sample is needed")
+            raise DataError(path, "the file has no rows; at least one sample is needed")
         if number != file.metadata.num_rows:
-            fault = f"the file is damaged: it holds {number} rows and says {file.metadata.num_rows}"
+            fault = f"the file is damaged: it has {number} rows, and its metadata say {file.metadata.num_rows}"
             raise DataError(path, f"{fault}; write it anew")
 
 
 def _batches(file: Any, columns: list[str]) -> Iterator[Any]:
-    """The record batches of each row group apart, so that damage to one leaves those before it."""
+    """The record batches of one row group at a time, so that rows before a damaged one are readable."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
 
 
 def count_parquet(path: Path) -> int:
-    """Rows, from the file's metadata."""
+    """The number of rows, from the file's metadata."""
     with _parquet(path) as file:
         rows: int = file.metadata.num_rows
         return rows
@@ -52,14 +52,14 @@ def _parquet(path: Path) -> Any:
         file = pq.ParquetFile(path, memory_map=True)
         names, rows = file.schema_arrow.names, file.metadata.num_rows
         if rows < 0 or not names:
-            raise ValueError(f"it says that it has {rows} rows of {len(names)} columns")
+            raise ValueError(f"its metadata say {rows} rows of {len(names)} columns")
         return file
-    except Exception as error:  # of whatever kind: the file's bytes decide where its reader stumbles
+    except Exception as error:  # damaged files make the reader raise errors of any type
         raise DataError(path, f"not a readable parquet file: {_said(error)}") from None
 
 
 def _each(place: Path | str, batches: Iterable[Any]) -> Iterator[Any]:
-    """The record batches. Raises DataError where one cannot be read."""
+    """The record batches. Raises DataError for one that cannot be read."""
     remaining, rows = iter(batches), 0
     while True:
         try:
@@ -75,7 +75,7 @@ def _each(place: Path | str, batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def _records(place: Path | str, batches: Iterable[Any]) -> Iterator[tuple[int, dict[str, object]]]:
-    """Number and plain values by column of each row. Raises DataError for values that are none of their type."""
+    """Number and plain values by column of each row. Raises DataError for invalid values."""
     before = 0
     for batch in batches:
         records = _plain(batch)
@@ -89,11 +89,11 @@ def _records(place: Path | str, batches: Iterable[Any]) -> Iterator[tuple[int, d
 
 
 def _plain(batch: Any) -> list[dict[str, object]] | None:
-    """None where some value cannot be had."""
+    """The rows as Python values; None if any value cannot be converted."""
     try:
         batch.validate(full=True)
         records: list[dict[str, object]] = batch.to_pylist()
-    except Exception:  # as above; the row at fault is found by its own
+    except Exception:  # as above; the row at fault is then found row by row
         return None
     return records
 
@@ -108,19 +108,19 @@ def _plain_row(place: Path | str, number: int, row: Any) -> dict[str, object]:
 
 
 def _said(error: Exception) -> str:
-    """The first line of a library's own words."""
+    """The first line of a library's error message."""
     return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `datasets.Dataset.save_to_disk` made a folder, for all that its files' names say."""
+    """Whether a folder was saved by `datasets.Dataset.save_to_disk`, judged by its files' names."""
     return (folder / DICTIONARY).is_file() or ((folder / STATE).is_file() and (folder / INFO).is_file())
 
 
 def read_saved(folder: Path, split: str | None, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, object]]]:
     """Rows of a folder saved by `datasets.Dataset.save_to_disk`, as they are stored. Raises DataError.
 
-    How the data were to be shown when they were saved (`with_format`, some columns alone) does not matter.
+    The format that was set when the data were saved (`with_format`, a selection of columns) is ignored.
     """
     from datasets import Dataset
 
@@ -133,7 +133,7 @@ def read_saved(folder: Path, split: str | None, columns: Mapping[str, str]) -> I
 
 
 def count_saved(folder: Path, split: str | None) -> int:
-    """Rows of such a folder, from its files' headers. Raises DataError."""
+    """The number of rows of such a folder, from its files' headers. Raises DataError."""
     import pyarrow as pa
 
     part = _saved_part(folder, split)
@@ -146,7 +146,7 @@ def count_saved(folder: Path, split: str | None) -> int:
 
 
 def _saved_part(folder: Path, split: str | None) -> Path:
-    """The folder of a split, where there are several. Raises DataError."""
+    """The folder of a split, if there are several. Raises DataError."""
     dictionary = folder / DICTIONARY
     if not dictionary.is_file():
         return folder
@@ -172,7 +172,7 @@ def read_hub(name: str, split: str | None, columns: Mapping[str, str]) -> Iterat
         loaded = load_dataset(name, split=split or "train")
     except Exception as error:  # as above
         raise DataError(
-            name, f"neither a file or folder here nor a data set that the hub gives: {_said(error)}; check the name"
+            name, f"neither a file or folder here nor a data set on the hub: {_said(error)}; check the name"
         ) from error
     yield from _read_dataset(name, loaded, columns)
 
@@ -180,7 +180,7 @@ def read_hub(name: str, split: str | None, columns: Mapping[str, str]) -> Iterat
 def _read_dataset(
     place: Path | str, loaded: Any, columns: Mapping[str, str]
 ) -> Iterator[tuple[int, dict[str, object]]]:
-    """Rows as they are stored: an image or a sound is its bytes or its path, and what is not asked for is not read."""
+    """Rows as stored: images and sounds as bytes or paths, without decoding; only the requested columns are read."""
     table = loaded.data.table
     found = resolve_columns(place, table.column_names, columns)
     labels = {role: _names(loaded.features[name]) for role, name in found.items()}
@@ -189,7 +189,7 @@ def _read_dataset(
     for number, record in _records(place, batches):
         yield number, {role: _named(place, number, record[name], labels[role]) for role, name in found.items()}
     if number == 0:
-        raise DataError(place, "the data set has no row; at least one sample is needed")
+        raise DataError(place, "the data set has no rows; at least one sample is needed")
 
 
 def _names(feature: Any) -> list[str] | None:
@@ -198,14 +198,14 @@ def _names(feature: Any) -> list[str] | None:
 
 
 def _named(place: Path | str, number: int, value: object, names: list[str] | None) -> object:
-    """A `ClassLabel` holds an index, or a list of them; the name is what the label says."""
+    """The names of a `ClassLabel`'s index, or of a list of them."""
     if names is None:
         return value
     if isinstance(value, list):
         return [_named(place, number, part, names) for part in value]
     if not isinstance(value, int):
         return value
-    if value < 0:  # how `datasets` writes that there is none
+    if value < 0:  # `datasets` stores a missing label as -1
         return None
     if value >= len(names):
         raise DataError(place, f"the label {value} has no name: its column has {len(names)}; correct it", number)

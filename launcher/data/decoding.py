@@ -1,4 +1,4 @@
-"""Text files in a named encoding, whose bad bytes are found to the byte."""
+"""Text files in a named encoding, with the exact position of an invalid byte."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WIDE = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte order marks that tell an encoding; the longer ones first, since one begins with the other."""
+"""Byte order marks and their encodings; the longer ones first, since one begins with the other."""
 
 
 @contextmanager
 def opened_text(path: Path, encoding: str) -> Iterator[TextIO]:
-    """The file as text whose line ends are left as they are; a byte order mark is skipped.
+    """The file as text with unchanged line ends; a byte order mark is skipped.
 
-    Raises DataError for an unknown encoding, for bytes that are not in it, and for a file that cannot be read.
+    Raises DataError for an unknown encoding, for bytes invalid in it, and for a file that cannot be read.
     """
     codec = _codec(path, encoding)
     try:
@@ -41,7 +41,7 @@ def opened_text(path: Path, encoding: str) -> Iterator[TextIO]:
 
 
 def _codec(path: Path, encoding: str) -> str:
-    """The encoding's own name; of those that make text of bytes. Raises DataError."""
+    """The canonical name of a text encoding. Raises DataError."""
     try:
         "".encode(encoding)
         return codecs.lookup(encoding).name
@@ -53,16 +53,16 @@ def _undecodable(path: Path, codec: str, encoding: str) -> str:
     """What is wrong with a file that is not in its encoding, and what to do."""
     with path.open("rb") as file:
         start = file.read(4)
-    told = next((name for mark, name in WIDE.items() if start.startswith(mark)), None)
-    fix = "save the file as UTF-8, or say which encoding it has"
+    marked = next((name for mark, name in WIDE.items() if start.startswith(mark)), None)
+    fix = "save the file as UTF-8, or set its encoding"
     bad = _first_bad_byte(path, codec)
     if bad is None:
         return f"the file is not {encoding}; {fix}"
-    return f"byte {bad[1]:#04x} at offset {bad[0]} is not {encoding}; {fix} (`encoding: {told or 'latin-1'}`, say)"
+    return f"byte {bad[1]:#04x} at offset {bad[0]} is not {encoding}; {fix} (`encoding: {marked or 'latin-1'}`, say)"
 
 
 def _first_bad_byte(path: Path, codec: str) -> tuple[int, int] | None:
-    """Its offset in the file and its value; None where no single byte is to blame."""
+    """Its offset in the file and its value; None if no single byte is invalid."""
     decoder, read = codecs.getincrementaldecoder(codec)(), 0
     with path.open("rb") as file:
         while True:

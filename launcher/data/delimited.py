@@ -19,8 +19,8 @@ def read_delimited(
 ) -> Iterator[tuple[int, dict[str, object]]]:
     """Number and values by role of each row. Raises DataError.
 
-    quoting: whether a field that begins with a double quote ends with one and may hold separators and line ends;
-    None: in csv files, and not in tsv files, where a quote is a character like any other
+    quoting: whether a field that begins with a double quote ends with one and may contain separators and line ends;
+    None: True for csv files and False for tsv files, in which a quote is an ordinary character
     """
     is_tsv = path.suffix.lower() == ".tsv"
     quoted = not is_tsv if quoting is None else quoting
@@ -42,7 +42,7 @@ def read_delimited(
                 raise DataError(path, _ragged(record, header, quoted), number)
             yield number, {role: record[place] for role, place in places.items()}
         if number == 0:
-            raise DataError(path, "there is a header and no row; at least one sample is needed")
+            raise DataError(path, "there is a header and no rows; at least one sample is needed")
 
 
 def _resolved(path: Path, header: list[str], columns: Mapping[str, str], quoted: bool) -> dict[str, str]:
@@ -51,21 +51,21 @@ def _resolved(path: Path, header: list[str], columns: Mapping[str, str], quoted:
     except DataError as error:
         if quoted or not any(f'"{name}"' in header for name in columns.values()):
             raise
-        fault = "the column names are quoted, and quotes have no meaning in a tsv file by default"
+        fault = "the column names are quoted, and quotes are ordinary characters in a tsv file by default"
         raise DataError(path, f"{fault}; set `quoting: true`") from error
 
 
 def _ragged(record: list[str], header: list[str], quoted: bool) -> str:
     fault = f"{len(record)} fields where the header has {len(header)}"
     if quoted:
-        return f"{fault}; quote fields that hold the separator"
+        return f"{fault}; quote fields that contain the separator"
     if any(field.startswith('"') for field in record):
-        return f"{fault}; where fields with line ends or separators are quoted, set `quoting: true`"
-    return f"{fault}; a field cannot hold the separator or a line end without quotes (`quoting: true`)"
+        return f"{fault}; if fields with line ends or separators are quoted, set `quoting: true`"
+    return f"{fault}; a field cannot contain the separator or a line end without quotes (`quoting: true`)"
 
 
 def _checked(path: Path, reader: Iterator[list[str]], quoted: bool) -> Iterator[list[str]]:
-    """The records without blank lines."""
+    """The records, without blank lines."""
     number = -1
     try:
         for record in reader:
@@ -73,5 +73,5 @@ def _checked(path: Path, reader: Iterator[list[str]], quoted: bool) -> Iterator[
                 number += 1
                 yield record
     except csv.Error as error:
-        advice = "; where quotes mean nothing in this file, set `quoting: false`" if quoted else ""
+        advice = "; if quotes are ordinary characters in this file, set `quoting: false`" if quoted else ""
         raise DataError(path, f"not a valid csv row: {error}{advice}", number + 1) from None

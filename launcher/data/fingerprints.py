@@ -1,4 +1,4 @@
-"""What a sample shows a model as one number, so that the same sample is known wherever it turns up again."""
+"""Fingerprints: a hash of a sample's inputs, by which duplicates are found within and across sets."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from launcher.data.media import content_of
 from launcher.data.rows import Row
 
 Fingerprints = NDArray[np.uint64]
-"""[samples]. Of ten million samples against a million, two that differ agree by chance once in two million times."""
+"""[samples]. Comparing ten million samples with a million, the chance of any collision is one in two million."""
 
 SPACE = re.compile(r"\s+")
 
 
 def normalised(text: str) -> str:
-    """The text without what readers do not see as a difference: forms of characters (NFKC), case, white space."""
+    """The text with normalised characters (NFKC), case and white space."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return SPACE.sub(" ", text.casefold()).strip()
 
 
 def fingerprint(row: Row, targets: Collection[str]) -> int:
-    """Of all that a row holds but its label.
+    """Fingerprint of all values of a row except its label.
 
-    targets: roles that are not shown to the model; the text of a response is part of the sample all the same, since a
-    prompt may well have several
+    targets: roles that are not inputs of the model; the text of a response is still part of the fingerprint, since a
+    prompt may have several responses
     Raises DataError for a file that cannot be read.
     """
     digest = xxhash.xxh3_64()
@@ -42,7 +42,7 @@ def fingerprint(row: Row, targets: Collection[str]) -> int:
 
 
 def repeated(known: Fingerprints, asked: Fingerprints) -> NDArray[np.int64]:
-    """[found, 2] which of `asked` are among `known`: the place of each there, and that of its first like here."""
+    """[found, 2] those of `asked` that are in `known`: the index in `asked`, and the first index in `known`."""
     values, first = np.unique(known, return_index=True)
     if not len(values) or not len(asked):
         return np.empty((0, 2), dtype=np.int64)
@@ -56,10 +56,10 @@ def _content(row: Row, role: str, value: object) -> bytes:
         return normalised(value).encode(errors="surrogatepass") if role not in FILES else content_of(row, role)[0]
     if isinstance(value, bytes):
         return value
-    if hasattr(value, "tobytes"):  # an image or an array in memory, as `datasets` gives them
+    if hasattr(value, "tobytes"):  # an image or an array in memory, as from `datasets`
         return bytes(value.tobytes())
     if isinstance(value, Mapping):
-        if role in FILES:  # how parquet files hold an image or a sound
+        if role in FILES:  # as parquet files store an image or a sound
             if value.get("array") is not None:
                 return _content(row, "", value["array"])
             return content_of(row, role)[0] if value.get("bytes") or value.get("path") else b""

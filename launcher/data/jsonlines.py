@@ -1,4 +1,4 @@
-"""Rows of jsonl files: one JSON object a line, where only a line feed ends a line."""
+"""Rows of jsonl files: one JSON object per line. Only a line feed ends a line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.data.rows import missing_column
 from launcher.errors import DataError
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s"\[\]{}:,]+|"')
-"""A piece of JSON: a string, a bracket, a separator, or a number or word; a lone quote is an unclosed string."""
+"""A JSON token: a string, a bracket, a separator, or a number or word; a lone quote is an unclosed string."""
 CLOSERS = {"[": "]", "{": "}"}
 
 
@@ -42,7 +42,7 @@ def _values(path: Path, number: int, line: str, columns: Mapping[str, str]) -> d
 
 
 def _record(path: Path, number: int, line: str, wanted: Collection[str]) -> Any:
-    """The line's object; where Python cannot hold all of it, its `wanted` values alone, and None for the others."""
+    """The line's object; if Python cannot parse all of it, only its `wanted` values, and None for the others."""
     try:
         return json.loads(line, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
@@ -58,7 +58,7 @@ def _wanted_values(path: Path, number: int, line: str, wanted: Collection[str]) 
     counts, record = Counter(key for key, _ in pieces), dict[str, object]()
     for key, text in pieces:
         if key in wanted and counts[key] > 1:
-            raise DataError(path, f"the key {key!r} is there {counts[key]} times; remove all but one", number)
+            raise DataError(path, f"the key {key!r} is given {counts[key]} times; remove all but one", number)
         try:
             record[key] = json.loads(text, object_pairs_hook=_each_key_once) if key in wanted else None
         except json.JSONDecodeError as error:
@@ -66,15 +66,15 @@ def _wanted_values(path: Path, number: int, line: str, wanted: Collection[str]) 
         except RecursionError:
             raise DataError(path, f"{key!r} is nested too deeply to be read; correct the row", number) from None
         except ValueError as error:
-            said = str(error).partition(";")[0]  # Python goes on to name a setting of its own
+            said = str(error).partition(";")[0]  # what follows is advice on a setting of Python
             raise DataError(path, f"{key!r} cannot be read: {said}; correct the row", number) from None
     return record
 
 
 def _members(line: str) -> list[tuple[str, str]] | None:
-    """Keys and the text of their values of an object, however deep and long; None for what is no object.
+    """Keys of an object and the texts of their values, at any depth and length; None if it is not an object.
 
-    What lies within a value is looked at only as far as is needed to find its end.
+    A value is parsed only as far as needed to find its end.
     """
     tokens = [(found.group(), found.start(), found.end()) for found in TOKEN.finditer(line)]
     if len(tokens) < 2 or tokens[0][0] != "{" or tokens[-1][0] != "}":
@@ -101,7 +101,7 @@ def _members(line: str) -> list[tuple[str, str]] | None:
 
 
 def _after_value(tokens: list[tuple[str, int, int]], place: int) -> int | None:
-    """Where the token after the value that begins at `place` is; None where brackets do not match."""
+    """Index of the token after the value that begins at `place`; None if brackets do not match."""
     open_brackets: list[str] = []
     for here in range(place, len(tokens) - 1):
         token = tokens[here][0]
@@ -115,16 +115,16 @@ def _after_value(tokens: list[tuple[str, int, int]], place: int) -> int | None:
 
 
 def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object. Raises ValueError for a key that is there twice, of which Python would take the last."""
+    """An object. Raises ValueError for a duplicate key, of which Python would take the last."""
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} is there more than once")
+        raise ValueError(f"the key {twice!r} is given more than once")
     return found
 
 
 def _lines(file: Iterator[str]) -> Iterator[str]:
-    """Pieces between line feeds: the file's own iterator also stops at a lone carriage return."""
+    """Lines between line feeds; the file's own iterator also splits at a lone carriage return."""
     kept: list[str] = []
     for piece in file:
         kept.append(piece)

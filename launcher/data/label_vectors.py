@@ -1,4 +1,4 @@
-"""Several labels of a sample as a vector of 0 and 1, a place for each label, as `transformers` takes them."""
+"""Several labels of a sample as a multi-hot vector of 0 and 1, one position per label, as in `transformers`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ROLE = "label"
 
 
 def vector_places(rows: Iterable[Row], form: LabelFormat = "auto") -> int | None:
-    """How many places the vectors of 0 and 1 have that some rows hold; None where the rows name their labels.
+    """The length of the rows' label vectors; None if the rows name their labels.
 
-    Lists of 0 and 1 alone are vectors where all are of one length, since a list of names has each once and is of any.
-    Raises DataError where both could be meant, and for a vector of another length.
+    Lists of only 0 and 1 are vectors if all have the same length, since a list of names has each name once and any
+    length. Raises DataError if both readings are possible, and for a vector of another length.
     """
     if form == "names":
         return None
@@ -43,51 +43,51 @@ def vector_places(rows: Iterable[Row], form: LabelFormat = "auto") -> int | None
     if places == 1 and not sure and not _is_a_float(first):
         raise DataError(
             first.file,
-            "each label is 0 or 1: one label that is there or not, or two labels called 0 and 1? Say which in the "
-            "data set: label_format: vector, or label_format: names",
+            "each label is 0 or 1, which can mean a vector of one label or two labels named 0 and 1; set "
+            "label_format: vector or label_format: names in the data set",
         )
     return places
 
 
 def places_of(source: Source, at_most: int | None = None) -> int | None:
-    """How many places the vectors of a source have; None where it names its labels, as far as `at_most` rows show."""
+    """The length of a source's label vectors; None if it names its labels, judged by at most `at_most` rows."""
     rows = read_rows(source, {ROLE: source.column(ROLE) or ROLE})
     return vector_places(islice(rows, at_most), source.label_format)
 
 
 def common_places(sources: Mapping[str, Source], at_most: int | None = None) -> int | None:
-    """The same of the training sets, which decide how the labels of all other sets are read.
+    """The same for the training sets, whose format applies to all other sets.
 
-    Raises DataError where they are unlike.
+    Raises DataError if they have different formats.
     """
     places = {name: places_of(source, at_most) for name, source in sources.items()}
     if len(set(places.values())) > 1:
-        told = ", ".join(f"{name} {f'{size} places' if size else 'names'}" for name, size in places.items())
+        formats = ", ".join(f"{name} {f'{size} places' if size else 'names'}" for name, size in places.items())
         raise DataError(
             "data.train",
-            f"the sets give their labels in several ways: {told}; make them alike, or say of each what its labels are: "
-            "label_format: names or vector",
+            f"the sets have labels of different formats: {formats}; make them alike, or set label_format: "
+            "names or vector in each",
         )
     return next(iter(places.values()), None)
 
 
 def format_of(places: int | None) -> LabelFormat:
-    """What a source with so many places has."""
+    """The label format for vectors of this length; None for names."""
     return "names" if places is None else "vector"
 
 
 def form_of(source: Source) -> LabelFormat:
-    """What a source has: as it says, else as all of its rows show."""
+    """The label format of a source: as set, else judged by all of its rows."""
     return format_of(places_of(source)) if source.label_format == "auto" else source.label_format
 
 
 def read_as(source: Source, form: LabelFormat) -> Source:
-    """The source with its labels read in the form that was decided, unless it says itself what they are."""
+    """The source with the given label format, unless it sets its own."""
     return source if source.label_format != "auto" else source.model_copy(update={"label_format": form})
 
 
 def with_names(rows: Iterable[Row], labels: Sequence[str]) -> Iterator[Row]:
-    """The rows with lists of names in place of their vectors. Raises DataError for a vector of another length."""
+    """The rows with lists of names in place of vectors. Raises DataError for a vector of another length."""
     for row in rows:
         flags = flags_of(row)
         if flags is None or len(flags) != len(labels):
@@ -97,16 +97,16 @@ def with_names(rows: Iterable[Row], labels: Sequence[str]) -> Iterator[Row]:
 
 
 def place_names(places: int, known: Sequence[str]) -> tuple[str, ...]:
-    """Names of the places: those that the pretrained model's config has, where they are as many, else 0 to n-1.
+    """Names of the positions: those in the pretrained model's config if there are as many, else 0 to n-1.
 
-    known: empty, or what the config says that somebody named
+    known: the names in the config; empty if it has none
     """
     return tuple(known) if len(known) == places else tuple(map(str, range(places)))
 
 
 def hint_at_vectors(labels: Iterable[str]) -> str:
-    """What to try where labels are unknown that vectors of 0 and 1 seem to have; nothing for others."""
-    return "; if the rows hold vectors: label_format: vector (of evaluate: --label-format vector)" * (
+    """Advice if unknown labels look like values of 0/1 vectors; empty for other labels."""
+    return "; if the rows hold vectors: label_format: vector (for evaluate: --label-format vector)" * (
         {*labels} <= {"0", "1"}
     )
 
@@ -117,13 +117,13 @@ def _is_a_float(row: Row) -> bool:
 
 
 def _no_vector(row: Row, places: int | None) -> DataError:
-    """places: of the vectors before it; None where it is the first row"""
+    """places: length of the vectors before it; None for the first row"""
     value = str(row.values[ROLE])
     shown = value if len(value) < 60 else f"{value[:57]}…"
     return DataError(
         row.file,
-        f"the label {shown} is no vector of {'' if places is None else f'{places} '}numbers 0 and 1, as those of other "
-        "rows or of the training data are; correct it, or say what the labels are in the data set: label_format: names "
-        "or vector (of evaluate: --label-format)",
+        f"the label {shown} is no vector of {'' if places is None else f'{places} '}numbers 0 and 1, "
+        "unlike the labels of other rows or of the training data; correct it, or set label_format: "
+        "names or vector in the data set (for evaluate: --label-format)",
         row.number,
     )

@@ -1,4 +1,4 @@
-"""Images and sounds of rows: bytes that a row holds, or a file that it names."""
+"""Images and sounds of rows: bytes in the row, or a file that it names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from launcher.errors import DataError
 
 
 def content_of(row: Row, role: str) -> tuple[bytes, str]:
-    """The bytes of the image or sound in `role`, and the path of its file, empty where the row itself holds them.
+    """The bytes of the image or sound in `role`, and the path of its file, empty if the bytes are in the row.
 
-    Raises DataError where there are none, or the file cannot be read.
+    Raises DataError if there are none, or if the file cannot be read.
     """
     value = row.values[role]
-    if isinstance(value, Mapping):  # how parquet files made by `datasets` hold an image or a sound
+    if isinstance(value, Mapping):  # as parquet files of `datasets` store an image or a sound
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         return value, ""
@@ -39,13 +39,13 @@ def content_of(row: Row, role: str) -> tuple[bytes, str]:
 
 
 def named_file(data_file: str, name: str) -> Path:
-    """The place of a file that a row names: relative to the data file."""
+    """The path of a file that a row names, relative to the data file."""
     return Path(data_file).parent / name
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a plain file: reading a pipe or a device might never end."""
+    """The bytes of a regular file; reading a pipe or a device might never end."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is no plain file")
+        raise ValueError("it is not a regular file")
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""Several prepared sets seen as one: the samples of each after those of the one before."""
+"""Several prepared sets concatenated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Indices = NDArray[np.int64]
 
 
 class Pool:
-    """Random access to the samples of all sets by one number, the place in the pool."""
+    """Random access to the samples of all sets by one index."""
 
     def __init__(self, sets: Mapping[str, Prepared]) -> None:
         self.sets = dict(sets)
@@ -31,27 +31,27 @@ class Pool:
         return np.concatenate([prepared.lengths for prepared in self.sets.values()])
 
     def start(self, name: str) -> int:
-        """Place of a set's first sample."""
+        """Index of a set's first sample."""
         return int(self._starts[list(self.sets).index(name)])
 
     def found(self, places: Sequence[int] | Indices) -> tuple[Indices, Indices]:
-        """Of each place the number of its set, and the sample's number in that set."""
+        """For each index, the number of its set and the sample's index in that set."""
         which = np.searchsorted(self._starts, places, side="right") - 1
         return which.astype(np.int64), np.asarray(places, dtype=np.int64) - self._starts[which]
 
     def __getitem__(self, places: Sequence[int] | Indices) -> list[dict[str, Any]]:
-        """The samples at some places, in their order."""
+        """The samples at the indices, in their order."""
         sets = list(self.sets.values())
         return [sets[which][[row]][0] for which, row in zip(*self.found(places), strict=True)]
 
     @property
     def name(self) -> str:
-        """Follows from the content of all sets and their order."""
+        """A name that depends on the content of all sets and their order."""
         return "+".join(prepared.folder.name for prepared in self.sets.values())
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label set that all have in common."""
+        """The label set, which all sets share."""
         return next((prepared.facts.labels for prepared in self.sets.values()), ())
 
     @property

@@ -1,8 +1,8 @@
 """Prepared samples in one Arrow file, memory-mapped by every rank that reads them.
 
-The folder holds the hash of each of its files. They are looked at once a start, by the process that prepares; what is
-damaged is made again, and its files take the place of the damaged ones one by one: both are of the same samples, and
-other runs may be reading there.
+The folder contains the hash of each of its files. The process that prepares the data verifies them at each attempt.
+Damaged data are prepared again, and the files are replaced one by one: old and new ones have the same samples, and
+other runs may be reading them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from launcher.files import HASHES, hash_folder, partial_of, remove_leftovers
 from launcher.job.sections.data import LabelFormat
 
 ROWS_A_BATCH = 4096
-"""Every record batch but the last holds so many rows, so row i is in batch i // 4096."""
+"""Rows of each record batch except the last, so row i is in batch i // 4096."""
 
 SAMPLES, FACTS, FINGERPRINTS = "samples.arrow", "facts.json", "fingerprints.npy"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of prepared samples.
+    """Facts on prepared samples.
 
     labels: names of the classes, in the order of the model's outputs
     counts: samples of each class; empty for unlabelled samples
-    samples: how many there are
-    label_format: how the labels were read; `auto` where a sample has one alone
+    samples: number of samples
+    label_format: how the labels were read; `auto` if a sample has a single label
     """
 
     labels: tuple[str, ...]
@@ -59,7 +59,7 @@ class Prepared:
         return self.facts.samples
 
     def __getitem__(self, indices: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The samples at `indices`: for each column a number or an array of numbers."""
+        """The samples at `indices`, each with a number or an array of numbers per column."""
         return [self._sample(int(index)) for index in indices]
 
     @cached_property
@@ -70,7 +70,7 @@ class Prepared:
 
     @cached_property
     def fingerprints(self) -> Fingerprints:
-        """What each sample shows a model, as one number; empty where nobody noted it."""
+        """The fingerprint of each sample's inputs; empty if none were recorded."""
         found: Fingerprints = np.load(self.folder / FINGERPRINTS)
         return found
 
@@ -79,7 +79,7 @@ class Prepared:
         return {name: column[row] for name, column in self._batch(batch).items()}
 
     def _batch(self, number: int) -> Mapping[str, Any]:
-        """Columns of one record batch that can be indexed by row, without copying what they hold."""
+        """Columns of one record batch that can be indexed by row, without copying the data."""
         if number not in self._batches:
             batch = self._file.get_batch(number)
             self._batches[number] = {name: _indexed(batch.column(name)) for name in batch.schema.names}
@@ -109,7 +109,7 @@ def _indexed(column: Any) -> Any:
 
 
 def _numbers(array: Any) -> NDArray[Any]:
-    """A view of numbers as they lie in the file; `to_numpy` would import pandas, which takes each rank a second."""
+    """A view of the numbers in the file; `to_numpy` would import pandas, which takes each rank a second."""
     kind, values = np.dtype(array.type.to_pandas_dtype()), array.buffers()[1]
     if values is None:
         return np.empty(0, kind)
@@ -129,7 +129,7 @@ def _arrow_type(values: Sequence[Any]) -> Any:
 
 
 class PreparedWriter:
-    """Writes samples into a folder that appears whole or not at all.
+    """Writes samples into a folder that appears complete or not at all.
 
     with PreparedWriter(folder) as writer:
         writer.write({"input_ids": [[1, 2], [3]], "length": [2, 1]})
@@ -137,7 +137,7 @@ class PreparedWriter:
     """
 
     def __init__(self, folder: Path, *, replaces: bool = False) -> None:
-        """replaces: whether the folder is there, and damaged."""
+        """replaces: whether the folder exists and is damaged."""
         self._folder, self._replaces = folder, replaces
         self._partial = partial_of(folder)
         self._writer: Any = None
@@ -157,7 +157,7 @@ class PreparedWriter:
     def write(self, columns: Mapping[str, list[Any]]) -> None:
         """Append rows, given as columns of integers, of floats, or of lists or arrays of them.
 
-        Integers are kept in 32 bits, floats in 64, arrays in the numbers that they are of.
+        Integers are stored in 32 bits, floats in 64, arrays in their own dtype.
         """
         for name, values in columns.items():
             self._waiting.setdefault(name, []).extend(values)
@@ -171,7 +171,7 @@ class PreparedWriter:
         fingerprints: Sequence[int] = (),
         label_format: LabelFormat = "auto",
     ) -> None:
-        """Write what waits and let the folder appear; where another process was first, its folder stays."""
+        """Write the buffered rows and rename the folder; if another process was first, its folder is kept."""
         if self._waiting.get("length"):
             self._flush(ROWS_A_BATCH)
         self._writer.close()

@@ -20,7 +20,7 @@ SUFFIXES = DELIMITED + JSONLINES + PARQUET + CONLL
 
 
 def read_rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
-    """The rows of all files of `source` in the order named, at most `source.limit`.
+    """The rows of all files of `source`, in the given order, at most `source.limit`.
 
     columns: role to the column's name in the file
     Raises DataError with file and row.
@@ -36,7 +36,7 @@ def _rows(source: Source, columns: Mapping[str, str]) -> Iterator[Row]:
 
 
 def count_rows(source: Source) -> int | None:
-    """How many rows `read_rows` gives; None for a hub id, which only the run downloads. Raises DataError."""
+    """The number of rows of `read_rows`; None for a hub id, which only the run downloads. Raises DataError."""
     total = 0
     for place in source.files:
         rows = _count(place, source)
@@ -47,21 +47,21 @@ def count_rows(source: Source) -> int | None:
 
 
 def look_at_beginnings(source: Source, columns: Mapping[str, str]) -> None:
-    """Read the first row of each file that lies here. Raises DataError, so for a column that is not there."""
+    """Read the first row of each local file. Raises DataError, also for a missing column."""
     for place in source.files:
         if is_local(place):
             next(_read(place, source, columns), None)
 
 
 def files_left_out(source: Source) -> list[str]:
-    """What lies in folders of classes and is no sample, a line a folder, without hidden files. Raises DataError."""
+    """Files in class folders that are not samples, one line per folder, without hidden files. Raises DataError."""
     folders = [Path(place) for place in source.files if Path(place).is_dir() and is_class_folder(Path(place))]
-    return [f"{folder}: {some(files, folder)} left out: of no kind that is read" for folder in folders
+    return [f"{folder}: {some(files, folder)} skipped: not of a supported kind" for folder in folders
             if (files := left_out(folder))]  # fmt: skip
 
 
 def is_local(place: str) -> bool:
-    """Whether `place` means a file or a folder rather than a hub id."""
+    """Whether `place` is a file or a folder rather than a hub id."""
     path = Path(place)
     return path.exists() or path.is_absolute() or path.suffix.lower() in SUFFIXES or place.startswith(("./", "../"))
 
@@ -95,7 +95,7 @@ def _count(place: str, source: Source) -> int | None:
 
 
 def existing(place: str) -> Path:
-    """A local place that is there and of a kind that can be read. Raises DataError."""
+    """An existing local file or folder of a supported kind. Raises DataError."""
     path = Path(place)
     if not path.exists():
         raise DataError(path, "there is no such file; check the path")

@@ -1,4 +1,4 @@
-"""A row's values as a task wants them: a text that says something, a label that names a class, a number, a list."""
+"""A row's values as a task needs them: a text that is not blank, a label that names a class, a number, a list."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from launcher.data.rows import Row
 from launcher.errors import DataError
 
 LARGEST = 3.4e38
-"""Numbers are learned in 32 bits, where larger ones are infinite."""
+"""Training uses 32 bits, in which larger numbers are infinite."""
 SHOWN = 60
-"""Characters of a value that a message shows."""
+"""Characters of a value shown in a message."""
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 PART = re.compile(rf"\s*({QUOTED}|[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|True|False|true|false)\s*")
-"""What stands in a list that was written as text: as Python, JSON and numpy write it."""
+"""An item of a list that was written as text by Python, JSON or numpy."""
 FLAGS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
 TRUTHS = {"true": "True", "false": "False"}
 WHOLE = re.compile(r"-?\d+\.0+")
-"""An integer that was written from a column of floats, as pandas does where a value is missing."""
+"""An integer written from a float column, as pandas does if a value is missing."""
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 def text_of(row: Row, role: str = "text") -> str:
-    """The text. Raises DataError where it is missing, blank or no text."""
+    """The text. Raises DataError if it is missing, blank or not text."""
     value = row.values[role]
     if value is None or (isinstance(value, str) and not value.strip()):
         raise DataError(row.file, f"the {role} is empty; remove the row or fill it", row.number)
@@ -34,24 +34,24 @@ def text_of(row: Row, role: str = "text") -> str:
 
 
 def label_of(row: Row, role: str = "label") -> str:
-    """The label's name: of an integer (also as 1.0) its digits, True or False of a truth value.
+    """The label's name: an integer's digits (also for 1.0), True or False for a boolean.
 
-    Raises DataError where there is none, or several.
+    Raises DataError if there is no label, or several.
     """
     value = plain(row.values[role])
     listed = value if isinstance(value, list) else list_in(value) if isinstance(value, str) else None
     if listed is not None:
         raise DataError(
             row.file,
-            f"the {role} is a list, {str(value)[:40]}, where one label is needed; several labels a sample are learned "
-            "with train.loss.name: binary, a label for each word with task: token-classification",
+            f"the {role} is a list, {str(value)[:40]}, and one label is needed; for several labels per "
+            "sample set train.loss.name: binary, for a label per word task: token-classification",
             row.number,
         )
     return _label(row, role, value)
 
 
 def labels_of(row: Row, role: str = "label") -> list[str]:
-    """The names in a list, or in one text with separators; there may be none. Raises DataError."""
+    """The names in a list, or in one text with separators; possibly none. Raises DataError."""
     value = plain(row.values[role])
     if isinstance(value, str):
         parts = _listed(row, role, value)
@@ -61,15 +61,15 @@ def labels_of(row: Row, role: str = "label") -> list[str]:
     if value is None or (isinstance(value, float) and not value.is_integer()):
         raise DataError(
             row.file,
-            f"the {role} is {_shown(value)}; several labels are a list, or a text with {row.separator!r} between them, "
-            "empty for none",
+            f"the {role} is {_shown(value)}; give several labels as a list, or as a text with "
+            f"{row.separator!r} between them, empty for none",
             row.number,
         )
     return [_label(row, role, value)]
 
 
 def number_of(row: Row, role: str = "label") -> float:
-    """The number. Raises DataError where there is none, or none that is finite in 32 bits."""
+    """The number. Raises DataError if it is missing, or not finite in 32 bits."""
     value = row.values[role]
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -85,25 +85,25 @@ def number_of(row: Row, role: str = "label") -> float:
 
 
 def list_of(row: Row, role: str) -> list[object]:
-    """The list. Raises DataError where it is none or empty."""
+    """The list. Raises DataError if it is not a list, or empty."""
     value = plain(row.values[role])
     if not isinstance(value, list) or not value:
         raise DataError(
             row.file,
-            f"the {role} is {_shown(value)}, not a list; lists come from jsonl, parquet and conll files",
+            f"the {role} is {_shown(value)}, not a list; use a jsonl, parquet or conll file for lists",
             row.number,
         )
     return value
 
 
 def _shown(value: object) -> str:
-    """A value in a message, cut: it may be an image."""
+    """A value for a message, shortened, since it may be an image."""
     shown = repr(value)
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
 
 
 def plain(value: object) -> object:
-    """Numbers and arrays of numpy and torch as Python's own, within lists too."""
+    """Numbers and arrays of numpy and torch as Python values, also within lists."""
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     is_foreign = not isinstance(value, str | bytes) and hasattr(value, "dtype") and hasattr(value, "tolist")
@@ -111,7 +111,7 @@ def plain(value: object) -> object:
 
 
 def list_in(text: str) -> list[object] | None:
-    """The list that a text was written from (`[0, 1]`, `['a', 'b']`, `[0 1]`); None for a text that is none."""
+    """The list that a text represents (`[0, 1]`, `['a', 'b']`, `[0 1]`); None for other texts."""
     text = text.strip()
     if len(text) < 2 or BRACKETS.get(text[0]) != text[-1]:
         return None
@@ -122,7 +122,7 @@ def list_in(text: str) -> list[object] | None:
             return None
         try:
             parts.append(ast.literal_eval(TRUTHS.get(found.group(1), found.group(1))))
-        except (ValueError, SyntaxError):  # 007, or an escape that is none
+        except (ValueError, SyntaxError):  # 007, or an invalid escape
             return None
         place = found.end()
         if place < len(inside) and inside[place] == ",":
@@ -132,7 +132,7 @@ def list_in(text: str) -> list[object] | None:
 
 
 def flags_of(row: Row, role: str = "label") -> list[int] | None:
-    """What labels alone are made of 0 and 1, as places of a vector would be; None where anything else is there."""
+    """The labels as a vector, if all are 0 or 1; None otherwise."""
     value = plain(row.values[role])
     if isinstance(value, str):
         listed = list_in(value)
@@ -144,12 +144,12 @@ def flags_of(row: Row, role: str = "label") -> list[int] | None:
 
 
 def _listed(row: Row, role: str, text: str) -> list[object] | None:
-    """Raises DataError for a text in the brackets of a list that cannot be read as one."""
+    """The list in a text. Raises DataError for a text in brackets that cannot be parsed."""
     found = list_in(text)
     if found is None and text.strip().startswith("[") and text.strip().endswith("]"):
         raise DataError(
             row.file,
-            f"the {role} {text.strip()[:40]!r} looks like a list and cannot be read as one; write its names in quotes, "
+            f"the {role} {text.strip()[:40]!r} looks like a list and cannot be parsed; write its names in quotes, "
             f'["a", "b"], or without brackets, with {row.separator!r} between them',
             row.number,
         )
@@ -158,11 +158,11 @@ def _listed(row: Row, role: str, text: str) -> list[object] | None:
 
 def _label(row: Row, role: str, value: object) -> str:
     if isinstance(value, float) and not isnan(value) and value.is_integer():
-        value = int(value)  # integers beside missing values are stored as floats
+        value = int(value)  # a column with missing values stores integers as floats
     if value is None or value == "" or (isinstance(value, float) and isnan(value)):
         raise DataError(row.file, f"the {role} is empty; remove the row or fill it", row.number)
     if isinstance(value, float) or not isinstance(value, str | int):
-        message = f"the {role} is {_shown(value)}; a label is text, an integer, true or false"
+        message = f"the {role} is {_shown(value)}; a label must be text, an integer, true or false"
         raise DataError(row.file, message, row.number)
     name = str(value).strip()
     if not name:

@@ -150,7 +150,7 @@ def _side_by_side(columns: Sequence[Mapping[str, Measured]]) -> dict[str, list[M
 
 
 def _result_of(run: RunFolder) -> Result | None:
-    """None where there is none yet, or where its file is damaged, which is told beside."""
+    """None where there is none yet, or where its file is damaged, which is reported separately."""
     try:
         return Result.read(run.result_file) if run.result_file.exists() else None
     except RequestError:

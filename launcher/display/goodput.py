@@ -38,9 +38,9 @@ class Goodput:
 
     def __str__(self) -> str:
         if self.goodput is None:
-            return "nothing has been done yet"
+            return "no work has been recorded yet"
         spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items() if seconds >= 0.5)
-        return f"{self.goodput:.0%} of the time went into steps that count: {spent}"
+        return f"goodput {self.goodput:.0%}, the share of the time that went into kept steps: {spent}"
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Goodput:

@@ -230,7 +230,9 @@ def print_outcome(folder: RunFolder, terminal: TextIO | None = None) -> None:
         soft_wrap=True,
     )
     if result.selector is not None:
-        console.print(f"the result was chosen by {result.selector}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"the checkpoint was selected by {result.selector}", highlight=False, markup=False, soft_wrap=True
+        )
     ledger = Goodput.of(EventTail(folder.events_file).read())
     console.print(str(ledger), highlight=False, soft_wrap=True)
     if result.verdict is not None:

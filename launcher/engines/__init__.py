@@ -1,4 +1,4 @@
-"""How the model is spread over the ranks: a file an engine. Nothing here knows of tasks."""
+"""How the model is distributed over the ranks: one file per engine. Nothing here depends on tasks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What every engine does, cut for the hardest first.
+"""The interface of every engine, designed for the most restrictive one.
 
-DeepSpeed sets up model and optimizer together, clips inside its step and decides at the accumulation
-boundary, so none of these is a call of its own.
+DeepSpeed sets up model and optimizer together, clips inside its step, and updates at the accumulation boundary. So none
+of these is a method of its own.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from launcher.models.weights.stored import LazyTensors
 from launcher.plan.mesh import Mesh
 
 LocalTensor = Tensor | FlatSlice
-"""What a rank holds of a tensor: all of it, a `DTensor`'s shard, or a run of elements."""
+"""A rank's part of a tensor: all of it, a `DTensor`'s shard, or a contiguous range of elements."""
 
 
 class StateDict(TypedDict):
     """Training state of one rank, named by the model's own parameter names.
 
     model: parameters and buffers
-    learning: of each parameter that this rank steps a part of, that part; its moments are laid out likewise
-    optimizer: for each of those, its moments, which are empty before the first step, and what options keep of it
-    scaler: how much the loss is scaled; empty where it is not
+    learning: this rank's shard of each parameter that it updates; the moments have the same layout
+    optimizer: the moments of each of those, empty before the first step, and the weight options' copies of it
+    scaler: state of the loss scaler; empty without loss scaling
     """
 
     model: dict[str, LocalTensor]
@@ -42,11 +42,11 @@ class StateDict(TypedDict):
 
 @dataclass(frozen=True)
 class LocalParameter:
-    """What this rank steps of a parameter.
+    """This rank's shard of a parameter, as the optimizer updates it.
 
     name: of the parameter, which may be on other ranks too
-    held: its part here; shares memory with what the optimizer steps
-    group: of the optimizer; its `lr` is the rate of the latest update, or of the one that is about to be made
+    held: the shard; shares memory with the tensor that the optimizer updates
+    group: its optimizer group, whose `lr` is the rate of the latest update, or of the update about to be made
     """
 
     name: str
@@ -55,7 +55,7 @@ class LocalParameter:
 
     @property
     def tensor(self) -> Tensor:
-        """The part as a plain tensor."""
+        """The shard as a plain tensor."""
         return local(self.held)
 
     @property
@@ -65,29 +65,29 @@ class LocalParameter:
 
 
 def local(held: LocalTensor) -> Tensor:
-    """This rank's part, without gradient, sharing memory."""
+    """This rank's shard, without gradient, sharing memory."""
     if isinstance(held, FlatSlice):
         return held.local
     return (held.to_local() if isinstance(held, DTensor) else held).detach()
 
 
 def cloned(held: LocalTensor) -> LocalTensor:
-    """The same part in new memory on the same device."""
+    """A copy of the shard on the same device."""
     if isinstance(held, FlatSlice):
         return FlatSlice(held.local.clone(), held.shape, held.start)
     return held.detach().clone()
 
 
 def nothing() -> None:
-    """What is done before an update where nothing is."""
+    """The default of `before_update`, which does nothing."""
 
 
 @dataclass(frozen=True)
 class ParamOptions:
-    """What tells a parameter that learns from others.
+    """Options of one trainable parameter.
 
-    factor: what its learning rate is multiplied by
-    since: the stage of the run in which it begins to learn
+    factor: multiplies its learning rate
+    since: the stage of the run from which it is trained
     is_new: the pretrained model lacks it
     """
 
@@ -97,21 +97,21 @@ class ParamOptions:
 
 
 PLAIN: Mapping[str, ParamOptions] = {}
-"""All alike."""
+"""No parameter has options of its own."""
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine needs to know of the run.
+    """What an engine needs to know about the run.
 
-    device: where this rank computes
+    device: this rank's device
     precision: of forward and backward; weights and optimizer stay fp32
-    clip_norm: largest norm of the whole gradient, None for no clipping
-    block: class of the modules that are sharded one at a time; None finds them
+    clip_norm: maximum norm of the whole gradient, None for no clipping
+    block: class of the modules that are sharded one at a time; None detects it
     deepspeed: the rendered DeepSpeed JSON; only its engine needs it
-    mesh: how the ranks are arranged; what an engine averages over follows from it
-    whole_gradients: an engine that slices gradients may have them whole between the micro-batches of a step, which
-        saves their travelling and costs their memory
+    mesh: how the ranks are arranged, from which follows over which of them gradients are averaged
+    whole_gradients: an engine that shards gradients may keep them whole between the micro-batches of a step, which
+        saves communication and costs memory
     """
 
     device: torch.device
@@ -124,7 +124,7 @@ class EngineSettings:
 
 
 class Engine(Protocol):
-    """How the model is spread; the loop knows no more of parallelism than this."""
+    """How the model is distributed. The training loop uses parallelism only through this interface."""
 
     @property
     def module(self) -> nn.Module:
@@ -132,7 +132,7 @@ class Engine(Protocol):
 
     @property
     def shards_weights(self) -> bool:
-        """Whether `prepare` takes a model whose weights are still in their files."""
+        """Whether `prepare` accepts a model whose weights have not been read from their files yet."""
 
     def prepare(
         self,
@@ -141,51 +141,55 @@ class Engine(Protocol):
         stored: LazyTensors,
         options: Mapping[str, ParamOptions] = PLAIN,
     ) -> None:
-        """Shard or wrap the model, read what is still in files, make the optimizer.
+        """Shard or wrap the model, read the weights that are still in files, make the optimizer.
 
-        stored: for each parameter on the meta device, where its values are
-        options: by the names of parameters; the others have the plain ones
+        stored: where the values of each parameter on the meta device are stored
+        options: by parameter name; other parameters have none
         """
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
         """Forward and backward of one micro-batch.
 
-        scale: one over the global batch's sum of weights; the gradient of Σ weightᵢ·lossᵢ·scale over all
-        ranks and micro-batches is what `step` uses, whatever averaging the library does
-        last: gradients need not travel before
+        scale: one over the global batch's sum of weights; `step` uses the gradient of Σ weightᵢ·lossᵢ·scale over all
+        ranks and micro-batches, whatever averaging the library does
+        last: whether this is the last micro-batch of the step; gradients need not be reduced before it
         """
 
     def step(self, lr: float, discard: bool = False, before_update: Callable[[], None] = nothing) -> float:
         """Clip, update, zero. Returns the norm of the whole gradient before clipping.
 
-        discard: zero only. So does a norm that is not finite, which is then what is returned
-        before_update: called once the rates are set and it is sure that the weights are updated; may change them
+        discard: only zero the gradients. The same happens if the norm is NaN or infinite; it is then returned
+        before_update: called when the rates are set and the update is certain to happen; may change the weights
         """
 
     def local_parameters(self) -> Sequence[LocalParameter]:
-        """What this rank steps, for averages, pulls and mixtures of weights; call `refresh` after changing any."""
+        """The shards that this rank updates, for weight averaging, L2-SP and interpolation.
+
+        Call `refresh` after changing any of them.
+        """
 
     def refresh(self) -> None:
-        """Let the module compute with what the local parameters hold now."""
+        """Copy the current local parameters to the weights that the module computes with."""
 
     def swap_result(self) -> None:
-        """Exchange what the optimizer steps with what is its result, where these differ; a second time puts both back,
-        to the last bit.
+        """Exchange the weights that the optimizer updates with those of its result, if these differ.
+
+        A second call restores both bit for bit.
         """
 
     def state(self) -> StateDict:
         """The training state, sharing memory with the live tensors."""
 
     def load(self, state: StateDict) -> None:
-        """Take over a state that has the structure of `state()`, or of `without(state(), …)`."""
+        """Load a state that has the structure of `state()`, or of `without(state(), …)`."""
 
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and buffers whole, one at a time, each tied one once. Every rank takes part.
+        """Parameters and buffers, gathered one at a time, each tied one once. Every rank must call this.
 
-        wanted: says of a name whether it is among them; the others are not gathered
+        wanted: whether to gather the tensor of a name; the others are left out
         """
 
 
 def without(state: StateDict, names: Collection[str]) -> StateDict:
-    """The state but for the parameters of some names, which never learn."""
+    """The state without the named parameters, which are never trained."""
     return {**state, "model": {name: held for name, held in state["model"].items() if name not in names}}

@@ -1,7 +1,7 @@
-"""The norm of the whole gradient, alike however it is cut, and clipping by it.
+"""The norm of the whole gradient, the same however the gradient is sharded, and clipping by it.
 
-On CPUs torch adds up the squares of a tensor in float32, one after the other: of 28 million values the norm is 1.6e-3
-too small, and of halves less. So with clipping a step would depend on who holds which slice.
+On CPUs torch adds up the squares of a tensor in float32, one after the other. For 28 million values the norm is 1.6e-3
+too small; for shards of them the error is smaller. So with clipping a step would depend on the sharding.
 `tests/engines/test_clipping.py` shows both.
 """
 
@@ -17,7 +17,7 @@ CHUNK = 2**14
 
 
 def sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
-    """Over all values of all tensors, a float64 scalar on the CPU."""
+    """The sum of squares over all values of all tensors, a float64 scalar on the CPU."""
     parts = [part for gradient in gradients for part in _parts(gradient.detach())]
     if not parts:
         return torch.zeros((), dtype=torch.float64)
@@ -25,12 +25,12 @@ def sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def scale_to(gradients: Sequence[Tensor], norm: float, limit: float) -> None:
-    """Scale the tensors, whose norm together with what other ranks hold is `norm`, where that is above the limit."""
+    """Scale the tensors down if `norm`, the norm over the shards of all ranks, exceeds the limit."""
     factor = limit / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_ does
     if factor < 1.0 and gradients:
         torch._foreach_mul_(list(gradients), factor)
 
 
 def _parts(gradient: Tensor) -> Sequence[Tensor]:
-    """GPUs add up in a tree, which loses next to nothing."""
+    """Chunks on the CPU; on GPUs the whole tensor, since tree summation loses almost no precision."""
     return gradient.reshape(-1).split(CHUNK) if gradient.device.type == "cpu" and gradient.numel() else [gradient]

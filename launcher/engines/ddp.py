@@ -26,28 +26,28 @@ class DataParallel:
         self.averaged_over = mesh.data_size
 
     def spread(self, model: nn.Module, stored: LazyTensors) -> nn.Module:
-        """Move the model to the device, make it equal on all ranks, hook the gradients."""
+        """Move the model to the device, synchronise it over the ranks, register the gradient hooks."""
         self._parallel = DistributedDataParallel(
             model.to(self._device),
             device_ids=[self._device.index] if self._device.type == "cuda" else None,
             process_group=data_group(self._mesh),
             broadcast_buffers=False,
-            find_unused_parameters=True,  # a pooler nobody asks, an expert no token chose
+            find_unused_parameters=True,  # such as a pooler that is not called, or an expert without tokens
             gradient_as_bucket_view=True,
         )
         return self._parallel
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients travel in the last backward pass of a step."""
+        """Gradients are reduced in the last backward pass of a step."""
         return nullcontext() if last else self._parallel.no_sync()
 
     def gradient_squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """All of it is on each rank."""
+        """The whole gradient is on each rank."""
         return sum_of_squares(gradients_of(parameters))
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """As it is."""
+        """The tensor itself, which is whole."""
         return tensor
 
     def refresh(self) -> None:
-        """Nothing is held elsewhere."""
+        """Nothing to do: there are no other copies of the weights."""

@@ -1,6 +1,6 @@
-"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and weights (3) sliced over the ranks, or offloaded.
+"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and weights (3) sharded over the ranks, or offloaded.
 
-DeepSpeed's own names for the slices are private; all of them that are needed stand in this file.
+DeepSpeed's attributes for the shards are private. All of them that are needed are used in this file only.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from launcher.models.weights.stored import LazyTensors
 
 @dataclass(frozen=True)
 class FragmentLocation:
-    """Where the part of a parameter that this rank steps lies.
+    """Where the fragment of a parameter that this rank updates is stored.
 
-    flat: 1-D, the slice of a group of parameters that the optimizer sees as one
-    offset: of the part in `flat`; start: of the part in the parameter, row-major; count: its elements
+    flat: 1-D, the shard of a parameter group that the optimizer updates as one tensor
+    offset: of the fragment in `flat`; start: of the fragment in the parameter, row-major; count: its elements
     """
 
     flat: Tensor
@@ -50,14 +50,14 @@ class FragmentLocation:
     count: int
 
     def of(self, flat: Tensor, shape: torch.Size) -> FlatSlice:
-        """The part in a tensor that is laid out as `flat` is."""
+        """The fragment in a tensor with the layout of `flat`."""
         return FlatSlice(flat.narrow(0, self.offset, self.count), shape, self.start)
 
 
 class DeepSpeedEngine:
     """`deepspeed.initialize` over the same optimizer as every engine.
 
-    Weights stay in fp32 and autocast decides what is computed in, so that the numbers are those of every engine.
+    Weights stay in fp32 and autocast sets the compute precision, so that results equal those of the other engines.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -75,22 +75,22 @@ class DeepSpeedEngine:
 
     @property
     def shards_weights(self) -> bool:
-        """In stage 3."""
+        """True in stage 3."""
         return self._sharded
 
     def prepare(
         self, model: nn.Module, optimizer: Optimizer, stored: LazyTensors, options: Mapping[str, ParamOptions] = PLAIN
     ) -> None:
-        """Hand model and optimizer to DeepSpeed with the rendered configuration."""
+        """Initialise DeepSpeed with model, optimizer and the rendered configuration."""
         deepspeed = _import_deepspeed(self._settings.device)
         config = str(self._settings.deepspeed)
         precision = self._settings.precision
-        if precision in AUTOCAST:  # inside, since DeepSpeed ends any autocast that is around it
+        if precision in AUTOCAST:  # inside the forward pass, since DeepSpeed disables an autocast around it
             model.forward = autocast(self._settings.device, precision)(model.forward)
-        groups = parameter_groups(model.named_parameters(), optimizer, options)  # slices have no rows
+        groups = parameter_groups(model.named_parameters(), optimizer, options)  # before DeepSpeed flattens them
         _read_slices(deepspeed, stored, config, self._settings.device)
         for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)  # DeepSpeed does so with parameters alone
+            dist.broadcast(buffer, src=0)  # DeepSpeed broadcasts only parameters
         self._model = model.train()
         self._engine: Any = deepspeed.initialize(
             model=model,
@@ -103,14 +103,14 @@ class DeepSpeedEngine:
         self._apply_scale()
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
-        """Forward and backward. ZeRO divides the gradients' sum by the ranks that hold data, which is undone here."""
+        """Forward and backward. ZeRO divides the gradients' sum by the data-parallel size, which is undone here."""
         self._engine.set_gradient_accumulation_boundary(last)
         losses: Losses = self._engine(batch.to(self._settings.device))
         self._engine.backward(losses.weighted.sum() * (scale * self._settings.mesh.data_size), scale_wrt_gas=False)
         return losses
 
     def step(self, lr: float, discard: bool = False, before_update: Callable[[], None] = nothing) -> float:
-        """DeepSpeed clips, updates and zeroes, and only zeroes where the norm is not finite."""
+        """DeepSpeed clips, updates and zeroes; it only zeroes if the norm is NaN or infinite."""
         set_rate(self._zero.optimizer, lr)
         self._before_update = before_update
         with self._norm_not_finite() if discard else nullcontext():
@@ -122,7 +122,7 @@ class DeepSpeedEngine:
         return norm
 
     def local_parameters(self) -> Sequence[LocalParameter]:
-        """The parts of parameters in the slices that the optimizer steps."""
+        """The parameters' fragments in the shards that the optimizer updates."""
         shapes, groups = self._shapes(), dict(self._stepped())
         return [
             LocalParameter(name, place.of(place.flat.detach(), shapes[name]), groups[place.flat])
@@ -130,7 +130,7 @@ class DeepSpeedEngine:
         ]
 
     def refresh(self) -> None:
-        """Let the weights that the module computes with be those that the optimizer steps."""
+        """Copy the weights that the optimizer updates to those that the module computes with."""
         if not self._sharded:
             self._zero.update_lp_params()
             return
@@ -141,10 +141,10 @@ class DeepSpeedEngine:
             _slice(parameters[name]).local.copy_(part.local)
 
     def swap_result(self) -> None:
-        """Nothing: no optimizer that DeepSpeed may have here steps other weights than are its result."""
+        """Nothing to do: every optimizer supported with DeepSpeed updates the weights of its result."""
 
     def state(self) -> StateDict:
-        """Whole weights in stages 1 and 2, this rank's slices in stage 3; always its slices of the moments."""
+        """Whole weights in stages 1 and 2, this rank's shards in stage 3; in all stages its shards of the moments."""
         weights: dict[str, LocalTensor] = dict(saved_tensors(self._model))
         if self._sharded:
             weights |= {name: _slice(parameter) for name, parameter in self._model.named_parameters()}
@@ -155,7 +155,7 @@ class DeepSpeedEngine:
             held, slots = self._read(flat)
             for name, place in places.items():
                 learning[name] = place.of(held, shapes[name])
-                if slots:  # a counter is as it is
+                if slots:  # counters need no conversion
                     moments[name] = {
                         slot: place.of(value, shapes[name]) if value.shape == held.shape else value
                         for slot, value in slots.items()
@@ -164,7 +164,7 @@ class DeepSpeedEngine:
         return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
-        """Take over a saved state, the fp32 copies that the optimizer steps included."""
+        """Load a saved state, including the fp32 copies that the optimizer updates."""
         self._load_weights(state["model"])
         for flat, places in self._places_by_flat().items():
             with self._in_memory(flat):
@@ -175,7 +175,7 @@ class DeepSpeedEngine:
             self._apply_scale()
 
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and buffer that is saved; stage 3 gathers one at a time."""
+        """Every saved parameter and buffer; stage 3 gathers one at a time."""
         self._slice_everything()
         parameters = dict(self._model.named_parameters()) if self._sharded else {}
         deepspeed = _import_deepspeed(self._settings.device)
@@ -189,18 +189,18 @@ class DeepSpeedEngine:
                 yield name, parameters[name].data
 
     def _update_begins(self, *_: object) -> None:
-        """DeepSpeed lets the optimizer step one group or slice after another; what comes before all comes once."""
+        """Call `before_update` once: DeepSpeed calls the optimizer for one group or shard after another."""
         before_update, self._before_update = self._before_update, nothing
         before_update()
 
     def _apply_scale(self) -> None:
-        """DeepSpeed multiplies the loss by it, and divides the gradients before it clips them."""
+        """Set DeepSpeed's loss scale: it multiplies the loss, and divides the gradients before clipping."""
         if self._scale is not None:
             self._zero.override_loss_scale(self._scale.scale)
 
     @contextmanager
     def _norm_not_finite(self) -> Iterator[None]:
-        """Inside, DeepSpeed finds the gradient's norm not finite: the one reason for which it discards a step."""
+        """Make DeepSpeed see an infinite gradient norm, the only reason for which it discards a step."""
         name = "_get_norm_groups" if self._sharded else "scaled_global_norm"
         no_number = torch.tensor(float("nan"), device=self._settings.device)
         setattr(self._zero, name, lambda: [no_number] if self._sharded else no_number)
@@ -210,7 +210,7 @@ class DeepSpeedEngine:
             delattr(self._zero, name)
 
     def _read(self, flat: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """A slice and its moments: the live tensors, or copies of what is on a disk."""
+        """A shard and its moments: the live tensors, or copies if they are offloaded to disk."""
         slots = dict(self._zero.optimizer.state.get(flat, {}))
         if not _is_on_disk(flat):
             return flat.detach(), slots
@@ -219,7 +219,7 @@ class DeepSpeedEngine:
 
     @contextmanager
     def _in_memory(self, flat: Tensor) -> Iterator[None]:
-        """Inside, a slice that is on a disk is in memory with its moments; what is changed in them goes to the disk."""
+        """Load a shard that is offloaded to disk, with its moments; changes are written back at exit."""
         if not _is_on_disk(flat):
             yield
             return
@@ -231,7 +231,7 @@ class DeepSpeedEngine:
             self._zero._optimizer_states_and_gradient_swap_out(group)
 
     def _load_slots(self, place: FragmentLocation, slots: Mapping[str, LocalTensor]) -> None:
-        """Take over the moments of one parameter."""
+        """Load the moments of one parameter."""
         for slot, value in slots.items():
             held = self._zero.optimizer.state[place.flat]
             if isinstance(value, FlatSlice):
@@ -261,7 +261,7 @@ class DeepSpeedEngine:
                     place.of(flat.data, parameters[name].ds_shape).local.copy_(_slice(parameters[name]).local)
 
     def _stepped(self) -> list[tuple[Tensor, dict[str, Any]]]:
-        """Each flat slice that the optimizer steps, with its group; stage 3 cuts a group into several."""
+        """Each flat shard that the optimizer updates, with its group; stage 3 splits a group into several."""
         groups = self._zero.optimizer.param_groups
         if not self._sharded:
             return list(zip(self._zero.single_partition_of_fp32_groups, groups, strict=True))
@@ -269,10 +269,10 @@ class DeepSpeedEngine:
         return [(flat, groups[owners[number]]) for number, flat in enumerate(self._zero.fp32_partitioned_groups_flat)]
 
     def _slice_everything(self) -> None:
-        """Leave of each parameter its slice alone in stage 3; what is whole is gathered anew when it is next used.
+        """Release gathered parameters in stage 3; each is gathered again when it is next used.
 
-        A pass over the model ends with parameters still on their way that DeepSpeed fetched ahead, and with those kept
-        whole that it calls persistent.
+        After a pass over the model DeepSpeed still has prefetched parameters in flight, and keeps those whole that it
+        calls persistent.
         """
         if self._sharded:
             self._zero.empty_partition_cache()
@@ -281,7 +281,7 @@ class DeepSpeedEngine:
         return {name: getattr(p, "ds_shape", p.shape) for name, p in self._model.named_parameters()}
 
     def _places(self) -> dict[str, FragmentLocation]:
-        """For each parameter of which this rank steps a part, where that part lies."""
+        """The location of each parameter fragment that this rank updates."""
         found: dict[str, FragmentLocation] = {}
         for name, parameter in self._model.named_parameters():
             if not parameter.requires_grad:
@@ -312,9 +312,9 @@ class DeepSpeedEngine:
 
 
 def _read_slices(deepspeed: Any, stored: LazyTensors, config: str, device: torch.device) -> None:
-    """Slice the parameters that are on the meta device one at a time, then read what is left of each here.
+    """Shard the parameters on the meta device one at a time, then read this rank's shards from the files.
 
-    DeepSpeed cuts a slice from a whole tensor, for which all take turns in one room.
+    DeepSpeed needs a whole tensor to shard. All parameters share one buffer for it.
     """
     room = torch.empty(max((parameter.numel() for parameter in stored), default=0), device=device)
     for parameter, tensor in stored.items():
@@ -326,12 +326,12 @@ def _read_slices(deepspeed: Any, stored: LazyTensors, config: str, device: torch
 
 
 def _is_on_disk(flat: Tensor) -> bool:
-    """Whether DeepSpeed has written a slice to a disk, and left this in its place."""
+    """Whether this is DeepSpeed's placeholder for a shard that is offloaded to disk."""
     return flat.numel() == 0
 
 
 def _slice(parameter: Any) -> FlatSlice:
-    """What stage 3 leaves of a parameter on this rank, without the padding that makes all ranks' parts equal."""
+    """This rank's stage 3 shard of a parameter, without the padding that makes all shards equal."""
     held = parameter.ds_tensor
     size = held.ds_numel
     start = min(process_rank() * size, parameter.ds_numel)
@@ -339,7 +339,7 @@ def _slice(parameter: Any) -> FlatSlice:
 
 
 def _import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed for this device, without the minutes it would spend on compiling an operation nobody calls."""
+    """Import DeepSpeed for this device, without compiling an unused operation, which takes minutes."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # as torchrun does, and srun does not

@@ -1,7 +1,7 @@
-"""A run of consecutive elements of a tensor, which is what ZeRO leaves on a rank, as checkpoints can hold it.
+"""A contiguous range of a tensor's elements, which is a ZeRO shard, in a form that checkpoints can store.
 
-Checkpoints hold rectangular boxes. Consecutive elements of a tensor of n dimensions are at most 2n-1 of them: the
-rest of a row, whole rows, the beginning of a row, and so on inward. Each box is a view, so nothing is copied.
+Checkpoints store rectangular boxes. A contiguous range of a tensor of n dimensions is at most 2n-1 boxes: the rest of a
+row, whole rows, the beginning of a row, and so on inward. Each box is a view, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FlatSlice:
     """Elements `start` to `start + len(local)` of a tensor of `shape`, in row-major order.
 
     local: 1-D, shares memory with the live tensor
-    The methods with underscores are how `torch.distributed.checkpoint` asks a sharded object for its parts.
+    `torch.distributed.checkpoint` calls the methods with underscores to get the shards of an object.
     """
 
     local: Tensor
@@ -38,7 +38,7 @@ class FlatSlice:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the elements."""
+        """Data type of the elements."""
         return self.local.dtype
 
     @property
@@ -47,7 +47,7 @@ class FlatSlice:
         return self.local.nbytes
 
     def like(self, dtype: torch.dtype) -> FlatSlice:
-        """The same place in a new, empty tensor."""
+        """An uninitialised slice of the same range."""
         return FlatSlice(torch.empty_like(self.local, dtype=dtype), self.shape, self.start)
 
     def copy(self) -> FlatSlice:
@@ -55,12 +55,12 @@ class FlatSlice:
         return FlatSlice(self.local.to("cpu", copy=True), self.shape, self.start)
 
     def part(self, index: MetadataIndex) -> Tensor:
-        """The box whose offset `index` names."""
+        """The box at the offset of `index`."""
         assert index.offset is not None
         return next(box for offsets, box in self.boxes() if offsets == tuple(index.offset))
 
     def boxes(self) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """Offsets of each box, and the part of `local` that is in it."""
+        """Offsets of each box, and the view of `local` that it covers."""
         done = 0
         for offsets, sizes in boxes(tuple(self.shape), self.start, self.start + self.local.numel()):
             count = prod(sizes)
@@ -83,7 +83,7 @@ class FlatSlice:
 
 
 def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
-    """The boxes that hold elements `start` to `stop` of a tensor of `shape`, in order."""
+    """The boxes that cover elements `start` to `stop` of a tensor of `shape`, in order."""
     if start >= stop:
         return
     if len(shape) <= 1:

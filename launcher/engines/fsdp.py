@@ -1,4 +1,4 @@
-"""Fully sharded data parallel (FSDP2): each rank keeps a slice of every parameter, gradient and moment."""
+"""Fully sharded data parallel (FSDP2): each rank keeps a shard of every parameter, gradient and moment."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from launcher.models.weights.stored import LazyTensor, LazyTensors
 
 
 class FullySharded:
-    """`torch.distributed.fsdp.fully_shard`, a block at a time.
+    """`torch.distributed.fsdp.fully_shard`, one block at a time.
 
-    A block's parameters are whole on a rank only while the block computes. Weights, gradients, their reduction and the
-    optimizer stay in fp32; autocast decides what the forward and backward compute in, as in every engine. In bf16 the
-    blocks are gathered in bf16 already: autocast would keep copies of all of them until the backward pass.
+    A block's parameters are gathered only while the block computes. Weights, gradients, their reduction and the
+    optimizer stay in fp32. Autocast sets the precision of forward and backward, as in every engine. In bf16 the blocks
+    are gathered in bf16: otherwise autocast would keep copies of all of them until the backward pass.
     """
 
     shards_weights = True
@@ -37,7 +37,7 @@ class FullySharded:
         self.averaged_over = settings.mesh.data_size
 
     def spread(self, model: nn.Module, stored: LazyTensors) -> nn.Module:
-        """Shard the model over all ranks that hold different samples, and read this rank's slices.
+        """Shard the model over the data-parallel ranks, and read this rank's shards.
 
         Raises RequestError for an unknown block.
         """
@@ -49,7 +49,7 @@ class FullySharded:
         for tensor in (*model.parameters(), *model.buffers()):
             if not tensor.is_meta:
                 tensor.data = tensor.data.to(device)
-                dist.broadcast(tensor.data, group=group, group_src=0)  # as DDP does: the first's start is everyone's
+                dist.broadcast(tensor.data, group=group, group_src=0)  # as DDP does
         kept_in_files = {name: stored[p] for name, p in model.named_parameters(remove_duplicate=False) if p in stored}
         gathered = AUTOCAST.get(self._settings.precision)
         policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
@@ -61,12 +61,12 @@ class FullySharded:
         return model.to(device)
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients travel in the last backward pass of a step, or in each where there is no room for whole ones."""
+        """Reduce gradients in the last backward pass of a step, or in each if whole gradients do not fit."""
         self._model.set_requires_gradient_sync(last or not self._settings.whole_gradients)
         return nullcontext()
 
     def gradient_squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Each rank holds its own slices."""
+        """Summed over the shards of all ranks."""
         total = sum_of_squares(gradients_of(parameters)).to(self._settings.device)
         dist.all_reduce(total, group=self._mesh.get_group())
         return total
@@ -76,14 +76,14 @@ class FullySharded:
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def refresh(self) -> None:
-        """What an evaluation has left whole is of other weights."""
+        """Release parameters that an evaluation has left gathered, since they are outdated."""
         for module in self._whole.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
 
 def _read_slices(model: nn.Module, kept_in_files: dict[str, LazyTensor], device: torch.device) -> None:
-    """Give each parameter on the meta device this rank's rows of its stored tensor."""
+    """Read this rank's rows of the stored tensor into each parameter on the meta device."""
     sharded = dict(model.named_parameters(remove_duplicate=False))
     read: dict[nn.Parameter, nn.Parameter] = {}
     for name, stored in kept_in_files.items():
@@ -104,9 +104,9 @@ def _read_slices(model: nn.Module, kept_in_files: dict[str, LazyTensor], device:
 
 
 def blocks_of(model: nn.Module, name: str | None) -> list[nn.Module]:
-    """What is sharded one at a time: modules of the class `name`, or else the members of the outermost lists."""
+    """The modules to shard one at a time: those of the class `name`, else the members of the outermost lists."""
     if name is None:
-        return list(dict.fromkeys(repeated_blocks(model)))  # a module may be a part of two
+        return list(dict.fromkeys(repeated_blocks(model)))  # a module may be in two lists
     found = [module for module in model.modules() if type(module).__name__ == name]
     if not found:
         classes = sorted({type(member).__name__ for member in repeated_blocks(model)})

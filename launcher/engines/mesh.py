@@ -8,22 +8,22 @@ import torch.distributed as dist
 from launcher.plan.mesh import Mesh
 
 AXES = ("replicate", "shard", "tensor", "context")
-"""In the order in which ranks are counted."""
+"""The axes, outermost first: ranks are numbered along the last one first."""
 
 
 def process_count() -> int:
-    """All processes that have joined; 1 where none need to."""
+    """The number of processes in the default group; 1 without one."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def process_rank() -> int:
-    """Of this process among them."""
+    """The rank of this process among them; 0 without a group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def group_along(mesh: Mesh, *axes: str) -> dist.ProcessGroup | None:
-    """This rank's group of those that stand alike on all other axes; None is all ranks. Every rank calls it."""
-    assert mesh.size == process_count(), f"{mesh} is for {mesh.size} processes, and {process_count()} run"
+    """This rank's group along some axes: the ranks equal to it on all others; None means all. Every rank calls this."""
+    assert mesh.size == process_count(), f"{mesh} is for {mesh.size} processes, and {process_count()} are running"
     sizes = [getattr(mesh, axis) for axis in AXES]
     chosen = [number for number, axis in enumerate(AXES) if axis in axes]
     together = int(np.prod([sizes[number] for number in chosen]))
@@ -35,5 +35,5 @@ def group_along(mesh: Mesh, *axes: str) -> dist.ProcessGroup | None:
 
 
 def data_group(mesh: Mesh) -> dist.ProcessGroup | None:
-    """The ranks that hold other samples than this one, and the same part of the layers; None is all ranks."""
+    """The data-parallel group: other samples, the same shard of the layers; None means all ranks."""
     return group_along(mesh, "replicate", "shard")

@@ -1,4 +1,4 @@
-"""The optimizer of a job, with every value explicit: libraries differ in their defaults."""
+"""The optimizer of a job, with every value explicit, since libraries differ in their defaults."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from launcher.job.sections.training import Optimizer
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], spec: Optimizer, treatments: Mapping[str, ParamOptions]
 ) -> list[dict[str, Any]]:
-    """The parameters that learn, those treated alike together; to be called before anything flattens them.
+    """Group the trainable parameters by their options. Call this before anything flattens the parameters.
 
-    Matrices decay; biases and normalisation weights, which are vectors, do not. A flattened group has one count of
-    steps, so what begins to learn later is in groups of its own. No group is empty: ZeRO-3 miscounts those.
+    Weight decay applies to matrices, not to vectors such as biases and normalisation weights. A flattened group has one
+    step counter, so parameters that are unfrozen later have groups of their own. No group is empty, since ZeRO-3
+    miscounts empty groups.
     """
     groups: dict[tuple[ParamOptions, bool], dict[str, Any]] = {}
     for name, parameter in named:
@@ -41,12 +42,12 @@ def make_optimizer(groups: list[dict[str, Any]], spec: Optimizer) -> torch.optim
     is_sharded = any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"])
     if spec.name == "schedule_free_adamw":
         return make_schedule_free(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, foreach=not is_sharded)
-    if spec.name == "sgd":  # fused SGD knows no slices
+    if spec.name == "sgd":  # fused SGD does not support shards
         return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=not is_sharded)
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of the next step, times each group's own factor."""
+    """Set the learning rate of the next step, multiplied by each group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]

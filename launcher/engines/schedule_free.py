@@ -1,7 +1,7 @@
-"""What schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682) needs beyond a step.
+"""What schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682) needs in addition to a step.
 
-Its gradients are taken at y, its result is x, an average of steps; the tensors hold y while training goes on. Which of
-x and y they hold, and how far the average is, is of each group, so that goes into the checkpoint with the moments.
+Gradients are computed at y. The result is x, an average over steps. The tensors hold y during training. Each group has
+counters of its average, which are saved in the checkpoint with the moments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COUNTERS = ("k", "weight_sum", "lr_max")
 
 
 def make_schedule_free(groups: list[dict[str, Any]], *, foreach: bool, **settings: Any) -> torch.optim.Optimizer:
-    """The optimizer of the package `schedulefree`, about to train; its own warm-up is off, since the schedule warms."""
+    """The optimizer of the package `schedulefree`, in training mode, without its own warm-up (the schedule has one)."""
     from schedulefree import AdamWScheduleFree
 
     optimizer: torch.optim.Optimizer = AdamWScheduleFree(groups, foreach=foreach, **settings)
@@ -28,24 +28,24 @@ def make_schedule_free(groups: list[dict[str, Any]], *, foreach: bool, **setting
 
 
 def is_schedule_free(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether its result is not what it steps."""
+    """Whether the optimizer's result differs from the weights that it updates."""
     return "weight_sum" in optimizer.defaults
 
 
 def counters(group: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a checkpoint holds of a group, beside each tensor's moments."""
+    """The group's values that a checkpoint stores in addition to each tensor's moments."""
     return {name: torch.tensor(group[name], dtype=torch.float64) for name in COUNTERS if name in group}
 
 
 def take_counters(group: dict[str, Any], moments: MutableMapping[str, Tensor]) -> None:
-    """Take over what `counters` gave, out of a tensor's moments."""
+    """Load what `counters` gave, and remove it from a tensor's moments."""
     for name in COUNTERS:
         if name in group and name in moments:
             group[name] = type(group[name])(moments.pop(name).item())
 
 
 class Result:
-    """Goes from y to x and back to the same y, bit by bit: y cannot be computed from x and z without rounding."""
+    """Switches from y to x and back to the same y, bit for bit: computing y from x and z would round."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
@@ -53,7 +53,7 @@ class Result:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """To x, or back."""
+        """Switch to x, or back to y."""
         groups = self._optimizer.param_groups
         if not self._held:
             self._held = {tensor: local(tensor).clone() for group in groups for tensor in group["params"]}

@@ -1,4 +1,4 @@
-"""One process holds everything: the laptop, the test, and what every other engine must agree with."""
+"""One process holds everything: for laptops and tests, and the reference that every other engine must agree with."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class OneDevice:
         return model.to(self._device)
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
-        """Nothing travels."""
+        """Nothing to communicate."""
         return nullcontext()
 
     def gradient_squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """All of it is here."""
+        """The whole gradient is on this process."""
         return sum_of_squares(gradients_of(parameters))
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """As it is."""
+        """The tensor itself, which is whole."""
         return tensor
 
     def refresh(self) -> None:
-        """Nothing is held elsewhere."""
+        """Nothing to do: there are no other copies of the weights."""

@@ -1,4 +1,4 @@
-"""The engine whose weights a torch optimizer steps: whole, or shards of them, as a strategy lays them out."""
+"""The engine with a torch optimizer, over whole or sharded weights according to its strategy."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ from launcher.models.weights.stored import LazyTensors
 
 
 class Strategy(Protocol):
-    """How the model lies on the ranks, and how their gradients meet: all that `single`, `ddp` and `fsdp` differ in."""
+    """How the model is distributed and gradients are reduced: all that `single`, `ddp` and `fsdp` differ in."""
 
     @property
     def shards_weights(self) -> bool:
-        """Whether `spread` takes a model whose weights are still in their files."""
+        """Whether `spread` accepts a model whose weights have not been read from their files yet."""
 
     @property
     def averaged_over(self) -> int:
-        """Ranks whose gradients are averaged where they should be added up; 1 where nothing is averaged."""
+        """Number of ranks over which gradients are averaged instead of summed; 1 if nothing is averaged."""
 
     def spread(self, model: nn.Module, stored: LazyTensors) -> nn.Module:
-        """Bring the model to the device, wrapped or sharded in place. Returns what a forward pass calls in training."""
+        """Move the model to the device, wrap it or shard it in place. Returns the module to call in training."""
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
-        """Around forward and backward of a micro-batch; before the `last` of a step gradients need not travel."""
+        """Context of a micro-batch's forward and backward; gradients need not be reduced before a step's `last` one."""
 
     def gradient_squares(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The sum of squares of the whole gradient, the same on all ranks: a float64 scalar."""
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """A parameter or buffer of which the model here may hold a shard. Every rank takes part."""
+        """Gather a parameter or buffer that may be sharded. Every rank must call this."""
 
     def refresh(self) -> None:
-        """Forget what the ranks hold of weights that have changed."""
+        """Discard gathered copies of weights that have changed."""
 
 
 class TorchEngine:
-    """A model spread by a strategy, and a `torch.optim` optimizer over what it leaves on this rank."""
+    """A model distributed by a strategy, and a `torch.optim` optimizer over this rank's shards."""
 
     def __init__(self, settings: EngineSettings, strategy: Strategy) -> None:
         self._settings, self._strategy = settings, strategy
@@ -72,13 +72,13 @@ class TorchEngine:
 
     @property
     def shards_weights(self) -> bool:
-        """As the strategy does."""
+        """Whether the strategy does."""
         return self._strategy.shards_weights
 
     def prepare(
         self, model: nn.Module, optimizer: Optimizer, stored: LazyTensors, options: Mapping[str, ParamOptions] = PLAIN
     ) -> None:
-        """Spread the model and make the optimizer over what it leaves here."""
+        """Distribute the model and make the optimizer over this rank's shards."""
         self._in_training = self._strategy.spread(model, stored)
         self._model = model.train()
         self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -92,7 +92,7 @@ class TorchEngine:
         self._result = Result(self._optimizer) if is_schedule_free(self._optimizer) else None
 
     def accumulate(self, batch: Batch, scale: float, last: bool) -> Losses:
-        """Forward and backward of one micro-batch. An average over ranks is undone here."""
+        """Forward and backward of one micro-batch. Averaging over ranks is undone here."""
         device, precision = self._settings.device, self._settings.precision
         with self._strategy.accumulating(last):
             with autocast(device, precision):
@@ -101,7 +101,7 @@ class TorchEngine:
         return losses
 
     def step(self, lr: float, discard: bool = False, before_update: Callable[[], None] = nothing) -> float:
-        """Clip, update, zero; the norm before clipping."""
+        """Clip, update, zero. Returns the norm before clipping."""
         set_rate(self._optimizer, lr)
         self._scaler.unscale_(self._optimizer)
         norm = self._clip()
@@ -113,22 +113,22 @@ class TorchEngine:
         return norm
 
     def local_parameters(self) -> Sequence[LocalParameter]:
-        """What this rank steps."""
+        """The shards that this rank updates."""
         return self._local
 
     def refresh(self) -> None:
-        """Let the module compute with what the local parameters hold now."""
+        """Make the module compute with the current local parameters."""
         self._strategy.refresh()
 
     def swap_result(self) -> None:
-        """Exchange the weights with what schedule-free AdamW says is its result."""
+        """Exchange the weights with the result of schedule-free AdamW, if that is the optimizer."""
         if self._result is not None:
             self._result.swap()
             self._strategy.refresh()
 
     def state(self) -> StateDict:
         """Parameters, buffers and moments, sharing memory with the live tensors."""
-        # the weights first: FSDP then shards again what an evaluation has left whole
+        # the weights first: FSDP then reshards what an evaluation has left gathered
         weights: dict[str, LocalTensor] = dict(saved_tensors(self._model))
         moments: dict[str, dict[str, LocalTensor]] = {
             name: dict(slots)
@@ -140,7 +140,7 @@ class TorchEngine:
         return {"model": weights, "learning": learning, "optimizer": moments, "scaler": scaler}
 
     def load(self, state: StateDict) -> None:
-        """Take over a saved state."""
+        """Load a saved state."""
         load_saved(self._model, state["model"])
         parameters = dict(self._model.named_parameters())
         for name, values in state["optimizer"].items():
@@ -156,7 +156,7 @@ class TorchEngine:
             self._scaler.load_state_dict(self._scaler.state_dict() | scaler)
 
     def full_tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and buffer that is saved, gathered one at a time where they are sharded."""
+        """Every saved parameter and buffer, gathered one at a time if sharded."""
         return ((name, self._strategy.whole(tensor)) for name, tensor in saved_tensors(self._model) if wanted(name))
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
@@ -171,5 +171,5 @@ class TorchEngine:
 
 
 def gradients_of(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """This rank's part of each gradient."""
+    """This rank's shard of each gradient."""
     return [local(parameter.grad) for parameter in parameters if parameter.grad is not None]

@@ -27,17 +27,17 @@ def settle_home() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = str(_private_home())
-        print(f"there is no home directory; caches go to {os.environ['HOME']}: set HOME to keep them", file=sys.stderr)
+        print(f"there is no home directory; caches go to {os.environ['HOME']}; set HOME to keep them", file=sys.stderr)
 
 
-def usable_cache(cache: str, beside: Path | None) -> str:
-    """A writable folder for prepared data: as named, or, where the default is and cannot be written, another, told.
+def usable_cache(cache: str, runs: Path | None) -> str:
+    """A writable folder for prepared data: as named, or another, with a line that says so, for an unwritable default.
 
-    beside: the folder of the runs, which all nodes see; None takes a private folder of this machine
+    runs: their folder, which all nodes see; None takes a private folder of this machine
     """
     if cache != DEFAULT_CACHE or _is_writable(Path(cache).expanduser()):
         return cache
-    instead = _private_home() / "cache" if beside is None else beside / ".cache"
+    instead = _private_home() / "cache" if runs is None else runs / ".cache"
     print(f"{cache} cannot be written; prepared data go to {instead} (data.cache chooses another)", file=sys.stderr)
     return str(instead)
 
@@ -56,7 +56,9 @@ def private_folder(folder: Path) -> Path:
     """
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not a folder of this user alone; remove it, or set TMPDIR to another place")
+        raise PermissionError(
+            f"{folder} is not a folder of this user alone; remove it, or set TMPDIR to another folder"
+        )
     return folder
 
 

@@ -48,14 +48,14 @@ def read_object(file: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises ModelError where it is none."""
     try:
         if file.stat().st_size > LARGEST_JSON:
-            raise ModelError(f"{file} is too large to be what it is called; put the file of the model there")
+            raise ModelError(f"{file} is too large for a file of this name; replace it by the model's own file")
         found = json.loads(file.read_text(encoding="utf-8"))
     except RecursionError:
         raise ModelError(f"{file} is nested too deeply to be read") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{file} holds {type(found).__name__} where a JSON object belongs")
+        raise ModelError(f"{file} holds {type(found).__name__}, and a JSON object is expected")
     return found
 
 
@@ -76,7 +76,7 @@ def _headers(file: Path, changed: int, size: int) -> Mapping[str, Header]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
             return {name: Header(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (OSError, ValueError, OverflowError, SafetensorError) as error:
-        raise ModelError(f"{file} is no sound safetensors file: {error}; download or save it again") from error
+        raise ModelError(f"{file} is no valid safetensors file: {error}; download or save it again") from error
 
 
 def safetensors_files(kind: str, place: Path) -> list[Path]:
@@ -134,8 +134,8 @@ def is_kernel_of_the_hub(attention: object) -> bool:
 def refusal_of_kernel(kernel: str, place: str) -> ModelError:
     """place: the folder or the hub id of the config that names it"""
     return ModelError(
-        f"the config in {place} names {kernel}, which is code of the hub; remove its attn_implementation, or in a job "
-        "set model.trust_remote_code: true where you trust it"
+        f"the config in {place} names {kernel}, which is code from the hub; remove its "
+        "attn_implementation, or if you trust the code, set model.trust_remote_code: true in the job"
     )
 
 
@@ -167,7 +167,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ModelError(f"{index} has no weight_map of tensors and files; download or save the model again")
     for tensor, name in places.items():
         if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
-            raise ModelError(f"{index}: {tensor} is said to be in {name!r}, which is no file of the folder")
+            raise ModelError(f"{index}: {tensor} should be in {name!r}, which is not a file of the folder")
         if not (index.parent / name).is_file():
             raise ModelError(f"{index}: there is no {name} in the folder; download the whole model")
     return places
@@ -179,16 +179,16 @@ def _check_pickle(file: Path) -> None:
         with file.open("rb") as opened:
             wanted = [name for name in _names_in(file, opened) if not _is_of_tensors(name)]
     except (OSError, ValueError, EOFError, KeyError, BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"{file} is not a plain state dict that torch saved: {error}; save it again") from error
+        raise ModelError(f"{file} is not a plain state dict saved by torch: {error}; save it again") from error
     if wanted:
         raise ModelError(f"{file} is not a plain state dict: {refusal_of_pickle(wanted[0])}")
 
 
 def refusal_of_pickle(named: str = "") -> str:
     """Why a pickle is not read, and the way out."""
-    what = f"It calls {named}; where" if named else "Where"
+    what = f"It calls {named}; if" if named else "If"
     return (
-        f"reading it would run code of its own, which is refused. {what} you trust it, convert it once: "
+        f"reading it would run code from the file, which is refused. {what} you trust it, convert it once: "
         "`safetensors.torch.save_file(torch.load(path, weights_only=False)['state_dict'], 'model.safetensors')`"
     )
 

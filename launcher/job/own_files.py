@@ -1,4 +1,4 @@
-"""The files that a user's own Python file is made of: itself, and the modules beside it that it imports."""
+"""The files that a user's own Python file is made of: itself, and the modules next to it that it imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def with_imports(file: Path) -> list[Path]:
-    """A file and the modules beside it that it imports, those that they import among them; none of them is run."""
+    """A file and the modules next to it that it imports, those that they import among them; none of them is run."""
     found = [file]
     for one in found:  # grows on the way
         for other in _imported(one, file.parent):

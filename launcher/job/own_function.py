@@ -40,7 +40,7 @@ def defines(path: Path, name: str) -> bool:
 
 def expected(name: str) -> str:
     """What a function has to look like."""
-    return f"what builds a model looks like this ({PAGE}):\n    {EXPECTED.format(name=name)}"
+    return f"a function that builds a model looks like this ({PAGE}):\n    {EXPECTED.format(name=name)}"
 
 
 def _check_arguments(path: Path, node: ast.FunctionDef) -> None:
@@ -49,7 +49,7 @@ def _check_arguments(path: Path, node: ast.FunctionDef) -> None:
     named = [one.arg for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True) if default is None]
     if needed > 1 or named:
         raise ModelError(
-            f"{path}, line {node.lineno}: {node.name}({ast.unparse(given)}) asks for more than the labels; "
+            f"{path}, line {node.lineno}: {node.name}({ast.unparse(given)}) has required arguments besides the labels; "
             f"{expected(node.name)}"
         )
 
@@ -66,7 +66,7 @@ def _check_returned(path: Path, node: ast.FunctionDef) -> None:
 
 
 class _Known:
-    """The classes that a file defines or takes from modules beside it."""
+    """The classes that a file defines or takes from modules next to it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

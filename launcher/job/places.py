@@ -32,7 +32,7 @@ FILE_SUFFIXES = (
 """Endings of files. A name that ends so, or nearly so, is a file's; other dots may be a hub id's (`Qwen2.5-0.5B`)."""
 
 
-def beside(name: str, folder: Path | None) -> Path:
+def resolve_from(name: str, folder: Path | None) -> Path:
     """`name` as a path, relative to `folder`; links are kept, since `runs/<name>` may lead elsewhere tomorrow.
 
     `~` and `~user` are their home; those of a user whom this machine does not know stay as they are written.
@@ -59,7 +59,7 @@ def is_folder(path: Path) -> bool:
 def may_be_on_the_hub(name: str, folder: Path | None) -> bool:
     """Whether a name of nothing that is here may be a hub id.
 
-    It is none where it ends as a file does, or where its first part is a folder beside the job file: `runs/nothing` is
+    It is none where it ends as a file does, or where its first part is a folder next to the job file: `runs/nothing` is
     a misspelt path. In a resolved job (`folder` None) such a path has been refused.
     """
     if HUB_ID.fullmatch(name) is None or len(name) > LONGEST_HUB_ID or "--" in name or ".." in name:
@@ -67,7 +67,7 @@ def may_be_on_the_hub(name: str, folder: Path | None) -> bool:
     if name.endswith((".", "-")) or ends_as_a_file(name):
         return False
     first, _, rest = name.partition("/")
-    return not rest or folder is None or not is_folder(beside(first, folder))
+    return not rest or folder is None or not is_folder(resolve_from(first, folder))
 
 
 def ends_as_a_file(name: str) -> bool:
@@ -80,7 +80,7 @@ def ends_as_a_file(name: str) -> bool:
 
 def not_there(name: str, folder: Path | None, instead: str) -> tuple[str, str]:
     """What is said of a path that leads nowhere, and what to do: the nearest that is there, or `instead`."""
-    path = beside(name, folder)
+    path = resolve_from(name, folder)
     unusable = why_unusable(name, folder)
     if unusable:
         return unusable, "check the path"
@@ -95,15 +95,15 @@ def not_there(name: str, folder: Path | None, instead: str) -> tuple[str, str]:
 
 def why_unusable(name: str, folder: Path | None) -> str:
     """Why a name cannot be a path here; empty where it can."""
-    path, home = beside(name, folder), name.split("/", 1)[0]
+    path, home = resolve_from(name, folder), name.split("/", 1)[0]
     if home.startswith("~") and os.path.expanduser(home) == home and not is_there(path):
-        return f"there is no user {home[1:]!r} on this machine, so {name} is no path"
+        return f"there is no user {home[1:]!r} on this machine, so the path {name} cannot be resolved"
     try:
         parts = [len(os.fsencode(part)) for part in path.parts]
     except UnicodeEncodeError:
-        return f"{str(path)[:60]!r} holds half of a character, so it is no path"
+        return f"{str(path)[:60]!r} contains half of a character (a lone surrogate), so it is not a valid path"
     if "\0" in str(path):
-        return f"{str(path)[:60]!r} holds a NUL character, so it is no path"
+        return f"{str(path)[:60]!r} contains a NUL character, so it is not a valid path"
     if max(parts, default=0) > LONGEST_NAME or sum(parts) + len(parts) > LONGEST_PATH:
         return f"{str(path)[:60]}... is longer than a path can be ({LONGEST_NAME} bytes a name, {LONGEST_PATH} in all)"
     return ""

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from launcher.errors import ModelError, RequestError, UntrustedCode
 from launcher.job.model_files import check_weights, headers_of, kernel_of_the_hub, read_object, refusal_of_kernel
 from launcher.job.own_function import check_function
-from launcher.job.places import beside, is_file, is_folder, is_there, may_be_on_the_hub, not_there
+from launcher.job.places import is_file, is_folder, is_there, may_be_on_the_hub, not_there, resolve_from
 from launcher.job.schema import Model
 from launcher.job.sections.data import LabelFormat
 from launcher.job.sections.marks import names_that
@@ -28,7 +28,7 @@ ADAPTER_MODEL_CONFIG = "config"
 """Folder in an adapter folder of ours that holds the model's config.json. Beside the adapters themselves it would make
 `transformers` look for the whole model's weights there."""
 CARD = "adaptrun.json"
-"""What a model folder of ours says beside the standard files: task, length, and how to build it."""
+"""What a model folder of ours says in addition to the standard files: task, length, and how to build it."""
 CARD_TYPES: dict[str, tuple[type, ...]] = {
     "task": (str,),
     "max_length": (int,),
@@ -73,7 +73,7 @@ class Base:
 
     model: how to load it, as a job's `model` says it
     pretrained: where it lies
-    identity: of the weights that the adapters were trained beside; None where nobody noted it
+    identity: of the weights that the adapters were trained alongside; None where nobody noted it
     """
 
     model: Model
@@ -125,7 +125,7 @@ def _find(model: Model, folder: Path | None, above: tuple[Path, ...]) -> Pretrai
     name = model.pretrained
     if name in ALIASES:
         return _with_tokenizer(model, "folder", str(_alias_folder(name)), folder)
-    path = beside(name, folder)
+    path = resolve_from(name, folder)
     if is_folder(path):
         place = _model_in(path)
         if _is_adapter(place):
@@ -158,9 +158,7 @@ def task_of(pretrained: Pretrained, model: Model) -> str | None:
     if task is None or task in FAMILIES:
         return task
     if not _names_function(task):
-        raise ModelError(
-            f"{place / CARD} names a task that there is none of, {task!r}; the tasks are {', '.join(FAMILIES)}"
-        )
+        raise ModelError(f"{place / CARD} names an unknown task, {task!r}; the tasks are {', '.join(FAMILIES)}")
     found = trusted_code(task, place / CARD, model.trust_code)
     try:
         find_family(found)
@@ -201,7 +199,8 @@ def verify_alias(model: Model) -> None:
     found = sha256_of(file)
     if found != alias.sha256:
         raise ModelError(
-            f"{file} is not the file that {model.pretrained} means (sha256 {found}); reinstall its package"
+            f"{file} is not the file that the alias {model.pretrained} stands for (sha256 {found}); "
+            "reinstall its package"
         )
 
 
@@ -266,11 +265,13 @@ def _is_finished(run: Path) -> bool:
 
 
 def _is_adapter(folder: Path) -> bool:
-    """Whether a folder holds adapters. Raises ModelError for a whole model that has some beside it."""
+    """Whether a folder holds adapters. Raises ModelError for a whole model that has some next to it."""
     if not (folder / ADAPTER_CONFIG).is_file():
         return False
     if [*folder.glob("model*.safetensors"), *folder.glob("*model*.bin")]:
-        raise ModelError(f"{folder} holds a whole model and adapters; keep one of them there, or let peft merge them")
+        raise ModelError(
+            f"{folder} holds both a whole model and adapters; keep only one of them there, or merge them with peft"
+        )
     return True
 
 
@@ -296,14 +297,16 @@ def _not_ours(file: Path, key: str, value: object) -> ModelError:
 def _adapter(model: Model, place: Path, folder: Path | None, above: tuple[Path, ...]) -> Pretrained:
     """Adapters and the base that their config names; what else is to be known of it is on our card."""
     if place in above:
-        raise ModelError(f"{place} holds adapters of itself; write their base into base_model_name_or_path")
+        raise ModelError(
+            f"{place} holds adapters whose base is the same folder; write their base into base_model_name_or_path"
+        )
     trusted = _trusted(model, folder)
     said, noted = read_object(place / ADAPTER_CONFIG), read_card(place).get("base", {})
     identity = noted.get("identity")
     name = said.get("base_model_name_or_path")
     try:
         if not isinstance(name, str) or not isinstance(identity, str | None):
-            raise ValueError("it is no text")
+            raise ValueError("it is not a text")
         if _names_function(name) and not Path(name).is_dir():
             name = trusted_code(name, place / ADAPTER_CONFIG, trusted)
         kept = {key: noted[key] for key in names_that("measurement", Model) if key in noted}
@@ -311,17 +314,17 @@ def _adapter(model: Model, place: Path, folder: Path | None, above: tuple[Path, 
             kept | {"pretrained": name, "trust_code": trusted, "trust_remote_code": model.trust_remote_code}
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"{place / ADAPTER_CONFIG} names no base that the adapters belong to: {error}") from error
+        raise ModelError(f"{place / ADAPTER_CONFIG} names no base model for the adapters: {error}") from error
     try:
         found = _find(base, None, (*above, place))
     except UntrustedCode:
         raise
     except OSError as error:  # a name that is too long for a path
-        raise ModelError(f"{place / ADAPTER_CONFIG} names no base that the adapters belong to: {error}") from error
+        raise ModelError(f"{place / ADAPTER_CONFIG} names no base model for the adapters: {error}") from error
     except ModelError as error:
         raise ModelError(
-            f"{place} holds adapters of {base.pretrained}: {error}; where it has moved, write the new place into "
-            f"base_model_name_or_path of {ADAPTER_CONFIG}"
+            f"{place} holds adapters of {base.pretrained}: {error}; if it has moved, write the new path "
+            f"into base_model_name_or_path of {ADAPTER_CONFIG}"
         ) from error
     own = place / ADAPTER_MODEL_CONFIG
     config = str(own) if (own / "config.json").is_file() else found.config
@@ -333,17 +336,15 @@ def _state_dict(model: Model, path: Path, folder: Path | None) -> Pretrained:
     if not is_file(path):
         raise ModelError("; ".join(not_there(model.pretrained, folder, "paths are relative to the job file")))
     if model.config is None and not (path.parent / "config.json").is_file():
-        raise ModelError(
-            f"{path.name} holds weights alone; say what they are weights of: model.config: FOLDER-OR-HUB-ID"
-        )
+        raise ModelError(f"{path.name} holds only weights; name a config for them: model.config: FOLDER-OR-HUB-ID")
     return _with_tokenizer(model, "state_dict", str(path.resolve()), folder)
 
 
 def _function(model: Model, name: str, folder: Path | None) -> Pretrained:
     file, colon, function = name.rpartition(":")
     if not colon:
-        raise ModelError(f"say which function of {name} builds the model: {name}:build")
-    path = beside(file, folder)
+        raise ModelError(f"name the function of {name} that builds the model: {name}:build")
+    path = resolve_from(file, folder)
     if not is_file(path):
         raise ModelError("; ".join(not_there(file, folder, "paths are relative to the job file")))
     check_function(path, function)
@@ -358,7 +359,7 @@ def _names_function(name: str) -> bool:
 
 def _trusted(model: Model, folder: Path | None) -> list[str]:
     """The files whose code may run, as paths from anywhere."""
-    return [str(beside(file, folder).resolve()) for file in model.trust_code]
+    return [str(resolve_from(file, folder).resolve()) for file in model.trust_code]
 
 
 def _with_tokenizer(
@@ -375,5 +376,5 @@ def _with_tokenizer(
 def _local(name: str | None, folder: Path | None) -> str | None:
     if name is None:
         return None
-    path = _alias_folder(name) if name in ALIASES else beside(name, folder)
+    path = _alias_folder(name) if name in ALIASES else resolve_from(name, folder)
     return str(path.resolve()) if is_there(path) else name

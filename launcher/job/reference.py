@@ -21,7 +21,7 @@ PAGE, SCHEMA = "reference/job-file.md", "reference/job-schema.json"
 HEAD = """\
 # The job file
 
-One YAML file decides the result; where it runs decides only how long it takes.
+One YAML file determines the result; the machines it runs on determine only how long it takes.
 `make docs` writes this page from the descriptions in `launcher/job`.
 
 - Unknown keys are errors, and so are combinations that cannot work; `adaptrun check job.yaml` lists all of them.
@@ -91,7 +91,7 @@ def _on_resume(field: FieldInfo) -> str:
 
 
 def _shared(kinds: Sequence[type[BaseModel]]) -> set[str]:
-    """Fields that the kinds of a section have from one base; they are told once."""
+    """Fields that the kinds of a section have from one base; they are listed once."""
     base, *others = {kind.__base__ for kind in kinds}
     if others or len(kinds) == 1 or base is None or not issubclass(base, BaseModel) or not base.model_fields:
         return set()

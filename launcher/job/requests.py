@@ -1,7 +1,7 @@
 """What commands ask of ranks, and what the ranks answer: a class for each request, and one for its answer.
 
 A request is written into a file, `python -m launcher.worker FILE` serves it on every rank, and rank 0 leaves the
-answer beside it. `launcher.worker.__main__` has the table of which function serves which request.
+answer next to it. `launcher.worker.__main__` has the table of which function serves which request.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ SUFFIX = ".request"
 Device = Literal["cpu", "cuda"]
 
 
+RANK = (sys.executable, "-P", "-m", "launcher.worker")
+"""The command of a rank; its argument is a planned run's folder, a job file, or the file of a request."""
+
+
 def rank_command(target: Path) -> list[str]:
     """The command of a rank that serves a planned run's folder, a job file, or the file of a request."""
-    return [sys.executable, "-P", "-m", "launcher.worker", str(target)]
+    return [*RANK, str(target)]
 
 
 class Answer(BaseModel):
@@ -57,7 +61,7 @@ class Request(Section, Generic[AnyAnswer]):
         return cls.model_validate_json(file.read_bytes())
 
     def read_answer(self, file: Path) -> AnyAnswer:
-        """What rank 0 left beside the file of the request."""
+        """What rank 0 left next to the file of the request."""
         answer: type[AnyAnswer] = next(
             base.__pydantic_generic_metadata__["args"][0]
             for base in type(self).__mro__
@@ -210,7 +214,7 @@ class SoupRequest(Request[SoupAnswer]):
 
 
 class ConsolidationAnswer(Answer):
-    """How many tensors were written, and what is to be told of them."""
+    """How many tensors were written, and the notes about them."""
 
     tensors: int
     notes: tuple[str, ...] = ()
@@ -304,6 +308,6 @@ def source_of(data: str, named: Mapping[str, str], pairs: Sequence[str], **optio
     for pair in pairs:
         role, equals, name = pair.partition("=")
         if not (role and equals and name):
-            raise RequestError(f"--column {pair}: not of the form ROLE=NAME, such as prompt=question")
+            raise RequestError(f"--column {pair}: expected ROLE=NAME, such as prompt=question")
         (columns if role in COLUMNS else own)[role] = name
     return Source(source=data, **columns, columns=own, **options)

@@ -58,35 +58,39 @@ class Model(Section):
         description="Folder or hub id of the tokenizer (or image processor), where the model folder has none.",
     )
     revision: str | None = numbers(None, measurement=True, description="Branch, tag or commit of a hub id.")
-    trust_remote_code: bool = numbers(False, description="Allow code that a model folder brings to run.")
+    trust_remote_code: bool = numbers(False, description="Run code that comes with a model folder.")
     trust_code: tuple[str, ...] = report(
         (),
-        description="Python files of your own that a model folder, such as that of a finished run, may name as its "
-        "function or task; what else a folder names is not run. Files that the job itself names need not be here.",
+        description="Python files of your own that a model folder, such as that of a finished run, may "
+        "run as its function or task; no other code of a folder is run. Files that the job itself names "
+        "need not be listed.",
     )
     allow_missing: tuple[str, ...] = numbers(
         (),
         measurement=True,
-        description="Patterns (`bert.pooler.*`) of weights that the file may lack; they start at random.",
+        description="Patterns (`bert.pooler.*`) of weights that may be missing in the file; they are "
+        "initialised at random.",
     )
     allow_unexpected: tuple[str, ...] = numbers(
-        (), measurement=True, description="Patterns of weights that the file may hold and that are then left out."
+        (),
+        measurement=True,
+        description="Patterns of weights in the file that are ignored, since the model does not have them.",
     )
     labels: Annotated[Literal["by-name", "new"] | dict[str, str], BeforeValidator(_as_names)] = numbers(
         "by-name",
         measurement=True,
-        description="Which row of a trained head each label of the data is. by-name: of the same name, but for case "
-        "and white space, with `LABEL_1` for 1. new: a head that starts at random. `{OURS: THE-HEAD'S}`: as it says, "
-        "for labels that have other names in the model's config.json.",
+        description="How labels of the data are matched with the rows of a trained head. by-name: by the "
+        "same name, but for case and white space, with `LABEL_1` for 1. new: a new head, initialised at "
+        "random. `{OURS: THE-HEAD'S}`: a mapping, for labels that have other names in the model's config.json.",
     )
     frozen: tuple[str, ...] = numbers(
         (),
         asks_model=True,
-        description="Patterns (`bert.embeddings.*`) of parameters to freeze; they take no gradient and no "
-        "optimizer state.",
+        description="Patterns (`bert.embeddings.*`) of parameters to freeze; they need no gradient and "
+        "no optimizer state.",
     )
     dropout: Fraction | None = numbers(
-        None, description="Replaces every dropout probability of the model; absent: as the model has it."
+        None, description="Overrides every dropout probability of the model; absent: the model's own."
     )
 
 
@@ -95,10 +99,11 @@ class Checkpoint(Section):
 
     every_steps: PositiveInt | None = report(None, description="Steps between two checkpoints; absent: one per epoch.")
     every_minutes: PositiveFloat | None = report(None, description="Save also when this many minutes have passed.")
-    keep: PositiveInt = report(2, description="How many of the last are kept, besides the best.")
+    keep: PositiveInt = report(2, description="How many of the last checkpoints are kept, besides the best.")
     in_background: bool = speed(
         True,
-        description="Continue training while a checkpoint is written, from a copy in host memory; false needs no copy.",
+        description="Continue training while a checkpoint is written from a copy in host memory; false: "
+        "wait, without a copy.",
     )
     dtype: Literal["fp32", "bf16", "fp16"] = report(
         "fp32", description="Number format of `model/`; training keeps fp32."
@@ -114,15 +119,15 @@ class Engine(Section):
 
     name: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = speed(
         "auto",
-        description="single: one process. ddp: the model on each, gradients averaged. fsdp: each keeps a slice of "
-        "weights, gradients and optimizer. deepspeed: ZeRO, as `deepspeed` says. auto: single for one process; for "
-        "more ddp, or fsdp where ddp does not fit.",
+        description="single: one process. ddp: the whole model on each process, gradients averaged. "
+        "fsdp: weights, gradients and optimizer states sharded over the processes. deepspeed: ZeRO, as "
+        "set by `deepspeed`. auto: single for one process; for more ddp, or fsdp if ddp does not fit into memory.",
     )
     deepspeed: str = speed(
         "zero2",
         only=("deepspeed",),
-        description=f"deepspeed: a template ({', '.join(f'`{name}`' for name in DEEPSPEED_TEMPLATES)}) or a DeepSpeed "
-        "JSON file of your own, in which `auto` is what the job says.",
+        description=f"deepspeed: a template ({', '.join(f'`{name}`' for name in DEEPSPEED_TEMPLATES)}) "
+        "or a DeepSpeed JSON file of your own, in which `auto` takes the value from the job.",
     )
     nvme_path: str | None = speed(
         None,
@@ -143,18 +148,19 @@ class Launch(Section):
     processes: Literal["auto"] | PositiveInt = speed(
         "auto", description="auto: one per GPU; without GPUs one per physical core, up to the global batch."
     )
-    device: Literal["auto", "cpu", "cuda"] = speed("auto", description="auto: GPUs where there are any.")
-    runs: str = report("runs", description="Folder in which each run makes its own.")
-    timeout: PositiveFloat = speed(30.0, description="Minutes after which a collective without an answer fails.")
+    device: Literal["auto", "cpu", "cuda"] = speed("auto", description="auto: GPUs if there are any.")
+    runs: str = report("runs", description="Folder in which each run creates its own folder.")
+    timeout: PositiveFloat = speed(30.0, description="Timeout of a collective, in minutes.")
     patience: PositiveFloat = speed(
         5.0,
-        description="Minutes without progress after which, at the soonest, a rank counts as hung and the ranks are "
-        "ended; later where steps are long: ten times the longest.",
+        description="Minutes without progress after which a rank counts as hung and the ranks are ended; "
+        "where steps are long, ten times the longest step.",
     )
     max_restarts: NonNegativeInt = speed(
         3,
-        description="How often in a row the ranks are started again, from the last checkpoint, after a failure that "
-        "may pass (a killed or hung rank, a broken connection, a device's error); a saved step resets the count.",
+        description="How often in a row the ranks are restarted from the last checkpoint after a failure "
+        "that may be transient (a killed or hung rank, a broken connection, a device error); a saved "
+        "step resets the count.",
     )
 
 
@@ -162,8 +168,8 @@ class Tracker(Section):
     """A program that shows the figures of runs as they come."""
 
     name: Literal["tensorboard", "wandb", "mlflow"] = report(
-        description="TensorBoard, Weights & Biases, or MLflow. Each is an extra: `pip install 'adaptrun[wandb]'`. The "
-        "name alone is short for this section."
+        description="TensorBoard, Weights & Biases, or MLflow. Each is an extra: `pip install "
+        "'adaptrun[wandb]'`. The name alone stands for this section with its defaults."
     )
     project: str = report(
         "adaptrun", only=("wandb", "mlflow"), description="wandb: the project; mlflow: the experiment."
@@ -174,7 +180,7 @@ class Tracker(Section):
     mode: Literal["online", "offline"] = report(
         "online",
         only=("wandb",),
-        description="wandb: offline keeps all in files, which `wandb sync` sends later.",
+        description="wandb: offline writes files only, which `wandb sync` uploads later.",
     )
     uri: str | None = report(
         None,
@@ -185,8 +191,8 @@ class Tracker(Section):
     folder: str | None = report(
         None,
         only=("tensorboard", "wandb"),
-        description="tensorboard, wandb: folder in which each run's files get a folder of their own; absent: the run's "
-        "folder.",
+        description="tensorboard, wandb: folder in which each run gets a folder for its files; absent: "
+        "the run's own folder.",
     )
 
 
@@ -200,7 +206,7 @@ def _with_method(value: object) -> object:
     """Options of `adapt` without a method are of plain fine-tuning. Raises for adapters that are spelt as a method."""
     if isinstance(value, dict) and is_old(value):
         fix = yaml.safe_dump({"adapt": respelt(value)}, default_flow_style=True, sort_keys=False, width=10**6).strip()
-        told = {"message": "adapters are no method: they go with every method", "fix": fix[1:-1], "key": "method"}
+        told = {"message": "adapters are no method, they combine with every method", "fix": fix[1:-1], "key": "method"}
         raise PydanticCustomError("respelt", "{message}", told)
     return {"method": "finetune"} | value if isinstance(value, dict) else value
 
@@ -214,15 +220,17 @@ class Job(Section):
     name: RunName = report(description="Letters, digits, `.`, `_` and `-`; the run's folder starts with it.")
     model: Model = section(description="Which pretrained model is taken to the new domain.")
     task: str = numbers(
-        description=f"What the model learns to do: {', '.join(f'`{name}`' for name in FAMILIES)}, or a class of your "
+        description=f"The task: {', '.join(f'`{name}`' for name in FAMILIES)}, or a class of your "
         "own, `file.py:ClassName` (docs/extending/task.md)."
     )
-    data: Data = section(description="What the model is trained on and what it is evaluated on.")
+    data: Data = section(description="The data that the model is trained and evaluated on.")
     train: Train = section(default_factory=Train, description="How the model is trained.")
     validation: Validation = section(
         default_factory=Validation, description="When the model is evaluated, and by which metric."
     )
-    verdict: Verdict = section(default_factory=Verdict, description="Whether the result should replace the old model.")
+    verdict: Verdict = section(
+        default_factory=Verdict, description="How it is decided whether the result should replace the old model."
+    )
     checkpoint: Checkpoint = section(
         default_factory=Checkpoint, description="When the run saves what it needs to resume."
     )
@@ -269,7 +277,7 @@ class Job(Section):
 
     @property
     def others(self) -> dict[str, str]:
-        """The models that the result is compared with, beside the one that it came from: name to place."""
+        """The models that the result is compared with, in addition to the one that it came from: name to place."""
         baseline = {} if self.verdict.baseline is None else {BASELINE: self.verdict.baseline}
         return baseline | self.verdict.compare
 

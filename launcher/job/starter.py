@@ -22,11 +22,11 @@ data:
     validation: {{source: {validation}{columns}}}
 train:
   epochs: 3
-  global_batch_size: 32          # samples an optimizer step, on any number of processes
-  micro_batch_size: auto         # memory and speed alone: it changes no result
+  global_batch_size: 32          # samples per optimizer step, whatever the number of processes
+  micro_batch_size: auto         # affects memory and speed only, no result
 """
 TAIL = """\
-  precision: auto                # bf16 where the device has it, else fp32
+  precision: auto                # bf16 if the device supports it, else fp32
   optimizer: {{name: adamw, lr: 2.0e-5, weight_decay: 0.01}}
   schedule: {{name: cosine, warmup: 0.06}}
   # early_stopping: {{patience: 3}}
@@ -58,7 +58,7 @@ STARTERS = {
         ", text: text, label: label",
         LENGTH
         + "  # loss: {class_weights: balanced, label_smoothing: 0.1}\n"
-        + "  # loss: {name: binary}        # several labels a text; in csv separated by commas\n",
+        + "  # loss: {name: binary}        # several labels per text; in csv separated by commas\n",
     ),
     "text-regression": Starter(
         "minilm",
@@ -71,15 +71,16 @@ STARTERS = {
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         "{}.jsonl",
         ", messages: messages",
-        "  max_length: 1024               # tokens; what a chat has beyond is cut\n"
-        + "  packing: true                  # several chats a row, where none sees another: it changes no result\n",
+        "  max_length: 1024               # tokens; longer chats are truncated\n"
+        + "  packing: true                  # several chats per row, without attention between them: "
+        "changes no result\n",
     ),
     "masked-lm": Starter("minilm", "{}.csv", ", text: text", LENGTH + "  mask_share: 0.15\n"),
     "audio-classification": Starter(
         "facebook/wav2vec2-base",
         "sounds/{}",
         "",
-        "  max_seconds: 5                 # every sound is cut or padded to this\n",
+        "  max_seconds: 5                 # every sound is cut or padded to this length\n",
     ),
     "image-classification": Starter(
         "google/vit-base-patch16-224-in21k",
@@ -98,7 +99,7 @@ def write_starter(task: str, path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(_text(task, path))
     except FileExistsError:
-        raise RequestError(f"{path} exists and is left as it is; name another file with --output") from None
+        raise RequestError(f"{path} exists already and is not overwritten; name another file with --output") from None
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from launcher.errors import UntrustedCode
 from launcher.job.own_files import with_imports
 from launcher.job.own_function import defines
-from launcher.job.places import beside
+from launcher.job.places import resolve_from
 
 
 def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
@@ -28,7 +28,7 @@ def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
     file, colon, name = location.rpartition(":")
     if not colon:
         file, name = location, ""
-    wanted = beside(file, None)
+    wanted = resolve_from(file, None)
     if not wanted.is_absolute():
         wanted = named_in.parent / wanted
     try:
@@ -45,8 +45,8 @@ def trusted_code(location: str, named_in: Path, trusted: Sequence[str]) -> str:
 def _defined(file: Path, name: str, named_in: Path) -> str:
     if name and not defines(file, name):  # without a name, whoever needs one says so
         raise UntrustedCode(
-            f"{named_in} names {_printable(name)} of {file} (sha256 {sha256_of(file)}), which is no function or class "
-            "that this file defines at its top level; write it there as a def or class, if you want it to run"
+            f"{named_in} names {_printable(name)} of {file} (sha256 {sha256_of(file)}), which is no "
+            "function or class at the top level of this file; define it there with def or class to let it run"
         )
     return f"{file}:{name}"
 
@@ -56,17 +56,17 @@ def _refusal(file: str, name: str, named_in: Path, sha256: str | None) -> str:
     if sha256 is None:
         own = f"WHERE-IT-IS/{Path(file).name}"
         return (
-            f"{begin}, which is not here. Code that a folder names runs only if you name its file too; "
+            f"{begin}, which does not exist here. Code that a folder names runs only if you name its file too; "
             f"--trust-code {own}, or in a job model.trust_code: [{own}]"
         )
     return (
-        f"{begin} (sha256 {sha256}). Code that a folder names runs only if you name its file too; read it, then "
-        f"--trust-code {shlex.quote(file)}, or in a job model.trust_code: [{file}]"
+        f"{begin} (sha256 {sha256}). Code that a folder names runs only if you name its file too; "
+        f"read the file, then pass --trust-code {shlex.quote(file)}, or in a job model.trust_code: [{file}]"
     )
 
 
 def told_of_code(files: Iterable[str]) -> list[str]:
-    """A line for each file whose code may run, the modules beside it that it imports among them."""
+    """A line for each file whose code may run, the modules next to it that it imports among them."""
     every = dict.fromkeys(one for file in files for one in with_imports(Path(file)))
     return [f"own code: {file} (sha256 {sha256_of(file)})" for file in every]
 

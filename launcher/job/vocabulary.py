@@ -30,9 +30,10 @@ def check_vocabulary(pretrained: Pretrained) -> None:
 def too_many_tokens(tokenizer: str, token: str, number: int, embeddings: int) -> ModelError:
     """The error for a token that the model has no embedding for."""
     return ModelError(
-        f"the tokenizer in {tokenizer} has tokens up to number {number} ({token!r}), and the model has embeddings for "
-        f"{embeddings}, the last of which is {embeddings - 1}; name the tokenizer that belongs to the model "
-        "(model.tokenizer), or give the model new embeddings once: model.resize_token_embeddings(len(tokenizer)), then "
+        f"the tokenizer in {tokenizer} has token ids up to {number} ({token!r}), and the model has "
+        f"{embeddings} embeddings, with ids up to {embeddings - 1}; name the tokenizer that belongs to "
+        "the model (model.tokenizer), or resize the embeddings once: "
+        "model.resize_token_embeddings(len(tokenizer)), then "
         "save both"
     )
 
@@ -40,8 +41,8 @@ def too_many_tokens(tokenizer: str, token: str, number: int, embeddings: int) ->
 def no_padding_token(tokenizer: str) -> ModelError:
     """The error for a tokenizer that has nothing to pad with."""
     return ModelError(
-        f"the tokenizer in {tokenizer} has no special token, and shorter samples of a batch are padded with one; name "
-        'one that no text holds, in tokenizer_config.json ("pad_token"), or add one to tokenizer and model: '
+        f"the tokenizer in {tokenizer} has no special token to pad the shorter samples of a batch with; name "
+        'one that no text contains, in tokenizer_config.json ("pad_token"), or add one to tokenizer and model: '
         "tokenizer.add_special_tokens({'pad_token': '[PAD]'}), model.resize_token_embeddings(len(tokenizer)), then "
         "save both"
     )

@@ -1,1 +1,1 @@
-"""What is measured beside training: whether data are fit for it, and whether it helped. A file a measure; no torch."""
+"""Measures around training: data quality before it, and whether it helped after it. One file per measure; no torch."""

@@ -1,4 +1,4 @@
-"""How many numbers learn with adapters, from the shapes of a model's matrices or from its config."""
+"""The number of parameters trained with adapters, from the shapes of a model's matrices or from its config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from launcher.job.sections.adapters import IN_A_REPEATED_BLOCK, AdapterKind, is_meant
 
 NO_LINEAR_LAYERS = ("embed", "position", "relative_attention_bias", ".experts.", "shared.")
-"""Parts of the names of matrices that are looked up in, or that lie together in one tensor once they are loaded."""
+"""Parts of the names of matrices that are embeddings, or that are stacked into one tensor when they are loaded."""
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")
 """Models whose linear layers are stored [inputs, outputs]."""
 HEADS = ("classifier", "score", "pre_classifier", "classification_head", "head", "projector", "qa_outputs")
-"""What `transformers` calls the parts that a classifier has beside its base model."""
+"""Names in `transformers` of the modules that a classifier adds to its base model."""
 DENSE_HEADS = (
     *("roberta", "xlm-roberta", "camembert", "data2vec-text", "longformer", "mpnet", "electra", "distilbert"),
     *("deberta", "deberta-v2", "modernbert"),
@@ -27,15 +27,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """What learns beside frozen weights.
+    """What is trained in addition to frozen weights.
 
-    rank: of each pair of A and B; 0 where there are none
-    inputs, outputs: of all target matrices together; magnitudes: of DoRA, one an output
-    head: parameters that learn whole, of which `new_head` are not in the model's files
+    rank: of each pair of A and B; 0 without any
+    inputs, outputs: summed over all target matrices; magnitudes: DoRA's, one per output
+    head: parameters of the head, which is trained whole; `new_head` of them are not in the model's files
     labels: rows of the head's last matrix; hidden: their length
     drops: whether there is dropout before A
-    trained: parameters of the pretrained model that learn themselves, the head's left out
-    unmatched: patterns that name no matrix
+    trained: pretrained parameters that are trained themselves, without the head's
+    unmatched: patterns that match no matrix
     """
 
     rank: int
@@ -52,28 +52,28 @@ class AdapterSize:
 
     @property
     def added(self) -> int:
-        """Parameters that the pretrained model does not have."""
+        """Number of parameters that the pretrained model does not have."""
         return self.rank * (self.inputs + self.outputs) + self.magnitudes + self.new_head
 
     @property
     def learning(self) -> int:
-        """Parameters that have a gradient and moments."""
+        """Number of trained parameters, which have a gradient and moments."""
         return self.added + self.head - self.new_head + self.trained
 
     @property
     def is_beside_base(self) -> bool:
-        """Whether something is added to layers, so that the result is that and no whole model."""
+        """Whether adapters are added to layers, so that the result is adapters rather than a whole model."""
         return self.inputs > 0
 
     @property
     def narrow(self) -> tuple[tuple[int, int], ...]:
-        """Rows and elements of tensors with so few rows that they cannot be cut evenly: all A, and the head's last."""
+        """(rows, elements) of tensors with too few rows to shard evenly: all A, and the head's last matrix."""
         found = (self.rank, self.rank * self.inputs), (self.labels, self.labels * self.hidden)
         return tuple((rows, elements) for rows, elements in found if elements)
 
 
 def linear_layers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """The matrices of linear layers by the names of the layers; embeddings and heads left out."""
+    """The matrices of linear layers by layer name, without embeddings and heads."""
     return {
         name.removesuffix(".weight"): shape
         for name, shape in shapes.items()
@@ -83,12 +83,12 @@ def linear_layers(shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
 
 def in_blocks(layers: Iterable[str]) -> set[str]:
-    """Those of the repeated blocks."""
+    """The layers in repeated blocks."""
     return {name for name in layers if IN_A_REPEATED_BLOCK.search(name)}
 
 
 def is_head(name: str) -> bool:
-    """Whether a tensor of a file belongs to what stands outside the base model."""
+    """Whether a tensor of a file belongs to a module outside the base model."""
     return name.partition(".")[0] in HEADS
 
 
@@ -154,9 +154,9 @@ def _sized(
     kept_head: int,
     unmatched: tuple[str, ...],
 ) -> AdapterSize:
-    """hidden: width of the head, 0 where none learns; kept_head: parameters of it that are in the files."""
+    """hidden: width of the head, 0 if no head is trained; kept_head: parameters of it that are in the files."""
     names, added = config.get("id2label"), spec.added_to_layer
-    labels = len(names) if isinstance(names, dict) else 2  # as `transformers` has it; the data may say more
+    labels = len(names) if isinstance(names, dict) else 2  # the default of `transformers`; the data may have more
     dense = hidden * (hidden + 1) if config.get("model_type") in DENSE_HEADS else 0
     new = 0 if kept_head or not hidden else labels * (hidden + 1) + dense
     return AdapterSize(
@@ -174,5 +174,5 @@ def _sized(
 
 
 def _means(pattern: str, name: str) -> bool:
-    """Whether a pattern means a layer; names in a file may lack the first part that the whole model's have."""
+    """Whether a pattern matches a layer; names in a file may lack the prefix of the whole model's names."""
     return is_meant(name, pattern) or fnmatch(name, pattern.partition(".")[2])

@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON, rendered from the job: a template or the user's own file, in which the job decides every `auto`."""
+"""DeepSpeed's JSON, rendered from the job: a template or the user's own file, with every `auto` filled in."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from launcher.plan.split import Split
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "ds_configs"
 NOT_FOR_DEEPSPEED = ("optimizer", "scheduler", "train_batch_size")
-"""Checked, and left out of what DeepSpeed gets: optimizer and schedule are ours, and a last batch may be short."""
+"""Checked, and not passed to DeepSpeed: adaptrun has its own optimizer and schedule, and a last batch may be short."""
 FROM_THE_SPLIT = (("train_micro_batch_size_per_gpu",), ("gradient_accumulation_steps",))
-"""What depends on the number of processes, which the plan decides."""
+"""Keys that depend on the number of processes, which the plan decides."""
 SCHEDULERS = {"constant": "WarmupLR", "linear": "WarmupDecayLR", "cosine": "WarmupCosineLR"}
-"""DeepSpeed's name of each schedule that it has too."""
-WHAT_IS_NEEDED = 'the least there can be is {"zero_optimization": {"stage": 2}}'
+"""DeepSpeed's name for each schedule that it supports too."""
+WHAT_IS_NEEDED = 'the shortest valid file is {"zero_optimization": {"stage": 2}}'
 
 
 @dataclass(frozen=True)
 class Wanted:
     """A value of DeepSpeed's JSON that the job decides.
 
-    value: what DeepSpeed gets; None leaves the key out, so that DeepSpeed's own default holds
-    field: the field of the job file that says so; empty where it decides speed alone, and a file may say anything
-    agreeing: what else a file may say and mean the same as the job
-    fix: how a file that disagrees is mended
+    value: the value passed to DeepSpeed; None omits the key, so that DeepSpeed's own default applies
+    field: the field of the job file that decides it; empty if the key affects only speed, and a file may set any value
+    agreeing: other values of a file that mean the same as the job's
+    fix: how to correct a file that disagrees
     """
 
     path: tuple[str, ...]
@@ -43,7 +43,7 @@ class Wanted:
 
 
 def check_deepspeed(job: Job, job_file: Path) -> None:
-    """Look at the file of `engine.deepspeed` as far as that can be done before the plan is made.
+    """Check the file of `engine.deepspeed` as far as possible before the plan is made.
 
     Raises JobError for a file that is missing or no JSON, or that disagrees with the job, naming both places.
     """
@@ -56,9 +56,9 @@ def check_deepspeed(job: Job, job_file: Path) -> None:
 
 
 def render_deepspeed(job: Job, job_file: Path, split: Split, precision: str) -> dict[str, Any]:
-    """What DeepSpeed gets.
+    """The configuration passed to DeepSpeed.
 
-    precision: as planned, where the job says `auto`
+    precision: as planned, if the job has `auto`
     Raises JobError for a file that is missing, or that disagrees with the job, naming both places.
     """
     document = read_deepspeed(job)
@@ -74,7 +74,7 @@ def _check(document: Document, wanted: Sequence[Wanted], job: Job, job_file: Pat
 
 
 def _finish(document: Document, wanted: Sequence[Wanted]) -> dict[str, Any]:
-    """Put the job's values into a file that agrees with it. Raises JobError for an `auto` that is left."""
+    """Fill the job's values into a file that agrees with it. Raises JobError for a remaining `auto`."""
     config = document.values
     for name in NOT_FOR_DEEPSPEED:
         config.pop(name, None)
@@ -83,7 +83,8 @@ def _finish(document: Document, wanted: Sequence[Wanted]) -> dict[str, Any]:
     config.setdefault("zero_allow_untested_optimizer", True)
     config.setdefault("zero_force_ds_cpu_optimizer", False)
     left = [
-        Problem(document.where(path), ".".join(path), "auto is not known here", _fix(path)) for path in _autos(config)
+        Problem(document.where(path), ".".join(path), "auto is not supported for this key", _fix(path))
+        for path in _autos(config)
     ]
     if left:
         raise JobError(left)
@@ -91,7 +92,7 @@ def _finish(document: Document, wanted: Sequence[Wanted]) -> dict[str, Any]:
 
 
 def read_deepspeed(job: Job) -> Document:
-    """The template, or the user's own file, as it stands. Raises JobError for a file that is no JSON."""
+    """The template, or the user's own file, unchanged. Raises JobError for a file that is not JSON."""
     name = job.engine.deepspeed
     file = TEMPLATES / f"{name}.json" if name in DEEPSPEED_TEMPLATES else Path(name)
     try:
@@ -102,12 +103,12 @@ def read_deepspeed(job: Job) -> Document:
     except json.JSONDecodeError as error:
         where = f"{file}:{error.lineno}:{error.colno}"
         raise JobError([Problem(where, "", f"not valid JSON: {error.msg}", "DeepSpeed reads plain JSON")]) from None
-    except (RecursionError, ValueError):  # of integers beyond what Python reads
-        message = "sections within sections, or a number, without end"
+    except (RecursionError, ValueError):  # for integers too long for Python
+        message = "too deeply nested, or too long a number"
         raise JobError([Problem(f"{file}:1:1", "", message, WHAT_IS_NEEDED)]) from None
     places = places_in_json(file, text)
     if not isinstance(values, dict) or not isinstance(values.get("zero_optimization", {}), dict):
-        message = "a DeepSpeed file is an object, and so is its zero_optimization"
+        message = "a DeepSpeed file must be a JSON object, and so must its zero_optimization"
         raise JobError([Problem(f"{file}:1:1", "", message, WHAT_IS_NEEDED)])
     return Document(file, values, places)
 
@@ -131,7 +132,7 @@ def _wanted(job: Job, split: Split | None, precision: str) -> Iterator[Wanted]:
     schedule = SCHEDULERS.get(train.schedule.name, train.schedule.name)
     yield Wanted(("scheduler", "type"), schedule, "train.schedule.name", fix="remove scheduler")
     hidden = _hidden_size(job)
-    for bucket, size in (  # the sizes that DeepSpeed's integration in transformers takes
+    for bucket, size in (  # as in DeepSpeed's integration in transformers
         ("reduce_bucket_size", hidden and hidden**2),
         ("stage3_prefetch_bucket_size", hidden and int(0.9 * hidden**2)),
         ("stage3_param_persistence_threshold", hidden and 10 * hidden),
@@ -140,7 +141,7 @@ def _wanted(job: Job, split: Split | None, precision: str) -> Iterator[Wanted]:
 
 
 def _precisions(precision: str) -> Iterator[Wanted]:
-    """Weights stay fp32 and the engine's own autocast does the rest, so DeepSpeed's sections are off in what it gets.
+    """DeepSpeed's precision sections are disabled, since weights stay fp32 and the engine uses its own autocast.
 
     precision: `auto` agrees with any of them
     """
@@ -168,7 +169,7 @@ def _disagreements(document: Document, wanted: Sequence[Wanted], job_file: Path)
         if found in (None, "auto", want.value, *want.agreeing) or not want.field:
             continue
         place = ours.where(tuple(want.field.split("."))) if ours is not None else str(job_file)
-        message = f"{found!r} disagrees with {want.value!r}, which follows from {want.field} ({place})"
+        message = f"{found!r} contradicts {want.value!r}, which follows from {want.field} ({place})"
         yield Problem(document.where(want.path), ".".join(want.path), message, want.fix)
 
 
@@ -186,10 +187,12 @@ def _unusable(document: Document) -> Iterator[Problem]:
 
 
 def _out_of_reach(document: Document, job: Job) -> Iterator[Problem]:
-    """Copies of weights are kept beside them, in memory."""
+    """Offloading to disk does not work with options that keep copies of the weights in memory."""
     path = ("zero_optimization", "offload_optimizer", "device")
     if job.adapt.kept_beside is not None and _at(document.values, path) == "nvme":
-        message = f"adapt.{job.adapt.kept_beside} keeps copies of weights, and this has the weights on a disk"
+        message = (
+            f"adapt.{job.adapt.kept_beside} keeps copies of the weights in memory, and this keeps the weights on a disk"
+        )
         yield Problem(document.where(path), ".".join(path), message, '"device": "cpu"')
 
 
@@ -209,7 +212,7 @@ def _at(values: Any, path: tuple[str, ...]) -> Any:
 
 
 def _fill(config: dict[str, Any], want: Wanted) -> None:
-    """Put the job's value where the file says `auto` or the same in other words; what it leaves out stays out."""
+    """Fill in the job's value if the file has `auto` or an equivalent value; omitted keys stay omitted."""
     section, name = _at(config, want.path[:-1]), want.path[-1]
     if not isinstance(section, dict) or section.get(name) not in ("auto", *want.agreeing):
         return

@@ -1,4 +1,4 @@
-"""Which ways of sharing fit given GPUs, and the cheapest change that makes a job fit."""
+"""Which shardings fit given GPUs, and the cheapest change that makes a job fit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from launcher.plan.memory import FLOAT32, Memory, Workload
 from launcher.plan.model_size import ModelSize, size_of_job
 
 ROOM = 0.9
-"""Of a device's memory: the rest goes to the driver, libraries and fragmentation."""
+"""Usable share of a device's memory: the rest goes to the driver, libraries and fragmentation."""
 
 
 @dataclass(frozen=True)
 class ShardingOption:
-    """One way to run a job, and what it takes of each device.
+    """One way to run a job, and its memory on each device.
 
-    sharing: by its name
-    whole_gradients: between the micro-batches of a step
+    sharing: name of the sharding
+    whole_gradients: whether gradients are whole between the micro-batches of a step
     """
 
     sharing: str
@@ -37,7 +37,7 @@ class ShardingOption:
 
 @dataclass(frozen=True)
 class Devices:
-    """How many there are, and the bytes of each; of a process where they are no GPUs."""
+    """The number of devices and the bytes of each; on CPUs, of each process."""
 
     count: int
     memory: int
@@ -47,7 +47,7 @@ class Devices:
 def way_of(
     job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharding, micro_batch: int, recomputes: bool
 ) -> ShardingOption:
-    """What a job takes when it is shared so."""
+    """The memory of a job with a sharding."""
     load = Workload(micro_batch * (size.patches or job.train.max_length), precision, recomputes)
     one = on_devices(sharing, devices.count)
     memory = memory_of(
@@ -68,9 +68,9 @@ def way_of(
 
 
 def shardings_for(job: Job, changed: Job | None = None) -> tuple[Sharding, ...]:
-    """Those that several processes may choose from: with them, no rule is broken that the job keeps now.
+    """The shardings for several processes with which the job breaks no rule that it keeps now.
 
-    changed: the job with other settings, which are meant to be had with them
+    changed: the job with other settings, with which the shardings are to be combined
     """
     kept, other = broken_rules(job), job if changed is None else changed
     launch = other.launch.model_copy(update={"processes": "auto"})
@@ -86,7 +86,7 @@ def shardings_for(job: Job, changed: Job | None = None) -> tuple[Sharding, ...]:
 def largest_micro_batch(
     job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharding, most: int
 ) -> int | None:
-    """The largest of `most`, its half, its quarter, … that fits; None where one sample does not."""
+    """The largest of `most`, its half, its quarter, … that fits; None if a single sample does not."""
     size_tried = most
     while size_tried >= 1:
         recomputes = job.train.activation_checkpointing
@@ -97,30 +97,30 @@ def largest_micro_batch(
 
 
 def cheapest_change(job: Job, size: ModelSize, precision: str, devices: Devices, now: ShardingOption) -> str:
-    """The first of these that fits: smaller micro-batches, recomputing, sharing more, offloading, more devices.
+    """The first of these that fits: smaller micro-batches, recomputing, more sharding, offloading, more devices.
 
-    None of them changes a number. Where it takes host memory or more devices, adapters are offered beside it.
+    None of them changes the result. If it needs host memory or more devices, adapters are suggested as well.
     """
     found = next((found for found in _changes(job, size, precision, devices, now) if found[0].fits), None)
     if found is not None and not found[0].memory.host and found[0].ranks == devices.count:
         return found[1]
     offered = (None if found is None else found[1], adapters_that_fit(job, precision, devices, now))
-    told = "; or ".join(change for change in offered if change is not None)
-    if told:
-        return told
+    changes = "; or ".join(change for change in offered if change is not None)
+    if changes:
+        return changes
     slices = any(sharing.slices == "weights" for sharing in shardings_for(job))
-    return "a smaller model" + (": no number of these GPUs holds one layer of this one" if slices else "")
+    return "a smaller model" + (": one layer of this one does not fit, however many of these GPUs" if slices else "")
 
 
 def adapters_that_fit(job: Job, precision: str, devices: Devices, now: ShardingOption) -> str | None:
-    """The change that gives the job adapters and fits without host memory; None where there is none."""
+    """The change that gives the job adapters and fits without host memory; None if there is none."""
     return next((change for way, change in _with_adapters(job, precision, devices, now) if way.fits), None)
 
 
 def _with_adapters(
     job: Job, precision: str, devices: Devices, now: ShardingOption
 ) -> Iterator[tuple[ShardingOption, str]]:
-    """The job with adapters, which is another result, in each way of sharing that needs no host memory."""
+    """The job with adapters, which gives another result, in each sharding that needs no host memory."""
     if job.adapt.adapters is not None:
         return
     adapted = job.model_copy(update={"adapt": job.adapt.model_copy(update={"adapters": OFFERED})})
@@ -162,5 +162,5 @@ def _changes(
 
 
 def share_of_a_rank(job: Job, sharing: Sharding, ranks: int) -> int:
-    """Samples of a step that one rank handles, at most."""
+    """Maximum number of samples of a step on one rank."""
     return ceil(job.train.global_batch_size / engine_with(sharing).mesh(ranks).data_size)

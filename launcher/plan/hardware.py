@@ -1,4 +1,4 @@
-"""What this machine has, found without torch."""
+"""This machine's hardware, detected without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Hardware:
-    """GPUs that may be used, physical cores that may be used, memory in bytes."""
+    """Available GPUs, available physical cores, memory in bytes."""
 
     gpus: tuple[Gpu, ...]
     cores: int
@@ -27,7 +27,7 @@ class Hardware:
 
 
 def find_hardware() -> Hardware:
-    """Ask the system and the NVIDIA driver."""
+    """Query the system and the NVIDIA driver."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -46,9 +46,9 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def _visible(gpus: tuple[Gpu, ...], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, which a scheduler sets: up to the first that there is not, as CUDA does.
+    """The GPUs in CUDA_VISIBLE_DEVICES, which a scheduler sets: up to the first invalid entry, as CUDA does.
 
-    One that is named by its UUID counts as the next of those that there are.
+    A UUID counts as the next of the existing GPUs.
     """
     listed = environment.get("CUDA_VISIBLE_DEVICES")
     if listed is None:

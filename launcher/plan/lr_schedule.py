@@ -1,4 +1,4 @@
-"""The learning rate: a function of the step, and for a plateau of what validation said."""
+"""The learning rate: a function of the step, and for a plateau schedule also of the validation metric."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class LearningRate:
 
     @property
     def warmup_steps(self) -> int:
-        """A fraction of all steps that are scheduled below 1, a number of steps from 1 on."""
+        """Warm-up steps: below 1 the setting is a fraction of the scheduled steps, from 1 on a number of steps."""
         warmup = self.schedule.warmup
         return round(warmup * self.steps) if warmup < 1 else round(warmup)
 
     def at(self, step: int, plateau: float = 1.0) -> float:
-        """The rate of step `step` of the run (from 0); `plateau` is what stalled validation has multiplied it by."""
+        """The rate of step `step` of the run (from 0); `plateau` is the factor of the plateau schedule."""
         warm, floor, step = self.warmup_steps, self.schedule.min_lr, step - self.start
         if step < warm:
             return self.peak * (step + 1) / warm

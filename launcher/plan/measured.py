@@ -1,4 +1,4 @@
-"""What the methods of adapting gained where they were measured, so that a plan can say which of them have lost."""
+"""Measured gains of the adaptation methods, so that a plan can warn of methods that lost."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ OTHERS = "other pairs of domains"
 
 @dataclass(frozen=True)
 class Measured:
-    """A method's gain over the source alone, as `PAGE` has it.
+    """A method's gain over training on the source alone, as on `PAGE`.
 
     gain: points of accuracy on the target, the mean over the cases
     low, high: ends of its 95 % interval
-    won, cases: in how many of them it gained; what they are
-    settings: options that are not the default; they stand for all values that are further from it, too
+    won, cases: in how many cases it gained, of how many
+    settings: options that differ from the default; they stand for all values further from it, too
     """
 
     gain: float
@@ -31,7 +31,7 @@ class Measured:
     settings: Mapping[str, float] = field(default_factory=dict)
 
     def applies_to(self, adapt: Adapting) -> bool:
-        """Whether a job is as harsh as these settings, or harsher."""
+        """Whether a job's settings are at least as extreme as these."""
         return all(self._reaches(adapt, option, value) for option, value in self.settings.items())
 
     def _reaches(self, adapt: Adapting, option: str, value: float) -> bool:
@@ -83,11 +83,11 @@ MEASURED: Mapping[str, tuple[Measured, ...]] = {
     "dapt": (Measured(-4.3, -4.3, -4.3, 0, 1, "pair of domains"),),
     "udalm": (Measured(-11.9, -11.9, -11.9, 0, 1, "pair of domains"),),
 }
-"""By method, from the mildest settings to the harshest. The first has the defaults; so has one on other domains."""
+"""By method, from the mildest settings to the most extreme. The first has the defaults; so has one on other domains."""
 
 
 def losses_of(job: Job) -> Iterator[str]:
-    """A warning where the job's method, with settings like its own, has lost on average."""
+    """A warning if the job's method, with settings like its own, lost on average."""
     applying = [row for row in MEASURED.get(job.adapt.method, ()) if row.applies_to(job.adapt)]
     row = min(
         (row for row in applying if row.settings == applying[-1].settings), key=lambda row: row.gain, default=None
@@ -100,7 +100,7 @@ def losses_of(job: Job) -> Iterator[str]:
     interval = f", 95 % interval {row.low:+.1f} to {row.high:+.1f}{', which may be chance' * (row.high >= 0)}"
     learned = "" if job.adapt.adapters is None else ", with all weights trained"
     where = f"on average over {row.cases} {row.of}{interval * (row.cases > 1)}{learned} ({PAGE})"
-    advice = "Compare it on labelled samples of the target with the source alone: verdict.baseline"
+    advice = "Compare it with training on the source alone, on labelled samples of the target: verdict.baseline"
     yield f"{method} lost {_points(row)} of accuracy {where}{better}. {advice}"
 
 

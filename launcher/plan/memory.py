@@ -1,4 +1,4 @@
-"""How much memory a process of a job takes, part by part.
+"""Estimated memory of each process of a job, part by part.
 
 Weights, gradients and optimizer are counted; they are the same in every step. Activations and buffers are estimated:
 per token and layer, the tensors that autograd keeps of a transformer with fused attention, measured for fp32 and for
@@ -14,16 +14,16 @@ from launcher.plan.model_size import ModelSize
 
 FLOAT32 = 4
 BYTES_IN_4_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Of a parameter: half a byte, a scale of one byte for each 64, one of those scales for each 256 (QLoRA, section 3)."""
+"""Bytes per parameter: half a byte, a one-byte scale per 64, a scale of these per 256 (QLoRA, section 3)."""
 KEPT_BYTES = {"fp32": 4.0, "bf16": 2.5, "fp16": 2.5}
-"""Bytes of a kept element: under autocast some stay in fp32."""
+"""Bytes of an element that autograd keeps: under autocast some stay in fp32."""
 SCORE_BYTES = 12
-"""Of a word's score for one token: the score, its logarithm of a share, and the gradient."""
+"""Bytes per vocabulary entry and token: the logit, its log-probability, and the gradient."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process on its device; `host`: what goes to the machine's memory instead."""
+    """Bytes of one process on its device; `host`: bytes offloaded to host memory."""
 
     weights: int
     gradients: int
@@ -34,12 +34,12 @@ class Memory:
 
     @property
     def state(self) -> int:
-        """What is there throughout, and known exactly."""
+        """The persistent part, which is known exactly."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """All that is on the device."""
+        """All bytes on the device."""
         return self.state + self.activations + self.communication
 
     def __str__(self) -> str:
@@ -50,10 +50,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a process computes at once.
+    """The micro-batch of a process.
 
-    tokens: of a micro-batch with its padding
-    recomputes: activation checkpointing
+    tokens: of a micro-batch, padding included
+    recomputes: whether activations are recomputed (activation checkpointing)
     """
 
     tokens: int
@@ -63,10 +63,10 @@ class Workload:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a job's processes need memory for; an engine says which part of it each of them has.
+    """What a job needs memory for; an engine decides which part of it is on each process.
 
-    moments: fp32 values beside each parameter that learns: the optimizer's, and copies that options keep
-    takes_what_it_reserves: as GPUs do, where the memory of a CPU takes what is written to
+    moments: fp32 values per trained parameter: the optimizer's, and copies that options keep
+    takes_what_it_reserves: True on GPUs; on a CPU only memory that is written to counts
     """
 
     size: ModelSize
@@ -83,7 +83,7 @@ class Demand:
 
     @property
     def part(self) -> int:
-        """Of the weights, cut into equal runs of elements."""
+        """Bytes of a rank's shard of the weights."""
         return FLOAT32 * ceil(self.size.parameters / self.ranks)
 
     @property
@@ -93,7 +93,7 @@ class Demand:
 
     @property
     def stepped(self) -> int:
-        """Of the gradients, cut into equal runs of elements."""
+        """Bytes of a rank's shard of the gradients."""
         return FLOAT32 * ceil(self.size.learning / self.ranks)
 
     @property
@@ -102,9 +102,9 @@ class Demand:
         return FLOAT32 * self.size.block
 
     def activations(self, *, frees_copies: bool = False) -> int:
-        """What autograd keeps for the backward pass.
+        """Bytes that autograd keeps for the backward pass.
 
-        frees_copies: of weights in the format of autocast, block by block
+        frees_copies: whether autocast's copies of the weights are freed block by block
         """
         return _activations(self.size, self.load, frees_copies or self.load.recomputes)
 
@@ -130,13 +130,13 @@ def _activations(size: ModelSize, load: Workload, frees_copies: bool) -> int:
     kept_scores = SCORE_BYTES * size.vocabulary * load.tokens
     copies = 0 if load.precision == "fp32" else 2 * (size.block if frees_copies else size.parameters)
     kept += _kept_by_adapters(size, load) / max(1, size.layers)
-    if load.recomputes:  # one layer whole, and of each other its input
+    if load.recomputes:  # all of one layer, and the input of each other
         return int(kept + FLOAT32 * size.hidden * load.tokens * size.layers + copies + kept_scores)
     return int(size.layers * kept + copies + kept_scores)
 
 
 def _kept_by_adapters(size: ModelSize, load: Workload) -> float:
-    """Beside what every linear layer keeps: with DoRA two results, with dropout what is left of the input and where."""
+    """In addition to a linear layer's: two outputs for DoRA; for dropout the dropped-out input and its mask."""
     if size.adapters is None:
         return 0.0
     kept, adapters = KEPT_BYTES[load.precision], size.adapters

@@ -1,4 +1,4 @@
-"""How the processes of a run are arranged: along which axes the work is divided among them."""
+"""How the processes of a run are arranged: the axes of its parallelism."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mesh:
-    """Ranks counted along four axes, the last the fastest.
+    """Ranks along four axes; the last one varies fastest.
 
     replicate: copies of the model, each with samples of its own
     shard: ranks that share one copy's parameters, gradients or moments, each with samples of its own
@@ -27,7 +27,7 @@ class Mesh:
 
     @property
     def data_size(self) -> int:
-        """Parts that a global batch is dealt into."""
+        """Number of parts into which a global batch is split."""
         return self.replicate * self.shard
 
     @property
@@ -36,9 +36,9 @@ class Mesh:
         return self.tensor * self.context
 
     def data_rank(self, rank: int) -> int:
-        """Which part of each global batch a rank holds."""
+        """The part of each global batch that a rank has."""
         return rank // self.ranks_per_sample
 
     def speaks_for_data(self, rank: int) -> bool:
-        """Whether a rank is the first of those that hold the same samples, and reports what was made of them."""
+        """Whether a rank is the first of those with the same samples, which reports their results."""
         return rank % self.ranks_per_sample == 0

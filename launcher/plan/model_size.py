@@ -1,7 +1,7 @@
-"""How large a model is, from the headers of its files and its config alone: no weight is read.
+"""The size of a model, from the headers of its files and its config: no weights are read.
 
-Where only a config is here, a formula counts the families that it is right for, in no time. A process of its own builds
-any other model without memory, which takes the seconds that importing `transformers` takes.
+If only a config is available, a formula counts the parameters of known families. Any other model is built on the meta
+device in a separate process, which takes some seconds to import `transformers`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from launcher.plan.adapter_size import AdapterSize, Shapes, from_config, from_sh
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 DROPPED_HEADS = ("lm_head.",)
-"""Weights of the file that a classifier leaves out, and that are too large to be counted with the rest."""
+"""Weights of the file that a classifier does not load, and that are too large to be counted with the rest."""
 GATED = ("silu", "swish", "geglu", "swiglu", "gelu_pytorch_tanh")
 """Activations of models whose feed-forward layer has a gate, a third matrix."""
 COUNTED = (
@@ -45,16 +45,16 @@ SECONDS_TO_BUILD = 120.0
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the memory of training follows from.
+    """The sizes that determine the memory of training.
 
-    parameters: all of them; frozen: those that do not learn; largest: of one tensor
-    block: of one repeated layer; outside: of what is in none of them, such as embeddings
-    layers, hidden, intermediate, heads: as the config has them; 0 where it does not say
-    vocabulary: words that every token gets a score for; 0 for models that tell no words
-    patches: tokens of an image; 0 for texts, whose length the job says
+    parameters: all of them; frozen: those that are not trained; largest: those of the largest tensor
+    block: parameters of one repeated layer; outside: of all modules outside these, such as embeddings
+    layers, hidden, intermediate, heads: from the config; 0 if it does not have them
+    vocabulary: logits per token; 0 for models without a language model head
+    patches: tokens of an image; 0 for texts, whose length is in the job
     is_gated: whether a feed-forward layer has three matrices instead of two
-    is_estimated: counted from the config, since the files are not here
-    adapters: what learns beside frozen weights; already a part of the counts
+    is_estimated: whether it was counted from the config, since the files are not local
+    adapters: what is trained in addition to frozen weights; included in the counts
     in_4_bits: parameters that are held in 4 bits each
     """
 
@@ -76,11 +76,11 @@ class ModelSize:
 
     @property
     def learning(self) -> int:
-        """Parameters that have a gradient and moments."""
+        """Number of trained parameters, which have a gradient and moments."""
         return self.parameters - self.frozen
 
     def share(self, of: int, ranks: int) -> int:
-        """How many of `of` parameters, those that learn among them, a rank has at most where rows are dealt out."""
+        """The most of `of` parameters, trained ones included, that a rank has if tensors are sharded by rows."""
         narrow = () if self.adapters is None else self.adapters.narrow
         uneven = sum(elements for _, elements in narrow)
         dealt = sum(ceil(rows / ranks) * elements // rows for rows, elements in narrow)
@@ -88,19 +88,19 @@ class ModelSize:
 
 
 def size_of_job(job: Job) -> ModelSize | None:
-    """How large the job's model is, with what its method adds; None where that is not known here."""
+    """The size of the job's model, including what its method adds; None if it is not known on this machine."""
     try:
         tells_words = (find_family(job.task).auto_class or "").endswith("LM")
         learns_head = job.adapt.trains_head and not tells_words
         pretrained, adapters = find_pretrained(job.model), job.adapt.adapters
         size = find_model_size(pretrained, job.model.frozen, adapters, tells_words=tells_words, learns_head=learns_head)
     except (OSError, ValueError, KeyError, AttributeError):
-        return None  # loading says what is wrong with the file
+        return None  # loading reports what is wrong with the file
     return size if size is None or job.adapt.distill is None else _with_teacher(size)
 
 
 def _with_teacher(size: ModelSize) -> ModelSize:
-    """With the model as it came beside it, frozen."""
+    """The size with a frozen copy of the pretrained model."""
     teacher = size.parameters - (0 if size.adapters is None else size.adapters.added)
     return replace(size, parameters=size.parameters + teacher, frozen=size.frozen + teacher, outside=2 * size.outside)
 
@@ -113,11 +113,11 @@ def find_model_size(
     tells_words: bool = False,
     learns_head: bool | None = None,
 ) -> ModelSize | None:
-    """From the files' headers, else from the config; None where neither says enough.
+    """The size from the files' headers, else from the config; None if neither has enough information.
 
-    tells_words: whether the model is loaded as a language model, with its own head
-    learns_head: whether there is a head that learns whole beside adapters; absent: a classifier's does
-    frozen: patterns of the names of parameters that do not learn; without the files they are counted as learning
+    tells_words: whether the model is loaded with its language model head
+    learns_head: whether a head is trained whole alongside adapters; absent: a classifier's is
+    frozen: patterns of the names of frozen parameters; without the files they are counted as trained
     Raises ModelError for a broken file.
     """
     config = read_config(pretrained) or {}
@@ -156,7 +156,7 @@ def _size_of(
 
 
 def _language_model(config: dict[str, Any]) -> str:
-    """The class of `transformers` that builds the model with its own head."""
+    """The class of `transformers` that builds the model with its language model head."""
     named = config.get("architectures")
     fills_masks = isinstance(named, list) and any("MaskedLM" in str(name) for name in named)
     return "AutoModelForMaskedLM" if fills_masks else "AutoModelForCausalLM"
@@ -164,7 +164,7 @@ def _language_model(config: dict[str, Any]) -> str:
 
 @functools.cache
 def _shapes_of_config(folder: str, auto_class: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of the model that a config describes; empty where `transformers` cannot build it."""
+    """Shapes of the parameters of a config's model; empty if `transformers` cannot build it."""
     request = ShapesRequest(config=folder, auto_class=auto_class)
     with tempfile.TemporaryDirectory(prefix="adaptrun-") as private:
         file = request.write(Path(private))
@@ -175,7 +175,7 @@ def _shapes_of_config(folder: str, auto_class: str) -> dict[str, tuple[int, ...]
                 capture_output=True,
                 timeout=SECONDS_TO_BUILD,
                 check=True,
-                env={**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},  # whichever rank plans
+                env={**os.environ, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},  # whichever rank makes the plan
             )
             return request.read_answer(file).shapes
         except (OSError, ValueError, subprocess.SubprocessError):
@@ -197,7 +197,7 @@ def _adapted(size: ModelSize, spec: AnyAdapters, adapters: AdapterSize, shapes: 
 
 
 def _shapes(file: Path, left_out: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of floats."""
+    """Shape of each floating-point tensor."""
     return {
         name: header.shape
         for name, header in headers_of(file).items()
@@ -222,7 +222,7 @@ def _sized(counts: Counter[str], config: dict[str, Any], frozen: Sequence[str]) 
 
 
 def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
-    """Names that a pattern means; those of a file may lack the first part (`bert.`) that the whole model's have."""
+    """Names that match a pattern; those of a file may lack the prefix (`bert.`) of the whole model's names."""
     found: set[str] = set()
     for pattern in patterns:
         named = {name for name in names if fnmatch(name, pattern)}
@@ -253,7 +253,7 @@ def _estimated(
 
 
 def hidden_size(config: dict[str, Any]) -> int:
-    """Width of the hidden states; of the widest stage where there are several; 0 where the config does not say."""
+    """Width of the hidden states, of the widest stage if there are several; 0 if the config does not have it."""
     widths = _inner(config).get("hidden_sizes")
     if isinstance(widths, list) and widths and all(type(width) is int and width > 0 for width in widths):
         return max(widths)
@@ -261,7 +261,7 @@ def hidden_size(config: dict[str, Any]) -> int:
 
 
 def _inner(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that says what the layers are."""
+    """The part of a config that describes the layers."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
 
@@ -272,14 +272,14 @@ def _first(config: dict[str, Any], *names: str) -> int:
 
 
 def _shape(config: dict[str, Any]) -> dict[str, Any]:
-    """The numbers under the names that most configs have."""
+    """The sizes, under the names that most configs use."""
     inner = _inner(config)
 
     def first(*names: str) -> int:
         return _first(config, *names)
 
     hidden = hidden_size(config)
-    experts = first("num_experts_per_tok", "num_experts_per_token", "moe_top_k") or 1  # that compute a token
+    experts = first("num_experts_per_tok", "num_experts_per_token", "moe_top_k") or 1  # experts per token
     width = first("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "hidden_dim", "d_ff")
     return {
         "layers": first("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -297,6 +297,6 @@ def _patches(config: dict[str, Any]) -> int:
 
 
 def _count(config: dict[str, Any], name: str) -> int:
-    """A number of a config that counts something; 0 where it is none."""
+    """A count in a config; 0 if it is not a number."""
     value = config.get(name)
     return value if type(value) is int and value > 0 else 0

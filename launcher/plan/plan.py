@@ -22,23 +22,23 @@ from launcher.plan.split import Split
 class Plan:
     """What will run.
 
-    engine: how the model is spread over the processes
-    deepspeed: what DeepSpeed gets, for its engine alone
-    device: where tensors live
-    precision: what the forward and backward compute in; weights stay fp32
+    engine: how the model is distributed over the processes
+    deepspeed: configuration passed to DeepSpeed, for its engine only
+    device: the device of the tensors
+    precision: that of forward and backward; weights stay fp32
     nodes: machines
-    processes: ranks on each
+    processes: ranks on each machine
     threads: CPU threads of each process
-    split: the cut of the global batch
-    micro_batch_limit: what running out of memory has left of micro-batches, None where that has not happened
-    memory: of each process; None where the model's size is not known here
-    whole_gradients: fsdp has room for them between the micro-batches of a step, so that they travel once a step
+    split: how the global batch is split
+    micro_batch_limit: limit of the micro-batch size after running out of memory, None if that has not happened
+    memory: of each process; None if the model's size is not known on this machine
+    whole_gradients: fsdp keeps whole gradients between the micro-batches of a step, which are reduced once a step
     evaluation_batch: samples of full length evaluated at once
-    train_samples: None where only the run can know (a hub id that is not downloaded)
+    train_samples: None if only the run can know (a hub id that is not downloaded)
     reasons: one sentence for each value that `auto` decided
-    commands: the exact commands, one a process group, as argument lists
-    warnings: what speaks against the job as it stands
-    evaluations: which of several validation sets is evaluated when; empty where there is one
+    commands: the exact commands, one per process group, as argument lists
+    warnings: reasons to change the job
+    evaluations: which of several validation sets is evaluated when; empty if there is only one
     """
 
     name: str
@@ -64,7 +64,7 @@ class Plan:
     evaluations: str = ""
 
     def with_sets(self, sets: Sequence[str]) -> Plan:
-        """The plan whose commands say what was overridden of the job file."""
+        """The plan with the overrides of the job file in its commands."""
         words = [word for text in sets for word in ("--set", text)]
         return replace(self, commands=tuple((*command, *words) for command in self.commands))
 
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def mesh(self) -> Mesh:
-        """Along which axes the work is divided among them."""
+        """The device mesh of the ranks."""
         return ENGINES[self.engine].mesh(self.world)
 
     @property
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimizer steps of one pass; the last may hold fewer samples."""
+        """Optimizer steps of one epoch; the last may have fewer samples."""
         return None if self.train_samples is None else ceil(self.train_samples / self.split.global_batch)
 
     @property
@@ -96,7 +96,7 @@ class Plan:
         return total_steps(self.train_samples or 0, self.split.global_batch, self.epochs, self.max_steps)
 
     def as_json(self) -> str:
-        """The plan and what follows from it."""
+        """The plan and derived values as JSON."""
         derived = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
         return json.dumps(asdict(self) | derived, indent=2)
 
@@ -132,7 +132,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Read back what `save` wrote. Raises RequestError where the file is not there or is damaged."""
+        """Read back what `save` wrote. Raises RequestError if the file is missing or damaged."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values["split"] = Split(**values["split"])
@@ -143,18 +143,18 @@ class Plan:
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise RequestError(
-                f"{path} cannot be read: {type(error).__name__}: {error}; the command that started the run makes it "
-                "again: adaptrun train, or adaptrun submit"
+                f"{path} cannot be read: {type(error).__name__}: {error}; the command that started the "
+                "run writes it anew: adaptrun train, or adaptrun submit"
             ) from error
 
 
 def zero_stage(deepspeed: dict[str, Any]) -> int:
-    """Which of optimizer (1), gradients (2) and weights (3) are sliced, each with those before it."""
+    """The ZeRO stage: optimizer (1), gradients (2) and weights (3) are sharded, each with those before it."""
     stage: int = deepspeed["zero_optimization"]["stage"]
     return stage
 
 
 def total_steps(samples: int, global_batch: int, epochs: int, max_steps: int | None) -> int:
-    """Optimizer steps of `epochs` passes, each ending in a batch of what is left."""
+    """Optimizer steps of `epochs` epochs, each ending with a batch of the remaining samples."""
     steps = epochs * ceil(samples / global_batch)
     return steps if max_steps is None else min(steps, max_steps)

@@ -33,21 +33,21 @@ def make_plan(
 ) -> Plan:
     """Decide what will run.
 
-    hardware: of each node; this machine's where None
-    processes: on each node; given where the ranks already run, as under torchrun by hand
-    Raises JobError where this machine cannot do what the job asks, DataError for unreadable training data.
+    hardware: of each node; None for this machine's
+    processes: on each node; given if the ranks already run, as under torchrun by hand
+    Raises JobError if this machine cannot do what the job requests, DataError for unreadable training data.
     """
     hardware = hardware or find_hardware()
     check_columns(job)
     samples = _draws_an_epoch(job)
     _check_labelling(job, job_file, samples)
-    reasons: list[str] = [*left_out_of(job), *_more_of_a_step(job)]
+    reasons: list[str] = [*left_out_of(job), *_additional_steps(job)]
     device = device_for(job, job_file, hardware)
     ranks = processes or _processes(job, job_file, device, hardware, samples, nodes, reasons)
     world = ranks * nodes
     named = named_engine(job)
     if named is not None and named.most is not None and world > named.most:
-        message = f"{named.name} is one process, and {world} run"
+        message = f"{named.name} is one process, and {world} are running"
         raise _refusal(job_file, "engine.name", message, "engine.name: ddp, or auto")
     precision = _precision(job, job_file, device, hardware, reasons)
     size = size_of_job(job)
@@ -67,7 +67,7 @@ def make_plan(
         if device == "cuda" and now.memory.state > devices.memory:
             raise _does_not_fit(job, job_file, size, precision, devices, now)
         if SHARDINGS[now.sharing].may_keep_gradients and split.accumulation > 1 and not now.whole_gradients:
-            reasons.append("gradients travel after each micro-batch: there is no room for whole ones")
+            reasons.append("gradients are reduced after each micro-batch, since whole gradients do not fit into memory")
     return Plan(
         name=job.name,
         model=job.model.pretrained,
@@ -94,16 +94,16 @@ def make_plan(
 
 
 def evaluations_of(job: Job) -> str:
-    """Which of several validation sets is evaluated when; empty where there is nothing to say."""
+    """Which of several validation sets is evaluated when; empty if there is only one."""
     if len(job.data.validation) < 2:
         return ""
     often = "each epoch" if job.validation.every == "epoch" else f"every {job.validation.every} steps"
     others = ", ".join(name for name in job.data.validation if name != job.deciding_set)
-    return f"{job.deciding_set} {often}, since it decides; {others} before training and at its end"
+    return f"{job.deciding_set} {often}, since it selects the checkpoint; {others} before training and at its end"
 
 
 def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int) -> Plan:
-    """The plan with micro-batches of at most `limit`, since larger ones ran out of memory. It changes no number."""
+    """The plan with micro-batches of at most `limit`, since larger ones ran out of memory. The result is the same."""
     split = split_batch(plan.split.global_batch, plan.split.ranks, min(limit, plan.split.micro_batch))
     return replace(
         plan,
@@ -116,7 +116,7 @@ def with_smaller_micro_batches(plan: Plan, job: Job, job_file: Path, limit: int)
 
 
 def _draws_an_epoch(job: Job) -> int | None:
-    """Samples that an epoch draws of the labelled sets, or of the target where a method needs no labels."""
+    """Samples per epoch, of the labelled sets, or of the target for a method that needs no labels."""
     target = [] if job.data.target is None else [job.data.target]
     counts = [count_rows(source) for source in list(job.data.train.values()) or target]
     if any(count is None for count in counts):
@@ -125,7 +125,7 @@ def _draws_an_epoch(job: Job) -> int | None:
 
 
 def _check_labelling(job: Job, job_file: Path, samples: int | None) -> None:
-    """Raises JobError where the run would end before it has labelled the target."""
+    """Raises JobError if the run would end before it has labelled the target."""
     epochs, train = job.adapt.epochs_before_target, job.train
     if not epochs or samples is None or train.max_steps is None:
         return
@@ -135,22 +135,22 @@ def _check_labelling(job: Job, job_file: Path, samples: int | None) -> None:
         raise _refusal(job_file, "adapt.after_epochs", message, f"train.max_steps: {2 * before}, or more")
 
 
-def _more_of_a_step(job: Job) -> Iterator[str]:
-    """What a method does beside the steps over the labelled samples."""
+def _additional_steps(job: Job) -> Iterator[str]:
+    """What a method does in addition to the steps on the labelled samples."""
     adapt = job.adapt
     if target_batch(job):
         yield f"{target_batch(job)} samples of the target in each step as well: {adapt.method}"
     if adapt.pretraining is not None and job.data.target is not None:
         samples = count_rows(job.data.target)
         steps = "steps" if samples is None else f"{pretraining_steps(job, samples)} steps"
-        yield f"{steps} of continued pre-training on the target come before those on the labelled samples"
+        yield f"{steps} of continued pre-training on the target, then those on the labelled samples"
 
 
 def device_for(job: Job, job_file: Path, hardware: Hardware) -> Literal["cpu", "cuda"]:
-    """What the ranks compute on. Raises JobError where this machine has none of it."""
+    """The device type of the ranks. Raises JobError if this machine has none."""
     wanted = job.launch.device
     if wanted == "cuda" and not hardware.gpus:
-        raise _refusal(job_file, "launch.device", "cuda is asked for and this machine shows no GPU", "device: auto")
+        raise _refusal(job_file, "launch.device", "cuda is requested and this machine has no GPU", "device: auto")
     return "cuda" if wanted != "cpu" and hardware.gpus else "cpu"
 
 
@@ -160,7 +160,7 @@ def _processes(
     wanted = job.launch.processes
     if wanted != "auto":
         if device == "cuda" and wanted > len(hardware.gpus):
-            message = f"{wanted} processes need a GPU each, and this machine shows {len(hardware.gpus)}"
+            message = f"{wanted} processes need a GPU each, and this machine has {len(hardware.gpus)}"
             fix = f"launch.processes: {len(hardware.gpus)}, or launch.device: cpu"
             raise _refusal(job_file, "launch.processes", message, fix)
         return wanted
@@ -179,7 +179,7 @@ def _processes(
 
 
 def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[str]) -> EngineFacts:
-    """The cheapest in communication whose state leaves a fifth of a process's memory to activations."""
+    """The engine with the least communication whose state leaves a fifth of a process's memory to activations."""
     ranks, room, named = devices.count, devices.memory, named_engine(job)
     if named is not None and named.runs_on(ranks):
         return named
@@ -189,7 +189,7 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
     if ranks == 1:
         return first
     if job.adapt.is_quantised:
-        reasons.append(f"{first.name}: weights in 4 bits are whole on each process")
+        reasons.append(f"{first.name}: weights in 4 bits cannot be sharded")
         return first
     if size is None:
         reasons.append(f"{first.name}: the size of the model is not known here")
@@ -204,7 +204,7 @@ def _engine(job: Job, size: ModelSize | None, devices: Devices, reasons: list[st
 
 
 def _check_adapters(job: Job, job_file: Path, device: str, size: ModelSize | None, reasons: list[str]) -> None:
-    """Say how much learns. Raises JobError for targets that are not there, and for what only GPUs can do."""
+    """Report how many parameters are trained. Raises JobError for missing targets, and for what needs a GPU."""
     if job.adapt.is_quantised and device == "cpu":
         message = "weights in 4 bits need a GPU, and this runs on the CPU"
         raise _refusal(job_file, "adapt.adapters.quantised", message, "quantised: false, or a machine with GPUs")
@@ -263,15 +263,17 @@ def _precision(
         raise _refusal(job_file, "train.precision", "fp16 needs a GPU, and this runs on the CPU", "precision: fp32")
     older = [gpu.name for gpu in hardware.gpus if gpu.capability < 8.0]
     if job.train.tf32 and (device == "cpu" or older):
-        message = f"tf32 needs GPUs of compute capability 8.0, and this runs on {older[0] if older else 'the CPU'}"
+        message = (
+            f"tf32 needs GPUs of compute capability 8.0 or more, and this runs on {older[0] if older else 'the CPU'}"
+        )
         raise _refusal(job_file, "train.tf32", message, "tf32: false")
     if wanted == "bf16" and device == "cuda" and older:
-        message = f"{older[0]} has no bf16, which begins with compute capability 8.0"
+        message = f"{older[0]} has no bf16, which needs compute capability 8.0 or more"
         raise _refusal(job_file, "train.precision", message, "precision: fp16, or fp32")
     if wanted != "auto":
         return wanted
     if device == "cuda" and all(gpu.capability >= 8.0 for gpu in hardware.gpus):
-        reasons.append("bf16: the GPUs have it")
+        reasons.append("bf16: the GPUs support it")
         return "bf16"
     reasons.append(f"fp32: the {'GPUs have' if device == 'cuda' else 'CPU has'} no fast bf16")
     return "fp32"

@@ -1,4 +1,4 @@
-"""How a global batch is cut into ranks, micro-batches and accumulation."""
+"""How a global batch is split into ranks, micro-batches and accumulation steps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from math import ceil
 
 @dataclass(frozen=True)
 class Split:
-    """The cut of one global batch. It decides speed and memory, never the result.
+    """The split of one global batch. It decides speed and memory, never the result.
 
-    global_batch: samples an optimizer step
+    global_batch: samples per optimizer step
     ranks: processes that share them
-    micro_batch: samples of full length a process handles at once
-    accumulation: micro-batches a process handles in one step
+    micro_batch: samples of full length per micro-batch of a process
+    accumulation: micro-batches per process and step
     """
 
     global_batch: int
@@ -28,6 +28,6 @@ class Split:
 
 
 def split_batch(global_batch: int, ranks: int, micro_batch: int) -> Split:
-    """Cut `global_batch` samples into equal micro-batches no larger than `micro_batch`."""
+    """Split `global_batch` samples into equal micro-batches no larger than `micro_batch`."""
     accumulation = ceil(global_batch / (ranks * micro_batch))
     return Split(global_batch, ranks, ceil(global_batch / (ranks * accumulation)), accumulation)

@@ -1,8 +1,7 @@
-"""The stages of a run: which samples each step draws, what it minimises, at which rate, and which parameters learn.
+"""The stages of a run: the samples, objective, learning rate and trained parameters of each step.
 
-Continued pre-training, a linear probe, gradual unfreezing and training itself are stages of one kind. They follow from
-the job, the number of samples and the model's parts alone, so that the step tells the stage, also of a run that
-resumes.
+Continued pre-training, a linear probe, gradual unfreezing and training itself are all stages. They depend only on the
+job, the number of samples and the model's modules. So the step determines the stage, also when a run resumes.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ class Stage:
     """A part of the run.
 
     start, end: optimizer steps done before its first and after its last
-    samples: from which sets its steps draw. The objective is that of its samples: the task's loss of labelled ones,
-        and of those of the target whatever the method minimises there
-    drawn_since: the step from which these samples are drawn and their epochs counted
+    samples: the sets that its steps sample from. They determine the objective: the task's loss on labelled samples, and
+        the method's objective on target samples
+    drawn_since: the step from which these samples are used and their epochs counted
     rate: its learning rate; stages of gradual unfreezing share one schedule
-    learning: names of the model's parameters that learn; empty as long as the model is not known
+    learning: names of the trained parameters; empty while the model is not known
     """
 
     name: str
@@ -44,20 +43,20 @@ class Stage:
 
     @property
     def is_validated(self) -> bool:
-        """Whether there is anything to validate: before the first labelled sample the head has learned nothing."""
+        """Whether it is validated: before the first labelled sample the head is untrained."""
         return self.name != PRETRAINING
 
     @property
     def has_start(self) -> bool:
-        """Whether the model that it begins with is one to go back to: only a linear probe gives a new head a start."""
+        """Whether its initial model is a meaningful start for interpolation: a new head needs a linear probe first."""
         return self.name != PROBE
 
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive stages in which the same parameters learn, which one engine trains.
+    """Consecutive stages that train the same parameters, in one engine.
 
-    number, of: which of how many, from 0
+    number, of: its number, from 0, and the number of spans
     end: optimizer steps done after its last
     """
 
@@ -89,7 +88,7 @@ class StagePlan:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """The stages by what learns."""
+        """The stages grouped by their trained parameters."""
         found = [list(stages) for _, stages in groupby(self.stages, key=lambda stage: stage.learning)]
         return tuple(
             Span(number, len(found), stages[-1].end, stages[-1].learning) for number, stages in enumerate(found)
@@ -100,14 +99,14 @@ class StagePlan:
         return next((span for span in self.spans if step < span.end), self.spans[-1])
 
     def since(self, name: str) -> int:
-        """The number of the span in which a parameter begins to learn."""
+        """The number of the span from which a parameter is trained."""
         return next(span.number for span in self.spans if name in span.learning)
 
     def with_learning(self, sets: Sequence[frozenset[str]], spec: Adapting) -> StagePlan:
-        """The stages of a model whose parameters begin to learn set by set: training is cut where another set begins.
+        """The stages of a model whose parameters are unfrozen set by set; training is split where a set is added.
 
-        sets: each holds the one before; the first is what a linear probe trains, where there is one
-        Raises ModelError where the steps do not suffice for all stages.
+        sets: each contains the one before; the first is what a linear probe trains, if there is one
+        Raises ModelError if there are too few steps for all stages.
         """
         *before, training = self.stages
         probes = [stage.name == PROBE for stage in before]
@@ -124,10 +123,10 @@ class StagePlan:
 
 
 def plan_stages(job: Job, supervised: int, target: int = 0) -> StagePlan:
-    """What is known of a run's stages before its model is.
+    """The stages of a run, as far as they are known without its model.
 
-    supervised: steps of training itself, those of a linear probe among them
-    target: samples of the target
+    supervised: steps of training itself, including those of a linear probe
+    target: number of target samples
     """
     adapt, schedule, peak = job.adapt, job.train.schedule, job.train.optimizer.lr
     first = pretraining_steps(job, target)
@@ -147,19 +146,19 @@ def plan_stages(job: Job, supervised: int, target: int = 0) -> StagePlan:
 
 
 def samples_of(job: Job) -> Samples:
-    """From which sets a step of training draws."""
+    """The sets that a training step samples from."""
     if job.adapt.is_source_free:
         return "target"
     return "labelled and target" if job.sees_target_alongside else "labelled"
 
 
 def _share_of(value: float, total_steps: int) -> int:
-    """A share of all steps below 1, a number of steps from 1 on; at least one."""
+    """Number of steps: below 1 the value is a fraction of all steps, from 1 on a number; at least one."""
     return max(1, round(value * total_steps) if value < 1 else round(value))
 
 
 def _starts(spec: Adapting, begun: int, stages: int, total_steps: int) -> list[int]:
-    """Where each stage begins in which more learns: at the end of what comes before, then evenly."""
+    """The first step of each stage that unfreezes parameters: after the stages before, then evenly spaced."""
     if spec.unfreeze == "gradual":
         room = total_steps // 2 - begun
         return [begun + round(room * number / max(1, stages - 1)) for number in range(stages)]
@@ -171,6 +170,7 @@ def _check_room(starts: Sequence[int], total_steps: int) -> None:
     ends = [*starts[1:], total_steps]
     if ends != sorted(set(ends)):
         raise ModelError(
-            f"adapt: {len(starts)} stages that begin after {', '.join(map(str, starts))} steps do not fit into "
-            f"{total_steps}, since each needs a step of its own; shorten adapt.probe or adapt.unfreeze, or train longer"
+            f"adapt: {len(starts)} stages that begin after {', '.join(map(str, starts))} steps do not "
+            f"fit into {total_steps} steps, since each needs at least one; shorten adapt.probe or "
+            "adapt.unfreeze, or train longer"
         )

@@ -1,4 +1,4 @@
-"""How many samples an epoch and a step draw, and how many steps a run has: what plan and ranks must agree on."""
+"""Samples per epoch and per step, and the steps of a run: what plan and ranks must agree on."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from launcher.job.schema import Job
 
 
 def draws_an_epoch(job: Job, training: int) -> int:
-    """Samples that an epoch draws; of `training` samples, and of the rehearsed ones beside them.
+    """Samples per epoch: the `training` samples, and the rehearsed ones in addition to them.
 
-    training: samples of all training sets, or of the target where a method needs no labels
+    training: number of samples of all training sets, or of the target for a method that needs no labels
     """
     return ceil(training / (1 - job.adapt.rehearsed_share))
 
 
 def pretraining_steps(job: Job, target: int) -> int:
-    """Steps over the `target` samples before the supervised ones."""
+    """Steps on the `target` samples before the supervised ones."""
     pretraining = job.adapt.pretraining
     if pretraining is None:
         return 0
@@ -25,7 +25,7 @@ def pretraining_steps(job: Job, target: int) -> int:
 
 
 def target_batch(job: Job) -> int:
-    """Target samples that a step sees beside the labelled ones."""
+    """Target samples of a step, in addition to the labelled ones."""
     if not job.sees_target_alongside:
         return 0
     asked = getattr(job.adapt, "target_batch_size", "auto")

@@ -1,4 +1,4 @@
-"""`adaptrun plan --gpus`: what each engine takes of given GPUs, which fit, and what to do where the job's does not."""
+"""`adaptrun plan --gpus`: each engine's memory on given GPUs, which of them fit, and a fix if the job's does not."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "M
 
 @dataclass(frozen=True)
 class Table:
-    """A row a way of sharing, the job's own among them.
+    """One row per sharding, including the job's own.
 
-    verdict: whether the job fits as it stands, and else the cheapest change that makes it
+    verdict: whether the job fits, and if not, the cheapest change that makes it fit
     """
 
     size: ModelSize
@@ -41,7 +41,7 @@ class Table:
 
     @classmethod
     def of(cls, job: Job, gpus: int, memory: int) -> Table:
-        """Work it out from headers and config alone. Raises RequestError where the model's size is not known here."""
+        """Compute it from headers and config. Raises RequestError if the model's size is not known on this machine."""
         size = size_of_job(job)
         if size is None:
             raise RequestError(
@@ -54,7 +54,7 @@ class Table:
         return cls(size, devices, rows, _verdict(job, size, precision, devices, rows))
 
     def as_json(self) -> str:
-        """Bytes and counts."""
+        """The bytes and counts as JSON."""
         rows = [asdict(row) | {"total": row.memory.total} for row in self.rows]
         answer = {"size": asdict(self.size), "consolidation": consolidation(self.size), "rows": rows}
         return json.dumps(answer | {"verdict": self.verdict}, indent=2)
@@ -83,7 +83,7 @@ def parse_size(text: str) -> int:
     """`80GiB` or `80 GB` in bytes. Raises RequestError."""
     found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)\s*", text)
     if found is None or found.group(2).upper() not in UNITS:
-        raise RequestError(f"{text!r} is no size; write 80GiB, or 24GB")
+        raise RequestError(f"{text!r} is not a size; write 80GiB, or 24GB")
     return int(float(found.group(1)) * UNITS[found.group(2).upper()])
 
 

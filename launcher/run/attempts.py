@@ -26,8 +26,8 @@ class Attempt:
     """One start of the ranks of a run.
 
     count: 1 for the first
-    checkpoint: what it goes on from, None from the beginning
-    fruitless: how many starts before this one, in a row, saved no step
+    checkpoint: what it resumes from, None from the beginning
+    fruitless: how many attempts before this one, in a row, saved no step
     token: what the nodes of a cluster know this start by; empty until the first of them has taken it up
     endpoint: host:port where the nodes meet; empty while the first of them prepares the data
     ends: when the scheduler takes the machines away, in seconds since the epoch; None where it does not
@@ -45,7 +45,7 @@ class Attempt:
 
     @property
     def from_step(self) -> int:
-        """Steps behind what it goes on from."""
+        """Steps before the checkpoint that it resumes from."""
         return 0 if self.checkpoint is None else step_of(Path(self.checkpoint))
 
     @classmethod
@@ -134,8 +134,8 @@ class Fence:
         latest = Attempt.read(self._folder)
         if latest is not None and latest.count != self._count:
             raise Superseded(
-                f"start {latest.count} of {self._folder.path} has begun; this is start {self._count}, which writes "
-                "nothing any more"
+                f"attempt {latest.count} of {self._folder.path} has begun, so attempt {self._count}, "
+                "which is this one, writes nothing more"
             )
 
     def check_now_and_then(self) -> None:

@@ -28,7 +28,7 @@ def step_of(checkpoint: Path) -> int:
     """Optimizer steps behind a checkpoint folder."""
     found = _NAME.fullmatch(checkpoint.name)
     if found is None:
-        raise ValueError(f"{checkpoint} is not named as a checkpoint")
+        raise ValueError(f"{checkpoint} does not have a checkpoint's name")
     return int(found.group(1))
 
 
@@ -70,7 +70,7 @@ def note_without_hashes(checkpoint: Path) -> str:
     """What to tell of a checkpoint of ours that carries no hashes; empty for others."""
     if not (checkpoint / MARKER).is_file() or (checkpoint / HASHES).is_file():
         return ""
-    return f"{checkpoint.name} was saved by an earlier version without hashes, so damage to it would not be noticed"
+    return f"{checkpoint.name} was saved without hashes by an earlier version, so damage to it cannot be detected"
 
 
 def quick_fault(checkpoint: Path) -> str | None:

@@ -62,12 +62,12 @@ def holder(folder: Path) -> str | None:
     """Who holds a folder by a file, and what to do where that process has ended; None where nobody does."""
     found, file = _holder_by_file(folder), folder / CLAIM
     if found is None and (folder / TAKING).exists():
-        found, file = "a process that takes the place of one that has ended", folder / TAKING
+        found, file = "a process that takes over from one that has ended", folder / TAKING
     if found is None:
         return None
     return (
-        f"it is held by {found}, and this file system has no locks that would show whether that still runs; where it "
-        f"has ended, remove {file}"
+        f"it is held by {found}, and this file system has no locks to tell whether that is still "
+        f"running; if it has ended, remove {file}"
     )
 
 
@@ -123,5 +123,5 @@ def _holder_by_file(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):  # it is being written
-        return "a process that has not said its name"
+        return "an unknown process"
     return None if owner.is_gone() else str(owner)

@@ -74,7 +74,7 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    """Training begins, or goes on at `step`.
+    """Training begins, or resumes at `step`.
 
     counted_in: what speed is told in: tokens (and samples), images or sounds
     """
@@ -199,11 +199,11 @@ class EventTail:
     """Reads the events of a file that is still being written, each once.
 
     position: bytes read so far, always whole lines
-    garbled: lines among them that are no events, as a damaged disk leaves them
+    damaged: lines among them that are no events
     """
 
     def __init__(self, path: Path, start: int = 0) -> None:
-        self._path, self.position, self.garbled = path, start, 0
+        self._path, self.position, self.damaged = path, start, 0
 
     def read(self, until: int | None = None) -> Iterator[Event]:
         """The events that are new since the last call, or of these the ones that begin before byte `until`."""
@@ -220,7 +220,7 @@ class EventTail:
                 try:
                     event = _event_of(line)
                 except ValueError:
-                    self.garbled += 1
+                    self.damaged += 1
                     continue
                 if event is not None:
                     yield event
@@ -242,7 +242,7 @@ def _event_of(line: bytes | str) -> Event | None:
         raise ValueError("nested too deeply") from error
     name = values.get("kind") if isinstance(values, dict) else None
     if not isinstance(name, str):
-        raise ValueError("no event")
+        raise ValueError("not an event")
     if name not in KINDS:
         return None
     event: Event = _reader(name).validate_python(values)

@@ -54,18 +54,18 @@ _CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broke
 _DISK = "look at the disk's free space and permissions, then run the same command again to resume"
 _ADVICE = {
     "OutOfMemory": "lower train.micro_batch_size (it changes no result), set train.activation_checkpointing: true, or "
-    "shard the model over more GPUs: `adaptrun plan JOB --gpus N --gpu-memory SIZE` tells what fits",
-    "OutOfMemoryError": "lower train.micro_batch_size: it changes memory and no result",
+    "shard the model over more GPUs: `adaptrun plan JOB --gpus N --gpu-memory SIZE` shows what fits",
+    "OutOfMemoryError": "lower train.micro_batch_size: it affects memory, not the result",
     "MemoryError": "lower train.micro_batch_size or launch.processes: neither changes a result",
     "SIGKILL": "often the system's out-of-memory killer: lower train.micro_batch_size or launch.processes",
     FailureKind.NOT_FINITE: "lower train.optimizer.lr, add train.schedule.warmup, or use train.precision: fp32; "
-    "discarded-steps.json in the run's folder names the samples",
+    "discarded-steps.json in the run's folder lists the samples of each skipped step",
     FailureKind.DISK: _DISK,
-    FailureKind.HUNG: "the stacks of all ranks are in logs/: a collective that only some ranks reach, a data source "
-    "that does not answer, or a device that does not; launch.patience is how long is waited at least",
-    FailureKind.DEVICE: "the device or its driver failed; `nvidia-smi -q` and the system's log tell more",
-    FailureKind.COMMUNICATION: "look at the network between the nodes: `adaptrun doctor` tries it; launch.timeout is "
-    "how long a collective waits",
+    FailureKind.HUNG: "the stacks of all ranks are in logs/: look for a collective that only some ranks "
+    "reach, or a data source or device that does not respond; launch.patience sets how long to wait",
+    FailureKind.DEVICE: "the device or its driver failed; `nvidia-smi -q` and the system's log show more",
+    FailureKind.COMMUNICATION: "check the network between the nodes: `adaptrun doctor` tests it; "
+    "launch.timeout sets how long a collective waits",
 }
 SILENT_DEATH = "another rank ended without an error message; the system's log may say why (out of memory, for one)"
 

@@ -81,7 +81,7 @@ class Ended:
 
     def __str__(self) -> str:
         how = "was ended" if self.code is None else f"ended with {name_of(self.code)}"
-        return f"rank {self.rank} on {self.host}: {self.doing or 'before its first beat'}; {how}"
+        return f"rank {self.rank} on {self.host}: {self.doing or 'before its first heartbeat'}; {how}"
 
 
 def name_of(code: int) -> str:
@@ -228,5 +228,5 @@ def last_lines(folder: RunFolder, rank: int | None, count: int = 15) -> str:
     try:
         lines = folder.log(rank or 0).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        return "it left no output"
+        return "it printed nothing"
     return "\n".join(["its last output:", *lines[-count:]])

@@ -63,7 +63,7 @@ class RunFolder:
             return read_document(self.job_file, "name another run").values
         except JobError as error:
             found = error.problems[0]
-            message = f"{found.where}: {found.message}; put back the one that the run began with"
+            message = f"{found.where}: {found.message}; restore the one that the run began with"
             raise RequestError(f"{self.job_file} is damaged: {message}") from None
 
     @property
@@ -138,7 +138,7 @@ class RunFolder:
 
     @property
     def start_file(self) -> Path:
-        """The latest start of the ranks: its count, and what it goes on from."""
+        """The latest attempt: its count, and what it resumes from."""
         return self.path / "start.json"
 
     @property
@@ -213,8 +213,8 @@ class RunFolder:
         """
         files = (self.result_file, self.start_file, self.plan_file, self.prepared_file, self.environment_file)
         found = [f"{file.name} cannot be read" for file in files if file.exists() and read_json(file) is None]
-        if events.garbled:
-            lines = "1 line" if events.garbled == 1 else f"{events.garbled} lines"
+        if events.damaged:
+            lines = "1 line" if events.damaged == 1 else f"{events.damaged} lines"
             found.append(f"{lines} of {self.events_file.name} cannot be read")
         return tuple(found)
 
@@ -232,7 +232,7 @@ def find_run(path: Path) -> RunFolder:
     """The run of a folder that a user named. Raises RequestError."""
     run = RunFolder(path.resolve())
     if not run.job_file.is_file():
-        raise RequestError(f"{path} is no run's folder: name one of runs/, such as runs/<name>-<time>")
+        raise RequestError(f"{path} is no run's folder; name one in runs/, such as runs/<name>-<time>")
     return run
 
 
@@ -262,7 +262,7 @@ def _new_folder(job: Job) -> Path:
             continue
         except OSError as error:
             raise RequestError(
-                f"{path} cannot be made: {error.strerror}; name a folder that can be written: launch.runs"
+                f"{path} cannot be created: {error.strerror}; set launch.runs to a writable folder"
             ) from error
         return path.resolve()
     raise AssertionError("count() never ends")

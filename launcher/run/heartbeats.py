@@ -82,7 +82,7 @@ class Heartbeat:
         return cls(memory, place)
 
     def enter(self, phase: str) -> None:
-        """A phase begins, or goes on, with a measure of its own."""
+        """A phase begins, or continues, with a measure of its own."""
         self._phase = phase
         self._at = time.monotonic()
         self._write()
@@ -131,7 +131,7 @@ class Heartbeats:
         self._memory = mmap.mmap(self.descriptor, 0)
 
     def told(self, rank: int) -> str:
-        """What a rank is told in `HEARTBEAT`, beside inheriting the descriptor."""
+        """The value of `HEARTBEAT` for a rank, which also inherits the descriptor."""
         return f"{self.descriptor}:{rank - self._first}"
 
     def read(self) -> dict[int, Beat]:

@@ -11,7 +11,7 @@ ANYWHERE = "192.0.2.1"
 
 
 def address_towards(peer: str) -> str:
-    """The address that packets to `peer` leave from; nothing is sent. Raises OSError where no way leads there."""
+    """The address that packets to `peer` leave from; nothing is sent. Raises OSError if it cannot be reached."""
     family, kind, protocol, _, target = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(target)

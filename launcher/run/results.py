@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SetResult:
-    """One validation set, measured on the model as it came and on the result.
+    """One validation set, measured on the pretrained model and on the result.
 
     intervals: ends of the 95 % interval of each metric
     change_interval: of each metric's change, over the same samples
@@ -113,8 +113,8 @@ class Result:
             return replace(cls(**values), run=str(path.parent))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
             raise RequestError(
-                f"{path} cannot be read: {type(error).__name__}: {error}; what the run measured is in metrics.jsonl, "
-                "and its model is not touched by that"
+                f"{path} cannot be read: {type(error).__name__}: {error}; the run's metrics are in "
+                "metrics.jsonl, and its model is not affected"
             ) from error
 
 

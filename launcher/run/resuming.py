@@ -28,7 +28,7 @@ from launcher.run.folder import RunFolder, runs_named
 
 @dataclass(frozen=True)
 class Decision:
-    """The run's folder, the checkpoint it goes on from (None: from the beginning), and why, for the user.
+    """The run's folder, the checkpoint it resumes from (None: from the beginning), and why, for the user.
 
     cause: why the ranks start
     insists: the user named the very checkpoint
@@ -68,7 +68,7 @@ def decide_run(job: Job, resume: str, is_taken: Callable[[RunFolder], bool] = la
             why = f"the unfinished {path.name} has another job"
         except JobError as error:  # its data are gone, it was written by another version, or it is damaged
             is_the_same, first = False, str(error).splitlines()[0]
-            why = f"the job of the unfinished {path.name} cannot be read any more: {first}"
+            why = f"the job of the unfinished {path.name} cannot be read: {first}"
         if is_the_same and run.claim():
             return _resume(job, run, checkpoints, "to start a new run: --resume never")
         if is_the_same:  # another start was faster
@@ -121,8 +121,8 @@ def _named(job: Job, path: Path, is_taken: Callable[[RunFolder], bool]) -> Decis
         raise RequestError(f"{path} holds no complete checkpoint to resume from; to start a new run: --resume never")
     if is_taken(run) or not run.claim():
         raise RequestError(
-            f"{path} is still running, or waiting in a queue{_holder_of(run)}; stop that one first, or start a new "
-            "run: --resume never"
+            f"{path} is still running, or waiting in a queue{_holder_of(run)}; stop it first, or start a "
+            "new run: --resume never"
         )
     differing = differing_fields(job, load_kept_job(run.job_file))
     if differing:
@@ -161,7 +161,7 @@ def _resume(job: Job, run: RunFolder, checkpoints: list[Path], reason: str, insi
     skipped += "".join(f"; skipped {path.name}, which is damaged: {fault}" for path, fault in damaged.items())
     for path in damaged:
         set_aside(path)
-    whence = "the beginning: it was stopped before it saved" if checkpoint is None else checkpoint.name
+    whence = "the beginning: it was stopped before its first checkpoint" if checkpoint is None else checkpoint.name
     return Decision(run, checkpoint, f"resuming from {whence} ({reason}){skipped}", insists=insists)
 
 
@@ -190,7 +190,7 @@ def damage_of(run: RunFolder, damaged: Mapping[Path, str], insists: bool) -> str
     others = [path.name for path in complete_checkpoints(run.checkpoints) if path not in damaged]
     there = f"the others are {', '.join(others)}" if others else "there is no other"
     fix = f"resume from one of them: --resume {run.checkpoints}/NAME, or " if others else ""
-    none = "" if insists else "no earlier one can take its place; "
+    none = "" if insists else "there is no earlier one to resume from; "
     return f"{found}; {none}{there}; {fix}start a new run: --resume never"
 
 

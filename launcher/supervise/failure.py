@@ -34,7 +34,7 @@ def report_failure(folder: RunFolder, was_asked: bool = False) -> NoReturn:
     """
     first = first_failure(folder)
     if first is None:
-        raise RunFailed(f"the ranks of {folder.path} failed without an error message; look into {folder.logs}")
+        raise RunFailed(f"the ranks of {folder.path} failed without an error message; see {folder.logs}")
     if first.exit_code == ExitCode.WRONG_REQUEST:
         write_page(folder, first)  # for `adaptrun status`; whoever asked needs no more than the message
         raise RequestError(first.message)

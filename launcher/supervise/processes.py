@@ -13,18 +13,20 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.job.requests import rank_command
+from launcher.job.requests import RANK, rank_command
 from launcher.run.attempts import Attempt
 from launcher.run.failures import Ended, forget_failures, leave_ends
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import HEARTBEAT, Beat, Heartbeats
 from launcher.run.rendezvous import LAUNCHER, LISTENER, LOOPBACK, TOKEN, listen_at
 from launcher.supervise.failure import report_failure
+from launcher.supervise.fork_server import ForkedRank, fork_rank
 from launcher.supervise.stop_requests import StopRequests
 from launcher.supervise.watchdog import Watchdog
 
 PAUSE = 0.2
 """Seconds between two looks at the ranks."""
+Rank = subprocess.Popen[bytes] | ForkedRank
 SECONDS_TO_END = 30.0
 """That ranks have to end by themselves once another one has ended badly; then they are killed."""
 
@@ -98,7 +100,7 @@ def run_agent(
     watchdog: Watchdog | None = None,
     rendezvous: Rendezvous | None = None,
 ) -> bool:
-    """Start this machine's ranks and wait for their end. Where that is bad, leave word of each and return False.
+    """Start this machine's ranks and wait for their end. Where that is bad, report each and return False.
 
     look: each called a few times a second meanwhile
     rendezvous: of all machines; None where there is only this one, whose ranks meet on its loopback
@@ -130,10 +132,10 @@ def _step(beat: object) -> int:
 @contextmanager
 def _started(
     command: Sequence[str], processes: int, threads: int, rendezvous: Rendezvous | None, heartbeats: Heartbeats
-) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
+) -> Iterator[dict[int, Rank]]:
     """This machine's ranks by their number; none of them lives on afterwards."""
     first = rendezvous.node * processes if rendezvous is not None else 0
-    ranks: dict[int, subprocess.Popen[bytes]] = {}
+    ranks: dict[int, Rank] = {}
     try:
         for local in range(processes):
             told = {"OMP_NUM_THREADS": str(threads), **_place(first + local, local, processes, rendezvous)}
@@ -159,7 +161,7 @@ def _place(rank: int, local: int, processes: int, rendezvous: Rendezvous | None)
 
 def _start_rank(
     command: Sequence[str], rank: int, told: Mapping[str, str], rendezvous: Rendezvous | None, heartbeats: Heartbeats
-) -> subprocess.Popen[bytes]:
+) -> Rank:
     """In a session of its own, so that a terminal's Ctrl-C reaches it once, from here."""
     ours, handed_on = {LAUNCHER: str(os.getpid()), HEARTBEAT: heartbeats.told(rank)}, [heartbeats.descriptor]
     if rendezvous is not None:
@@ -167,18 +169,17 @@ def _start_rank(
         if rank == 0 and rendezvous.listener is not None:
             handed_on.append(rendezvous.listener.fileno())
             ours[LISTENER] = str(handed_on[-1])
+    environment = {**os.environ, **told, **ours}
+    if tuple(command[: len(RANK)]) == RANK:
+        forked = fork_rank(command[len(RANK) :], environment, handed_on)
+        if forked is not None:
+            return forked
     return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        pass_fds=handed_on,
-        env={**os.environ, **told, **ours},
+        command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=handed_on, env=environment
     )
 
 
-def _codes_at_the_end(
-    ranks: Mapping[int, subprocess.Popen[bytes]], look: Sequence[Callable[[], None]]
-) -> dict[int, int | None]:
+def _codes_at_the_end(ranks: Mapping[int, Rank], look: Sequence[Callable[[], None]]) -> dict[int, int | None]:
     """Wait until all have ended; once one has ended badly, the others are asked to end, and then killed.
 
     Returns the exit codes of those that ended badly; None for one that only was ended because of another.
@@ -204,6 +205,6 @@ def _codes_at_the_end(
     return {rank: bad.get(rank, code if code > 0 else None) for rank, code in ended.items()}
 
 
-def _send(processes: Iterable[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+def _send(processes: Iterable[Rank], number: signal.Signals) -> None:
     for process in processes:
         process.send_signal(number)

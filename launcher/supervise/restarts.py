@@ -1,4 +1,4 @@
-"""Whether a run that failed goes on by itself: with smaller micro-batches, or simply once more."""
+"""Whether a run that failed is restarted: with smaller micro-batches, or as it was."""
 
 from __future__ import annotations
 

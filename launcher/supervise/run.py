@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from launcher.run.folder import RunFolder
 from launcher.run.results import mark_stopped
 from launcher.run.resuming import decide_run, with_remembered_limit
 from launcher.supervise.failure import RankFailed
+from launcher.supervise.fork_server import fork_server
 from launcher.supervise.processes import run_ranks
 from launcher.supervise.requests import ask_ranks
 from launcher.supervise.restarts import restart
@@ -63,7 +64,7 @@ def run_to_the_end(begun: Begun, job: Job, job_file: Path, display: Display, req
     """Prepare the data and run the ranks, again after a failure that may pass. Raises RunFailed or Stopped."""
     folder, plan, start = begun.folder, begun.plan, begun.start
     requests.watch(folder.stop_file)
-    with _marked_where_stopped(folder), tracked(folder, job):
+    with _marked_where_stopped(folder), tracked(folder, job), _ranks_forked(plan):
         if plan.processes > 1:
             prepare_data(folder, plan, display.refresh, requests)
         while True:
@@ -83,6 +84,11 @@ def _marked_where_stopped(folder: RunFolder) -> Iterator[None]:
     except Stopped:
         mark_stopped(folder)
         raise
+
+
+def _ranks_forked(plan: Plan) -> AbstractContextManager[None]:
+    """The ranks share what they import where there are several: the one that prepares the data is another."""
+    return fork_server(plan.threads) if plan.processes > 1 and plan.device == "cpu" else nullcontext()
 
 
 def _with_file(command: tuple[str, ...], job_file: Path, folder: RunFolder) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from launcher.errors import Stopped
+from launcher.supervise.fork_server import ForkedRank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -68,8 +69,8 @@ class StopRequests:
     def pass_on(self) -> None:
         """Tell each child of this process as often as this one was told."""
         if self.count:
-            for child in psutil.Process().children():
-                self.pass_on_to(child.pid)
+            for process in (*(child.pid for child in psutil.Process().children()), *ForkedRank.alive):
+                self.pass_on_to(process)
 
     def pass_on_to(self, process: int) -> None:
         """Tell one process, by its number, as often as this one was told."""

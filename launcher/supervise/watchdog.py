@@ -47,7 +47,7 @@ class Watchdog:
     _ended: bool = field(default=False, init=False)
 
     def look(self, beats: Mapping[int, Beat]) -> None:
-        """End the ranks of this machine where one of them is hung, and leave word of which.
+        """End the ranks of this machine where one of them is hung, and report which.
 
         beats: the last one of each
         """
@@ -84,7 +84,7 @@ class Watchdog:
     def _leave_word(self, rank: int, beat: Beat, waited: bool) -> None:
         stopped = "; the process is stopped (SIGSTOP)" if _is_stopped(beat.pid) else ""
         message = f"no progress for {self.clock() - beat.at:.0f} s in {beat}{stopped}"
-        where = f"its stack, the innermost call first:\n{self._stacks[rank]}\n" if rank in self._stacks else ""
+        where = f"its stack, innermost call first:\n{self._stacks[rank]}\n" if rank in self._stacks else ""
         trace = f"{where}the stacks of the ranks of this machine: {self.folder.log(rank).parent}/rank-*.log"
         failure = Failure.now(rank, Hung.__name__, message, trace, int(ExitCode.FAILED))
         report_failure(self.folder, replace(failure, step=beat.step, doing=str(beat), follows=waited), self.start)

@@ -1,4 +1,4 @@
-"""What a tracker is to us: it is opened once a start, takes figures, and is told how the start ended."""
+"""What a tracker is to us: it is opened once a start, takes figures, and is given how the attempt ended."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Tracker(Protocol):
     """Takes the figures of one run. What it raises ends it, and nothing else."""
 
     def open(self, run: TrackedRun, known: str | None) -> str:
-        """Begin, or go on with the run of the id `known`; returns the id by which to go on another time."""
+        """Begin, or resume the tracker's run of the id `known`; returns the id by which to resume another time."""
 
     def log(self, points: Sequence[Point]) -> None:
         """Take figures that were not there before; once this returns they count as delivered."""

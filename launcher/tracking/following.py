@@ -44,8 +44,8 @@ class State:
         except (OSError, ValueError, TypeError) as error:
             file = folder.tracker_state(name)
             raise RequestError(
-                f"{file} is damaged, so that it is not known what {name} has got; remove it, and the next start sends "
-                "all figures to a new run there"
+                f"{file} is damaged, so it is unknown which metrics {name} has received; remove the "
+                "file, and the next start sends all metrics to a new run there"
             ) from error
 
     def write(self, folder: RunFolder, name: str) -> None:

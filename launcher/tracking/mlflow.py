@@ -1,4 +1,4 @@
-"""MLflow, on a server or in a SQLite file beside the runs."""
+"""MLflow, on a server or in a SQLite file next to the runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MLflow:
     """Metrics with the time of their event: MLflow keeps one that comes again, alike in all, only once."""
 
     def open(self, run: TrackedRun, known: str | None) -> str:
-        """Create a run in the experiment, or go on with a known one. Parameters stay as they were first given."""
+        """Create a run in the experiment, or resume a known one. Parameters stay as they were first given."""
         local = f"sqlite:///{run.path.parent / 'mlflow.db'}"
         uri = run.settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or local
         self._client = MlflowClient(tracking_uri=uri)

@@ -1,4 +1,4 @@
-"""Starting the trackers' processes beside a run, on the side of whoever shows it, and ending them with it."""
+"""Starting the trackers' processes alongside a run, on the side of whoever shows it, and ending them with it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def tracked(folder: RunFolder, job: Job) -> Iterator[None]:
 
 
 def say_lost(folder: RunFolder, name: str, why: str) -> None:
-    """Tell whoever watches the run that it goes on without this tracker."""
+    """Report that the run continues without this tracker."""
     log = EventLog(folder.events_file)
-    log.note(f"{name} gets no more metrics, and the run continues: {why}; see {folder.tracker_log(name)}")
+    log.note(f"{name} receives no more metrics, and the run continues: {why}; see {folder.tracker_log(name)}")
     log.close()
 
 
@@ -72,7 +72,7 @@ def _end(folder: RunFolder, processes: Mapping[str, Process], status: Status) ->
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            say_lost(folder, name, f"it did not end within {PATIENCE:.0f} s")
+            say_lost(folder, name, f"it did not finish within {PATIENCE:.0f} s")
         else:
             if code:
                 say_lost(folder, name, f"its process ended with {code}")

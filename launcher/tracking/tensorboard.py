@@ -29,7 +29,7 @@ class TensorBoard:
             self._write(0, time.time(), hparams_pb(dict(run.parameters), trial_id=run.name))
             self._text("job", f"```yaml\n{run.job}```")
         elif run.last_step is not None:
-            # how TensorBoard is told of a restart: it drops all that it has from this step on
+            # this marks a restart in TensorBoard: it drops all that it has from this step on
             began = Event(wall_time=time.time(), step=run.last_step + 1)
             began.session_log.status = SessionLog.START
             self._writer.add_event(began)

@@ -20,7 +20,7 @@ class WeightsAndBiases:
     """History over our own step, since an evaluation may belong to an earlier step than the last that was trained."""
 
     def open(self, run: TrackedRun, known: str | None) -> str:
-        """Begin a run, or go on with the one of the same id."""
+        """Begin a run, or resume the one of the same id."""
         settings = run.settings
         folder = run.path if settings.folder is None else Path(settings.folder) / run.name
         folder.mkdir(parents=True, exist_ok=True)

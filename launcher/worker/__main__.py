@@ -33,11 +33,11 @@ SERVED_BY: dict[type[Request[Any]], str] = {
     asked.SelfcheckMaterialRequest: "selfcheck:serve_material",
     asked.SelfcheckRequest: "selfcheck:serve",
 }
-"""The function of `launcher.worker.requests` that serves each request, imported when it is asked for."""
+"""The function of `launcher.worker.requests` that serves each request, imported on use."""
 
 
 def main() -> None:
-    """Keep this rank's output before anything heavy is imported, then do its work."""
+    """Redirect this rank's output to its log before heavy imports, then do its work."""
     arguments = read_arguments()
     settle_home()
     request = request_of(arguments)
@@ -64,7 +64,7 @@ def read_arguments() -> argparse.Namespace:
 
 
 def request_of(arguments: argparse.Namespace) -> Request[Any]:
-    """What the command line asks for: what the file of a request says, else to train."""
+    """The request of the command line: the one in its file, else training."""
     target: Path = arguments.target
     named = {kind.__name__: kind for kind in SERVED_BY}
     if target.suffix == asked.SUFFIX and target.stem in named and target.is_file():
@@ -73,14 +73,14 @@ def request_of(arguments: argparse.Namespace) -> Request[Any]:
 
 
 def folder_of(request: Request[Any], target: Path) -> RunFolder | None:
-    """Where this rank keeps its log; None while a run that is started by hand has no folder."""
+    """The folder of this rank's log; None while a run that is started by hand has no folder."""
     if isinstance(request, TrainingRequest):
         return RunFolder(target.resolve()) if target.is_dir() else None
     return RunFolder(Path(request.folder) if isinstance(request, FolderRequest) else target.parent)
 
 
 def serve(process: RankProcess, request: Request[Any]) -> Answer | None:
-    """This rank's part of what is asked; the answer is the same on all of them."""
+    """Serve this rank's part of a request; the answer is the same on all ranks."""
     module, _, function = SERVED_BY[type(request)].partition(":")
     answer: Answer | None = getattr(import_module(f"launcher.worker.requests.{module}"), function)(process, request)
     return answer

@@ -1,4 +1,4 @@
-"""What travels between the data, the model and the engine: a micro-batch and its losses."""
+"""The types passed between data, model and engine: a micro-batch and its losses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Batch:
 
     A rank without samples computes on a real sample with weight zero (filler), so that it joins every collective.
 
-    inputs: what the model is called with, each [samples, length]
-    targets: [samples], or [samples, length] where each token has a target
+    inputs: keyword arguments of the model, each [samples, length]
+    targets: [samples], or [samples, length] if each token has a target
     weights: [samples] float32, the weight of each sample in the loss; zero for filler
     ids: [samples] positions of the samples in their data set; -1 for filler
-    tokens: count of tokens that are not padding
+    tokens: number of tokens that are not padding
     """
 
     inputs: dict[str, Tensor]
@@ -29,7 +29,7 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """Count of samples, filler left out."""
+        """Number of samples, without filler."""
         return int((self.ids >= 0).sum())
 
     @property
@@ -38,7 +38,7 @@ class Batch:
         return float(self.weights.sum(dtype=torch.float64))
 
     def as_filler(self) -> Batch:
-        """What a rank without samples computes on: the same inputs, which count for nothing."""
+        """The same inputs with weight zero, for a rank without samples."""
         return replace(self, weights=torch.zeros_like(self.weights), ids=torch.full_like(self.ids, -1), tokens=0)
 
     def to(self, device: torch.device) -> Batch:
@@ -56,10 +56,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Losses:
-    """What one forward pass gives.
+    """The result of one forward pass.
 
-    weighted: [samples] weightᵢ·lossᵢ, with gradient; a sample of many tokens holds their sum
-    outputs: [samples, …] scores for statistics and predictions, without gradient
+    weighted: [samples] weightᵢ·lossᵢ, with gradient; summed over the tokens of a sample
+    outputs: [samples, …] for statistics and predictions, without gradient
     """
 
     weighted: Tensor

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost module lists that have several, in the model's own order."""
+    """The members of the outermost module lists with several members, in the model's order."""
     for child in module.children():
         if isinstance(child, nn.ModuleList) and len(child) > 1:
             yield from (member for member in child if any(True for _ in member.parameters()))

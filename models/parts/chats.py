@@ -1,4 +1,4 @@
-"""Chats as tokens: written by the tokenizer's own template, with the assistant's turns marked."""
+"""Chats as tokens: formatted by the tokenizer's chat template, with a mask of the assistant's turns."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Chat = list[dict[str, Any]]
 def chat_of(row: Row, labelled: bool) -> Chat:
     """The turns of a row.
 
-    labelled: whether there must be a turn of the assistant to learn; without, one that is to be answered
-    Raises DataError where a turn has no role or content, or the wanted turn is not there.
+    labelled: True if a turn of the assistant is needed for training; False if the chat must end with a turn to answer
+    Raises DataError if a turn has no role or content, or if the needed turn is missing.
     """
     chat = list_of(row, "messages")
     for number, turn in enumerate(chat, start=1):
@@ -26,28 +26,30 @@ def chat_of(row: Row, labelled: bool) -> Chat:
     turns: Chat = chat  # type: ignore[assignment]
     if labelled and not any(turn["role"] == "assistant" for turn in turns):
         roles = ", ".join(dict.fromkeys(turn["role"] for turn in turns))
-        fault = f"the chat has no turn of the role assistant (it has {roles}), so there is nothing to learn"
+        fault = f"the chat has no turn of the role assistant (its roles are {roles}), so there is nothing to learn"
         raise DataError(row.file, f"{fault}; remove the row, or rename the role", row.number)
     if not labelled and turns[-1]["role"] == "assistant":
-        raise DataError(row.file, "the chat ends with the assistant's turn, and nothing is left to answer", row.number)
+        raise DataError(row.file, "the chat ends with the assistant's turn, so there is nothing to answer", row.number)
     return turns
 
 
 def chat_tokens(tokenizer: Any, chat: Chat, row: Row, labelled: bool) -> tuple[list[int], list[int]]:
-    """Token ids, and for each token itself where the assistant says it, else `IGNORE_INDEX`.
+    """Token ids, and targets: the token itself in the assistant's turns, else `IGNORE_INDEX`.
 
-    labelled: false ends the chat where the assistant is to go on
-    The whole chat is tokenised at once, as it is when the model is used. Raises ModelError without a template, or
-    without the places of tokens to learn from, and DataError where the template writes a turn differently once others
-    follow: no part of the text is that turn's.
+    labelled: False ends the chat with the prompt for the assistant's next turn
+    The whole chat is tokenised at once, as in use. Raises ModelError if there is no template, or if the tokenizer gives
+    no token offsets. Raises DataError if the template formats a turn differently when others follow, since the turn's
+    tokens cannot be found then.
     """
     if tokenizer.chat_template is None:
-        raise ModelError("the tokenizer has no chat template; name columns prompt and response, or another tokenizer")
+        raise ModelError(
+            "the tokenizer has no chat template; use the columns prompt and response, or another tokenizer"
+        )
     if not labelled:
         text = _written(tokenizer, chat, row, to_be_continued=True)
         return tokenizer(text, add_special_tokens=False)["input_ids"], []
     if not tokenizer.is_fast:
-        raise ModelError("the tokenizer does not tell which token is of which turn; use a fast one")
+        raise ModelError("the tokenizer does not give the positions of tokens in the text; use a fast tokenizer")
     text = _written(tokenizer, chat, row)
     spans = []
     for place, turn in enumerate(chat):
@@ -73,6 +75,6 @@ def _written(tokenizer: Any, chat: Chat, row: Row, to_be_continued: bool = False
     try:
         text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=to_be_continued)
     except Exception as error:  # a template is a program of its own, which transformers runs in a sandbox
-        fault = f"the chat template refuses the chat: {error}"
+        fault = f"the chat template rejects the chat: {error}"
         raise DataError(row.file, f"{fault}; correct the order or the roles of its messages", row.number) from None
     return text

@@ -1,8 +1,8 @@
-"""Classification metrics from counts, which sum over ranks without gathering anything.
+"""Classification metrics from counts, which are summed over ranks without gathering predictions.
 
-All of them need only how often each class was hit, was true and was predicted; from the occupied cells of a confusion
-matrix, or counted directly. Conventions are those of scikit-learn: classes that neither occur nor are predicted do not
-count; 0/0 is 0.
+All of them need only the true positives, labels and predictions of each class, from the non-zero cells of a confusion
+matrix or counted directly. Conventions are those of scikit-learn: classes that neither occur nor are predicted are
+ignored; 0/0 is 0.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Counts = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 CELLS_AT_ONCE = 2_000_000
-"""Counts of cells and classes that are held at once, over all resamples."""
+"""Counts of cells and classes in memory at once, over all resamples."""
 
 
 class ClassCounts(NamedTuple):
-    """Of each class, [..., classes]: how often it was rightly predicted, was true, was predicted."""
+    """Counts of each class, [..., classes]: true positives, labels, predictions."""
 
     hits: Counts
     true: Counts
@@ -31,13 +31,13 @@ class ClassCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Cells:
-    """The occupied cells of a confusion matrix, so that nothing grows with the square of the classes.
+    """The non-zero cells of a confusion matrix, so that memory does not grow with the square of the classes.
 
-    Classes that neither occur nor are predicted have no place here; the others are numbered anew, in their order.
+    Classes that neither occur nor are predicted are dropped; the others are renumbered in the same order.
 
-    true, predicted: [cells] the class of each
-    samples: [cells] how many samples lie in each
-    classes: how many classes occur or are predicted
+    true, predicted: [cells] the classes of each cell
+    samples: [cells] number of samples in each
+    classes: number of classes that occur or are predicted
     """
 
     true: Indices
@@ -47,19 +47,19 @@ class Cells:
 
     @classmethod
     def of_samples(cls, true: Indices, predicted: Indices) -> Cells:
-        """Those of samples [samples], whose classes are whole numbers from 0."""
+        """The cells of samples [samples], whose classes are integers from 0."""
         pairs, samples = np.unique(np.stack([true, predicted], axis=1), axis=0, return_counts=True)
         found, numbers = np.unique(pairs, return_inverse=True)
         numbers = numbers.reshape(pairs.shape)
         return cls(numbers[:, 0], numbers[:, 1], samples, len(found))
 
     def counts(self, weights: Counts) -> ClassCounts:
-        """[draws, classes] from how many samples lie in each cell, weights [draws, cells]."""
+        """[draws, classes] from the number of samples in each cell, weights [draws, cells]."""
         return _class_counts(self.true, self.predicted, weights, self.classes)
 
 
 def of_samples(labels: Counts, predicted: Counts, weights: Counts) -> ClassCounts:
-    """[draws, classes] from samples, whole numbers [samples], that count as often as weights [draws, samples] say.
+    """[draws, classes] from samples, integers [samples], with weights [draws, samples].
 
     The classes are those that occur or are predicted, in their order.
     """
@@ -103,10 +103,10 @@ METRICS: dict[str, Callable[[ClassCounts], Counts]] = {
 
 
 def bootstrap_intervals(cells: Cells, seed: int, resamples: int = 1000) -> dict[str, tuple[float, float]]:
-    """95 % percentile bootstrap interval of each metric, from the occupied cells of the confusion matrix.
+    """95 % percentile bootstrap interval of each metric, from the non-zero cells of the confusion matrix.
 
-    Drawing samples with replacement draws the cells of the matrix from a multinomial, so the cost follows from the
-    cells that hold samples: at most as many as there are samples, however many classes there are.
+    Resampling with replacement samples the cells from a multinomial. So the cost depends on the number of non-zero
+    cells, which is at most the number of samples, however many classes there are.
     """
     samples = int(cells.samples.sum())
     draw = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def bootstrap_intervals(cells: Cells, seed: int, resamples: int = 1000) -> dict[
 
 
 def _class_counts(true: Indices, predicted: Indices, weights: Counts, classes: int) -> ClassCounts:
-    """[draws, classes] from cells or samples whose classes are numbered without gaps."""
+    """[draws, classes] from cells or samples with consecutive class numbers."""
     hits = weights * (true == predicted)
     return ClassCounts(
         _by_class(hits, true, classes), _by_class(weights, true, classes), _by_class(weights, predicted, classes)
@@ -139,5 +139,5 @@ def _by_class(weights: Counts, classes: Indices, count: int) -> Counts:
 
 
 def _ratio(above: Counts, below: Counts) -> Counts:
-    """above / below, and 0 where below is 0."""
+    """above / below, or 0 if below is 0."""
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=np.asarray(below) > 0)

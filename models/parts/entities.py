@@ -1,7 +1,7 @@
 """Entities in tagged words, counted as the CoNLL evaluation counts them (Tjong Kim Sang and De Meulder 2003).
 
 A tag is a prefix (B begins, I is inside, E ends, S is single, O is outside) and a type (`B-PER`). Sequences that break
-the scheme still hold entities: `I-PER` after `O` begins one.
+the scheme still contain entities: `I-PER` after `O` begins one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a pretrained model makes of each sample: one vector, whatever the family."""
+"""Feature extraction: one vector per sample from a pretrained model, for every task."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def unchanged(task: Task, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
-    """A batch of some samples with nothing hidden and nothing changed at random; of texts without their targets."""
+    """A batch of samples without masking or augmentation; for texts without their targets."""
     if not isinstance(task, TextTask):
         return task.collate(examples, ids)
     return task.batch(examples, ids, torch.zeros(len(ids)), torch.ones(len(ids)))
 
 
 def features_of(model: PreTrainedModel, inputs: Mapping[str, Tensor], samples: int) -> Tensor:
-    """[samples, size] float32: the mean of the last hidden state over tokens that are no padding, or over an image.
+    """[samples, size] float32: the mean of the last hidden states over tokens that are not padding, or over an image.
 
-    A model of which no hidden state is to be had gives its own output; one with a decoder gives its encoder's state.
-    Raises ModelError where the model does not give one vector a sample.
+    A model without hidden states gives its output; an encoder-decoder model gives its encoder's states.
+    Raises ModelError if the model does not give one vector per sample.
     """
     body: Any = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model.base_model
     output = body(**_taken(body, inputs))
@@ -38,14 +38,14 @@ def features_of(model: PreTrainedModel, inputs: Mapping[str, Tensor], samples: i
         found = next((value for value in _values(output) if isinstance(value, Tensor)), None)
     if found is None or found.dim() < 2 or len(found) != samples:
         shape = "nothing" if found is None else f"{tuple(found.shape)}"
-        raise ModelError(f"{type(body).__name__} gives {shape} for {samples} samples, which is not one vector each")
+        raise ModelError(f"{type(body).__name__} returns {shape} for {samples} samples, not one vector per sample")
     return pooled(found.float(), inputs.get("attention_mask"))
 
 
 def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """[samples, size] of [samples, size], [samples, tokens, size] or [samples, channels, height, width].
+    """[samples, size] from [samples, size], [samples, tokens, size] or [samples, channels, height, width].
 
-    mask: [samples, tokens], zero where a token is padding; a mask of another shape says nothing of these places
+    mask: [samples, tokens], zero for padding; a mask of another shape is ignored
     """
     if hidden.dim() == 2:
         return hidden
@@ -58,7 +58,7 @@ def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _taken(body: torch.nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs that the body knows; those of the head are left out."""
+    """The inputs that the body accepts, without those of the head."""
     known = inspect.signature(body.forward).parameters
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     return {name: value for name, value in inputs.items() if takes_all or name in known}

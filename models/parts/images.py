@@ -1,4 +1,4 @@
-"""Images: read from a row, brought to the model's size once, changed at random while training."""
+"""Images: read from a row, resized to the model's size once, augmented in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 def image_of(row: Row) -> Any:
     """The image of a row, in RGB: from a path, relative to the data file, or from bytes.
 
-    Raises DataError where it is missing, truncated, no image, or of more than 8 bits.
+    Raises DataError if it is missing, truncated, not an image, or has more than 8 bits.
     """
     value = row.values["image"]
     name = ""
@@ -39,25 +39,25 @@ def image_of(row: Row) -> Any:
     except DataError:
         raise
     except UnidentifiedImageError:
-        fault = f"the image{name} is of no known kind; convert it to png or jpeg, or remove the row"
+        fault = f"the image{name} is not of a supported format; convert it to png or jpeg, or remove the row"
         raise DataError(row.file, fault, row.number) from None
-    except Exception as error:  # of whatever kind: the file's bytes decide where its reader stumbles
+    except Exception as error:  # damaged files make the reader raise errors of any type
         said = str(error) or type(error).__name__
         raise DataError(row.file, f"the image{name} is broken: {said}; replace or remove it", row.number) from None
 
 
 def _in_rgb(image: Any, row: Row, name: str) -> Any:
-    """Pillow cuts off numbers above 255, and nearly all of a scan of 16 bits is white then."""
+    """The image in RGB. Images of 16 bits are refused, since Pillow clips values above 255."""
     if image.mode.partition(";")[0] in ("I", "F"):
-        fault = f"the image{name} has more than 8 bits a pixel and channel ({image.mode})"
+        fault = f"the image{name} has more than 8 bits per pixel and channel ({image.mode})"
         raise DataError(row.file, f"{fault}; scale it to 8 bits, or remove the row", row.number)
     return image.convert("RGB")
 
 
 def sized(processor: Any, images: Iterable[Any]) -> list[Pixels]:
-    """Images as the model's processor resizes and crops them, before their values are scaled; each is taken in turn.
+    """Images resized and cropped by the model's processor, one at a time, before their values are scaled.
 
-    Raises ModelError where the processor leaves them of different sizes, or does more than that.
+    Raises ModelError if the processor returns different sizes, or does more than that.
     """
     plain: list[NDArray[Any]] = []
     for image in images:
@@ -68,25 +68,28 @@ def sized(processor: Any, images: Iterable[Any]) -> list[Pixels]:
     sizes = sorted({pixels.shape for pixels in plain})
     if len(sizes) > 1:
         shown = " and ".join(f"{width} × {height}" for _, height, width in sizes[:2])
-        raise ModelError(f"the model's image processor gives images of {shown}; set both its `size` and `crop_size`")
+        raise ModelError(
+            f"the model's image processor makes images of different sizes ({shown}); set "
+            "both its `size` and `crop_size`"
+        )
     return [np.clip(np.rint(pixels), 0, 255).astype(np.uint8) for pixels in plain]
 
 
 def _check_scaling(processor: Any, image: Any, pixels: NDArray[Any]) -> None:
-    """Raises ModelError where the processor's own values are more than a grey level from those of `scaled`."""
+    """Raises ModelError if the processor's values differ from those of `scaled` by more than a grey level."""
     own = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
     level = processor.rescale_factor if processor.do_rescale else 1.0
     if processor.do_normalize:
         level /= min(processor.image_std)
     if own.shape != pixels.shape or np.abs(own - scaled(pixels, processor)).max() > level:
         raise ModelError(
-            f"the model's {type(processor).__name__} does more to an image than resize, crop, rescale and normalise; "
-            "write a preprocessor_config.json that does only these, or take a task of your own"
+            f"the model's {type(processor).__name__} does more to an image than resize, crop, rescale "
+            "and normalise; write a preprocessor_config.json that does only these, or a task of your own"
         )
 
 
 def augmented(pixels: Pixels, augment: Augment, draw: np.random.Generator) -> Pixels:
-    """The image mirrored and shifted, as the generator decides."""
+    """The image, randomly flipped and shifted."""
     if augment.flip and draw.random() < 0.5:
         pixels = pixels[..., ::-1]
     if augment.crop:
@@ -98,7 +101,7 @@ def augmented(pixels: Pixels, augment: Augment, draw: np.random.Generator) -> Pi
 
 
 def scaled(pixels: NDArray[Any], processor: Any) -> NDArray[np.float32]:
-    """[…, channels, height, width] as the model's processor scales and normalises them."""
+    """[…, channels, height, width] scaled and normalised as by the model's processor."""
     values = pixels.astype(np.float32)
     if processor.do_rescale:
         values *= processor.rescale_factor

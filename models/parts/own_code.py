@@ -1,7 +1,7 @@
-"""What a user's own Python file defines: a model's builder, a task, a method.
+"""Objects from a user's own Python file: a function that builds a model, a task, a method.
 
-Modules that lie beside the file are found as well, after everything that is installed, so that none of them can stand
-in for one of ours or of Python's own.
+Modules in the same folder can be imported too. Installed modules take precedence, so that none of them can replace a
+module of adaptrun or of Python.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 MODULES = "adaptrun_user_"
-"""What the names of modules made of users' files begin with."""
+"""Prefix of the names of modules loaded from users' files."""
 
 
 def own_object(location: str) -> Any:
-    """What `/path/file.py:name` names; the file runs once in a process.
+    """The object that `/path/file.py:name` names; the file runs once per process.
 
-    Raises ModelError where it is not there, or takes from elsewhere what is not there.
+    Raises ModelError if the file or the name does not exist, or if the file fails to run.
     """
     file, _, name = location.rpartition(":")
     if not Path(file).is_file():
-        raise ModelError(f"there is no {file}; put it back, or name its new place")
+        raise ModelError(f"there is no {file}; restore it, or name its new path")
     module = _module(file)
     if not hasattr(module, name):
         raise ModelError(f"{file} defines no {name}")
@@ -47,13 +47,13 @@ def own_object(location: str) -> Any:
 
 
 def check_names(own: type, renamed: Mapping[str, str]) -> None:
-    """Raises RequestError for an own class that defines what has another name now, and would never be called.
+    """Raises RequestError for a user's class with a method that was renamed, and would never be called.
 
-    renamed: old names of the base class, and what they are now
+    renamed: old names of the base class, and the new ones
     """
     for old, new in renamed.items():
         if any(old in vars(each) for each in own.__mro__ if each.__module__.startswith(MODULES)):
-            raise RequestError(f"{own.__name__}.{old} is called {new} now; rename it")
+            raise RequestError(f"{own.__name__}.{old} is now called {new}; rename it")
 
 
 def build_model(location: str, labels: Sequence[str]) -> PreTrainedModel:
@@ -64,7 +64,7 @@ def build_model(location: str, labels: Sequence[str]) -> PreTrainedModel:
     function = own_object(location)
     name = location.rpartition(":")[2]
     if not callable(function):
-        raise ModelError(f"{location} is no function; {expected(name)}")
+        raise ModelError(f"{location} is not a function; {expected(name)}")
     takes = _signature(function)
     if takes is None or _fits(takes, tuple(labels)):
         model = function(tuple(labels))
@@ -73,7 +73,7 @@ def build_model(location: str, labels: Sequence[str]) -> PreTrainedModel:
     else:
         raise ModelError(f"{location} has the arguments {takes}; {expected(name)}")
     if not isinstance(model, nn.Module) or not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
-        what = "a plain nn.Module, which has no config" if isinstance(model, nn.Module) else "no model"
+        what = "a plain nn.Module, which has no config" if isinstance(model, nn.Module) else "not a model"
         raise ModelError(f"{location} returned {type(model).__name__}, {what}; {expected(name)}")
     built: PreTrainedModel = model
     return built
@@ -82,7 +82,7 @@ def build_model(location: str, labels: Sequence[str]) -> PreTrainedModel:
 def _signature(function: Any) -> inspect.Signature | None:
     try:
         return inspect.signature(function)
-    except (TypeError, ValueError):  # what is written in C does not say
+    except (TypeError, ValueError):  # functions written in C have none
         return None
 
 
@@ -96,11 +96,11 @@ def _fits(signature: inspect.Signature, *arguments: Any) -> bool:
 
 @lru_cache
 def _module(file: str) -> ModuleType:
-    name = f"{MODULES}{Path(file).stem}_{xxh32(file.encode()).hexdigest()}"  # files of one stem are two modules
+    name = f"{MODULES}{Path(file).stem}_{xxh32(file.encode()).hexdigest()}"  # unique per file
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for annotations
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look for annotations there
     BESIDE.begin_with(str(Path(file).parent))
     try:
         spec.loader.exec_module(module)
@@ -113,15 +113,15 @@ def _module(file: str) -> ModuleType:
     return module
 
 
-class _Beside(MetaPathFinder):
-    """Finds modules in the folders of the user's own files, the one that was opened last first."""
+class _FolderFinder(MetaPathFinder):
+    """Finds modules in the folders of the user's files, starting with the file that was opened last."""
 
     def __init__(self) -> None:
         self._folders: list[str] = []
         self._found: dict[str, str] = {}
 
     def begin_with(self, folder: str) -> None:
-        """Look in a folder first. Of a module that another folder has under the same name it gets its own."""
+        """Search a folder first; it gets its own module even if another folder has one of the same name."""
         self._folders = [folder, *(other for other in self._folders if other != folder)]
         if self not in sys.meta_path:
             sys.meta_path.append(self)
@@ -134,7 +134,7 @@ class _Beside(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A module of no package; those of a package are found by the package."""
+        """A top-level module; modules of a package are found by the package."""
         if path is not None:
             return None
         for folder in self._folders:
@@ -145,11 +145,11 @@ class _Beside(MetaPathFinder):
         return None
 
 
-BESIDE = _Beside()
+BESIDE = _FolderFinder()
 
 
 def _spec(name: str, folder: str) -> ModuleSpec | None:
-    """A module or package of a folder. Of folders without `__init__.py` only those that hold Python are packages."""
+    """A module or package in a folder. A subfolder without `__init__.py` is a package if it has Python files."""
     spec = PathFinder.find_spec(name, [folder])
     if spec is None or spec.origin is not None or any((Path(folder) / name).glob("*.py")):
         return spec
@@ -157,17 +157,17 @@ def _spec(name: str, folder: str) -> ModuleSpec | None:
 
 
 def _line(file: str, error: BaseException) -> str:
-    """The line of the user's file that led to an error."""
+    """The line of the user's file that caused an error."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f"{file}, line {lines[-1]}" if lines else file
 
 
 def _reason(file: str, error: ImportError) -> str:
-    """Why a module beside the file is not the one that was found."""
+    """Why a module in the file's folder was not imported."""
     name = (error.name or "").partition(".")[0]
     shadowed = Path(file).with_name(f"{name}.py")
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return "; it is neither installed nor in the folder of the file"
+        return "; the module is neither installed nor in the folder of the file"
     if name and shadowed.is_file() and error.path != str(shadowed):
-        return f"; an installed module has the name of {shadowed}, which must have another"
+        return f"; an installed module has the same name as {shadowed}; rename your file"
     return ""

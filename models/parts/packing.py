@@ -1,4 +1,4 @@
-"""Whether a model keeps samples apart that lie one behind the other in a row."""
+"""Whether a model separates samples that are packed into one row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Kinds of layers that see what a mask lets them see; others (convolutions, linear attention) carry it along a row."""
+"""Layer types that obey an attention mask; others (convolutions, linear attention) pass information along a row."""
 
 
 class _Asked(Exception):
@@ -20,10 +20,10 @@ class _Asked(Exception):
 
 
 def keeps_samples_apart(model: PreTrainedModel) -> bool:
-    """Whether attention sees from the positions where a sample begins, and nothing else is carried along a row.
+    """Whether attention finds the samples by their position ids, and no other layer passes information along a row.
 
-    A model takes positions and may still let each token see all before it, as OPT and Falcon do. So a few tokens go
-    in, up to where `transformers` would look for samples in their positions; weights may be on the meta device.
+    A model may accept position ids and still let each token attend to all before it, as OPT and Falcon do. So a few
+    tokens are passed in, to see whether `transformers` looks for packed samples; weights may be on the meta device.
     """
     if getattr(model, "_is_stateful", False) or not getattr(model, "_supports_sdpa", False):
         return False
@@ -41,7 +41,7 @@ def keeps_samples_apart(model: PreTrainedModel) -> bool:
             model(input_ids=torch.zeros_like(places), position_ids=places, use_cache=False)
     except _Asked:
         return True
-    except (TypeError, ValueError, RuntimeError):  # it takes no positions, or, on the meta device, cannot go on
+    except (TypeError, ValueError, RuntimeError):  # it takes no position ids, or does not run on the meta device
         return False
     finally:
         masking_utils.find_packed_sequence_indices = looks

@@ -1,4 +1,4 @@
-"""One padding token for a model and its tokenizer: a decoder's head looks for the last token that is none."""
+"""One padding token for a model and its tokenizer: a decoder's head uses the last token that is not padding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def give_padding_token(tokenizer: Any, config: PretrainedConfig | None) -> None:
-    """Let a tokenizer without a padding token use the one that the config names, else its end or unknown token.
+    """Set a missing padding token of a tokenizer to the one in the config, else to its end or unknown token.
 
-    What the config names counts where it is a special token of the tokenizer: a word would be taken for padding.
+    The config's token is used only if it is a special token of the tokenizer: else a word would be taken for padding.
     """
     if tokenizer.pad_token_id is not None:
         return
@@ -24,10 +24,10 @@ def give_padding_token(tokenizer: Any, config: PretrainedConfig | None) -> None:
 
 
 def agree_on_padding(model: PreTrainedModel, tokenizer: Any) -> str:
-    """Let the model take for padding what the tokenizer pads with; says so where they named two tokens, else nothing.
+    """Set the model's padding token to the tokenizer's. Returns a note if they differed, else an empty text.
 
-    A model that counts positions from its padding token keeps it: another would move its positions. Its attention
-    mask hides what is padded.
+    A model that counts positions from its padding token keeps it, since another would shift its positions. Its
+    attention mask hides the padding.
     """
     number = getattr(tokenizer, "pad_token_id", None)
     config = model.config.get_text_config()
@@ -40,12 +40,12 @@ def agree_on_padding(model: PreTrainedModel, tokenizer: Any) -> str:
         embeddings.padding_idx = number
     return (
         f"the model's config names token {named} ({_shown(tokenizer, named)}) for padding and the tokenizer token "
-        f"{number} ({_shown(tokenizer, number)}); both now take {number}"
+        f"{number} ({_shown(tokenizer, number)}); both now use {number}"
     )
 
 
 def _counts_positions_from_padding(model: PreTrainedModel) -> bool:
-    """As RoBERTa does."""
+    """Whether position ids start from the padding token's id, as in RoBERTa."""
     return any(
         "position" in name and getattr(module, "padding_idx", None) is not None
         for name, module in model.named_modules()

@@ -1,4 +1,4 @@
-"""A loaded model and its processor made to work together, or refused, wherever a model is about to compute."""
+"""Make a loaded model and its processor consistent, or refuse them, before the model is used."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def make_ready(
     model: PreTrainedModel, processor: Any, pretrained: Pretrained, *, pairs: bool, say: Callable[[str], object]
 ) -> None:
-    """Let a sample's numbers depend on the sample alone, as far as model and processor decide them.
+    """Make a sample's outputs independent of other samples, as far as model and processor decide it.
 
     pairs: whether samples have a second text
-    say: told of what was changed
-    Raises ModelError where the two do not belong together.
+    say: called with a note on each change
+    Raises ModelError if the two do not belong together.
     """
     check_vocabulary(processor, embeddings_in(model), pretrained.tokenizer)
     if pairs:
@@ -34,13 +34,14 @@ def make_ready(
 
 
 def _check_pairs(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Raises ModelError where the tokenizer marks the second text of a pair with a type that the model lacks."""
+    """Raises ModelError if the tokenizer gives the second text of a pair a token type that the model lacks."""
     types = getattr(model.config, "type_vocab_size", None)
     if not types:
         return
     marked = tokenizer("a", "b").get("token_type_ids") or [0]
     if max(marked) >= types:
         raise ModelError(
-            f"the tokenizer marks the second text of a pair with type {max(marked)}, and the model has {types} types; "
+            f"the tokenizer gives the second text of a pair token type {max(marked)}, and the model has "
+            f"{types} token types; "
             "name the tokenizer that belongs to the model: model.tokenizer"
         )

@@ -1,4 +1,4 @@
-"""Sounds: read from a row. Plain wav files with Python's own reader, all else with soundfile where it is installed."""
+"""Sounds: read from a row. Plain wav files with Python's own reader, all others with soundfile if it is installed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Frames = NDArray[np.float32]
 """[samples, channels]."""
 
 AT_ONCE = 1 << 20
-"""Samples read at once: what a header promises is no reason to take memory."""
+"""Samples read at once, since the length in a header may be wrong."""
 UNKNOWN = 0x7FFF0000
-"""From this on, and 0, is a size that a program wrote which did not know it yet, as into a pipe."""
+"""Sizes from this on, and 0, are placeholders of programs that did not know the size, as when writing to a pipe."""
 
 TOO_SMALL = re.compile(r": (\d+) \(should be (\d+)\)")
 
@@ -35,7 +35,7 @@ class Unreadable(Exception):
 def sound_of(row: Row, rate: int) -> Sound:
     """The sound of a row, from a file's path or bytes; several channels are averaged.
 
-    Raises DataError where it is missing, broken, of another rate, or of a kind that cannot be read here.
+    Raises DataError if it is missing, broken, of another sampling rate, or of an unsupported kind.
     """
     content, path = content_of(row, "audio")
     name = f" {path}" if path else ""
@@ -44,7 +44,7 @@ def sound_of(row: Row, rate: int) -> Sound:
     except Unreadable as error:
         raise DataError(row.file, f"the audio{name} {error}", row.number) from None
     if found_rate != rate:
-        fault = f"the audio{name} has {found_rate} samples a second, and the model takes {rate}"
+        fault = f"the audio{name} has a sampling rate of {found_rate} Hz, and the model needs {rate} Hz"
         raise DataError(row.file, f"{fault}; convert it: ffmpeg -i FILE -ar {rate} FILE.wav", row.number)
     sound: Sound = frames.mean(1)
     if not np.isfinite(sound).all():
@@ -53,7 +53,7 @@ def sound_of(row: Row, rate: int) -> Sound:
 
 
 def _decoded(content: bytes) -> tuple[Frames, int]:
-    """The frames and how many there are in a second. Raises Unreadable."""
+    """The frames and the sampling rate. Raises Unreadable."""
     if content[:4] == b"RIFF":
         content = _with_its_size(content)
     frames, rate = _read_plain(content) or _read_other(content)
@@ -63,9 +63,9 @@ def _decoded(content: bytes) -> tuple[Frames, int]:
 
 
 def _with_its_size(content: bytes) -> bytes:
-    """A wav file whose header says how many bytes of samples there are, where its writer did not know.
+    """The wav file with the real size in its header, if its writer did not know it.
 
-    Raises Unreadable where fewer are there than it says.
+    Raises Unreadable if there are fewer bytes than the header says.
     """
     start, whole = 12, len(content) - 8
     is_finished = struct.unpack_from("<I", content + bytes(8), 4)[0] == whole
@@ -84,7 +84,7 @@ def _with_its_size(content: bytes) -> bytes:
 
 
 def _read_plain(content: bytes) -> tuple[Frames, int] | None:
-    """A wav file of 16 or 32 bits; None for all else."""
+    """A wav file of 16 or 32 bits; None for other files."""
     try:
         with wave.open(io.BytesIO(content)) as opened:
             width, channels, rate = opened.getsampwidth(), opened.getnchannels(), opened.getframerate()
@@ -99,10 +99,12 @@ def _read_plain(content: bytes) -> tuple[Frames, int] | None:
 
 
 def _read_other(content: bytes) -> tuple[Frames, int]:
-    """Whatever soundfile reads. Raises Unreadable."""
+    """A file that soundfile can read. Raises Unreadable."""
     if importlib.util.find_spec("soundfile") is None:
         fix = 'pip install "adaptrun[sounds]", or convert it: ffmpeg -i FILE FILE.wav'
-        raise Unreadable(f"is no wav file of 16 or 32 bits, and reading others needs the package soundfile: {fix}")
+        raise Unreadable(
+            f"is not a wav file of 16 or 32 bits, and reading other files needs the package soundfile: {fix}"
+        )
     import soundfile
 
     try:
@@ -111,7 +113,7 @@ def _read_other(content: bytes) -> tuple[Frames, int]:
             pieces = []
             while len(piece := opened.read(AT_ONCE, dtype="float32", always_2d=True)):
                 pieces.append(piece)
-    except Exception as error:  # of whatever kind: the file's bytes decide where its reader stumbles
+    except Exception as error:  # damaged files make the reader raise errors of any type
         said = str(getattr(error, "error_string", error)).strip().rstrip(".") or type(error).__name__
         raise Unreadable(f"cannot be read: {said}; replace it, or convert it: ffmpeg -i FILE FILE.wav") from None
     frames = np.concatenate(pieces) if pieces else np.zeros((0, 1), dtype=np.float32)
@@ -121,14 +123,14 @@ def _read_other(content: bytes) -> tuple[Frames, int]:
 
 
 class _Bytes(io.BytesIO):
-    """Bytes in which a damaged header may send a decoder before their beginning, and it comes to lie there."""
+    """A BytesIO that clips negative offsets, to which a damaged header may send a decoder."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As ever, and never before the beginning."""
+        """Seek, but never before the beginning."""
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
 def _is_cut(log: str) -> bool:
-    """Whether the library noticed, and did not mind, that a file ends before its header says so."""
+    """Whether the library's log says that the file is shorter than its header says, which is not an error for it."""
     sizes = ((int(said), int(found)) for said, found in TOO_SMALL.findall(log))
     return "lacks an end-of-stream bit" in log or any(found < said < UNKNOWN for said, found in sizes)

@@ -1,4 +1,4 @@
-"""Models that remember something of a batch, and compute the next one otherwise: made to forget it."""
+"""Reset models whose outputs depend on earlier batches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 def forget_between_calls(model: nn.Module) -> None:
-    """Let each call of the model compute as if it were the first.
+    """Make each call of the model compute as if it were the first.
 
     BigBird switches its sparse attention off at the first batch that is too short for it, and never on again. Rotary
-    embeddings that scale with the length keep the scale of the longest batch so far.
+    embeddings with dynamic scaling keep the scale of the longest batch so far.
     """
     for module in model.modules():
         if hasattr(module, "set_attention_type") and hasattr(module, "_pad_to_block_size"):
@@ -22,7 +22,7 @@ def forget_between_calls(model: nn.Module) -> None:
 
 
 def _keep_attention_type(body: Any) -> None:
-    """Switch back before each call. What the switch makes is given the old layers' weights, so it needs no memory."""
+    """Switch sparse attention back on before each call. New layers share the old layers' weights, so no memory."""
     intended, switch = body.attention_type, body.set_attention_type
 
     def set_attention_type(value: str) -> None:
@@ -34,7 +34,7 @@ def _keep_attention_type(body: Any) -> None:
 
 
 def _keep_scale(rope: Any) -> None:
-    """Go back to the frequencies of the original length before each call."""
+    """Restore the frequencies of the original length before each call."""
     kinds = rope.rope_type.items() if isinstance(rope.rope_type, dict) else [(None, rope.rope_type)]
     prefixes = ["" if layer is None else f"{layer}_" for layer, kind in kinds if "dynamic" in kind]
     if not prefixes:

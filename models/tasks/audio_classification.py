@@ -1,4 +1,4 @@
-"""Classification of sounds with any `transformers` model that does it."""
+"""Audio classification with any `transformers` model for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AudioClassification(Classes):
-    """One label for a sound. All are brought to the same length: several models see what they are padded with."""
+    """One label per sound. All are padded or cut to the same length, since several models attend to padding."""
 
     auto_class: ClassVar[str] = "AutoModelForAudioClassification"
     processor_class: ClassVar[str] = "AutoFeatureExtractor"
@@ -29,14 +29,14 @@ class AudioClassification(Classes):
     counted_in: ClassVar[str] = "sounds"
 
     def configure(self, config: PretrainedConfig) -> None:
-        """Switch off what a model draws at random by itself: it would follow from the split."""
+        """Switch off a model's own random augmentation, which would depend on how a batch is split."""
         super().configure(config)
         for name in ("apply_spec_augment", "layerdrop"):
             if hasattr(config, name):
                 setattr(config, name, False if name == "apply_spec_augment" else 0.0)
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
-        """What the model's feature extractor makes of each sound, flat, and its shape."""
+        """The feature extractor's output for each sound, flattened, and its shape."""
         rate = self.processor.sampling_rate
         count = round(self.train.max_seconds * rate)
         sounds = [np.pad(sound[:count], (0, max(0, count - len(sound)))) for sound in (sound_of(r, rate) for r in rows)]

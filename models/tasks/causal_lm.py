@@ -1,8 +1,8 @@
 """Language models that continue a text: plain texts, prompts with responses, or chats.
 
-A chat is written by the tokenizer's own template; what the assistant says is learned, and nothing else. With packing,
-several samples lie in one row, each with positions of its own, from which attention knows where it may not look; so it
-is a matter of layout, and changes no loss and no gradient.
+A chat is formatted by the tokenizer's chat template; only the assistant's turns are trained on. With packing, several
+samples are in one row, each with its own position ids, by which attention separates them. So packing changes only the
+layout, and no loss and no gradient.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LONGEST_ANSWER = 256
-"""Tokens of a predicted response, at most."""
+"""Maximum number of tokens of a predicted response."""
 
 
 class CausalLM(LanguageTask):
-    """Learns the next token."""
+    """Next-token prediction."""
 
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     inputs: ClassVar[tuple[str, ...]] = ("text", "prompt", "messages")
@@ -41,7 +41,7 @@ class CausalLM(LanguageTask):
 
     @classmethod
     def columns(cls, source: Source, *, labelled: bool = True) -> dict[str, str]:
-        """Chats, or prompts with responses, or plain texts: the first that the source names."""
+        """The columns of chats, of prompts with responses, or of plain texts: the first that the source names."""
         found = {role: name for role in ("messages", "prompt", "response", "text") if (name := source.column(role))}
         if "messages" in found:
             return {"messages": found["messages"]}
@@ -53,11 +53,11 @@ class CausalLM(LanguageTask):
 
     @property
     def packs(self) -> bool:  # type: ignore[override]
-        """As the job says."""
+        """The job's `train.packing`."""
         return self.train.packing
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
-        """Token ids, and for each token itself where it is learned; prompts that are to be answered have no such."""
+        """Token ids, and targets: the token itself if it is trained on; prompts to be answered have no targets."""
         pairs = [self._tokens(row, labelled) for row in rows]
         columns: dict[str, list[Any]] = {
             "input_ids": [ids for ids, _ in pairs],
@@ -91,7 +91,10 @@ class CausalLM(LanguageTask):
 
     def _room_to_answer(self, ids: list[int], row: Row) -> list[int]:
         if len(ids) >= self.train.max_length:
-            message = f"the prompt has {len(ids)} tokens, and the model takes {self.train.max_length} with its answer"
+            message = (
+                f"the prompt has {len(ids)} tokens, and prompt and answer together may have "
+                f"{self.train.max_length} (train.max_length)"
+            )
             raise DataError(row.file, f"{message}; shorten it", row.number)
         return ids
 
@@ -100,12 +103,12 @@ class CausalLM(LanguageTask):
             return "the text has a single token, and so no next token to predict; remove the row"
         before = next((place for place, target in enumerate(targets) if place and target != IGNORE_INDEX), len(ids))
         return (
-            f"what is to be learned begins after {before} tokens, beyond the {self.train.max_length} of "
-            "train.max_length; raise it, or shorten what comes before"
+            f"the answer begins after {before} tokens, beyond train.max_length: "
+            f"{self.train.max_length}; raise train.max_length, or shorten the prompt"
         )
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Right-padded token ids whose target is the next one; packed in training; left-padded to be continued."""
+        """Right-padded token ids with the next token as target; packed in training; left-padded for generation."""
         if "targets" not in examples[0]:
             return self._to_be_continued(examples, ids)
         if self.packs and epoch is not None:
@@ -113,7 +116,7 @@ class CausalLM(LanguageTask):
         return self.token_batch(examples, ids, [_next(example["targets"]) for example in examples])
 
     def collate_padded(self, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
-        """Right-padded, prompts too: only `generate` gives left-padded ones their positions."""
+        """Right-padded, also for prompts: only `generate` gives left-padded ones their position ids."""
         unasked = [np.full(example["length"], IGNORE_INDEX) for example in examples]
         targets = [
             _next(example["targets"]) if "targets" in example else nothing
@@ -122,7 +125,7 @@ class CausalLM(LanguageTask):
         return self.token_batch(examples, ids, targets)
 
     def _packed(self, examples: Sequence[Example], ids: Sequence[int]) -> Batch:
-        """Samples laid into rows in their order; padding is one more sample, that nobody asks."""
+        """Samples packed into rows in their order; padding is one more sample, without targets."""
         rows: list[list[Example]] = [[]]
         for example in examples:
             if sum(other["length"] for other in rows[-1]) + example["length"] > self.train.max_length:
@@ -159,19 +162,21 @@ class CausalLM(LanguageTask):
         )
 
     def build(self, model: PreTrainedModel) -> TaskModule:
-        """The model with its loss. Raises ModelError for packing in a model that reads a row as one text."""
+        """The model with its loss. Raises ModelError for packing with a model that reads a row as one text."""
         if self.packs and not keeps_samples_apart(model):
-            raise ModelError(f"{type(model).__name__} would see one sample in another; set train.packing: false")
+            raise ModelError(
+                f"{type(model).__name__} would attend from one packed sample to another; set train.packing: false"
+            )
         return TokenModel(model, self.train.loss.label_smoothing, use_cache=False)
 
     def answer(self, module: TaskModule, batch: Batch) -> list[dict[str, Any]]:
-        """How likely a text is, or the likeliest response to a prompt, token by token."""
+        """The likelihood of a text, or the greedily decoded response to a prompt."""
         if (batch.targets != IGNORE_INDEX).any():
             return super().answer(module, batch)
         lengths = batch.inputs["attention_mask"].sum(1)
         rooms = (self.train.max_length - lengths).clamp(max=LONGEST_ANSWER)
         answers = [""] * len(rooms)
-        for room in rooms.unique().tolist():  # what stands beside a prompt does not decide how long its answer may be
+        for room in rooms.unique().tolist():  # the limit of an answer must not depend on the other prompts of the batch
             alike = torch.nonzero(rooms == room)[:, 0]
             longest = int(lengths[alike].max())
             prompts = {name: tensor[alike, -longest:] for name, tensor in batch.inputs.items()}
@@ -184,7 +189,7 @@ class CausalLM(LanguageTask):
 
 
 def _next(targets: Any) -> Any:
-    """What each place is to tell: the token after it; the last place nothing."""
+    """The target of each position: the next token; none for the last position."""
     return np.append(targets[1:], IGNORE_INDEX)
 
 

@@ -1,6 +1,6 @@
-"""Classification whatever the input: the label set, the losses, the metrics and the predictions.
+"""Classification of any input: the label set, the losses, the metrics and the predictions.
 
-`Classes`: one label a sample. `LabelSets`: any number of labels a sample, each of which is or is not there.
+`Classes`: one label per sample. `LabelSets`: any number of labels per sample (multi-label).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 MOST_SCORES = 64
-"""Classes up to which the scores of every sample are kept."""
+"""Maximum number of classes for which the scores of every sample are stored."""
 
 
 class Classifier(TaskModule):
-    """A model with one score a class, and one of three losses.
+    """A model with one logit per class, and one of three losses.
 
     class_weights: [classes], or None
     focal: −wₜ·(1 − pₜ)^γ·log pₜ (Lin et al. 2017, "Focal Loss for Dense Object Detection")
@@ -49,7 +49,7 @@ class Classifier(TaskModule):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, batch: Batch) -> Losses:
-        """Loss of each sample, weighted as `torch.nn.CrossEntropyLoss(weight=…)` weights it."""
+        """The loss of each sample, weighted as in `torch.nn.CrossEntropyLoss(weight=…)`."""
         logits = self.model(**batch.inputs).logits.float()
         if self.loss == "binary":
             weighted = F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="none").mean(-1)
@@ -65,15 +65,15 @@ class Classifier(TaskModule):
 
 
 class Classification(Task):
-    """What one label and several labels a sample have in common."""
+    """What single-label and multi-label classification have in common."""
 
     has_classes: ClassVar[bool] = True
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
     def index(self, row: Row, label: str) -> int:
-        """The label's place among the model's outputs: of the same name, else of one that is the same but for case.
+        """The index of a label among the model's outputs: of the same name, else of one that differs only in case.
 
-        Raises DataError for one that training lacks.
+        Raises DataError for a label that does not occur in training.
         """
         places = self._places
         if label not in places:
@@ -95,7 +95,7 @@ class Classification(Task):
 
     @cached_property
     def renamed(self) -> dict[str, str]:
-        """Labels of the data that were read as others of the model, so that this can be told."""
+        """Labels of the data that were matched with differently spelled labels of the model, for a note."""
         return {}
 
     @cached_property
@@ -103,13 +103,13 @@ class Classification(Task):
         return {label: place for place, label in enumerate(self.labels)}
 
     def build(self, model: PreTrainedModel) -> TaskModule:
-        """The model with its loss; the padding token is made known to models that look for it."""
+        """The model with its loss; its config gets the padding token."""
         if getattr(model.config, "pad_token_id", 0) is None:
             model.config.pad_token_id = getattr(self.processor, "pad_token_id", None)
         return Classifier(model, self, self.class_weights())
 
     def class_weights(self) -> Tensor | None:
-        """[classes] float32, or None where all count alike."""
+        """[classes] float32, or None for equal weights."""
         wanted = self.train.loss.class_weights
         if wanted is None:
             return None
@@ -127,7 +127,7 @@ class Classification(Task):
 
 
 class Classes(Classification):
-    """One label a sample."""
+    """One label per sample."""
 
     losses: ClassVar[tuple[str, ...]] = ("cross-entropy", "focal", "binary")
     metric_directions: ClassVar[dict[str, str]] = {
@@ -139,15 +139,15 @@ class Classes(Classification):
     yes_or_no: ClassVar[str] = "accuracy"
 
     def configure(self, config: PretrainedConfig) -> None:
-        """Tell `transformers` that scores are of labels of which one is right."""
+        """Set the config's problem type to single-label classification."""
         config.problem_type = "single_label_classification"
 
     def collect_labels(self, rows: Iterable[Row]) -> tuple[str, ...]:
-        """The labels that occur: integers in numeric order, names in the order of their characters."""
+        """The labels that occur: integers in numeric order, names in alphabetical order."""
         return ordered({label_of(row) for row in rows})
 
     def indices(self, rows: Sequence[Row]) -> list[int]:
-        """The column `label` of some rows."""
+        """The column `label` of rows: an index each."""
         return [self.index(row, label_of(row)) for row in rows]
 
     def answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -160,16 +160,16 @@ class Classes(Classification):
     """The cell of the confusion matrix."""
 
     def statistics_size(self) -> int:
-        """Count, sum of losses, sum of their squares."""
+        """Number of samples, sum of losses, sum of their squares."""
         return 3
 
     def statistics(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """The loss here is plain cross-entropy: neither class weights nor smoothing blur a comparison."""
+        """The loss is plain cross-entropy, without class weights and label smoothing, to be comparable."""
         losses = F.cross_entropy(outputs, batch.targets, reduction="none").double()
         return torch.stack([losses.new_tensor(len(losses)), losses.sum(), losses.square().sum()])
 
     def per_sample_values(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """[samples, 1] true class · classes + predicted class: float64 holds whole numbers to 2⁵³."""
+        """[samples, 1] true class · classes + predicted class: float64 represents integers up to 2⁵³."""
         return (batch.targets * len(self.labels) + outputs.argmax(-1))[:, None].double()
 
     def metrics(self, totals: EvalTotals) -> dict[str, float]:
@@ -180,7 +180,7 @@ class Classes(Classification):
         return {"loss": total / samples} | {name: metric(counts).item() for name, metric in METRICS.items()}
 
     def intervals(self, totals: EvalTotals) -> dict[str, tuple[float, float]]:
-        """Bootstrap for what comes from counts; for the mean loss its normal limit, which needs only sums."""
+        """Bootstrap intervals for metrics of counts; a normal interval for the mean loss, which needs only sums."""
         samples, total, squares = (value.item() for value in totals.sums[:3])
         mean = total / samples
         spread = sqrt(max(squares / samples - mean**2, 0.0) / samples)
@@ -189,18 +189,18 @@ class Classes(Classification):
 
     @property
     def result_columns(self) -> tuple[str, ...]:
-        """Loss, label and prediction; of not too many classes also their scores, for the calibration."""
+        """Loss, label and prediction; up to `MOST_SCORES` classes also the logits, for the calibration."""
         scores = len(self.labels) if len(self.labels) <= MOST_SCORES else 0
         return ("loss", "label", "predicted", *(f"score_{number}" for number in range(scores)))
 
     def per_sample_results(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """The loss as in `statistics`; classes by their numbers."""
+        """The loss as in `statistics`; classes by their indices."""
         losses = F.cross_entropy(outputs, batch.targets, reduction="none")
         head = torch.stack([losses.double(), batch.targets.double(), outputs.argmax(-1).double()], dim=1)
         return torch.cat([head, outputs.double()], dim=1)[:, : len(self.result_columns)]
 
     def resampled(self, outcomes: Array, weights: Array) -> dict[str, Array]:
-        """The mean loss, and what follows from the counts of each class."""
+        """The mean loss, and the metrics of class counts."""
         counts = of_samples(outcomes[:, 1], outcomes[:, 2], weights)
         loss = weights @ outcomes[:, 0] / weights.sum(-1)
         return {"loss": loss} | {name: metric(counts) for name, metric in METRICS.items()}
@@ -210,7 +210,7 @@ class Classes(Classification):
         return np.equal(outcomes[:, 1], outcomes[:, 2])
 
     def constant_results(self, outcomes: Array) -> Array | None:
-        """The commonest label of the training data, with the shares of the labels for probabilities."""
+        """The most frequent label of the training data, with the label frequencies as probabilities."""
         if not self.counts:
             return None
         shares = (np.asarray(self.counts) + 1) / (sum(self.counts) + len(self.counts))
@@ -219,7 +219,7 @@ class Classes(Classification):
         return np.stack([-np.log(shares[labels.astype(np.int64)]), labels, commonest], axis=1)
 
     def scores(self, outcomes: Array) -> tuple[Array, NDArray[np.int64]] | None:
-        """What was kept of each sample; None where there were too many classes."""
+        """The stored logits of each sample; None if there were too many classes."""
         return (outcomes[:, 3:], outcomes[:, 1].astype(np.int64)) if outcomes.shape[1] > 3 else None
 
     def _cells(self, totals: EvalTotals) -> Cells:
@@ -240,7 +240,7 @@ class Classes(Classification):
 
 
 class LabelSets(Classification, SummedTask):
-    """Any number of labels a sample: a list, or a text with a separator. One that is likelier than not is predicted."""
+    """Any number of labels per sample: a list, or a text with a separator. The threshold of a prediction is 0.5."""
 
     losses: ClassVar[tuple[str, ...]] = ("binary",)
     takes_vectors: ClassVar[bool] = True
@@ -257,11 +257,11 @@ class LabelSets(Classification, SummedTask):
         return ordered({label for row in rows for label in labels_of(row)})
 
     def configure(self, config: PretrainedConfig) -> None:
-        """Tell `transformers` that scores are of independent labels."""
+        """Set the config's problem type to multi-label classification."""
         config.problem_type = "multi_label_classification"
 
     def indices(self, rows: Sequence[Row]) -> list[list[int]]:
-        """The column `label` of some rows."""
+        """The column `label` of rows: a list of indices each."""
         return [sorted({self.index(row, label) for label in labels_of(row)}) for row in rows]
 
     def answers(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -273,11 +273,11 @@ class LabelSets(Classification, SummedTask):
 
     @property
     def measured(self) -> int:  # type: ignore[override]
-        """Loss, right answers, samples that are right in all labels; then for each label: hits, predicted, true."""
+        """Loss, correct labels, samples with all labels correct; then per label: true positives, predicted, true."""
         return 3 + 3 * len(self.labels)
 
     def sample_stats(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """Of each sample, with the plain loss."""
+        """The summands of each sample, with the plain loss."""
         predicted, true = (outputs > 0).double(), batch.targets.double()
         losses = F.binary_cross_entropy_with_logits(outputs.double(), true, reduction="none").mean(-1)
         right = (predicted == true).double()
@@ -285,7 +285,7 @@ class LabelSets(Classification, SummedTask):
         return torch.cat([head, predicted * true, predicted, true], dim=1)
 
     def metrics_from_sums(self, sums: Sums) -> dict[str, Sums]:
-        """Loss, F1 over all answers and as a mean over labels that occur, share of right answers, of right samples."""
+        """Loss, micro F1, macro F1 over labels that occur, accuracy of labels, accuracy of whole samples."""
         samples, (hits, predicted, true) = sums[..., 0], np.split(sums[..., 4:], 3, axis=-1)
         matters = predicted + true > 0
         return {
@@ -298,16 +298,16 @@ class LabelSets(Classification, SummedTask):
 
     @property
     def result_columns(self) -> tuple[str, ...]:
-        """The measures by name."""
+        """Names of the summands."""
         of_labels = (f"{kind}_{number}" for kind in ("hit", "predicted", "true") for number in range(len(self.labels)))
         return ("loss", "right_share", "all_right", *of_labels)
 
     def right(self, outcomes: Array) -> NDArray[np.bool_]:
-        """[samples] whether all labels are right."""
+        """[samples] whether all labels are correct."""
         return outcomes[:, 2] > 0
 
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
-        """The labels that are likelier than not, and the probability of each."""
+        """The labels with a probability above 0.5, and the probability of each."""
         return [
             {
                 "labels": [label for label, p in zip(self.labels, row, strict=True) if p > 0.5],
@@ -318,6 +318,6 @@ class LabelSets(Classification, SummedTask):
 
 
 def ordered(labels: set[str]) -> tuple[str, ...]:
-    """Integers in numeric order, names in the order of their characters."""
+    """Integers in numeric order, names in alphabetical order."""
     integers = all(label.removeprefix("-").isdecimal() for label in labels)
     return tuple(sorted(labels, key=lambda label: (int(label), label)) if integers else sorted(labels))

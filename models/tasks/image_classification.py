@@ -1,4 +1,4 @@
-"""Classification of images with any `transformers` model that does it."""
+"""Image classification with any `transformers` model for it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class ImageClassifier(Classifier):
-    """Batch normalisation keeps the pretrained model's statistics: those of a batch would follow from its split."""
+    """Batch normalisation keeps the pretrained statistics, since batch statistics would depend on the split."""
 
     def train(self, mode: bool = True) -> ImageClassifier:
-        """Dropout and the like as asked."""
+        """Set the training mode, except of batch normalisation."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -32,7 +32,7 @@ class ImageClassifier(Classifier):
 
 
 class Images(Classification):
-    """What one label and several labels an image have in common."""
+    """What single-label and multi-label image classification have in common."""
 
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     has_features: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class Images(Classification):
     counted_in: ClassVar[str] = "images"
 
     def pixels(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
-        """Columns `pixels` (flat) and their shape; each image costs as much as any other."""
+        """Columns `pixels` (flat) and their shape; all images have the same cost."""
         images = sized(self.processor, (image_of(row) for row in rows))
         return {
             "pixels": [image.ravel() for image in images],
@@ -52,7 +52,7 @@ class Images(Classification):
         }
 
     def pictured(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None) -> torch.Tensor:
-        """[samples, channels, height, width] scaled pixels; changed at random in training."""
+        """[samples, channels, height, width] scaled pixels; augmented in training."""
         images = []
         for example, sample in zip(examples, ids, strict=True):
             image = example["pixels"].reshape(-1, example["height"], example["width"])
@@ -67,12 +67,12 @@ class Images(Classification):
 
 
 class ImageClassification(Images, Classes):
-    """One label for an image."""
+    """One label per image."""
 
     variants: ClassVar[dict[str, str]] = {"binary": "MultiLabelImageClassification"}
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
-        """Pixels, and what the labels are among the model's outputs."""
+        """Pixels, and label indices."""
         return self.pixels(rows) | ({"label": self.indices(rows)} if labelled else {})
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
@@ -88,6 +88,6 @@ class ImageClassification(Images, Classes):
 
 
 class MultiLabelImageClassification(Images, LabelSets):
-    """Any number of labels for an image."""
+    """Any number of labels per image."""
 
     prepare, collate = ImageClassification.prepare, ImageClassification.collate

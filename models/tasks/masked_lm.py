@@ -1,4 +1,4 @@
-"""Language models that guess words left out of a text, as BERT learns (Devlin et al. 2019)."""
+"""Masked language models, as in BERT (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ Tokens = NDArray[np.int64]
 
 
 class MaskedLM(LanguageTask):
-    """Learns tokens that are hidden: of each text a share, drawn anew each epoch, at least one.
+    """Predicts masked tokens: a share of each text, sampled anew each epoch, at least one.
 
-    Of those, 80 % become the mask, 10 % another token, 10 % stay, since no text to come holds a mask.
+    Of those, 80 % become the mask token, 10 % a random token, and 10 % are unchanged, since texts in use have no masks.
     """
 
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     settings: ClassVar[tuple[str, ...]] = ("mask_share",)
-    reads_marks: ClassVar[bool] = True  # a mask in a text is how a word is asked
+    reads_marks: ClassVar[bool] = True  # a mask in a text marks the word to predict
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
-        """Token ids; for prediction, of texts that hold masks to fill."""
+        """Token ids; in prediction, of texts with masks to fill."""
         mask = self.processor.mask_token_id
         if mask is None:
-            raise ModelError("the tokenizer has no mask token, so its model guesses no hidden words; use causal-lm")
+            raise ModelError(
+                "the tokenizer has no mask token, so its model does not predict masked words; use causal-lm"
+            )
         columns = self.encode(rows)
         for row, ids in zip(rows, columns["input_ids"], strict=True):
             if labelled and all(token in self._special for token in ids):
-                raise DataError(row.file, "the text has no token that could be hidden; remove the row", row.number)
+                raise DataError(row.file, "the text has no token that could be masked; remove the row", row.number)
             if not labelled and mask not in ids:
-                fault = f"the text has no {self.processor.mask_token}, and so nothing to guess"
-                raise DataError(row.file, f"{fault}; put one where a word is wanted", row.number)
+                fault = f"the text has no {self.processor.mask_token}, so there is nothing to predict"
+                raise DataError(row.file, f"{fault}; put one in place of the word", row.number)
         return columns if labelled else {**columns, "given": [1] * len(rows)}
 
     @cached_property
@@ -50,7 +52,7 @@ class MaskedLM(LanguageTask):
         return frozenset(self.processor.all_special_ids)
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Right-padded token ids with some hidden; the same ones at each evaluation, whatever the seed."""
+        """Right-padded token ids with some masked; in evaluation always the same ones, whatever the seed."""
         if "given" in examples[0]:
             mask = self.processor.mask_token_id
             asked = [np.where(example["input_ids"] == mask, mask, IGNORE_INDEX) for example in examples]
@@ -60,7 +62,7 @@ class MaskedLM(LanguageTask):
         return self.token_batch(shown, ids, [targets for _, targets in pairs])
 
     def _hidden(self, ids: Any, sample: int, epoch: int | None) -> tuple[Tokens, Tokens]:
-        """The tokens as shown, and what is to be told of each."""
+        """The input tokens, and the target of each."""
         draw = (0, 0, sample) if epoch is None else (self.train.seed, epoch + 1, sample)
         return hidden_words(self.processor, self._special, ids, self.train.mask_share, draw)
 
@@ -69,7 +71,7 @@ class MaskedLM(LanguageTask):
         return TokenModel(model, self.train.loss.label_smoothing)
 
     def answer(self, module: TaskModule, batch: Batch) -> list[dict[str, Any]]:
-        """Each text with its masks filled by the likeliest tokens."""
+        """Each text with its masks filled by the most likely tokens."""
         told = module(batch).outputs[..., 3].long()
         inputs = batch.inputs["input_ids"]
         filled = inputs.where(batch.targets == IGNORE_INDEX, told)
@@ -79,10 +81,10 @@ class MaskedLM(LanguageTask):
 def hidden_words(
     processor: Any, special: Collection[int], ids: Any, share: float, draw: Sequence[int]
 ) -> tuple[Tokens, Tokens]:
-    """A text's tokens with a share of them hidden, at least one, and what is to be told of each token.
+    """A text's tokens with a share of them masked, at least one, and the target of each token.
 
-    special: tokens that are never hidden
-    draw: what the choice follows from, whole numbers
+    special: tokens that are never masked
+    draw: seed of the random choice, integers
     """
     chance = np.random.default_rng(list(draw))
     tokens: Tokens = np.array(ids, dtype=np.int64)

@@ -1,9 +1,9 @@
-"""A family whose metrics follow from a few numbers a sample, and their bootstrap intervals with them.
+"""A family whose metrics, and their bootstrap intervals, are functions of sums over samples.
 
-Drawing n of n samples with replacement gives each a count that is nearly Poisson(1) and nearly independent of the
+In a resample of n of n samples with replacement, each sample's count is nearly Poisson(1) and nearly independent of the
 others' (Hanley and MacGibbon 2006, "Creating non-parametric bootstrap samples using Poisson frequencies"). So each
-sample's weight in every resample can follow from its id alone; every rank weights its own samples, and the sums of a
-resample add up over ranks as those of all samples do.
+sample's weight in every resample can be a function of its id. Every rank weights its own samples, and the sums of each
+resample are added up over the ranks.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Sums = NDArray[np.float64]
 
 
 class SummedTask(Task):
-    """Says which numbers of a sample are added up, and what the metrics make of the sums."""
+    """Defines the summands of a sample, and the metrics as functions of the sums."""
 
     measured: ClassVar[int]
-    """Columns of `measures`."""
+    """Number of columns of `sample_stats`."""
 
     @abstractmethod
     def sample_stats(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """[samples, measured] what of each sample is added up; the count of samples is added by itself."""
+        """[samples, measured] the summands of each sample, without the count, which is added."""
 
     @abstractmethod
     def metrics_from_sums(self, sums: Sums) -> dict[str, Sums]:
-        """The metrics of sums [..., 1 + measured], of which the first is the count; `loss` is always one."""
+        """The metrics from sums [..., 1 + measured], of which the first is the count; `loss` is always one of them."""
 
     def statistics_size(self) -> int:
         """Length of the vector of statistics."""
         return (1 + RESAMPLES) * (1 + self.measured)
 
     def statistics(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """The sums of all samples, and those of each resample for the intervals."""
+        """The sums over all samples, and over each resample for the intervals."""
         measures = self.sample_stats(batch, outputs).double()
         counted = torch.cat([measures.new_ones((len(measures), 1)), measures], dim=1)
         weights = torch.from_numpy(resampling_weights(batch.ids.tolist(), self.train.seed)).to(counted.device)
@@ -54,7 +54,7 @@ class SummedTask(Task):
         return {name: float(value) for name, value in self.metrics_from_sums(self._resampled(totals)[0]).items()}
 
     def intervals(self, totals: EvalTotals) -> dict[str, tuple[float, float]]:
-        """The middle 95 % of each metric over the resamples."""
+        """The central 95 % of each metric over the resamples."""
         drawn = self._resampled(totals)[1:]
         figures = self.metrics_from_sums(drawn[drawn[:, 0] > 0])  # a resample of one or two samples may be empty
         ends = {name: np.quantile(values, [0.025, 0.975]) for name, values in figures.items()}
@@ -62,15 +62,15 @@ class SummedTask(Task):
 
     @property
     def result_columns(self) -> tuple[str, ...]:
-        """What is added up of each sample."""
+        """Names of the summands."""
         return tuple(f"measure_{number}" for number in range(self.measured))
 
     def per_sample_results(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """What is added up, in float64."""
+        """The summands, in float64."""
         return self.sample_stats(batch, outputs).double()
 
     def resampled(self, outcomes: Sums, weights: Sums) -> dict[str, Sums]:
-        """The metrics of weighted sums."""
+        """The metrics from weighted sums."""
         counted = np.concatenate([np.ones((len(outcomes), 1)), outcomes], axis=1)
         return self.metrics_from_sums(weights @ counted)
 
@@ -80,7 +80,7 @@ class SummedTask(Task):
 
 
 def resampling_weights(ids: Sequence[int], seed: int) -> Sums:
-    """[samples, 1 + RESAMPLES] 1 for the sample itself, then how often each resample holds it."""
+    """[samples, 1 + RESAMPLES] 1 for the sample itself, then its count in each resample."""
     weights = np.ones((len(ids), 1 + RESAMPLES))
     for row, sample in enumerate(ids):
         weights[row, 1:] = np.random.default_rng([seed, sample]).poisson(1.0, RESAMPLES)
@@ -88,6 +88,6 @@ def resampling_weights(ids: Sequence[int], seed: int) -> Sums:
 
 
 def ratio(above: Sums, below: Sums) -> Sums:
-    """above / below, and 0 where below is 0."""
+    """above / below, or 0 if below is 0."""
     above, below = np.broadcast_arrays(above, below)
     return np.divide(above, below, out=np.zeros(below.shape), where=below != 0)

@@ -1,4 +1,4 @@
-"""What families of text share: token ids from rows, padding, and a mean loss's interval."""
+"""What text tasks share: token ids from rows, and padding."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class TextTask(Task):
     inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     targets: ClassVar[tuple[str, ...]] = ("label",)
     reads_marks: ClassVar[bool] = False
-    """Whether marks of the tokenizer keep their meaning within a text."""
+    """Whether special tokens keep their meaning within a text."""
 
     def encode(self, rows: Sequence[Row]) -> dict[str, list[Any]]:
-        """Columns `input_ids`, `length`, and `token_type_ids` where two texts are told apart by them.
+        """Columns `input_ids`, `length`, and `token_type_ids` if the model distinguishes two texts by them.
 
-        Raises DataError for a text without any known token, or with one that marks the ends of texts.
+        Raises DataError for a text without any known token, or with a special token that cannot be read as text.
         """
         texts = [text_of(row) for row in rows]
         pairs = [text_of(row, "text_pair") for row in rows] if rows and "text_pair" in rows[0].values else None
@@ -54,7 +54,7 @@ class TextTask(Task):
         return columns
 
     def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """The model's inputs, right-padded, with their mask."""
+        """The model's inputs, right-padded, with the attention mask."""
         inputs = {
             "input_ids": pad([example["input_ids"] for example in examples], self.processor.pad_token_id),
             "attention_mask": pad([np.ones(example["length"], dtype=np.int64) for example in examples], 0),
@@ -75,9 +75,9 @@ class TextTask(Task):
 
 
 def marks_of(tokenizer: Any) -> frozenset[str]:
-    """The tokens by which a tokenizer tells a model where texts begin and end, what is padding and what is hidden.
+    """The special tokens of a tokenizer, such as those for begin, end, padding and mask.
 
-    Within a text they are characters like any other: else a text could end before its end.
+    Within a text they are ordinary characters: else a text could end too early.
     """
     ends = {tokenizer.cls_token, tokenizer.sep_token, tokenizer.bos_token, tokenizer.eos_token}
     others = {tokenizer.pad_token, tokenizer.mask_token} - {tokenizer.unk_token}
@@ -87,9 +87,9 @@ def marks_of(tokenizer: Any) -> frozenset[str]:
 def plainly(
     tokenizer: Any, row: Row, marks: Collection[str], text: Any, pair: str | None = None, **options: Any
 ) -> Any:
-    """One text as the tokenizer reads it where it takes no mark within it for a mark.
+    """Tokenise one text (or pair), reading special tokens within it as ordinary characters.
 
-    Raises DataError where the tokenizer knows a mark as a word too, so that there is no other way to read it.
+    Raises DataError if a special token is also in the tokenizer's vocabulary as a word, so that this is impossible.
     """
     found = tokenizer(text, pair, split_special_tokens=True, return_special_tokens_mask=True, **options)
     added = found.pop("special_tokens_mask")
@@ -97,19 +97,19 @@ def plainly(
     for number, is_added in zip(found["input_ids"], added, strict=True):
         if number in numbers and not is_added:
             mark = numbers[number]
-            fault = f"the text holds {mark}, a special token that ends a text or is ignored by the model"
-            fix = f"write it otherwise in all rows, {mark[:1]} {mark[1:]} say, or remove them"
-            raise DataError(row.file, f"{fault}, and its tokenizer has no other way to read it; {fix}", row.number)
+            fault = f"the text contains {mark}, a special token that ends a text or is ignored by the model"
+            fix = f"write it differently in all rows, such as {mark[:1]} {mark[1:]}, or remove these rows"
+            raise DataError(row.file, f"{fault}, and its tokenizer cannot read it as plain text; {fix}", row.number)
     return found
 
 
 def no_token(row: Row) -> DataError:
-    """The error for a text that says nothing to the model."""
+    """The error for a text without any token that the model knows."""
     return DataError(row.file, "the text has no token that the model's tokenizer knows; remove the row", row.number)
 
 
 def pad(rows: Sequence[Any], value: int) -> Tensor:
-    """[rows, longest] int64, filled with `value` at the right."""
+    """[rows, longest] int64, right-padded with `value`."""
     filled = np.full((len(rows), max(len(row) for row in rows)), value, dtype=np.int64)
     for number, row in enumerate(rows):
         filled[number, : len(row)] = row

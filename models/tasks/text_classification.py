@@ -1,4 +1,4 @@
-"""Classification of a text, or of two read together, with any `transformers` encoder or decoder."""
+"""Classification of a text, or of a pair of texts, with any `transformers` encoder or decoder."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from launcher.models.tasks.text import TextTask
 
 
 class TextClassification(Classes, TextTask):
-    """One label for one text or pair."""
+    """One label per text or pair."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     has_features: ClassVar[bool] = True
     variants: ClassVar[dict[str, str]] = {"binary": "MultiLabelTextClassification"}
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
-        """Token ids, their count, and what the labels are among the model's outputs."""
+        """Token ids, their number, and label indices."""
         columns = self.encode(rows)
         if labelled:
             columns["label"] = self.indices(rows)
         return columns
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Right-padded token ids with their mask."""
+        """Right-padded token ids with the attention mask."""
         return self.batch(examples, ids, *self.answers(examples))
 
 
 class MultiLabelTextClassification(LabelSets, TextTask):
-    """Any number of labels for one text or pair."""
+    """Any number of labels per text or pair."""
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     has_features: ClassVar[bool] = True

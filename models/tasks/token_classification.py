@@ -1,4 +1,4 @@
-"""A label for each word of a text: names, places, parts of speech. A word's first token bears its label."""
+"""A label for each word of a text: names, places, parts of speech. The label is on a word's first token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class TokenClassification(Classification, SummedTask, TextTask):
-    """Words beyond `max_length` tokens are neither learned nor counted; a prediction has no label for them."""
+    """Words beyond `max_length` tokens are neither trained on nor evaluated; a prediction has no label for them."""
 
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     inputs: ClassVar[tuple[str, ...]] = ("words",)
@@ -43,9 +43,9 @@ class TokenClassification(Classification, SummedTask, TextTask):
         return ordered({label for row in rows for label in labels_of(row)})
 
     def prepare(self, rows: Sequence[Row], *, labelled: bool) -> dict[str, list[Any]]:
-        """Token ids, and for each token the word that it begins, -1 for all others; the labels of the words."""
+        """Token ids; for each token the index of the word that it begins, else -1; the labels of the words."""
         if not self.processor.is_fast:
-            raise ModelError("the tokenizer does not tell which token is of which word; use a fast one")
+            raise ModelError("the tokenizer does not map tokens to words; use a fast tokenizer")
         words = [_words(row) for row in rows]
         length = self.train.max_length
         options: dict[str, Any] = {"is_split_into_words": True, "truncation": True, "max_length": length}
@@ -79,14 +79,14 @@ class TokenClassification(Classification, SummedTask, TextTask):
         return labels
 
     def collate(self, examples: Sequence[Example], ids: Sequence[int], epoch: int | None = None) -> Batch:
-        """Right-padded token ids; the first token of each word has its label for target."""
+        """Right-padded token ids; the target of each word's first token is its label."""
         targets = pad([self._targets(example) for example in examples], IGNORE_INDEX)
         classes, counts = self.class_weights(), targets != IGNORE_INDEX
         weights = counts.float() if classes is None else classes[targets.clamp(min=0)] * counts
         return self.batch(examples, ids, targets, weights)
 
     def _targets(self, example: Example) -> Any:
-        """Without labels, the first label stands for all: only where words begin matters then."""
+        """The targets; without labels the first label for all words, since only the positions of words matter then."""
         labels = np.asarray(example.get("label", np.zeros(example["words"], dtype=np.int64)))
         begins = np.asarray(example["begins"])
         return np.where(begins >= 0, labels[begins], IGNORE_INDEX)
@@ -96,7 +96,7 @@ class TokenClassification(Classification, SummedTask, TextTask):
         return TokenModel(model, self.train.loss.label_smoothing)
 
     def sample_stats(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """Loss, right words, words; then entities that are right, predicted, true."""
+        """Loss, correct words, words; then entities that are correct, predicted, true."""
         told = [self._named(row) for row in self._of_words(outputs[..., 3].long(), batch.targets)]
         true = [self._named(row) for row in self._of_words(batch.targets, batch.targets)]
         pairs = [(entities_of(one), entities_of(other)) for one, other in zip(told, true, strict=True)]
@@ -106,7 +106,7 @@ class TokenClassification(Classification, SummedTask, TextTask):
 
     @property
     def result_columns(self) -> tuple[str, ...]:
-        """The measures by name."""
+        """Names of the summands."""
         return ("loss", "right", "words", "entities_hit", "entities_predicted", "entities_true")
 
     def _of_words(self, values: Tensor, targets: Tensor) -> list[list[int]]:
@@ -116,7 +116,7 @@ class TokenClassification(Classification, SummedTask, TextTask):
         return [self.labels[index] for index in indices]
 
     def metrics_from_sums(self, sums: Sums) -> dict[str, Sums]:
-        """Loss and accuracy of words; precision, recall and F1 of whole entities, all types together."""
+        """Loss and accuracy of words; micro-averaged precision, recall and F1 of whole entities."""
         loss, right, words, hits, predicted, true = np.moveaxis(sums[..., 1:], -1, 0)
         return {
             "loss": ratio(loss, words),
@@ -141,7 +141,7 @@ def _words(row: Row) -> list[str]:
 
 
 def _begins(words: Sequence[int | None]) -> list[int]:
-    """For each token the word that begins with it, else -1."""
+    """For each token the index of the word that it begins, else -1."""
     return [
         word if word is not None and (place == 0 or words[place - 1] != word) else -1
         for place, word in enumerate(words)
@@ -149,12 +149,13 @@ def _begins(words: Sequence[int | None]) -> list[int]:
 
 
 def _check_words(row: Row, begins: Sequence[int], *, is_whole: bool) -> None:
-    """Raises DataError for a word of which there is no token, such as one of invisible characters: it has no label."""
+    """Raises DataError for a word without tokens, such as one of invisible characters, which cannot get a label."""
     words = list_of(row, "words")
     last = len(words) - 1 if is_whole else max(begins)
     lacking = sorted({*range(last + 1)} - {*begins})
     if lacking:
         fault = (
-            f"of word {lacking[0] + 1}, {words[lacking[0]]!r}, the tokenizer makes no token; remove it with its label"
+            f"the tokenizer makes no token of word {lacking[0] + 1}, {words[lacking[0]]!r}; remove the "
+            "word and its label"
         )
         raise DataError(row.file, fault, row.number)

@@ -1,4 +1,4 @@
-"""What language models share: a loss for each token, its mean over all tokens that are to be told, and perplexity."""
+"""What language models share: a loss for each token, its mean over all tokens with a target, and perplexity."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 IGNORE_INDEX = -100
-"""The target of a token that is not to be told; torch's cross-entropy skips it."""
+"""The target of a token that is not predicted; torch's cross-entropy ignores it."""
 
 
 class TokenModel(TaskModule):
-    """A model with scores [samples, length, classes] and their cross-entropy.
+    """A model with logits [samples, length, classes] and their cross-entropy.
 
-    outputs: [samples, length, 4] of each token its plain loss, whether it was told right, whether it counts, and what
-    was told; the scores themselves, which are as many as the vocabulary has words, end here
+    outputs: [samples, length, 4] of each token: its plain loss, whether the prediction is correct, whether it has a
+    target, and the prediction; the logits, whose size is that of the vocabulary, are not returned
     """
 
     def __init__(self, model: PreTrainedModel, label_smoothing: float = 0.0, **options: Any) -> None:
@@ -34,7 +34,7 @@ class TokenModel(TaskModule):
         self.model, self.label_smoothing, self.options = model, label_smoothing, options
 
     def forward(self, batch: Batch) -> Losses:
-        """Sum of each sample's weighted token losses."""
+        """The sum of each sample's weighted token losses."""
         scores = self.model(**batch.inputs, **self.options).logits.float()
         smoothing = self.label_smoothing if self.training else 0.0
         flat, targets = scores.flatten(0, 1), batch.targets.flatten()
@@ -45,7 +45,7 @@ class TokenModel(TaskModule):
 
 
 class LanguageTask(SummedTask, TextTask):
-    """A family that learns the tokens of texts."""
+    """A family that is trained to predict tokens of texts."""
 
     losses: ClassVar[tuple[str, ...]] = ("cross-entropy",)
     metric_directions: ClassVar[dict[str, str]] = {"perplexity": "lower", "accuracy": "higher"}
@@ -54,27 +54,27 @@ class LanguageTask(SummedTask, TextTask):
     learns_language: ClassVar[bool] = True
 
     def token_batch(self, examples: Sequence[Example], ids: Sequence[int], targets: Sequence[Any]) -> Batch:
-        """The padded examples with a target for each token; all tokens that have one weigh alike."""
+        """The padded examples with a target for each token; all tokens with a target have the same weight."""
         padded = pad(targets, IGNORE_INDEX)
         return self.batch(examples, ids, padded, (padded != IGNORE_INDEX).float())
 
     def sample_stats(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """Loss, tokens told right, tokens."""
+        """Loss, correct tokens, tokens."""
         return outputs[..., :3].double().sum(1)
 
     @property
     def result_columns(self) -> tuple[str, ...]:
-        """The measures by name."""
+        """Names of the summands."""
         return ("loss", "right", "tokens")
 
     def metrics_from_sums(self, sums: Sums) -> dict[str, Sums]:
-        """Means over tokens, each token once."""
+        """Means over all tokens."""
         loss, right, tokens = np.moveaxis(sums[..., 1:], -1, 0)
         tokens = np.maximum(tokens, 1)
         return {"loss": loss / tokens, "perplexity": np.exp(loss / tokens), "accuracy": right / tokens}
 
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
-        """How likely the model finds each text."""
+        """The likelihood of each text."""
         sums = outputs[..., :3].double().sum(1).cpu().numpy()
         means = sums[:, 0] / np.maximum(sums[:, 2], 1)
         return [

@@ -1,4 +1,4 @@
-"""What is asked of a kind of adapters that `peft` stores: which tensors are its own, and what they make of the base."""
+"""The interface of a stored adapter format of `peft`: its tensors, and how they change the base weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from launcher.models.weights.stored import LazyTensor
 
 @dataclass(frozen=True)
 class AdaptedLayer:
-    """A linear layer of the base and what is stored for it.
+    """A linear layer of the base model and the tensors stored for it.
 
-    name: in the model; folder: of the adapters; both for messages
-    base: its parameters, `weight` and perhaps `bias`
-    added: the stored tensors in fp32, by the format's parts
+    name: of the layer in the model; folder: of the adapters; both for messages
+    base: its parameters, `weight` and possibly `bias`
+    added: the stored tensors in fp32, by the names in `parts`
     transposed: whether its weight is [inputs, outputs]
     """
 
@@ -31,15 +31,15 @@ class AdaptedLayer:
 
 
 class AdapterFormat(ABC):
-    """One kind, by its `peft_type`."""
+    """One format, for a `peft_type`."""
 
     parts: ClassVar[tuple[str, ...]]
-    """What the names of its tensors have after the name of the layer."""
+    """Suffixes of its tensors' names after the layer's name."""
 
     @abstractmethod
-    def strange(self, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
-        """What of a folder is of no form that is read here; None where all is."""
+    def unsupported(self, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
+        """What is not supported in a folder; None if all of it is."""
 
     @abstractmethod
     def adapted(self, layer: AdaptedLayer, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
-        """What becomes of the layer's parameters. Raises ModelError for tensors that do not go with it."""
+        """The layer's parameters with the adapters merged. Raises ModelError for tensors that do not fit it."""

@@ -1,4 +1,4 @@
-"""Adapters as `peft` stores them, added to the weights of their base; here the table of the kinds that are read."""
+"""Merge adapters in `peft`'s format into the weights of their base; here the table of the supported formats."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from launcher.models.weights.stored import LazyTensor, LazyTensors, MemoryTensor
 FORMATS: Mapping[str, AdapterFormat] = {"LORA": LowRankFormat()}
 """By `peft_type` of the config."""
 PREFIX = "base_model.model."
-"""What `peft` puts before the base's own names."""
+"""Prefix that `peft` adds to the base's names."""
 _PART = "|".join(re.escape(part) for known in FORMATS.values() for part in known.parts)
 IN_A_MODEL = re.compile(rf"({_PART})\.default(?=\.|$)")
-"""In the names of adapters in a model; `default` is what `peft` calls them."""
+"""Part of the names of adapters in a model; `default` is `peft`'s name for them."""
 IN_A_FOLDER = re.compile(rf"^(?:{re.escape(PREFIX)})?(?P<layer>.+)(?P<part>{_PART})(?:\.weight)?$")
 
 
 def add_adapters(folder: Path, model: nn.Module, stored: LazyTensors) -> set[str]:
-    """Add the adapters of `folder` to a model, in memory or (`stored`) where its weights are to be read.
+    """Merge the adapters of `folder` into a model, in memory or lazily for weights still in files (`stored`).
 
-    Returns the names of the parameters that the folder holds whole, such as a head's.
-    Raises ModelError for what are no such adapters, or those of another model.
+    Returns the names of the parameters that the folder stores whole, such as a head's.
+    Raises ModelError for an unsupported folder, or for adapters of another model.
     """
     config, tensors = _read(folder)
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
@@ -42,7 +42,7 @@ def add_adapters(folder: Path, model: nn.Module, stored: LazyTensors) -> set[str
         raise ModelError(f"{folder} holds adapters for {lacking[0]}, which {type(model).__name__} does not have")
     for name, tensor in whole.items():
         if tensor.shape != parameters[name].shape:
-            raise ModelError(f"{folder} holds a {name} of another size than {type(model).__name__} has")
+            raise ModelError(f"{folder} holds a {name} of another shape than {type(model).__name__} has")
         _put(parameters[name], MemoryTensor(tensor), stored)
     for name, own in added.items():
         base = dict(modules[name].named_parameters(recurse=False))
@@ -54,9 +54,9 @@ def add_adapters(folder: Path, model: nn.Module, stored: LazyTensors) -> set[str
 
 
 def adapter_name(name: str, whole: tuple[str, ...]) -> str | None:
-    """A tensor's name in an adapter folder, None for what does not belong there.
+    """A tensor's name in an adapter folder, None for a tensor that is not stored there.
 
-    name: of the model's parameter, with what `peft` puts into it; whole: modules that learn without adapters
+    name: of the model's parameter, with the parts that `peft` adds; whole: modules that are trained whole
     """
     if is_added(name):
         return PREFIX + IN_A_MODEL.sub(r"\1", name)
@@ -64,7 +64,7 @@ def adapter_name(name: str, whole: tuple[str, ...]) -> str | None:
 
 
 def is_added(name: str) -> bool:
-    """Whether a parameter of a model is one that adapters have added to it."""
+    """Whether a parameter of a model belongs to adapters."""
     return IN_A_MODEL.search(name) is not None
 
 
@@ -83,17 +83,17 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ModelError(f"the adapters in {folder} cannot be read: {error}") from error
     kind = config.get("peft_type")
     known = FORMATS.get(kind) if isinstance(kind, str) else None
-    strange = f"peft_type {kind}" if known is None else known.strange(config, tensors)
-    if strange is not None:
+    unsupported = f"peft_type {kind}" if known is None else known.unsupported(config, tensors)
+    if unsupported is not None:
         raise ModelError(
-            f"{folder} holds adapters that are not plain LoRA or DoRA ({strange}); let peft merge them: "
+            f"{folder} holds adapters of an unsupported kind ({unsupported}); merge them with peft: "
             "PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload().save_pretrained(ANOTHER)"
         )
     return config, {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def _whole_and_added(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """What is stored whole, by the parameter's name, and what was added, by the layer's name and the part's."""
+    """The tensors stored whole, by parameter name, and the adapters' tensors, by layer and part."""
     whole: dict[str, Tensor] = {}
     added: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
@@ -106,7 +106,7 @@ def _whole_and_added(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def _put(parameter: nn.Parameter, value: LazyTensor, stored: LazyTensors) -> None:
-    """Where the parameter is still to be read, read it there; else take it now."""
+    """Set a parameter's value: lazily if the parameter is still in its file, else now."""
     if parameter.is_meta:
         stored[parameter] = value
     else:

@@ -1,4 +1,4 @@
-"""The rows of a trained head, moved to where the labels of the data have them."""
+"""Reorder the rows of a trained head to match the labels of the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 SPREAD = 0.02
-"""Of new rows, where a model does not say how it begins."""
+"""Standard deviation of new rows of parameters that a model does not initialise."""
 
 
 def all_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
@@ -27,27 +27,27 @@ def all_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
 
 
 def named_outputs(config: PretrainedConfig | None) -> tuple[str, ...]:
-    """The same; empty where nobody has given any names."""
+    """The same; empty if they are the default names."""
     return unless_unnamed(all_outputs(config))
 
 
 def head_labels(config: PretrainedConfig | None, auto_class: str | None = None) -> tuple[str, ...]:
-    """The names of the rows of a trained head for an auto class; empty without one."""
+    """Names of the rows of a trained head for an auto class; empty without one."""
     return head_names(getattr(config, "architectures", None), getattr(config, "id2label", None), auto_class)
 
 
 def known_labels(config: PretrainedConfig | None, auto_class: str | None = None) -> tuple[str, ...]:
-    """The same, empty also where nobody named the rows."""
+    """The same; also empty if the rows have the default names."""
     return unless_unnamed(head_labels(config, auto_class))
 
 
 def label_parameters(
     model: PreTrainedModel, build: Callable[[PretrainedConfig], nn.Module], *, keeps_rows: bool
 ) -> tuple[str, ...]:
-    """Names of the parameters that have a row for each label: those of another shape with one label more.
+    """Names of the parameters with one row per label: those whose shape changes with one label more.
 
-    build: a model of a config, on the meta device
-    keeps_rows: whether some are to keep their rows; raises ModelError for numbers of a label that are no row
+    build: builds a config's model on the meta device
+    keeps_rows: whether rows are to be kept; raises ModelError if a label's parameters are not a row
     """
     config, labels = copy.deepcopy(model.config), model.config.num_labels
     config.id2label = {index: str(index) for index in range(labels + 1)}
@@ -59,18 +59,20 @@ def label_parameters(
         if shape == parameter.shape:
             continue
         if keeps_rows and (shape[0] != labels + 1 or shape[1:] != parameter.shape[1:]):
-            raise ModelError(f"{name} has no row for each label, so its head cannot be kept; set model.labels: new")
+            raise ModelError(
+                f"{name} does not have one row per label, so the head cannot be kept; set model.labels: new"
+            )
         found.append(name)
     return tuple(found)
 
 
 @dataclass(frozen=True)
 class HeadRows:
-    """Moves the rows of some parameters.
+    """Reorders the rows of parameters.
 
-    names: the parameters that have a row for each label
-    old: the rows as they are stored, by the parameter's name
-    drawn_from: state of the random numbers that new rows are drawn with, the same on every rank
+    names: the parameters with one row per label
+    old: the stored rows, by parameter name
+    drawn_from: state of the random generator for new rows, the same on every rank
     """
 
     match: LabelMatch
@@ -79,7 +81,7 @@ class HeadRows:
     drawn_from: Tensor
 
     def place(self, model: PreTrainedModel, stored: LazyTensors) -> LazyTensors:
-        """Give the parameters their rows, in memory. Returns what else is still in files."""
+        """Set the parameters' rows, in memory. Returns the weights that are still in files."""
         stored = dict(stored)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.drawn_from)
@@ -102,7 +104,7 @@ class HeadRows:
 
 
 def old_rows(model: PreTrainedModel, names: Sequence[str], stored: LazyTensors) -> dict[str, LazyTensor]:
-    """The rows that a loaded model has, copied where they are in memory."""
+    """The rows of a loaded model, copied if they are in memory."""
     parameters = dict(model.named_parameters())
     found = {name: readable(parameters[name], stored) for name in names}
     return {
@@ -112,7 +114,7 @@ def old_rows(model: PreTrainedModel, names: Sequence[str], stored: LazyTensors) 
 
 
 def _begun_again(model: PreTrainedModel, module: nn.Module) -> nn.Module:
-    """A copy of a module whose numbers are drawn as the model draws those of a new one."""
+    """A copy of a module, initialised as the model initialises a new one."""
     fresh = copy.deepcopy(module).to_empty(device="cpu")
     with torch.no_grad():
         for parameter in fresh.parameters():

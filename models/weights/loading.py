@@ -1,4 +1,4 @@
-"""Loading a pretrained model and its tokenizer (or other processor) from any of the places a job file can name."""
+"""Load a pretrained model and its tokenizer (or other processor) from any location that a job file can name."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
     from launcher.models.tasks.base import Task
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
-"""Under what training scripts keep a state dict beside their own state; the first is Lightning's."""
+"""Keys under which training scripts save a state dict with other state; the first is Lightning's."""
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A model in memory, or on the meta device with its weights still in their files.
 
-    new: weights that start at random because the pretrained model lacks them (a head)
-    reshaped: those of them that it has in another shape
-    left_out: weights of the file that the model has no place for (an old head)
-    stored: where weights on the meta device are to be read
-    labels: which row of the pretrained head each label has; None for a task without labels
+    new: weights initialised at random because the pretrained model lacks them (a head)
+    reshaped: new weights that the pretrained model has in another shape
+    left_out: weights of the file that the model does not have (an old head)
+    stored: where weights on the meta device are stored
+    labels: the row of the pretrained head for each label; None for a task without labels
     """
 
     model: PreTrainedModel
@@ -66,20 +66,20 @@ class Loaded:
 
     @property
     def identity(self) -> str:
-        """Tells the pretrained weights from others; to be asked before anything is added to the model."""
+        """Identity of the pretrained weights; call it before anything is added to the model."""
         came = [parameter for name, parameter in self.model.named_parameters() if name not in self.new]
         return identity_of(came, self.stored)
 
 
 def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoTokenizer") -> Any:
-    """The tokenizer, with a padding token, or what another class of `transformers` loads.
+    """The tokenizer, with a padding token, or the processor of another `transformers` class.
 
-    Raises ModelError where there is none.
+    Raises ModelError if there is none.
     """
     import transformers
 
     kind = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}.get(class_name, "feature extractor")
-    with _reading(f"no {kind} in {pretrained.tokenizer}", spec, "name its folder or hub id in model.tokenizer"):
+    with _reading(f"no {kind} in {pretrained.tokenizer}", spec, "set model.tokenizer to its folder or hub id"):
         try:
             processor = getattr(transformers, class_name).from_pretrained(pretrained.tokenizer, **_hub_options(spec))
         except ImportError as error:
@@ -92,7 +92,7 @@ def load_processor(pretrained: Pretrained, spec: Model, class_name: str = "AutoT
 
 
 def check_vocabulary(tokenizer: Any, embeddings: int | None, place: str) -> None:
-    """Raises ModelError for a tokenizer with more tokens than there are embeddings; other processors have no tokens."""
+    """Raises ModelError for a tokenizer with more tokens than embeddings; other processors have no tokens."""
     if embeddings is None or not callable(getattr(tokenizer, "get_vocab", None)):
         return
     token, number = max(tokenizer.get_vocab().items(), key=lambda one: one[1], default=("", -1))
@@ -101,7 +101,7 @@ def check_vocabulary(tokenizer: Any, embeddings: int | None, place: str) -> None
 
 
 def embeddings_in(model: PreTrainedModel) -> int | None:
-    """How many tokens a model has embeddings for; None where it looks nothing up."""
+    """The number of token embeddings of a model; None if it has none."""
     try:
         found = model.get_input_embeddings()
     except (NotImplementedError, AttributeError):
@@ -110,7 +110,7 @@ def embeddings_in(model: PreTrainedModel) -> int | None:
 
 
 def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
-    """The model's config; None where a function builds the model. Of a run of such a model, what it was saved with."""
+    """The model's config; None if a function builds the model. For a run of such a model, its saved config."""
     from transformers import AutoConfig, PretrainedConfig
 
     if pretrained.kind == "function":
@@ -126,7 +126,7 @@ def load_config(pretrained: Pretrained, spec: Model) -> PretrainedConfig | None:
 
 
 def kernel_of(config: PretrainedConfig) -> str | None:
-    """The kernel of the hub that a model of this config would run, under whatever name config.json says it."""
+    """The hub kernel that a model of this config would run, under any of its names in config.json."""
     from transformers import PretrainedConfig
 
     attention: str | None = getattr(config, "_attn_implementation", None)
@@ -137,12 +137,12 @@ def kernel_of(config: PretrainedConfig) -> str | None:
 
 
 def trained_head(pretrained: Pretrained, config: PretrainedConfig | None, auto_class: str) -> tuple[str, ...]:
-    """Names of the rows of a trained head for the class, or of one that a function built; empty without one."""
+    """Names of the rows of a trained head for the class, or of a head that a function built; empty without one."""
     return head_labels(config, auto_class) if pretrained.builder is None else all_outputs(config)
 
 
 def configure(task: Task, config: PretrainedConfig) -> None:
-    """Make a config that of the task: what an earlier one left there would tell `transformers` another loss."""
+    """Set a config's fields for the task; those of an earlier task could select another loss in `transformers`."""
     config.problem_type = None
     task.configure(config)
 
@@ -157,13 +157,13 @@ def load_model(
     in_parts: bool = False,
     stored_config: PretrainedConfig | None = None,
 ) -> Loaded:
-    """Load in fp32, with a head for `labels`, whose rows are those of the same labels in the pretrained head.
+    """Load in fp32, with a head for `labels` that keeps the pretrained rows of the same labels.
 
-    in_parts: leave weights in their files where they can be read in part, which safetensors can
-    stored_config: what the pretrained head's rows are called, where `config` is not that of the weights
+    in_parts: leave weights in their files if these can be read lazily, as safetensors can
+    stored_config: config with the names of the pretrained head's rows, if `config` is not that of the weights
 
-    A head that the file lacks, or that has another shape, starts at random. Any other weight missing or
-    unexpected is a ModelError unless `allow_missing` or `allow_unexpected` names it.
+    A head that is missing in the file, or has another shape, is initialised at random. Any other missing or
+    unexpected weight is a ModelError unless `allow_missing` or `allow_unexpected` names it.
     """
     if pretrained.base is not None:
         return _with_adapters(pretrained, pretrained.base, spec, auto_class, labels, config, in_parts)
@@ -192,7 +192,7 @@ def load_model(
 
 
 def _load(pretrained: Pretrained, spec: Model, auto_class: str, config: PretrainedConfig, in_parts: bool) -> Loaded:
-    """Load with the outputs that `config` says, whatever they stand for."""
+    """Load with the number of outputs in `config`, whatever their labels."""
     import transformers
 
     auto = getattr(transformers, auto_class)
@@ -215,7 +215,7 @@ def _load(pretrained: Pretrained, spec: Model, auto_class: str, config: Pretrain
             if stored is not None:
                 _replace_dropout(model, spec.dropout)
                 return replace(_judge(model, found, pretrained, spec), stored=stored)
-            torch.set_rng_state(drawn)  # a new head is the same however the rest is loaded
+            torch.set_rng_state(drawn)  # a new head must not depend on how the rest is loaded
         if pretrained.kind == "state_dict":
             weights = without_wrapper(read_state_dict(Path(pretrained.location)), like)
             model, found = type(like).from_pretrained(None, state_dict=weights, **options)
@@ -228,15 +228,16 @@ def _load(pretrained: Pretrained, spec: Model, auto_class: str, config: Pretrain
 def _built_and_filled(
     pretrained: Pretrained, function: str, spec: Model, labels: Sequence[str], config: PretrainedConfig | None
 ) -> Loaded:
-    """The model of a run whose architecture a function builds: built by it, with the weights of the run.
+    """The model of a run whose architecture a function builds, with the weights of the run.
 
-    Raises ModelError where its head has other labels, since nobody knows which of its parameters have rows for them.
+    Raises ModelError if its head has other labels, since it is unknown which of its parameters have a row per label.
     """
     match = match_labels(all_outputs(config), labels, spec.labels) if labels else None
     if match is not None and not match.keeps_the_head:
         raise ModelError(
-            f"the head of {pretrained.location} has the labels {listed(match.head)}, and the data {listed(labels)}; "
-            f"a model that {function} builds keeps its head whole: give the data its labels, or start from the function"
+            f"the head of {pretrained.location} has the labels {listed(match.head)}, and the data have "
+            f"{listed(labels)}; the head of a model built by {function} cannot be changed: use data with "
+            "its labels, or start from the function"
         )
     model = build_model(function, labels)
     _name_labels(model.config, labels)
@@ -261,9 +262,9 @@ def _built_and_filled(
 def _with_rows_moved(
     loaded: Loaded, match: LabelMatch, auto_class: str, load_old: Callable[[], Loaded], drawn_from: Tensor
 ) -> Loaded:
-    """The loaded model with each row of its head where its label is, and new rows for labels that the head lacks.
+    """The loaded model with its head's rows in the order of the labels, and new rows for labels that the head lacks.
 
-    load_old: the model with the head as it is stored
+    load_old: loads the model with the stored head
     """
     import transformers
 
@@ -288,7 +289,7 @@ def _with_rows_moved(
 
 
 def _outside_the_body(loaded: Loaded) -> bool:
-    """Whether weights outside the model's body came from its files, though no config says that they are a head."""
+    """Whether the files have weights outside the model's body, though no config says that they are a head."""
     model = loaded.model
     body = set(model.base_model.parameters())
     return model.base_model is not model and any(
@@ -305,7 +306,7 @@ def _with_adapters(
     config: PretrainedConfig | None,
     in_parts: bool,
 ) -> Loaded:
-    """The base with the adapters added to its weights, which are left in their files where the base's can be."""
+    """The base with the adapters merged, lazily if the base's weights can be left in their files."""
     base_spec = base.model.model_copy(
         update={"trust_remote_code": spec.trust_remote_code, "dropout": spec.dropout, "tokenizer": None}
     )
@@ -315,23 +316,24 @@ def _with_adapters(
     )
     if base.identity is not None and loaded.identity != base.identity:
         raise ModelError(
-            f"{base.pretrained.location} is no longer the model that the adapters in {pretrained.location} were "
-            "trained with; put that one back"
+            f"{base.pretrained.location} is no longer the model that the adapters in "
+            f"{pretrained.location} were trained on; restore that model"
         )
     supplied = add_adapters(Path(pretrained.location), loaded.model, loaded.stored)
     own = match_labels(head_labels(config, auto_class), labels, spec.labels)
     body = {f"{loaded.model.base_model_prefix}.{name}" for name, _ in loaded.model.base_model.named_parameters()}
     if own.head and labels and not own.keeps_the_head and set(supplied) - body:
         raise ModelError(
-            f"the adapters in {pretrained.location} bring a head for {listed(own.head)}, and the data have other "
-            f"labels: {listed(own.new) or 'fewer of them'}; merge them first (adaptrun consolidate "
-            f"{pretrained.location} -o FOLDER), and name that folder, of which rows are kept by name"
+            f"the adapters in {pretrained.location} include a head for {listed(own.head)}, and the data "
+            f"have other labels: {listed(own.new) or 'fewer of them'}; merge the adapters first "
+            f"(adaptrun consolidate {pretrained.location} -o FOLDER), and start from that folder, whose "
+            "head keeps its rows by name"
         )
     return replace(loaded, new=tuple(name for name in loaded.new if name not in supplied))
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Keep the parameters that match as they are. Raises ModelError where a pattern names none, or nothing is left."""
+    """Freeze matching parameters. Raises ModelError for a pattern without a match, or if none is left to train."""
     parameters = dict(model.named_parameters())
     for pattern in patterns:
         named = [name for name in parameters if fnmatch(name, pattern)]
@@ -341,30 +343,30 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         for name in named:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
-        raise ModelError("model.frozen: nothing is left that learns; name fewer parameters")
+        raise ModelError("model.frozen: no parameter is left to train; freeze fewer")
 
 
 def load_finished(
     pretrained: Pretrained, spec: Model, auto_class: str, labels: Sequence[str], config: PretrainedConfig
 ) -> PreTrainedModel:
-    """A finished model folder in fp32. Raises ModelError where some of its weights are not there."""
+    """The model of a finished model folder, in fp32. Raises ModelError if some of its weights are missing."""
     loaded = load_model(pretrained, spec, auto_class, labels, config)
     if pretrained.base is None and pretrained.function is not None and (loaded.new or loaded.left_out):
         raise ModelError(
-            f"{pretrained.function} no longer builds the model that {pretrained.location} holds the weights of: "
+            f"{pretrained.function} no longer builds the model whose weights are in {pretrained.location}: "
             f"{[*loaded.new, *loaded.left_out][0]}"
         )
     if loaded.new and pretrained.base is None:
         raise ModelError(
-            f"{pretrained.location} has no trained {loaded.new[0]} and so no trained head; fine-tune it first"
+            f"{pretrained.location} has no trained {loaded.new[0]}, so it has no trained head; fine-tune it first"
         )
     return loaded.model
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Weights from a `.safetensors` file or a pickle of tensors alone.
+    """Weights from a `.safetensors` file, or from a pickle that contains only tensors.
 
-    Raises ModelError for a pickle that wants to run code, with the way out.
+    Raises ModelError for a pickle that could run code, with advice.
     """
     if path.suffix == ".safetensors":
         headers_of(path)
@@ -372,7 +374,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     check_weights("state_dict", path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in as many ways as it has bytes
+    except Exception as error:  # damaged files raise errors of any type
         raise ModelError(f"{path} is not a plain state dict: {refusal_of_pickle()}") from error
     for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
@@ -387,14 +389,14 @@ def _renamed(tensors: dict[str, Tensor], pretrained: Pretrained, like: Any) -> d
 
 
 def can_stay_in_files(auto_class: str, config: PretrainedConfig) -> bool:
-    """Whether weights of such a model can be left in their files: each parameter is a stored tensor as it is."""
+    """Whether a model's weights can be left in their files, which requires that each parameter is a stored tensor."""
     import transformers
 
     return _is_stored_as_it_is(_on_meta(getattr(transformers, auto_class), config))
 
 
 def _is_stored_as_it_is(model: Any) -> bool:
-    """Not so a mixture, whose experts are stored one by one and computed into one parameter, all of them at once."""
+    """Whether each parameter is a stored tensor; not so in mixtures whose stored experts are merged into one."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter
 
@@ -402,14 +404,14 @@ def _is_stored_as_it_is(model: Any) -> bool:
 
 
 def _on_meta(auto: Any, config: PretrainedConfig) -> PreTrainedModel:
-    """Of the class that an auto class would take for `config`; with weights in hand the auto class itself gives up."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # some draw on the CPU even so
+    """A model on the meta device, of the class that the auto class selects for `config`."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # some models use the CPU's generator even so
         made: PreTrainedModel = auto.from_config(config)
     return made
 
 
 def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrained, spec: Model) -> Loaded:
-    """Tell a new head, which is expected, from weights that should have been there."""
+    """Distinguish a new head, which is expected, from missing weights, which are an error."""
     body = {name for name, _ in model.base_model.named_children()}
     new = _new(found)
     left_out = set(found["unexpected_keys"])
@@ -432,7 +434,7 @@ def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrai
                 [
                     f"{pretrained.location} does not fit {type(model).__name__}:",
                     *_explain("it lacks", missing, "allow_missing"),
-                    *_explain("it also holds", unexpected, "allow_unexpected"),
+                    *_explain("it has in addition", unexpected, "allow_unexpected"),
                 ]
             )
         )
@@ -440,12 +442,12 @@ def _judge(model: PreTrainedModel, found: Mapping[str, Any], pretrained: Pretrai
 
 
 def _is_of_the_pooler(name: str) -> bool:
-    """The pooler stands between body and head, and models that were saved with another head lack it."""
+    """Whether a parameter belongs to the pooler, which models saved with another head lack."""
     return "pooler" in name.split(".")
 
 
 def _new(found: Mapping[str, Any]) -> set[str]:
-    """Names of the parameters that the files lack, or have in another shape."""
+    """Names of the parameters that are missing in the files, or have another shape there."""
     return {*found["missing_keys"], *_reshaped(found)}
 
 
@@ -454,7 +456,7 @@ def _reshaped(found: Mapping[str, Any]) -> set[str]:
 
 
 def weight_files(pretrained: Pretrained, spec: Model) -> list[Path]:
-    """The safetensors files of a model, those of a hub id downloaded; empty where it has none."""
+    """The safetensors files of a model, downloaded for a hub id; empty if it has none."""
     if pretrained.kind == "hub":
         from huggingface_hub import snapshot_download
 
@@ -484,7 +486,7 @@ def _name_labels(config: PretrainedConfig, labels: Sequence[str]) -> None:
 
 
 def _replace_dropout_settings(config: PretrainedConfig, dropout: float | None) -> None:
-    """Dropout is under many names; some models read the config while they run."""
+    """Set dropout in the config under all its names, since some models read the config in the forward pass."""
     if dropout is None:
         return
     for name, value in config.to_dict().items():
@@ -510,10 +512,10 @@ def _hub_options(spec: Model) -> dict[str, Any]:
 
 @contextmanager
 def _reading(what: str, spec: Model, fix: str = "") -> Iterator[None]:
-    """Whatever a library raises while it reads a folder from elsewhere is a refusal of the folder.
+    """Turn any error of a library that reads a folder into a ModelError.
 
-    Raises ModelError, with the name of an error that is not made for a reader. What fails in the folder's own code,
-    where the user lets that run, is raised as it is.
+    The type's name is added for errors whose message is not meant for users. Errors in the folder's own code, if the
+    user has trusted it, are raised unchanged.
     """
     try:
         yield

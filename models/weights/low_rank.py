@@ -1,7 +1,7 @@
-"""Low-rank adapters as `peft` stores them.
+"""Low-rank adapters in `peft`'s format.
 
-A matrix W with adapters A and B is W + s·B·A; with DoRA (arXiv:2402.09353) each of its output's weight vectors is then
-brought to a length that was learnt. Either is computed where it is read, so nobody needs the whole of it.
+A matrix W with adapters A and B is W + s·B·A. With DoRA (arXiv:2402.09353) the weight vector of each output is then
+scaled to a trained norm. Both are computed lazily, for the rows that are read.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ UNUSUAL = (
     "use_qalora",
     "use_bdlora",
 )
-"""What a config may ask for that makes something else of a layer than W + s·B·A."""
-BESIDE_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Ways to start adapters that leave W as it is; others, such as PiSSA, take a part out of it."""
+"""Options of a config with which a layer is not W + s·B·A."""
+KEEPING_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Initialisations of adapters that leave W unchanged; others, such as PiSSA, subtract from it."""
 
 
 @dataclass(frozen=True)
 class AdaptedTensor(LazyTensor):
-    """A matrix with adapters added to it.
+    """A matrix with adapters merged into it.
 
-    base: W, [outputs, inputs], or [inputs, outputs] where `transposed` (as GPT-2's are)
+    base: W, [outputs, inputs], or [inputs, outputs] if `transposed` (as in GPT-2)
     down, up: A [rank, inputs] and B [outputs, rank]
-    magnitude: [outputs], the length of each output's weights; None without DoRA
+    magnitude: [outputs], the norm of each output's weights; None without DoRA
     """
 
     base: LazyTensor
@@ -55,7 +55,7 @@ class AdaptedTensor(LazyTensor):
 
     @property
     def shape(self) -> torch.Size:  # type: ignore[override]
-        """As the base's."""
+        """The shape of the base."""
         return self.base.shape
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -77,7 +77,7 @@ class AdaptedTensor(LazyTensor):
 
 
 def output_lengths(weight: LazyTensor, *, transposed: bool) -> Tensor:
-    """[outputs] the length of each output's weights."""
+    """[outputs] the norm of each output's weights."""
     rows = weight.shape[0]
     squares = torch.zeros(weight.shape[1 if transposed else 0])
     for start in range(0, rows, ROWS_AT_ONCE):
@@ -95,32 +95,33 @@ class LowRankFormat(AdapterFormat):
 
     parts: ClassVar[tuple[str, ...]] = (DOWN, UP, MAGNITUDE)
 
-    def strange(self, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
-        """Other tensors than A, B and lengths, or a config that makes something else of a layer."""
+    def unsupported(self, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
+        """Tensors other than A, B and magnitudes, or an option of the config that is not supported."""
         known = (f"{DOWN}.weight", f"{UP}.weight", MAGNITUDE, f"{MAGNITUDE}.weight")
         found = [name for name in names if "lora_" in name and not name.endswith(known)]
         found += [key for key in UNUSUAL if config.get(key)]
         start = config.get("init_lora_weights", True)
-        found += [] if start in BESIDE_THE_BASE else [f"init_lora_weights {start}"]
+        found += [] if start in KEEPING_THE_BASE else [f"init_lora_weights {start}"]
         return next(iter(found), None)
 
     def adapted(self, layer: AdaptedLayer, config: Mapping[str, Any]) -> dict[str, LazyTensor]:
-        """The weight with what is added to it."""
+        """The merged weight."""
         down, up = layer.added.get(DOWN), layer.added.get(UP)
         if down is None or up is None:
             raise ModelError(
-                f"{layer.folder} holds one half of the adapters for {layer.name}; download or save it again"
+                f"{layer.folder} holds only one of the two matrices of the adapter for {layer.name}; "
+                "download or save it again"
             )
         scaling = _scaling(layer.folder, config, len(up.T))
         magnitude = layer.added.get(MAGNITUDE)
         adapted = AdaptedTensor(layer.base["weight"], down, up, scaling, magnitude, layer.transposed)
         if not _fits(adapted):
-            raise ModelError(f"{layer.folder} holds adapters for a {layer.name} of another size than the base's")
+            raise ModelError(f"{layer.folder} holds adapters for a {layer.name} of another shape than the base's")
         return {"weight": adapted}
 
 
 def _fits(adapted: AdaptedTensor) -> bool:
-    """Whether the shapes of adapters go with each other and with the weight."""
+    """Whether the shapes of the adapters fit each other and the weight."""
     down, up, magnitude = adapted.down, adapted.up, adapted.magnitude
     if not (len(adapted.shape) == down.dim() == up.dim() == 2):
         return False
@@ -130,8 +131,8 @@ def _fits(adapted: AdaptedTensor) -> bool:
 
 
 def _scaling(folder: Path, config: Mapping[str, Any], rank: int) -> float:
-    """rank: of these adapters, which a pattern of the config may set apart from the others"""
+    """rank: of these adapters, which may differ from the others' by a pattern in the config"""
     alpha = config.get("lora_alpha")
     if not isinstance(alpha, int | float) or rank < 1:
-        raise ModelError(f"{folder / ADAPTER_CONFIG} says no scale of the adapters: lora_alpha is {alpha!r}")
+        raise ModelError(f"{folder / ADAPTER_CONFIG} has no valid scale of the adapters: lora_alpha is {alpha!r}")
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,7 +1,7 @@
-"""Linear layers held in 4 bits, through `bitsandbytes`: NormalFloat with doubly quantised scales, as QLoRA has them.
+"""4-bit linear layers with `bitsandbytes`: NormalFloat with double quantisation, as in QLoRA.
 
-Dettmers et al. 2023, arXiv:2305.14314. Layers are quantised one at a time, each read from its file, so the model is
-never whole in memory in its own format.
+Dettmers et al. 2023, arXiv:2305.14314. Layers are read and quantised one at a time, so the whole unquantised model is
+never in memory.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from launcher.models.weights.stored import LazyTensors, readable
 def quantise(
     model: nn.Module, names: Sequence[str], stored: LazyTensors, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Put a layer in 4 bits on `device` in the place of each linear layer that is named, and read all other weights.
+    """Replace the named linear layers by 4-bit layers on `device`, and read all other weights.
 
-    stored: where weights on the meta device are to be read; empty afterwards
-    dtype: what the layers compute in
-    Raises ModelError where nothing can be quantised.
+    stored: where weights on the meta device are stored; empty afterwards
+    dtype: compute dtype of the layers
+    Raises ModelError if nothing can be quantised.
     """
     linear = [name for name in names if type(model.get_submodule(name)) is nn.Linear]
     if not linear:
-        raise ModelError(f"{type(model).__name__} has no plain linear layers to hold in 4 bits; use quantised: false")
+        raise ModelError(f"{type(model).__name__} has no plain linear layers to quantise; use quantised: false")
     for name in linear:
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
@@ -36,7 +36,7 @@ def quantise(
         setattr(model.get_submodule(parent), last, _in_4_bits(weight, bias, device, dtype))
     for parameter in list(stored):
         whole = nn.Parameter(_taken(parameter, stored), parameter.requires_grad)
-        torch.utils.swap_tensors(parameter, whole)  # a tied one stays tied
+        torch.utils.swap_tensors(parameter, whole)  # keeps tied parameters tied
 
 
 def _taken(parameter: Tensor, stored: LazyTensors) -> Tensor:

@@ -1,4 +1,4 @@
-"""Names of a state dict that another program's wrapper has put a word before, such as Lightning's `model.`."""
+"""Remove prefixes of wrappers from the names of a state dict, such as Lightning's `model.`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEEPEST_WRAPPER = 3
-"""Modules around a model, one in the other."""
+"""Maximum number of nested wrappers."""
 
 
 def without_wrapper(weights: Mapping[str, Tensor], like: PreTrainedModel) -> dict[str, Tensor]:
     """The weights under the model's own names.
 
-    As they are where any of them has the name of one of the model's weights, with or without the prefix of its base;
-    else without the words before under which most of them have.
+    They are unchanged if any of them has the name of one of the model's weights, with or without the base's prefix.
+    Otherwise the prefix is removed with which most of them match.
     """
     base = f"{like.base_model_prefix}."
     own = {name.removeprefix(base) for name in like.state_dict()}

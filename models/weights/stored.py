@@ -1,7 +1,7 @@
-"""Weights that are still in their files: each rank of a sharded model reads its own part, and nothing else.
+"""Lazy weights in their files: each rank of a sharded model reads only its own shard.
 
-`transformers` decides which stored tensor becomes which parameter. So it is given placeholders that take no memory, a
-single number seen in the shape of each tensor; where one of them comes to lie tells which tensor belongs there.
+`transformers` decides which stored tensor becomes which parameter. So it gets placeholders that take no memory: a
+single number expanded to the shape of each tensor. The parameter that a placeholder ends up in is the tensor's.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from launcher.job.model_files import headers_of
 
 FIRST_NUMBERS = 64
-"""Of each tensor, for `identity_of`."""
+"""Elements of each tensor that `identity_of` reads."""
 
 LazyTensors = dict[nn.Parameter, "LazyTensor"]
-"""Where the values of parameters on the meta device are to be read."""
+"""Where the values of parameters on the meta device are stored."""
 
 
 class LazyTensor(ABC):
-    """A tensor that can be read in part."""
+    """A tensor that can be read in parts."""
 
     shape: torch.Size
 
@@ -75,7 +75,7 @@ class MemoryTensor(LazyTensor):
         self.shape = tensor.shape
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Some rows, sharing memory where they are fp32 on the CPU."""
+        """Some rows, sharing memory if they are fp32 on the CPU."""
         return _fp32(self._tensor[start:stop].cpu())
 
     def whole(self) -> Tensor:
@@ -89,9 +89,9 @@ def readable(parameter: nn.Parameter, stored: LazyTensors) -> LazyTensor:
 
 
 def identity_of(parameters: Iterable[nn.Parameter], stored: LazyTensors) -> str:
-    """Tells these weights from others, by the shape and the first numbers of each: any training changes those.
+    """Identity of weights, by the shape and the first elements of each tensor, which any training changes.
 
-    Neither order nor names count, since versions of `transformers` may differ in them.
+    Order and names are ignored, since they may differ between versions of `transformers`.
     """
     marks = []
     for parameter in parameters:
@@ -104,9 +104,9 @@ def identity_of(parameters: Iterable[nn.Parameter], stored: LazyTensors) -> str:
 
 
 class Placeholders:
-    """A state dict of placeholders for everything in some files.
+    """A state dict of placeholders for all tensors in some files.
 
-    tensors: by the names of the files
+    tensors: by the names in the files
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -123,10 +123,10 @@ class Placeholders:
         self._stored[number.untyped_storage().data_ptr()] = stored
 
     def found_in(self, model: nn.Module, new: set[str]) -> LazyTensors | None:
-        """Put loaded parameters on the meta device, loaded buffers into memory; tell where parameters are stored.
+        """Move loaded parameters to the meta device, read loaded buffers; returns where the parameters are stored.
 
-        new: names of parameters that the files lack
-        None where a parameter is made of stored tensors by computation, so that it cannot be read in part.
+        new: names of parameters that are missing in the files
+        None if a parameter is computed from stored tensors, so that it cannot be read in parts.
         """
         found: LazyTensors = {}
         moved: dict[nn.Parameter, nn.Parameter] = {}

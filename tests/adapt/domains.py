@@ -12,9 +12,8 @@ from safetensors.numpy import load_file
 
 from launcher.commands.selfcheck import engine_section
 from launcher.job.schema import Job
-from launcher.plan.hardware import find_hardware
-from launcher.plan.planner import make_plan
 from launcher.run.folder import RunFolder
+from tests.adapt.runs import write_run
 from tests.tiny import WORDS, tiny_model_folder
 
 STEPS, SAVED = 8, 3
@@ -90,13 +89,7 @@ def lay_out(
     for section, change in changes.items():
         values[section] = {**values.get(section, {}), **change} if isinstance(change, dict) else change
     values["data"] = {key: value for key, value in values["data"].items() if value is not None}
-    job = Job.model_validate(values)
-    run = RunFolder(folder)
-    run.logs.mkdir(parents=True, exist_ok=True)
-    run.checkpoints.mkdir(exist_ok=True)
-    run.write_job(job)
-    run.write_plan(make_plan(job, run.job_file, find_hardware(), processes=world))
-    return run
+    return write_run(folder, Job.model_validate(values), world)
 
 
 def data_of(method: str, material: Path) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from launcher.commands.selfcheck import engine_section
 from launcher.errors import Stopped
 from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
-from launcher.job.sections.adapters import LowRank
-from launcher.job.sections.methods import Finetune
 from launcher.plan.hardware import find_hardware
 from launcher.plan.planner import make_plan
 from launcher.run.attempts import Attempt
@@ -68,14 +66,23 @@ def lay_out(folder: Path, material: Path, engine: str, world: int, adapt: dict[s
             "launch": {"processes": world, "runs": str(folder)},
         }
     )
+    return write_run(folder, job, world)
+
+
+def write_run(folder: Path, job: Job, world: int) -> RunFolder:
+    """A folder with the job and its plan, ready for `train`.
+
+    A plan of weights in 4 bits needs a GPU, so that of whole weights stands in for it.
+    """
     run = RunFolder(folder)
     run.logs.mkdir(parents=True, exist_ok=True)
     run.checkpoints.mkdir(exist_ok=True)
     run.write_job(job)
-    planned = (
-        job if not adapt.get("quantised") else job.model_copy(update={"adapt": Finetune(adapters=LowRank(kind="lora"))})
-    )
-    run.write_plan(make_plan(planned, run.job_file, find_hardware(), processes=world))  # which is for GPUs alone
+    planned = job
+    if job.adapt.adapters is not None and job.adapt.adapters.is_quantised:
+        whole = job.adapt.adapters.model_copy(update={"quantised": False})
+        planned = job.model_copy(update={"adapt": job.adapt.model_copy(update={"adapters": whole})})
+    run.write_plan(make_plan(planned, run.job_file, find_hardware(), processes=world))
     return run
 
 

@@ -60,6 +60,8 @@ def made(folder: Path, material: Path, engine: str, world: int, method: str, **a
     validation = {"validation": {"held": str(material / "validation.csv")}, "allow_leakage": True}
     changes["data"] = {**changes.get("data", {}), **validation}
     adapt["adapters"] = {"kind": "lora", "rank": 4, **adapters}
+    if adapters.get("quantised"):
+        changes["launch"] = {"device": "auto"}  # a device of the CPU is refused for it
     return lay_out(folder, material, engine, world, adapt, micro=5, **changes, validation={"metric": "accuracy"})
 
 

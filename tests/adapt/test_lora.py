@@ -174,12 +174,12 @@ def test_a_base_that_has_changed_is_refused(material: Path, worlds: Worlds, tmp_
     weights = load_file(file)
     weights["bert.encoder.layer.1.output.dense.weight"] *= 1.5
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"no longer the model that the adapters in .* were trained with"):
+    with pytest.raises(ModelError, match=r"no longer the model that the adapters in .* were trained on"):
         ours(run.model)
     with pytest.raises(AssertionError, match=r"no longer the model that the adapters in .*step-00000002 were"):
         worlds.run(1, train, [(str(run.path), 2)])
     shutil.rmtree(tmp_path / "material" / "model")
-    with pytest.raises(ModelError, match=r"holds adapters of .*model: there is no .*; where it has moved, write"):
+    with pytest.raises(ModelError, match=r"holds adapters of .*model: there is no .*; if it has moved, write"):
         ours(run.model)
 
 

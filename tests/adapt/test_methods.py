@@ -177,7 +177,7 @@ def test_the_head_learns_first_and_the_embeddings_last() -> None:
     [
         ({"unfreeze": 30}, bert, r"5 stages that begin after 0, 30, 60, 90, 120 steps do not fit into 100"),
         ({"probe": 100}, bert, r"2 stages that begin after 0, 100 steps do not fit into 100"),
-        ({"probe": 10}, gpt, "GPT2LMHeadModel has no head that learns by itself"),
+        ({"probe": 10}, gpt, "GPT2LMHeadModel has no head that can be trained alone"),
     ],
 )
 def test_stages_that_cannot_be_are_refused(spec: dict[str, Any], model: Any, message: str) -> None:
@@ -306,10 +306,15 @@ NEW = ("classifier.bias", "classifier.weight")
 @pytest.mark.parametrize(
     ("adapt", "model", "new", "message"),
     [
-        ({"interpolate": 0.5}, bert, NEW, r"adapt.interpolate: classifier.bias, classifier.weight start at random"),
-        ({"distill": {}}, bert, NEW, r"adapt.distill: classifier.bias, .* begin with a finished model"),
-        ({"average": {"name": "ema"}}, resnet, (), r"adapt.average: ResNetForImageClassification gathers statistics"),
-        ({"interpolate": 1.0}, resnet, (), r"adapt.interpolate: ResNetForImageClassification gathers statistics"),
+        (
+            {"interpolate": 0.5},
+            bert,
+            NEW,
+            r"adapt.interpolate: classifier.bias, classifier.weight are initialised at random",
+        ),
+        ({"distill": {}}, bert, NEW, r"adapt.distill: classifier.bias, .* start from a fine-tuned model"),
+        ({"average": {"name": "ema"}}, resnet, (), r"adapt.average: ResNetForImageClassification updates statistics"),
+        ({"interpolate": 1.0}, resnet, (), r"adapt.interpolate: ResNetForImageClassification updates statistics"),
     ],
 )
 def test_a_start_that_is_none_is_refused(adapt: dict[str, Any], model: Any, new: tuple[str, ...], message: str) -> None:

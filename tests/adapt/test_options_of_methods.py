@@ -77,9 +77,9 @@ def test_a_target_may_choose_the_checkpoint_whether_or_not_it_is_learned_from(
         run = made(tmp_path / engine, material, engine, world, method, {}, train=sources)
         worlds.run(world, train, [(str(run.path), None)], timeout=240)
         events = list(EventTail(run.events_file).read())
-        told.append([e.text for e in events if isinstance(e, Note) and "weighted as if on the target" in e.text])
+        told.append([e.text for e in events if isinstance(e, Note) and "importance-weighted for the target" in e.text])
         result = Result.read(run.result_file)
-        assert (result.best_step is None) == any("not chosen" in e.text for e in events if isinstance(e, Note))
-        assert (result.selector is None) == (result.best_step is None), "what is collapsed each time is not chosen"
+        assert (result.best_step is None) == any("not selected" in e.text for e in events if isinstance(e, Note))
+        assert (result.selector is None) == (result.best_step is None), "what is collapsed each time is not selected"
     assert len(told[0]) == 2
     assert [text[:40] for text in told[0]] == [text[:40] for text in told[1]]

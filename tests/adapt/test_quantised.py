@@ -112,5 +112,5 @@ def test_a_run_learns_is_resumed_and_leaves_adapters_of_the_whole_model(
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:
-    with pytest.raises(ModelError, match="no plain linear layers to hold in 4 bits"):
+    with pytest.raises(ModelError, match="no plain linear layers to quantise"):
         quantise(torch.nn.Sequential(), [], {}, torch.device("cpu"), torch.float32)

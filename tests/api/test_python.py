@@ -186,7 +186,7 @@ def test_samples_in_a_job_are_told_in_one_line(folder: Path) -> None:
 
 
 def test_what_is_missing_is_told_and_not_a_type_error(folder: Path) -> None:
-    with pytest.raises(JobError, match="Python: model: is missing and needed"):
+    with pytest.raises(JobError, match="Python: model: is required and missing"):
         Job(name="x", task="text-classification", data={"train": "train.csv"})  # type: ignore[call-arg]
 
 
@@ -267,11 +267,11 @@ def test_rows_texts_and_data_frames_are_taken_as_files_are(folder: Path, trained
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "the given rows: there are none"),
-        ([{"text": "a"}, 3], "the given rows, row 2: found int; a row is {column: value}, or a text"),
-        ([{"text": "a"}, {"text": 3}], "the given rows: .*; a column holds values of one kind"),
+        ([], "the given rows are empty"),
+        ([{"text": "a"}, 3], "the given rows, row 2: found int; a row must be {column: value}, or a text"),
+        ([{"text": "a"}, {"text": 3}], "the given rows: .*; a column must hold values of one type"),
         ([{"text": "\ud800"}], "the given rows: .*surrogates"),
-        (["near.csv", "far.csv"], r'these are the names of files; name files as {"source": \[...\]}'),
+        (["near.csv", "far.csv"], r'these are names of files; give files as {"source": \[...\]}'),
     ],
 )
 def test_rows_that_cannot_be_taken_are_told(folder: Path, rows: list[Any], message: str) -> None:

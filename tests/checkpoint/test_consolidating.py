@@ -119,7 +119,7 @@ def test_a_missing_rank_and_foreign_code_are_refused(worlds: Worlds, tmp_path: P
     optimizer_file = sorted(step.glob("*_optim_states.pt"))[1]
     content = torch.load(optimizer_file, weights_only=False)
     optimizer_file.unlink()
-    with pytest.raises(RequestError, match="found 1 files of optimizer states where ZeRO stage 2 wrote 2"):
+    with pytest.raises(RequestError, match="found 1 files of optimizer states and ZeRO stage 2 wrote 2"):
         consolidate(tmp_path / "saved", tmp_path / "model", "fp32", None, None)
     for surprise, name in (
         (shutil.rmtree, r"shutil\.rmtree"),
@@ -212,14 +212,14 @@ def test_the_command_says_what_it_wrote_and_refuses_what_is_no_checkpoint(tmp_pa
     save({"weight": torch.ones(2, 3)}, checkpoint_id=tmp_path / "saved", no_dist=True)
     said = adaptrun("consolidate", "saved", "-o", "model", "--dtype", "bf16", cwd=tmp_path).stdout
     assert "model: 1 tensors in bf16, 0 MiB, read back and compared" in said
-    assert "no config.json with them" in said
+    assert "without config.json" in said
     adaptrun("consolidate", "saved", "-o", "like", "--like", str(tiny_model), cwd=tmp_path)
     assert json.loads((tmp_path / "like" / "config.json").read_text())["dtype"] == "float32"
     (tmp_path / "nothing").mkdir()
     for arguments, message in [
         (("nothing", "-o", "x"), "nothing is neither a run, nor a checkpoint of one, nor a folder that DeepSpeed or"),
         (("absent", "-o", "x"), "there is no folder absent"),
-        (("saved", "-o", "model"), "model is there already"),
+        (("saved", "-o", "model"), "model exists already"),
         (("saved", "-o", "x", "--like", "nothing"), "nothing holds no config.json"),
     ]:
         assert message in adaptrun("consolidate", *arguments, cwd=tmp_path, code=2).stderr

@@ -120,8 +120,8 @@ def test_consolidating_a_run_passes_over_a_damaged_checkpoint_and_says_so(tmp_pa
     said: list[str] = []
     consolidate(tmp_path, tmp_path / "model", "fp32", None, None, said.append)
     assert said == [
-        "skipped step-00000002, which is damaged: __0_0.distcp does not hold what was written "
-        "(its hash differs); step-00000001 is taken"
+        "skipped step-00000002, which is damaged: __0_0.distcp has changed since it was written "
+        "(its hash differs); using step-00000001"
     ]
     found = load_file(tmp_path / "model" / "model.safetensors")["layer.weight"]
     assert found.tolist() == a_state(1)["model"]["layer.weight"].tolist()

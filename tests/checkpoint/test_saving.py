@@ -158,7 +158,7 @@ def test_a_disk_without_room_is_told_before_writing(tmp_path: Path, monkeypatch:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, a_state(), {"step": 1}, best_step=None)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match=r"step-00000002.* takes 0 MiB, and .* has 0 MiB free; make room"):
+    with pytest.raises(CheckpointError, match=r"step-00000002.* needs 0 MiB, and .* has 0 MiB free; free some space"):
         checkpoints.save(2, a_state(), {"step": 2}, best_step=None)
     assert [step_of(path) for path in complete_checkpoints(tmp_path)] == [1]
 
@@ -258,7 +258,7 @@ def test_a_disk_that_fills_up_costs_one_save(small_disk: Path) -> None:
     for step in (1, 2):
         checkpoints.save(step, a_large_state(), {"step": step}, best_step=None)
     (small_disk / "somebody's").write_bytes(bytes(250_000))
-    with pytest.raises(CheckpointError, match=r"step-00000003\.partial-1 could not be written: it takes 0 MiB, and"):
+    with pytest.raises(CheckpointError, match=r"step-00000003\.partial-1 could not be written: it needs 0 MiB, and"):
         checkpoints.save(3, a_large_state(), {"step": 3}, best_step=None)
     assert complete_checkpoints(small_disk) == [checkpoints.at(1), checkpoints.at(2)]
     assert_equal(read_state(checkpoints.at(2), a_large_state()), a_large_state())
@@ -270,9 +270,7 @@ def test_a_disk_that_fills_up_meanwhile_costs_one_save(small_disk: Path, monkeyp
     for step in (1, 2):
         checkpoints.save(step, a_large_state(), {"step": step}, best_step=None)
     (small_disk / "somebody's").write_bytes(bytes(300_000))
-    with pytest.raises(
-        CheckpointError, match=r"could not be written: .* \(0 MiB are free there\); earlier checkpoints"
-    ):
+    with pytest.raises(CheckpointError, match=r"could not be written: .* \(0 MiB are free\); earlier checkpoints"):
         checkpoints.save(3, a_large_state(), {"step": 3}, best_step=None)
     assert sorted(path.name for path in small_disk.iterdir()) == ["somebody's", "step-00000001", "step-00000002"]
     assert_equal(read_state(checkpoints.at(2), a_large_state()), a_large_state())

@@ -48,7 +48,7 @@ def test_a_line_of_the_driver_is_read() -> None:
     [
         (FIT, []),
         (replace(FIT, uncorrected=2), ["GPU 3 has 2 uncorrected ECC errors"]),
-        (replace(FIT, used=20000), ["20000 of 81559 MiB of GPU 3 are taken by something else"]),
+        (replace(FIT, used=20000), ["20000 of 81559 MiB of GPU 3 are used by other processes"]),
     ],
 )
 def test_errors_and_memory_that_is_taken_speak_against_a_gpu(gpu: GpuState, faults: list[str]) -> None:
@@ -71,11 +71,11 @@ def test_a_node_names_all_that_speaks_against_it(plan: Plan, driver: Path, monke
     monkeypatch.setattr(node_health, "MEGABYTES_FREE", 10**9)
     room, count, errors, memory = faults_of_this_node(plan)
     assert "MiB free" in room
-    assert count == "it shows 1 GPUs, and 2 are needed"
+    assert count == "it has 1 GPUs, and 2 are needed"
     assert errors == "GPU 2 has 1 uncorrected ECC errors"
-    assert memory == "60000 of 81559 MiB of GPU 2 are taken by something else"
+    assert memory == "60000 of 81559 MiB of GPU 2 are used by other processes"
 
 
 def test_without_a_driver_the_gpus_are_missing(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert faults_of_this_node(plan) == ["it shows 0 GPUs, and 2 are needed"]
+    assert faults_of_this_node(plan) == ["it has 0 GPUs, and 2 are needed"]

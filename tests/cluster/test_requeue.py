@@ -109,13 +109,13 @@ def test_ranks_that_never_start_again_are_not_waited_for_for_ever(
     kill_rank_1(folder)
     assert decide(folder, requeues=0, max_requeues=20) == AGAIN
     assert decide(folder, requeues=0, max_requeues=20) == ExitCode.FAILED
-    assert "2 starts in a row saved no step" in capsys.readouterr().out
+    assert "2 attempts in a row without a checkpoint" in capsys.readouterr().out
 
 
 def test_nodes_that_end_without_a_word_were_lost(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     save(folder, 5)
     assert decide(folder, requeues=0, max_requeues=20) == ExitCode.STOPPED
-    assert "requeued: the nodes ended without reporting anything" in capsys.readouterr().out
+    assert "requeued: the nodes ended without reporting a failure" in capsys.readouterr().out
 
 
 def test_what_a_nodes_launcher_was_refused_ends_the_job(folder: RunFolder) -> None:

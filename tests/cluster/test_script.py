@@ -259,7 +259,7 @@ def test_values_of_more_than_one_line_are_refused(profile: dict[str, object], en
 
 @pytest.mark.parametrize("path", ["/runs/a\nrm -rf b", "/runs/a\\b"])
 def test_a_run_folder_that_no_script_can_name_is_refused(path: str) -> None:
-    with pytest.raises(RequestError, match="no batch script can"):
+    with pytest.raises(RequestError, match="a batch script cannot"):
         render_script("x", [Path(path)], Profile())
 
 
@@ -267,7 +267,7 @@ def test_a_run_folder_that_no_script_can_name_is_refused(path: str) -> None:
     ("text", "message"),
     [
         ("gpus_per_node: 2", "gpu_memory is missing"),
-        ("{conda: a, venv: b}", "conda and venv both say"),
+        ("{conda: a, venv: b}", "conda and venv both set"),
         ("{time: '5', signal_seconds: 300}", "is not less than the time limit"),
         ("time: 1:2:3:4", "a time limit as SLURM writes it"),
         ("memory: much", "memory"),
@@ -301,7 +301,7 @@ def test_memory_is_taken_as_sbatch_takes_it(said: object, written: str, tmp_path
 
 def test_without_slurm_submit_says_where_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
-    with pytest.raises(RequestError, match="there is no sbatch here: SLURM is not installed"):
+    with pytest.raises(RequestError, match="sbatch is not found: SLURM is not installed"):
         scheduler.submit(tmp_path / "job.sbatch")
 
 

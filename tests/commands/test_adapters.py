@@ -91,7 +91,7 @@ def test_predict_and_a_further_fine_tune_take_adapters(adapted: Adapted) -> None
     twice = adaptrun(
         "check", "job.yaml", *further, "--set", "adapt={adapters: {kind: lora}}", cwd=adapted.folder, code=2
     ).stderr
-    assert "no other program reads adapters of adapters" in twice
+    assert "adapters of adapters are not supported" in twice
     assert "fix: merge them first: adaptrun consolidate runs/plain -o FOLDER" in twice
 
 
@@ -126,4 +126,4 @@ def test_an_adapter_folder_without_our_card_is_taken(adapted: Adapted, tmp_path:
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"query": 3}}))
     refused = adaptrun("evaluate", folder, "--data", "near.csv", cwd=adapted.folder, code=2).stderr
-    assert "are not plain LoRA or DoRA (alpha_pattern); let peft merge them" in refused
+    assert "adapters of an unsupported kind (alpha_pattern); merge them with peft" in refused

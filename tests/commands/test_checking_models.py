@@ -59,7 +59,7 @@ def test_of_an_array_each_job_is_asked_about(folder: Path) -> None:
 def test_what_cannot_be_looked_at_is_left_to_the_run(folder: Path) -> None:
     own = ("--set", "task=own.py:Own", "--set", "adapt={method: finetune, layer_decay: 0.9}")
     said = adaptrun("plan", "job.yaml", *own, "--set", "validation.metric=loss", cwd=folder)
-    assert "the model could not be looked at before the run, which will do so: ValueError: not today" in said.stderr
+    assert "the model could not be checked here, the run will check it: ValueError: not today" in said.stderr
     assert "torchrun --standalone --nproc-per-node 2" in said.stdout
 
 
@@ -83,5 +83,5 @@ def test_a_request_to_stop_speaks_of_no_run(folder: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(requests, "run_ranks", stopped)
     job = load_job(folder / "job.yaml", ["adapt={adapters: {kind: lora}}"])
-    with pytest.raises(Stopped, match="stopped; nothing was made or queued"):
+    with pytest.raises(Stopped, match="stopped; nothing was created or queued"):
         check.check_models([("", job, make_plan(job, folder / "job.yaml"))])

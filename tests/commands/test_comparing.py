@@ -105,8 +105,8 @@ def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(trained: Trained, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}"], "one run has nothing to be compared with"),
-        (["{run}", "nowhere"], "nowhere is no run's folder: name one of runs/"),
+        (["{run}"], "name two or more runs to compare"),
+        (["{run}", "nowhere"], "nowhere is no run's folder; name one in runs/"),
         (["{run}/model", "{run}"], "is no run's folder"),
     ],
 )

@@ -41,7 +41,7 @@ def test_this_machine_is_looked_at_with_ranks_that_talk(scheduler: Path, tmp_pat
     here.mkdir()
     found = {finding["name"]: finding for finding in json.loads(adaptrun("doctor", "--json", cwd=here).stdout)}
     assert found["ranks"]["state"] in ("good", "warning")
-    assert "2 ranks meet over" in found["ranks"]["found"]
+    assert "2 ranks connect over" in found["ranks"]["found"]
     assert found["DeepSpeed"]["state"] == "good"
     for name in ("python", "torch", "transformers", "cores", "file system", "disk here", "SLURM"):
         assert found[name]["state"] == "good"
@@ -53,7 +53,7 @@ def test_an_end_before_its_time_is_no_finding(scheduler: Path, tmp_path: Path) -
     wait_until(lambda: len(psutil.Process(doing.pid).children()) == 2, doing)  # the ranks
     doing.send_signal(signal.SIGINT)
     assert doing.wait(60) == ExitCode.STOPPED
-    assert "stopped while ranks were tried; nothing of it is kept" in (tmp_path / "stderr").read_text()
+    assert "stopped while ranks were tested; nothing is kept" in (tmp_path / "stderr").read_text()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
@@ -61,7 +61,7 @@ def test_what_is_bad_comes_with_a_fix_and_exit_code_1(scheduler: Path) -> None:
     lines = adaptrun("doctor", cwd=Path("/proc"), code=1).stdout.splitlines()
     (bad,) = [number for number, line in enumerate(lines) if line.startswith("bad")]
     assert "file system" in lines[bad]
-    assert "fix: start where you may write" in lines[bad + 1]
+    assert "fix: start in a folder that you may write to" in lines[bad + 1]
 
 
 def test_an_old_and_an_absent_package_are_bad(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_little_room_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "GIBIBYTES_FREE", 10**6)
     found = by_name(doctor._room())
     assert {finding.state for finding in found.values()} == {"warning"}
-    assert "make room" in found["disk here"].fix
+    assert "free some space" in found["disk here"].fix
 
 
 @pytest.mark.parametrize(

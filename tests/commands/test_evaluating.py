@@ -83,7 +83,10 @@ def test_columns_and_the_encoding_can_be_named(trained: Trained, tmp_path: Path)
         (["evaluate", "minilm", "--data", "near.csv"], "no trained head for text-classification; fine-tune it first"),
         (["evaluate", "runs/small", "--data", "no.csv"], "there is no such file"),
         (["evaluate", "runs/small", "--data", "strange.csv"], "row 2: label 'other' does not occur"),
-        (["predict", "runs/small", "--data", "near.csv", "-o", "out.xls"], "ends in .csv, .jsonl, .parquet"),
+        (
+            ["predict", "runs/small", "--data", "near.csv", "-o", "out.xls"],
+            "predictions are written to .csv, .jsonl, .parquet",
+        ),
         (["predict", "runs/small", "--data", "near.csv", "-o", "no/out.csv"], "there is no folder"),
         (["predict", "runs/small", "--data", "blank.csv", "-o", "out.csv"], "row 2: the text is empty"),
     ],

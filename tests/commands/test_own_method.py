@@ -102,14 +102,14 @@ def test_it_is_stopped_while_it_looks_at_the_target_and_goes_on_as_if_it_had_not
 def test_what_is_no_method_is_refused(folder: Path) -> None:
     (folder / "means.py").write_text("class MeanMatching: ...\n")
     said = adaptrun("train", "job.yaml", *SMALL, "--set", "launch.processes=1", cwd=folder, code=2)
-    assert "is no method; derive it from launcher.methods.Method" in said.stderr
+    assert "is not a method; derive it from launcher.methods.Method" in said.stderr
 
 
 def test_a_name_that_the_interface_no_longer_has_is_refused_with_the_new_one(folder: Path) -> None:
     text = (folder / "means.py").read_text()
     (folder / "means.py").write_text(text.replace("def terms(", "def over_all(self, found): ...\n\n    def terms("))
     said = adaptrun("train", "job.yaml", *SMALL, "--set", "launch.processes=1", cwd=folder, code=2)
-    assert "MeanMatching.over_all is called batch_loss now; rename it" in said.stderr
+    assert "MeanMatching.over_all is now called batch_loss; rename it" in said.stderr
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_was_stopped_under_another_engine(folder: Path) -> N
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("reward.py", "say which class of reward.py is the task"),
+        ("reward.py", "name the class of reward.py that is the task"),
         ("reward.py:Rewards", "defines no class 'Rewards'\n    fix: it has Preference, Reward"),
         ("rewards.py:Reward", "there is no"),
         ("reward", "there is no task 'reward'"),

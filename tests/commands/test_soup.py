@@ -52,7 +52,7 @@ def test_a_soup_is_a_model_folder_as_good_as_it_says(folder: Path) -> None:
     found = json.loads(adaptrun("evaluate", "mixed", "--data", "dev.csv", "--json", cwd=folder).stdout)
     assert found["metrics"]["loss"] == pytest.approx(kept[-1], rel=1e-5)
     again = adaptrun("soup", *runs, "-o", "mixed", cwd=folder, code=2)
-    assert "mixed is there already" in again.stderr
+    assert "mixed exists already" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_the_finder_prints_a_table_and_keeps_nothing(folder: Path) -> None:
 def test_a_metric_that_the_models_lack_is_refused() -> None:
     """A run's folder is data, and its job may have been written by hand."""
     assert metric_of({"loss": 0.5, "accuracy": 0.75}, "accuracy") == 0.75
-    with pytest.raises(RequestError, match=r"have no metric 'f1'.*one of loss, accuracy"):
+    with pytest.raises(RequestError, match=r"have no metric 'f1'.*they have loss, accuracy"):
         metric_of({"loss": 0.5, "accuracy": 0.75}, "f1")

@@ -28,11 +28,11 @@ def test_a_run_is_watched_and_stopped_from_another_terminal(tmp_path: Path, tiny
     assert status["step"] >= 1
     assert status["seconds_left"] > 0
     assert status["job"] is None
-    assert "is saving and stops" in adaptrun("cancel", run, cwd=tmp_path).stdout
+    assert "saves a checkpoint and stops" in adaptrun("cancel", run, cwd=tmp_path).stdout
     assert launcher.wait(60) == 75
     said = adaptrun("status", "runs/small", cwd=tmp_path).stdout
     assert "state    stopped" in said, "the name alone is the latest start, though none is finished"
-    assert "of the time went into steps that count: " in said
+    assert "the share of the time that went into kept steps: " in said
     assert "stopped " in adaptrun("status", cwd=tmp_path).stdout
     assert "Loading weights" in adaptrun("logs", run, "--rank", 1, cwd=tmp_path).stdout
     assert "the logs of ranks are: rank-0.log" in adaptrun("logs", run, "--rank", 9, cwd=tmp_path, code=2).stderr
@@ -47,7 +47,7 @@ def test_a_signal_to_one_rank_alone_stops_all(tmp_path: Path, tiny_model: Path) 
     ranks[1].send_signal(signal.SIGTERM)
     assert launcher.wait(60) == 75
     assert_gone(ranks)
-    assert "everything is saved, and the same command resumes from there" in (tmp_path / "stderr").read_text()
+    assert "a checkpoint is saved, and the same command resumes from there" in (tmp_path / "stderr").read_text()
 
 
 def test_what_a_job_prints_after_its_run_is_done_is_followed_too(

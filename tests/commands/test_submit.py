@@ -70,14 +70,14 @@ def test_what_is_no_list_is_told_with_an_example(text: str) -> None:
 
 
 def test_a_list_named_twice_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"--each train.seed is there twice"):
+    with pytest.raises(RequestError, match=r"--each train.seed is given twice"):
         variants(["train.seed=[1]", "train.seed=[2]"])
 
 
 @pytest.mark.parametrize(
     ("sets", "profile", "refusal"),
     [
-        (["train.global_batch_size=3"], GPUS, r"train.global_batch_size: 3 samples a step leave some of 4 ranks"),
+        (["train.global_batch_size=3"], GPUS, r"train.global_batch_size: 3 samples per step are too few for 4 ranks"),
         (["engine.name=single"], GPUS, "engine.name"),
         ([], GPUS | {"processes_per_node": 4}, "4 ranks need a GPU each, and the profile's nodes have 2"),
         (["launch.device=cuda"], {"nodes": 2}, "launch.device"),
@@ -114,7 +114,7 @@ def test_a_time_limit_holds_several_saves_as_long_as_the_slowest(
     if allowed:
         check_time(run, profile)
     else:
-        with pytest.raises(RequestError, match=r"took 100 s: .* leave no room for it; raise them"):
+        with pytest.raises(RequestError, match=r"took 100 s: .* are too short for it; raise them"):
             check_time(run, profile)
 
 

@@ -39,7 +39,7 @@ def test_a_language_model_answers_and_is_evaluated(tmp_path: Path) -> None:
     assert header == "row,response"
     assert [line.split(",")[0] for line in lines] == [str(n) for n in range(1, 10)]
     said = adaptrun(*command[:-4], "--column", "prompt", "-o", "out.csv", cwd=tmp_path, code=2).stderr
-    assert "--column prompt: not of the form ROLE=NAME" in said
+    assert "--column prompt: expected ROLE=NAME" in said
 
 
 def test_words_and_images_are_predicted(tmp_path: Path) -> None:

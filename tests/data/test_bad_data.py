@@ -17,7 +17,7 @@ COLUMNS = {"text": "text", "label": "label"}
 
 BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "empty csv": ("a.csv", b"", ["a.csv: the file is empty"]),
-    "header alone": ("a.csv", b"text,label\n", ["there is a header and no row"]),
+    "header alone": ("a.csv", b"text,label\n", ["there is a header and no rows"]),
     "blank lines alone": ("a.csv", b"\n\n\n", ["the file is empty"]),
     "missing column": ("a.csv", b"txt,label\na,b\n", ["no column 'text' among 'txt', 'label'", "did you mean 'txt'?"]),
     "nothing like it": ("a.csv", b"q,label\na,b\n", ["no column 'text' among 'q', 'label'", "name the column"]),
@@ -30,9 +30,9 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "preferences": (
         "a.jsonl",
         b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n',
-        ["no task here learns from pairs", "task: causal-lm", "prompt: prompt, response: chosen"],
+        ["no task learns from pairs", "task: causal-lm", "prompt: prompt, response: chosen"],
     ),
-    "duplicate column": ("a.csv", b"text,label,text\na,b,c\n", ["'text' is there 2 times", "rename all but one"]),
+    "duplicate column": ("a.csv", b"text,label,text\na,b,c\n", ["the file has 2 columns 'text'", "rename all but one"]),
     "too few fields": ("a.csv", b"text,label\na,b\nc\n", ["row 2: 1 fields where the header has 2", "quote fields"]),
     "too many fields": ("a.csv", b"text,label\na,b,c\n", ["row 1: 3 fields where the header has 2"]),
     "open quote": ("a.csv", b'text,label\n"a,b\n', ["row 1: not a valid csv row"]),
@@ -140,13 +140,13 @@ def test_a_mark_of_another_encoding_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"byte 0xff at offset 0 is not utf-8; .* \(`encoding: utf-16`, say\)"):
         list(read_rows(Source(source=str(tmp_path / "a.csv")), COLUMNS))
     (tmp_path / "a.csv").write_bytes(b"text,label\na,b\n")
-    with pytest.raises(DataError, match="the file is not utf-16; save the file as UTF-8, or say which encoding it has"):
+    with pytest.raises(DataError, match="the file is not utf-16; save the file as UTF-8, or set its encoding"):
         list(read_rows(Source(source=str(tmp_path / "a.csv"), encoding="utf-16"), COLUMNS))
 
 
 def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "b", "text": "c"}\n')
-    with pytest.raises(DataError, match="row 1: the key 'text' is there 2 times; remove all but one"):
+    with pytest.raises(DataError, match="row 1: the key 'text' is given 2 times; remove all but one"):
         list(read_rows(Source(source=str(tmp_path / "a.jsonl")), COLUMNS))
 
 

@@ -64,7 +64,7 @@ def test_links_are_followed_and_a_circle_is_refused(tmp_path: Path) -> None:
     (elsewhere / "b.png").write_bytes(b"other")
     assert prepared_folder(tmp_path, Source(source=str(folder)), {}, IMAGES) != before
     (folder / "cat" / "all").symlink_to(folder)
-    with pytest.raises(DataError, match=r"cat/all: the folder is a link to .*data, in which it lies; remove the link"):
+    with pytest.raises(DataError, match=r"cat/all: the folder is a link to .*data, which contains it; remove the link"):
         read(folder, IMAGES)
 
 
@@ -75,7 +75,7 @@ def test_hidden_files_are_left_out_and_others_are_named(tmp_path: Path) -> None:
     filled(folder, "LICENSE", "cat/notes.txt", "classes.csv", "dog/x.json")
     assert len(read(folder, IMAGES)) == 2
     (line,) = files_left_out(Source(source=(str(folder), str(filled(tmp_path / "a", "x.csv") / "x.csv"))))
-    assert line.startswith(f"{folder}: 5 files (LICENSE, a/x.csv, cat/notes.txt and 2 more) left out")
+    assert line.startswith(f"{folder}: 5 files (LICENSE, a/x.csv, cat/notes.txt and 2 more) skipped")
 
 
 REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
@@ -84,10 +84,10 @@ REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
     "a class of m4a": (["a/1.m4a"], SOUNDS, "cannot be read as audio; convert them .ffmpeg -i FILE FILE.flac"),
     "sounds among images": (["cat/a.png", "cat/b.wav"], IMAGES, r"1 file \(cat/b.wav\) cannot be read as image"),
     "images for sounds": (["cat/a.png"], SOUNDS, r"1 file \(cat/a.png\) cannot be read as audio"),
-    "no class": (["a.png", "cat/b.png"], IMAGES, r"1 file \(a.png\) are in no class folder; move each"),
-    "a list": (["a.png", "metadata.csv"], IMAGES, r"are in no class folder; name the list .*/metadata.csv"),
+    "no class": (["a.png", "cat/b.png"], IMAGES, r"1 file \(a.png\) are not in a class folder; move each"),
+    "a list": (["a.png", "metadata.csv"], IMAGES, r"are not in a class folder; name their list .*/metadata.csv"),
     "splits": (["train/cat/a.png", "test/cat/b.png"], IMAGES, "its folders are splits, not classes; name one of them"),
-    "an empty class": (["cat/a.png", "dog/.keep", "cow/x.txt"], IMAGES, r"2 folders have no .*\('cow', 'dog'\); fill"),
+    "an empty class": (["cat/a.png", "dog/.keep", "cow/x.txt"], IMAGES, r"2 folders .*\('cow', 'dog'\); add files"),
 }  # fmt: skip
 
 
@@ -113,5 +113,5 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(filled(tmp_path, "cat/a.png", "dog/b.png") / "dog" / "c.png")
     rows = list(read_rows(Source(source=str(tmp_path)), IMAGES))
-    with pytest.raises(DataError, match=r"row 3: the image .*c.png cannot be read: it is no plain file"):
+    with pytest.raises(DataError, match=r"row 3: the image .*c.png cannot be read: it is not a regular file"):
         content_of(rows[2], "image")

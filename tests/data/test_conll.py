@@ -83,7 +83,7 @@ def test_a_file_may_name_columns_of_its_own(tmp_path: Path) -> None:
         (("2\ta\ta\tADP", "2\ta\tADP"), "row 1: line 6 has 9 columns where CoNLL-U has 10, separated by tabs"),
         (("\t", " "), "row 1: line 4 has 1 columns where CoNLL-U has 10, separated by tabs"),
         (("2\ta\ta", "two\ta\ta"), "row 1: line 6 begins with 'two', which is neither a word number nor a range"),
-        (("\tSYM", "\t_"), "row 2: the word '#' has no upos; name a column that is filled in .id, form, lemma"),
+        (("\tSYM", "\t_"), "row 2: the word '#' has no upos; name another column .id, form, lemma"),
     ],
 )
 def test_a_bad_universal_file_is_told(change: tuple[str, str], said: str, tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_columns_without_names_are_named_by_their_place(tmp_path: Path) -> None:
     file = written(tmp_path / "a.conll", "1 Anna NNP B-PER\n2 sleeps VBZ O\n")
     assert read(file, words="2", label="3") == [(["Anna", "sleeps"], ["NNP", "VBZ"])]
     with pytest.raises(
-        DataError, match=r"have no names, and so there is no 'pos'; name one by its place \(`label: 2`\)"
+        DataError, match=r"have no names, so there is no 'pos'; give the number of the column \(`label: 2`\)"
     ):
         read(file, label="pos")
-    with pytest.raises(DataError, match=r"row 1: line 1, .* has 4 columns, and column 5 is asked for"):
+    with pytest.raises(DataError, match=r"row 1: line 1, .* has 4 columns, and column 5 is requested"):
         read(file, label="5")
 
 

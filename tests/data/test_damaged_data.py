@@ -71,7 +71,7 @@ def test_any_damage_to_any_file_is_told_once_and_mended(
     assert samples(found) == wanted
     assert found.fingerprints.tolist() == fingerprints
     (told,) = said
-    assert told.startswith(f"the prepared data in {found.folder} are damaged, and are made again: ")
+    assert told.startswith(f"the prepared data in {found.folder} are damaged, and are prepared again: ")
     assert file == HASHES or f": {file} " in told
     assert fault_of_folder(found.folder) is None
     prepare(tiny_model, folder, said)
@@ -86,7 +86,7 @@ def test_damaged_labels_are_looked_up_again(damage: str, kept: Path, tiny_model:
     said: list[str] = []
     assert prepare(tiny_model, folder, said).facts.labels == ("class-0", "class-1")
     assert len(said) == (0 if damage == "delete" else 1)
-    assert all(f"the labels kept in {labels} are damaged" in told for told in said)
+    assert all(f"the labels in {labels} are damaged" in told for told in said)
 
 
 def test_data_of_an_earlier_version_without_hashes_are_made_again(kept: Path, tiny_model: Path, tmp_path: Path) -> None:

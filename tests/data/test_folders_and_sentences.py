@@ -30,7 +30,7 @@ def test_files_come_in_order_with_their_class(folder: Path) -> None:
 def test_without_labels_files_may_lie_in_the_folder_itself(folder: Path) -> None:
     source = Source(source=str(folder / "cat"))
     assert len(list(read_rows(source, {"image": "image"}))) == 2
-    with pytest.raises(DataError, match=r"2 files \(a\.jpeg, b\.PNG\) are in no class folder"):
+    with pytest.raises(DataError, match=r"2 files \(a\.jpeg, b\.PNG\) are not in a class folder"):
         list(read_rows(source, {"image": "image", "label": "label"}))
 
 
@@ -53,7 +53,7 @@ def test_sentences_are_lists_of_words_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "the file is empty; it needs a word a line"),
+        ("", "the file is empty; it needs one word per line"),
         ("Anna B-PER\n\nsleeps\n", "row 2: the word 'sleeps' has no label"),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_bad_conll_file_is_told(text: str, said: str, tmp_path: Path) -> None:
 
 def test_a_conll_file_has_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text(CONLL)
-    with pytest.raises(DataError, match="holds words and labels, and no column 'tweet'"):
+    with pytest.raises(DataError, match="holds words and labels, not a column 'tweet'"):
         list(read_rows(Source(source=str(tmp_path / "a.conll")), {"text": "tweet"}))
 
 

@@ -68,17 +68,17 @@ REFUSED: dict[str, tuple[Sequence[str], Sequence[str], Mapped, str]] = {
         ("LABEL_0", "LABEL_1"),
         ("neg", "pos"),
         "by-name",
-        r"several ways; say it: model.labels: {neg: LABEL_0",
+        r"more than one way to match them; set model.labels: {neg: LABEL_0",
     ),
     "numbers": (("NEGATIVE", "POSITIVE"), ("0", "1"), "by-name", r"'NEGATIVE', 'POSITIVE', the data have '0', '1'"),
     "numbers of the head": (
         ("0", "1"),
         ("neg", "pos"),
         "by-name",
-        "model.labels: new for a head that starts at random",
+        "model.labels: new for a new head",
     ),
-    "two of the head": (("Pos", "pos"), ("POS", "neg"), "by-name", "in case or white space alone; say which is which"),
-    "two of the data": (("pos", "neg"), ("POS", "Pos"), "by-name", "in case or white space alone; say which is which"),
+    "two of the head": (("Pos", "pos"), ("POS", "neg"), "by-name", "only in case or white space; map them"),
+    "two of the data": (("pos", "neg"), ("POS", "Pos"), "by-name", "only in case or white space; map them"),
     "one name twice": (
         ("pos", "pos"),
         ("pos", "neg"),
@@ -92,7 +92,7 @@ REFUSED: dict[str, tuple[Sequence[str], Sequence[str], Mapped, str]] = {
         "the pretrained head has no label 'negg'; did you mean 'neg'",
     ),
     "no such label": (("neg", "pos"), ("0", "1"), {"2": "neg"}, "the data has no label '2'"),
-    "one row twice": (("neg", "pos"), ("0", "1"), {"0": "neg", "1": "neg"}, "one row of the head to several labels"),
+    "one row twice": (("neg", "pos"), ("0", "1"), {"0": "neg", "1": "neg"}, "several labels to one row of the head"),
     "no head": ((), ("0", "1"), {"0": "neg"}, "the model has none for this task"),
 }
 
@@ -115,16 +115,16 @@ def test_what_was_matched_is_told() -> None:
         "labels matched with the pretrained head: 'contradiction' is the head's 'CONTRADICTION', 'neutral' is the "
         "head's 'NEUTRAL'"
     )
-    assert "kept 'contradiction', 'neutral'; new, starting at random: 'mixed'; dropped: 'ENTAILMENT'." in changed
+    assert "kept 'contradiction', 'neutral'; new, initialised at random: 'mixed'; dropped: 'ENTAILMENT'." in changed
     assert changed.endswith("To match labels that have other names: model.labels: {OURS: THE-HEAD'S}")
 
 
 def test_what_model_labels_says_already_is_not_advised_again() -> None:
     (new,) = decide_labels(("a", "b"), ("a", "c"), "new").notes()
-    assert new == "model.labels: new: the head starts at random; the pretrained head had 'a', 'b'"
+    assert new == "model.labels: new: the head is initialised at random; the pretrained head had 'a', 'b'"
     matched, changed = decide_labels(NLI, ("no", "entailment", "x"), {"no": "CONTRADICTION"}).notes()
     assert matched.endswith("'no' is the head's 'CONTRADICTION', 'entailment' is the head's 'ENTAILMENT'")
-    assert changed.endswith("new, starting at random: 'x'; dropped: 'NEUTRAL'")
+    assert changed.endswith("new, initialised at random: 'x'; dropped: 'NEUTRAL'")
 
 
 def test_a_head_of_another_kind_is_none() -> None:
@@ -166,13 +166,13 @@ def test_lists_of_0_and_1_of_one_length_are_vectors(labels: list[object], places
 @pytest.mark.parametrize(
     ("labels", "row", "message"),
     [
-        ([[0, 0, 1], [0, 1]], 2, "no vector of 3 numbers 0 and 1, as those of other rows"),
+        ([[0, 0, 1], [0, 1]], 2, "no vector of 3 numbers 0 and 1, unlike the labels of other rows"),
         ([[0, 1], [0, 0, 1]], 2, "no vector of 2 numbers"),
         ([[0, 0, 1], ["a"]], 2, "no vector of 3 numbers"),
         ([[0, 0, 1], [0, 2, 1]], 2, "no vector of 3 numbers"),
-        ([[0], [1]], None, "one label that is there or not, or two labels called 0 and 1"),
-        ([0, 1, 1], None, "label_format: vector, or label_format: names"),
-        (["1", "0"], None, "label_format: vector, or label_format: names"),
+        ([[0], [1]], None, "a vector of one label or two labels named 0 and 1"),
+        ([0, 1, 1], None, "label_format: vector or label_format: names"),
+        (["1", "0"], None, "label_format: vector or label_format: names"),
     ],
 )
 def test_what_is_neither_a_vector_nor_names_is_refused_with_its_row(
@@ -195,7 +195,7 @@ def test_the_training_sets_decide_how_the_labels_of_all_are_read(tmp_path: Path)
     assert places_of(both) == 2
     assert places_of(read_as(both, "names")) is None
     assert read_as(both.model_copy(update={"label_format": "vector"}), "names").label_format == "vector"
-    with pytest.raises(DataError, match=r"a names, b 2 places; make them alike, or say .* label_format"):
+    with pytest.raises(DataError, match=r"a names, b 2 places; make them alike, or set label_format"):
         common_places({"a": train, "b": both})
 
 
@@ -230,5 +230,5 @@ def test_several_labels_are_read_as_pandas_and_datasets_write_them(label: object
 
 @pytest.mark.parametrize("label", ["[a, b]", "[0 0 ... 0 1]", "['a', 'b'"[:-1] + "]"])
 def test_a_text_that_looks_like_a_list_and_is_none_is_refused(label: str) -> None:
-    with pytest.raises(DataError, match="looks like a list and cannot be read as one"):
+    with pytest.raises(DataError, match="looks like a list and cannot be parsed"):
         labels_of(rows_of([label])[0])

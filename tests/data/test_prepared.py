@@ -247,7 +247,7 @@ def test_vectors_of_0_and_1_are_learned_as_the_labels_of_their_places(tiny_model
     assert judged.facts.label_format == "names"
     with pytest.raises(DataError, match=r"row 1: the label \[1, 0\] is no vector of 3 numbers"):
         preparer.prepare(written("short.jsonl", [[1, 0], [1, 1]]), names)
-    with pytest.raises(DataError, match="the sets give their labels in several ways: a 3 places, b names"):
+    with pytest.raises(DataError, match="the sets have labels of different formats: a 3 places, b names"):
         preparer.prepare_training({"a": train, "b": written("b.jsonl", [["x"]])}, ())
 
 
@@ -272,5 +272,7 @@ def test_a_cache_that_cannot_be_made_is_refused(tiny_model: Path, tmp_path: Path
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     preparer = Preparer(TextClassification, tokenizer, "i", Train(), tmp_path / "t.csv" / "cache", lambda *_: None)
     for prepare in (lambda: preparer.prepare_training({"train": source}, ()), lambda: preparer.prepare(source, ("a",))):
-        with pytest.raises(RequestError, match=r"prepared data cannot be kept in .*: Not a directory; .*data\.cache"):
+        with pytest.raises(
+            RequestError, match=r"prepared data cannot be written to .*: Not a directory; " r".*data\.cache"
+        ):
             prepare()

@@ -148,7 +148,7 @@ def test_quotes_in_a_csv_file_quote_unless_it_is_said_that_they_do_not(tmp_path:
     assert [row.values["text"] for row in read_rows(Source(source=str(file)), COLUMNS)] == ["a, b"]
     file.write_text('text,label\n"Great,x\n')
     with pytest.raises(
-        DataError, match=r"row 1: not a valid csv row: .*; where quotes mean nothing .* `quoting: false`"
+        DataError, match=r"row 1: not a valid csv row: .*; if quotes are ordinary characters .* `quoting: false`"
     ):
         list(read_rows(Source(source=str(file)), COLUMNS))
     assert [row.values["text"] for row in read_rows(Source(source=str(file), quoting=False), COLUMNS)] == ['"Great']
@@ -158,7 +158,7 @@ def test_quotes_in_a_csv_file_quote_unless_it_is_said_that_they_do_not(tmp_path:
     ("text", "said"),
     [
         ('"text"\t"label"\n"a"\t"b"\n', "the column names are quoted, .*; set `quoting: true`"),
-        ('text\tlabel\n"a\nb"\tx\n', "row 1: 1 fields where the header has 2; where fields .* set `quoting: true`"),
+        ('text\tlabel\n"a\nb"\tx\n', "row 1: 1 fields where the header has 2; if fields .* set `quoting: true`"),
     ],
 )
 def test_a_tsv_file_that_is_quoted_after_all_is_told_so(text: str, said: str, tmp_path: Path) -> None:
@@ -204,13 +204,15 @@ HALVES = ['{"text": "a \\ud83d", "label": "b"}', '{"text": "a", "label": ["b", {
 @pytest.mark.parametrize("line", HALVES)
 def test_half_a_character_is_told_with_its_row(line: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude42", "label": "b", "more": "\\ud83d"}\n' + line + "\n")
-    with pytest.raises(DataError, match=r"row 2: the (text|label) holds half a character \(the lone surrogate .u[ds]"):
+    with pytest.raises(
+        DataError, match=r"row 2: the (text|label) contains half a character \(the lone " r"surrogate .u[ds]"
+    ):
         list(read_rows(Source(source=str(tmp_path / "a.jsonl")), COLUMNS))
 
 
 def test_half_a_character_in_a_csv_file_of_an_odd_encoding_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"text,label\na,b\nc\\ud83d,d\n")
-    with pytest.raises(DataError, match="row 2: the text holds half a character"):
+    with pytest.raises(DataError, match="row 2: the text contains half a character"):
         list(read_rows(Source(source=str(tmp_path / "a.csv"), encoding="raw_unicode_escape"), COLUMNS))
 
 

@@ -60,4 +60,4 @@ def test_a_start_that_died_is_idle_until_a_person_comes() -> None:
 
 def test_a_run_without_events_has_no_goodput() -> None:
     assert Goodput.of([]).goodput is None
-    assert "nothing" in str(Goodput.of([]))
+    assert "no work has been recorded" in str(Goodput.of([]))

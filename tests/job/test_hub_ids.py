@@ -29,7 +29,7 @@ def job(tmp_path: Path) -> Path:
 def test_check_names_what_has_to_come_from_the_hub(job: Path) -> None:
     assert taken_for_hub_ids(load_job(job)) == ["some/model", "their/set"]
     said = adaptrun("check", job, cwd=job.parent).stdout
-    assert "some/model: nothing of that name is here, so it is taken for an id of the Hugging Face hub" in said
+    assert "some/model: no such file or folder here, so it is read as an id of the Hugging Face hub" in said
     assert said.endswith("no problem found\n")
 
 

@@ -86,7 +86,7 @@ def test_a_starter_job_is_good_as_soon_as_its_data_are_there(
     assert "no problem found" in capsys.readouterr().out
     assert load_job(Path("job.yaml")).task == task
     assert say("init", "--task", task) == 2
-    assert "job.yaml exists and is left as it is" in capsys.readouterr().err
+    assert "job.yaml exists already and is not overwritten" in capsys.readouterr().err
     assert say("init", "--task", "poetry", "-o", "other.yaml") == 2
     assert "there is no task 'poetry'; the tasks are text-classification, text-regression" in capsys.readouterr().err
 

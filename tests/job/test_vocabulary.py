@@ -28,7 +28,7 @@ def test_a_tokenizer_without_any_special_token_is_refused(tmp_path: Path) -> Non
     pretrained = place(tmp_path, WORDS, {"vocab_size": 3})
     settings = tmp_path / "tokenizer_config.json"
     settings.write_text(json.dumps({"tokenizer_class": "TokenizersBackend", "unk_token": None}))
-    with pytest.raises(ModelError, match="has no special token, and shorter samples of a batch are padded with one"):
+    with pytest.raises(ModelError, match="has no special token to pad the shorter samples of a batch with"):
         check_vocabulary(pretrained)
     place(tmp_path, ADDED | {"added_tokens": [{"id": 2, "content": "c", "special": True}]}, {"vocab_size": 3})
     check_vocabulary(pretrained)
@@ -43,9 +43,9 @@ def test_a_tokenizer_without_any_special_token_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("tokenizer", "config", "found"),
     [
-        (WORDS, {"vocab_size": 2}, "number 2 ('c'), and the model has embeddings for 2"),
-        (PIECES, {"vocab_size": 2}, "number 2 ('c')"),
-        (ADDED, {"vocab_size": 3}, "number 3 ('extra'), and the model has embeddings for 3, the last of which is 2"),
+        (WORDS, {"vocab_size": 2}, "ids up to 2 ('c'), and the model has 2 embeddings"),
+        (PIECES, {"vocab_size": 2}, "ids up to 2 ('c')"),
+        (ADDED, {"vocab_size": 3}, "ids up to 3 ('extra'), and the model has 3 embeddings, with ids up to 2"),
         (ADDED, {"text_config": {"vocab_size": 3}}, "resize_token_embeddings"),
         (WORDS, {"vocab_size": 3}, None),
         (ADDED, {"vocab_size": 64}, None),

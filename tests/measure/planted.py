@@ -25,7 +25,7 @@ class Planted:
     duplicates: set[int] = field(default_factory=set)
     near: set[int] = field(default_factory=set)
     contradicting: set[int] = field(default_factory=set)
-    garbled: set[int] = field(default_factory=set)
+    mojibake: set[int] = field(default_factory=set)
     leaks: set[int] = field(default_factory=set)
     wrong: set[int] = field(default_factory=set)
 
@@ -41,7 +41,7 @@ def clean(samples: Iterable[Sample], count: int) -> list[Sample]:
 
 
 def plant(train: int, validation: int, seed: int = 0) -> Planted:
-    """Tweets with exact and near duplicates, contradictions, garbled texts, leaks and a tenth of wrong labels."""
+    """Tweets with exact and near duplicates, contradictions, mojibake, leaks and a tenth of wrong labels."""
     draw = random.Random(seed)
     samples = clean(tweets(), train + validation)
     made = Planted(samples[:train], samples[train:])
@@ -62,9 +62,9 @@ def plant(train: int, validation: int, seed: int = 0) -> Planted:
         text, label = made.train[number]
         add(text, OTHER[label], made.contradicting)
     for spoilt in ("it’s déjà vu, the café’s closed again", "so …naïve “again” and again"):
-        add(spoilt.encode().decode("cp1252", errors="replace"), "negative", made.garbled)
-    add("flight 12 is late\x07 again and nobody says why", "negative", made.garbled)
-    add("1234 5678 -- 99/99 :: 00 ** 17", "negative", made.garbled)
+        add(spoilt.encode().decode("cp1252", errors="replace"), "negative", made.mojibake)
+    add("flight 12 is late\x07 again and nobody says why", "negative", made.mojibake)
+    add("1234 5678 -- 99/99 :: 00 ** 17", "negative", made.mojibake)
     for number in islice(victims, 15):
         text, label = made.train[number]
         made.validation.append((text.title(), label))

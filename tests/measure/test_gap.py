@@ -139,7 +139,7 @@ def test_the_command_with_ranks_of_its_own(tmp_path: Path, tiny_model: Path) -> 
     assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 3
     said = adaptrun("gap", "job.yaml", "--no-features", cwd=tmp_path, code=1).stdout
     assert "leakage into held" in said
-    assert "not fit for training before that is mended" in said
+    assert "not fit for training until that is fixed" in said
     assert not list(tmp_path.glob("runs/*"))
     assert "data.target: finetune does not use" in adaptrun("check", "job.yaml", cwd=tmp_path, code=2).stderr
 
@@ -181,7 +181,7 @@ def with_noise(name: str, folder: Path, **options: Any) -> Report:
     [
         ("focal", ()),
         ("pairs", ()),
-        ("images", ("near duplicates, garbled texts",)),
+        ("images", ("near duplicates, mojibake",)),
         ("label sets", ("transferability, label errors",)),
         ("regression", ("label errors",)),
         ("tokens", ("transferability, label errors",)),

@@ -59,8 +59,8 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
         assert normalised(made.validation[here - 1][0]) == normalised(made.train[there - 1][0])
     last = {max(number for _, number, _ in one["places"]) for one in report["contradictions"]}
     assert precision_and_recall("contradictions", last, made.contradicting) == (1, 1)
-    spoilt = {one["number"] for one in report["garbled"] if one["set"] == "train"}
-    assert precision_and_recall("garbled", spoilt, made.garbled) == (1, 1)
+    spoilt = {one["number"] for one in report["mojibake"] if one["set"] == "train"}
+    assert precision_and_recall("mojibake", spoilt, made.mojibake) == (1, 1)
 
     exact = alike([text for text, _ in made.train])
     found = {

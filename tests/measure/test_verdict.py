@@ -43,7 +43,9 @@ def test_one_set_decides(change: float, half: float, decision: str) -> None:
 def test_few_samples_none_of_which_tells_the_two_apart_rule_nothing_out() -> None:
     found = decide([replace(against(0.0, 0.0), samples=60)], ACCURACY)
     assert found.decision == "inconclusive"
-    assert "the two agree on every sample, which does not rule out a difference of up to 5.0 points" in found.reason
+    assert (
+        "the two models agree on every sample, which does not rule out a difference of up to 5.0 points" in found.reason
+    )
 
 
 @pytest.mark.parametrize(("change", "half"), [(0.10, 0.04), (-0.10, 0.04), (-0.05, 0.06), (0.001, 0.002)])
@@ -104,7 +106,7 @@ def test_the_reason_is_in_plain_words() -> None:
 
 def test_a_narrow_gain_on_the_set_that_chose_the_checkpoint_is_told() -> None:
     narrow, wide = against(0.02, 0.015), against(0.1, 0.02)
-    assert "The set tweets chose the checkpoint too" in decide([narrow], ACCURACY, chose="tweets").reason
+    assert "The set tweets also selected the checkpoint" in decide([narrow], ACCURACY, chose="tweets").reason
     assert "checkpoint" not in decide([narrow], ACCURACY, chose="films").reason
     assert "checkpoint" not in decide([wide], ACCURACY, chose="tweets").reason
 

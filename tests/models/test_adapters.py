@@ -98,7 +98,7 @@ def test_decoders_and_transposed_layers_are_adapted(
             torch.testing.assert_close(part, whole.flatten()[count // 3 : count // 2], rtol=1e-5, atol=1e-6)
             torch.utils.swap_tensors(parameter, torch.nn.Parameter(whole))
     torch.testing.assert_close(logits_of(found.model.eval()), logits_of(trained), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ModelError, match=r"bring a head for 'a', 'b', and the data have other labels: 'c'; merge"):
+    with pytest.raises(ModelError, match=r"include a head for 'a', 'b', and the data have other labels: 'c'; merge"):
         load(tmp_path / "model", in_parts=in_parts, labels=("b", "c"))
     plain = logits_of(load(tmp_path / "base").model.eval())
     assert (logits_of(trained) - plain).abs().max() > 0.01
@@ -169,9 +169,15 @@ def of_peft(base: Path, folder: Path, **config: Any) -> dict[str, torch.Tensor]:
     return merged
 
 
-def test_adapters_of_several_ranks_are_added_as_peft_adds_them(tiny_model: Path, tmp_path: Path) -> None:
-    targets = {"target_modules": ["query", "value"], "rank_pattern": {"query": 2}}
-    expected = of_peft(tiny_model, tmp_path, **targets)
+@pytest.mark.parametrize(
+    "config",
+    [{"rank_pattern": {"query": 2}}, {"use_rslora": True, "use_dora": True}],
+    ids=["several ranks", "rank-stabilised with magnitudes"],
+)
+def test_adapters_that_peft_made_are_added_as_peft_adds_them(
+    config: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    expected = of_peft(tiny_model, tmp_path, target_modules=["query", "value"], **config)
     found = load(tmp_path).model.state_dict()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
@@ -185,7 +191,7 @@ def test_adapters_of_another_kind_are_refused(
     config: dict[str, Any], said: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     of_peft(tiny_model, tmp_path, target_modules=["query"], **config)
-    with pytest.raises(ModelError, match=rf"are not plain LoRA or DoRA \({said}\); let peft merge them"):
+    with pytest.raises(ModelError, match=rf"adapters of an unsupported kind \({said}\); merge them with peft"):
         load(tmp_path)
 
 
@@ -194,7 +200,7 @@ def test_adapters_that_peft_alone_knows_are_refused(tiny_model: Path, tmp_path: 
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     tensors = {"base_model.model.bert.encoder.layer.0.attention.self.query.ia3_l": torch.ones(32, 1)}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match=r"are not plain LoRA or DoRA \(peft_type IA3\); let peft merge them"):
+    with pytest.raises(ModelError, match=r"adapters of an unsupported kind \(peft_type IA3\); merge them with peft"):
         load(tmp_path)
 
 
@@ -204,7 +210,7 @@ def test_adapters_of_another_model_are_refused(tiny_model: Path, tmp_path: Path)
     query = "base_model.model.bert.encoder.layer.0.attention.self.query"
     for name, inputs, message in (
         ("base_model.model.bert.nothing", 32, r"holds adapters for bert\.nothing\.weight, which Bert.* does not have"),
-        (query, 31, "of another size than the base's"),
+        (query, 31, "of another shape than the base's"),
     ):
         tensors = {f"{name}.lora_A.weight": torch.ones(2, inputs), f"{name}.lora_B.weight": torch.ones(32, 2)}
         save_file(tensors, tmp_path / "adapter_model.safetensors")
@@ -214,5 +220,5 @@ def test_adapters_of_another_model_are_refused(tiny_model: Path, tmp_path: Path)
     with pytest.raises(ModelError, match=r"the adapters in .* cannot be read"):
         load(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="names no base that the adapters belong to"):
+    with pytest.raises(ModelError, match="names no base model for the adapters"):
         find_pretrained(Model(pretrained=str(tmp_path)))

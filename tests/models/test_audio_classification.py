@@ -61,10 +61,10 @@ def test_features_are_those_of_the_extractor_over_one_length_for_all(task: Audio
 
 TONE = np.sin(np.arange(400) / 5)
 BAD: dict[str, tuple[Any, str]] = {
-    "no wav": (b"ID3 an mp3", "cannot be read: .* convert it: ffmpeg"),
+    "not a wav": (b"ID3 an mp3", "cannot be read: .* convert it: ffmpeg"),
     "cut in the header": (wav(TONE)[:20], "is truncated"),
     "truncated": (wav(TONE)[:500], "is truncated; replace or remove it"),
-    "another rate": (wav(TONE, rate=44100), "has 44100 samples a second, and the model takes 1600"),
+    "another rate": (wav(TONE, rate=44100), "has a sampling rate of 44100 Hz, and the model needs 1600 Hz"),
     "empty": ("", "the audio is empty"),
     "missing": ("nowhere.wav", "there is no audio .*nowhere.wav"),
     "a folder": (".", "cannot be read: .*directory.*; correct the path"),

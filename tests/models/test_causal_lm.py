@@ -139,7 +139,7 @@ def test_a_model_that_reads_a_row_as_one_text_is_not_packed(kind: str, device: s
     config = AutoConfig.for_model(kind, vocab_size=200, **ONE_TEXT[kind])
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(ModelError, match=f"(?i){kind}ForCausalLM would see one sample in another"):
+    with pytest.raises(ModelError, match=f"(?i){kind}ForCausalLM would attend from one packed sample to another"):
         task_of(folder, packing=True).build(model)
 
 
@@ -189,7 +189,10 @@ def turn(role: str, content: Any = WORDS[0]) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no assistant": ({"messages": [turn("user")]}, "no turn of the role assistant .it has user.* rename the role"),
+    "no assistant": (
+        {"messages": [turn("user")]},
+        "no turn of the role assistant .its roles are user.* rename the role",
+    ),
     "not a chat": ({"messages": "hello"}, "the messages is 'hello', not a list"),
     "an empty chat": ({"messages": []}, "not a list"),
     "no content": ({"messages": [turn("user"), {"role": "assistant"}]}, "message 2 is .*not {role: …, content: …}"),
@@ -198,11 +201,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a response that is no text": ({"prompt": WORDS[0], "response": 3}, "the response is 3, not text"),
     "a prompt beyond the length": (
         {"prompt": " ".join(WORDS[:40]), "response": WORDS[0]},
-        "begins after 40 tokens, beyond the 32 of train.max_length; raise it",
+        "begins after 40 tokens, beyond train.max_length: 32; raise",
     ),
     "a chat beyond the length": (
         {"messages": [turn("user", " ".join(WORDS[:40])), turn("assistant")]},
-        "beyond the 32 of train.max_length",
+        "beyond train.max_length: 32",
     ),
 }
 
@@ -214,27 +217,27 @@ def test_a_bad_row_is_told_with_its_place(values: dict[str, Any], said: str, fol
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="the prompt has 40 tokens, and the model takes 32 with its answer"):
+    with pytest.raises(DataError, match="the prompt has 40 tokens, and prompt and answer together may have 32"):
         task_of(folder).prepare([row(prompt=" ".join(WORDS[:40]))], labelled=False)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(folder: Path) -> None:
     task = task_of(folder)
     task.processor.chat_template = None
-    with pytest.raises(ModelError, match="no chat template; name columns prompt and response"):
+    with pytest.raises(ModelError, match="no chat template; use the columns prompt and response"):
         task.prepare([row(messages=[turn("user"), turn("assistant")])], labelled=True)
 
 
 def test_a_tokenizer_that_does_not_tell_places_is_refused_for_chats(folder: Path) -> None:
     task = CausalLM(ByT5Tokenizer(chat_template="{{ messages }}"), (), Train(max_length=32))
-    with pytest.raises(ModelError, match="which token is of which turn; use a fast one"):
+    with pytest.raises(ModelError, match="the positions of tokens in the text; use a fast tokenizer"):
         task.prepare([row(messages=[turn("user"), turn("assistant")])], labelled=True)
 
 
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{{ raise_exception('only two turns') }}", "refuses the chat: only two turns"),
+        ("{{ raise_exception('only two turns') }}", "rejects the chat: only two turns"),
         ("{{ messages | length }} {% for m in messages %}{{ m.content }} {% endfor %}", "writes message 2 differently"),
     ],
 )

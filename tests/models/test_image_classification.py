@@ -118,7 +118,7 @@ def test_batch_normalisation_keeps_the_models_own_statistics(folder: Path) -> No
 
 BAD: dict[str, tuple[Any, str]] = {
     "truncated": (png(picture())[:300], "the image is broken: .*truncated.*replace or remove it"),
-    "no image": (b"GIF? not at all", "the image is of no known kind; convert it to png or jpeg"),
+    "no image": (b"GIF? not at all", "the image is not of a supported format; convert it to png or jpeg"),
     "empty": (b"", "the image is empty"),
     "missing": (None, "the image is empty"),
     "no such file": ("nowhere.png", "there is no image .*nowhere.png; correct the path"),
@@ -137,5 +137,5 @@ def test_a_bad_image_is_told_with_its_place(image: Any, said: str, folder: Path,
 def test_a_processor_that_leaves_images_of_two_sizes_is_refused(folder: Path) -> None:
     task = task_of(folder)
     task.processor.do_resize = False
-    with pytest.raises(ModelError, match=r"gives images of .* set both its `size` and `crop_size`"):
+    with pytest.raises(ModelError, match=r"makes images of different sizes .* set both its `size` and `crop_size`"):
         examples(task, [png(picture(0, 9, 9)), png(picture(1, 12, 9))])

@@ -41,8 +41,8 @@ def test_labels_are_a_list_or_a_text_with_separators_and_may_be_none(tiny_model:
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        (None, "several labels are a list, or a text with ',' between them, empty for none"),
-        (0.5, "several labels are a list"),
+        (None, "give several labels as a list, or as a text with ',' between them, empty for none"),
+        (0.5, "give several labels as a list"),
         (["x", None], "the label is empty"),
         (["q"], "label 'q' does not occur in the training data"),
     ],

@@ -79,4 +79,4 @@ def test_a_mark_that_can_be_read_in_no_other_way_is_refused_with_its_row(style: 
     rows = [row(text=WORDS[0]), row(text=f"{WORDS[0]} {mark} {WORDS[1]}")]
     with pytest.raises(DataError) as caught:
         task.prepare(rows, labelled=False)
-    assert str(caught.value).startswith(f"f.csv, row 8: the text holds {mark}, ")
+    assert str(caught.value).startswith(f"f.csv, row 8: the text contains {mark}, ")

@@ -85,8 +85,8 @@ def test_masks_are_filled_as_transformers_fills_them(folder: Path) -> None:
     ("text", "labelled", "said"),
     [
         ("", True, "row 1: the text is empty"),
-        ("???", True, "row 1: the text has no token that could be hidden"),
-        (WORDS[0], False, r"row 1: the text has no \[MASK\], and so nothing to guess; put one"),
+        ("???", True, "row 1: the text has no token that could be masked"),
+        (WORDS[0], False, r"row 1: the text has no \[MASK\], so there is nothing to predict; put one"),
     ],
 )
 def test_a_bad_row_is_told_with_its_place(text: str, labelled: bool, said: str, folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_module_beside_the_file_never_stands_in_for_one_that_is_installed(tmp_
     file = own(tmp_path, "import random, launcher, torch\nFILES = random.__file__, launcher.__file__\n", **shadows)
     assert not any(place.startswith(str(tmp_path)) for place in own_object(f"{file}:FILES"))
     own(tmp_path / "other", "from random import evil\n", random="evil = 1\n")
-    with pytest.raises(ModelError, match=r"line 1: .*an installed module has the name of .*other/random\.py"):
+    with pytest.raises(ModelError, match=r"line 1: .*an installed module has the same name as .*other/random\.py"):
         own_object(f"{tmp_path}/other/build.py:build")
 
 
@@ -102,8 +102,8 @@ def test_a_function_takes_the_labels_or_nothing(text: str, labels: int, tmp_path
 
 PLAIN = "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    pass\n"
 REFUSED = {
-    "two arguments": ("def build(labels, width): return made(2)", "asks for more than the labels"),
-    "a keyword": ("def build(labels, *, width): return made(2)", "asks for more than the labels"),
+    "two arguments": ("def build(labels, width): return made(2)", "has required arguments besides the labels"),
+    "a keyword": ("def build(labels, *, width): return made(2)", "has required arguments besides the labels"),
     "a class": (f"{PLAIN}class build(nn.Module):\n    pass", "build is a class"),
     "asynchronous": ("async def build(labels): return made(2)", "is asynchronous"),
     "plain": (f"{PLAIN}def build(labels): return Net()", "returns Net, a plain nn.Module"),
@@ -132,9 +132,9 @@ def test_what_builds_no_model_is_refused_without_running_it(text: str, said: str
     ("text", "said"),
     [
         (f"{PLAIN}def build(labels): return [Net()][0]", "returned Net, a plain nn.Module, which has no config"),
-        ("def build(labels): return None", "returned NoneType, no model"),
+        ("def build(labels): return None", "returned NoneType, not a model"),
         ("build = lambda one, two: None", r"has the arguments \(one, two\)"),
-        ("build = 3", "is no function"),
+        ("build = 3", "is not a function"),
     ],
 )
 def test_what_only_running_it_tells_is_refused_with_the_form_expected(text: str, said: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_the_tokenizers_token_is_taken_and_that_is_told(kind: str) -> None:
     model = model_of(kind, 1)
     told = agree_on_padding(model, TOKENIZER)
     assert told == (
-        "the model's config names token 1 ('[UNK]') for padding and the tokenizer token 0 ('[PAD]'); both now take 0"
+        "the model's config names token 1 ('[UNK]') for padding and the tokenizer token 0 ('[PAD]'); both now use 0"
     )
     assert model.config.pad_token_id == 0
     assert model.get_input_embeddings().padding_idx in (0, None)

@@ -82,5 +82,5 @@ def test_without_soundfile_plain_wav_files_are_read_and_others_name_it(
     monkeypatch.setattr(sounds.importlib.util, "find_spec", lambda name: None)
     np.testing.assert_allclose(sound_of(row(wav(TONE, rate=16000)), 16000), TONE, atol=1e-4)
     (tmp_path / "a.flac").write_bytes(written("FLAC", None))
-    with pytest.raises(DataError, match=r'a\.flac is no wav file .* soundfile: pip install "adaptrun\[sounds\]"'):
+    with pytest.raises(DataError, match=r'a\.flac is not a wav file .* soundfile: pip install "adaptrun\[sounds\]"'):
         sound_of(row(str(tmp_path / "a.flac")), 16000)

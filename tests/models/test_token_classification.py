@@ -103,7 +103,7 @@ def test_a_word_without_a_token_is_refused_as_its_label_would_be_another_words(t
         one.processor.backend_tokenizer.normalizer = BertNormalizer()  # which leaves nothing of what cannot be seen
     for words, place in (([WORDS[0], "\u200b", WORDS[1]], 2), ([WORDS[0], "\ufe0f"], 2)):
         with pytest.raises(
-            DataError, match=f"of word {place}, .* the tokenizer makes no token; remove it with its label"
+            DataError, match=f"the tokenizer makes no token of word {place}, .*; remove the word and its label"
         ):
             task.prepare([row(words)], labelled=False)
     columns = cut.prepare([row([*WORDS[:4], "\u200b"])], labelled=False)
@@ -113,7 +113,7 @@ def test_a_word_without_a_token_is_refused_as_its_label_would_be_another_words(t
 @pytest.mark.parametrize(
     ("words", "labels", "said"),
     [
-        ("two words", ["O"], "the words is 'two words', not a list; lists come from jsonl, parquet and conll"),
+        ("two words", ["O"], "the words is 'two words', not a list; use a jsonl, parquet or conll file"),
         ([], [], "not a list"),
         (["a", 3], ["O", "O"], "word 2 is 3, not text"),
         (WORDS[:3], ["O", "O"], "3 words and 2 labels; give each word one label"),

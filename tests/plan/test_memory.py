@@ -207,11 +207,11 @@ def test_gradients_are_sliced_where_whole_ones_do_not_fit(model: Path, tmp_path:
     assert plan.memory is not None
     assert not plan.whole_gradients
     assert plan.memory.gradients == pytest.approx(roomy.gradients / 2, rel=0.01)
-    assert "gradients travel after each micro-batch: there is no room for whole ones" in plan.reasons
+    assert "gradients are reduced after each micro-batch, since whole gradients do not fit into memory" in plan.reasons
     alone, file = job(tmp_path, model={"pretrained": str(model)}, train={"max_length": 32}, engine={"name": "fsdp"})
     plan = make_plan(alone, file, Hardware((Gpu("large", 2**35, 9.0),) * 2, 8, 2**33))
     assert (plan.split.accumulation, plan.whole_gradients) == (1, False), "nothing waits between micro-batches"
-    assert not any("gradients travel" in reason for reason in plan.reasons)
+    assert not any("gradients are reduced" in reason for reason in plan.reasons)
 
 
 LORAS: list[dict[str, Any]] = [
@@ -250,7 +250,7 @@ def test_minilm_is_counted_from_its_header() -> None:
 def test_a_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
     made, file = job(tmp_path)
     (tmp_path / "tiny" / "model.safetensors").write_bytes(content)
-    with pytest.raises(ModelError, match=r"tiny/model\.safetensors is no sound safetensors file"):
+    with pytest.raises(ModelError, match=r"tiny/model\.safetensors is no valid safetensors file"):
         make_plan(made, file, Hardware((), cores=2, memory=2**33))
 
 
@@ -404,7 +404,7 @@ def test_the_command_prints_the_table_and_the_cheapest_fix(tmp_path: Path) -> No
     text = adaptrun("plan", file, "--gpus", 8, "--set", "engine.name=ddp", cwd=tmp_path).stdout
     assert "does not fit: ddp takes" in text
     assert (
-        "no size; write 80GiB"
+        "not a size; write 80GiB"
         in adaptrun("plan", file, "--gpus", 8, "--gpu-memory", "much", cwd=tmp_path, code=2).stderr
     )
 

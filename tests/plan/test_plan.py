@@ -80,7 +80,7 @@ def test_few_samples_need_few_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"launch": {"device": "cuda"}}, "launch.device: cuda is asked for and this machine shows no GPU"),
+        ({"launch": {"device": "cuda"}}, "launch.device: cuda is requested and this machine has no GPU"),
         ({"train": {"precision": "fp16"}}, "train.precision: fp16 needs a GPU, and this runs on the CPU"),
     ],
 )
@@ -101,7 +101,9 @@ def test_a_target_that_would_never_be_labelled_is_told(steps: int, refused: bool
 
 @pytest.mark.parametrize("ranks", [{"processes": 2}, {"nodes": 2}])
 def test_the_single_engine_is_not_for_several_processes(ranks: dict[str, int], tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"engine.name: single is one process, and 2 run\n.*engine.name: ddp, or auto"):
+    with pytest.raises(
+        JobError, match=r"engine.name: single is one process, and 2 are running\n.*engine.name: ddp, or auto"
+    ):
         make_plan(*job(tmp_path, engine={"name": "single"}), LAPTOP, **ranks)
 
 
@@ -119,7 +121,7 @@ def test_unreadable_training_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"9 processes need a GPU each, and this machine shows 8\n.*processes: 8"):
+    with pytest.raises(JobError, match=r"9 processes need a GPU each, and this machine has 8\n.*processes: 8"):
         make_plan(*job(tmp_path, launch={"processes": 9}), WORKSTATION)
 
 
@@ -187,7 +189,7 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("hardware", "train", "message"),
     [
-        (LAPTOP, {"tf32": True}, "tf32 needs GPUs of compute capability 8.0, and this runs on the CPU"),
+        (LAPTOP, {"tf32": True}, "tf32 needs GPUs of compute capability 8.0 or more, and this runs on the CPU"),
         (Hardware((T4,), 8, 2**36), {"tf32": True}, "and this runs on T4"),
         (Hardware((T4,), 8, 2**36), {"precision": "bf16"}, "T4 has no bf16"),
     ],
@@ -206,9 +208,11 @@ def test_which_validation_set_is_evaluated_when_is_said_of_several(tmp_path: Pat
         (tmp_path / name).write_text("text,label\nc,d\n")
     several = ["data.validation={near: near.csv, far: far.csv}"]
     plan = make_plan(load_job(file, several), file, LAPTOP)
-    assert "validation near each epoch, since it decides; far before training and at its end" in str(plan)
+    assert "validation near each epoch, since it selects the checkpoint; far before training and at its end" in str(
+        plan
+    )
     plan.save(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == plan
     steps = make_plan(load_job(file, [*several, "validation.set=far", "validation.every=50"]), file, LAPTOP)
-    assert "validation far every 50 steps, since it decides; near before" in str(steps)
+    assert "validation far every 50 steps, since it selects the checkpoint; near before" in str(steps)
     assert make_plan(load_job(file, ["data.validation=near.csv"]), file, LAPTOP).evaluations == ""

@@ -71,7 +71,7 @@ def test_an_earlier_start_may_not_write(folder: RunFolder) -> None:
     go_on(folder, "requeued")
     fence.check_now_and_then()
     now = 60.0
-    with pytest.raises(Superseded, match=r"start 2 of .* has begun; this is start 1"):
+    with pytest.raises(Superseded, match=r"attempt 2 of .* has begun, so attempt 1"):
         fence.check_now_and_then()
     with pytest.raises(Superseded):
         fence.check()

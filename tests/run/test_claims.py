@@ -69,7 +69,7 @@ def test_without_locks_a_second_process_is_refused_until_the_first_has_ended(num
         said = holder(tmp_path)
         assert said is not None
         assert f"process {other.pid} on " in said
-        assert said.endswith(f"where it has ended, remove {tmp_path / CLAIM}")
+        assert said.endswith(f"if it has ended, remove {tmp_path / CLAIM}")
     assert (tmp_path / CLAIM).exists(), "it was killed"
     assert not is_claimed(tmp_path)
     assert claim(tmp_path)
@@ -117,7 +117,7 @@ def test_what_nobody_can_tell_of_is_refused_with_what_to_do(who: str, tmp_path: 
     else:
         (tmp_path / TAKING).write_text("")
     assert not claim(tmp_path)
-    assert f"where it has ended, remove {tmp_path / (TAKING if who == 'taking' else CLAIM)}" in str(holder(tmp_path))
+    assert f"if it has ended, remove {tmp_path / (TAKING if who == 'taking' else CLAIM)}" in str(holder(tmp_path))
 
 
 def test_who_sees_locks_keeps_away_from_who_sees_none(tmp_path: Path) -> None:

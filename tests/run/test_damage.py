@@ -1,4 +1,4 @@
-"""Truncated and garbled files of a run's folder are told plainly by every command, and cost no traceback."""
+"""Truncated and damaged files of a run's folder are told plainly by every command, and cost no traceback."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_whether_a_run_with_a_damaged_result_goes_on_is_known_from_its_events(do
     run = run_of(folder, done=done)
     run.result_file.write_text(run.result_file.read_text()[:20])
     assert (decide_run(job(folder), "auto").folder == run) == (not done)
-    with pytest.raises(RequestError, match=r"result\.json cannot be read: .* its model is not touched by that"):
+    with pytest.raises(RequestError, match=r"result\.json cannot be read: .* its model is not affected"):
         Result.read(run.result_file)
 
 
@@ -129,7 +129,7 @@ def test_a_batch_job_with_a_damaged_result_ends_plainly(folder: Path) -> None:
 
 def test_a_damaged_plan_says_how_it_is_made_again(folder: Path) -> None:
     run = run_of(folder)
-    with pytest.raises(RequestError, match=r"plan\.json cannot be read: .* makes it again: adaptrun train"):
+    with pytest.raises(RequestError, match=r"plan\.json cannot be read: .* writes it anew: adaptrun train"):
         run.plan()
 
 
@@ -166,7 +166,7 @@ def test_the_logs_of_a_rank_may_end_in_half_a_character(folder: Path, capsys: py
 def test_what_a_tracker_left_is_told_where_it_is_damaged(folder: Path) -> None:
     run = run_of(folder)
     run.tracker_state("wandb").write_text('{"id": "x"')
-    with pytest.raises(RequestError, match=r"wandb\.json is damaged, .*; remove it, and the next start sends"):
+    with pytest.raises(RequestError, match=r"wandb\.json is damaged, .*; remove the file, and the next start sends"):
         State.read(run, "wandb")
 
 

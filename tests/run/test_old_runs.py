@@ -68,7 +68,6 @@ def test_an_old_run_resumes_with_the_numbers_that_it_had(folder: Path) -> None:
     assert [event.loss for event in after] == pytest.approx([before[step] for step in (4, 5, 6)], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_an_old_run_with_adapters_resumes_from_a_job_in_the_new_spelling(folder: Path) -> None:
     run = run_of(folder, "lora")
     before = {event.step: event.loss for event in EventTail(run.events_file).read() if isinstance(event, Step)}

@@ -107,7 +107,7 @@ def test_a_run_that_was_stopped_before_it_saved_begins_again(resume: str, folder
     mark_stopped(run)
     decision = decide_run(job(folder), resume.replace("RUN", str(run.path)))
     assert (decision.folder, decision.checkpoint, decision.cause) == (run, None, "resumed")
-    assert decision.reason.startswith("resuming from the beginning: it was stopped before it saved")
+    assert decision.reason.startswith("resuming from the beginning: it was stopped before its first checkpoint")
 
 
 def test_a_run_that_ended_without_a_word_before_it_saved_does_not(folder: Path) -> None:
@@ -297,7 +297,7 @@ def test_where_all_are_damaged_all_are_named(folder: Path) -> None:
     for step in (10, 20):
         (run.checkpoints / checkpoint_name(step) / PROGRESS).unlink()
     with pytest.raises(
-        DamagedCheckpoint, match="no earlier one can take its place; there is no other; start a new run"
+        DamagedCheckpoint, match="there is no earlier one to resume from; there is no other; start a new run"
     ) as error:
         decide_run(job(folder), "auto")
     assert str(error.value).count("progress.json is missing") == 2
@@ -308,9 +308,9 @@ def test_a_run_whose_job_is_damaged_is_not_in_the_way_and_is_named(folder: Path)
     run.job_file.write_text(run.job_file.read_text()[:15])
     decision = decide_run(job(folder), "auto")
     assert decision.folder != run
-    assert decision.reason.startswith(f"a new run: the job of the unfinished {run.path.name} cannot be read any more: ")
+    assert decision.reason.startswith(f"a new run: the job of the unfinished {run.path.name} cannot be read: ")
 
 
 def test_a_place_that_no_run_can_be_made_in_is_refused(folder: Path) -> None:
-    with pytest.raises(RequestError, match=r"train\.csv/runs.* cannot be made: Not a directory; .*launch\.runs"):
+    with pytest.raises(RequestError, match=r"train\.csv/runs.* cannot be created: Not a directory; .*launch\.runs"):
         decide_run(job(folder, "launch.runs=train.csv/runs"), "auto")

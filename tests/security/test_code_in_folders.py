@@ -207,7 +207,7 @@ def test_a_file_that_has_moved_is_the_one_that_the_user_names(case: Case) -> Non
     moved = case.place / "mine" / "evil.py"
     moved.parent.mkdir()
     case.evil.rename(moved)
-    with pytest.raises(ModelError, match=r"evil\.py, which is not here\. .* --trust-code WHERE-IT-IS/evil.py"):
+    with pytest.raises(ModelError, match=r"evil\.py, which does not exist here\. .* --trust-code WHERE-IT-IS/evil.py"):
         open_model(request(case, place), print)
     open_model(request(case, place, moved), print)
     assert (moved.parent / "it-ran").exists()
@@ -286,13 +286,13 @@ def test_a_card_that_says_what_none_of_ours_does_is_refused(card: dict[str, obje
 def test_adapters_of_themselves_are_refused(case: Case) -> None:
     one = case.adapters("one", case.place / "two")
     case.adapters("two", one)
-    with pytest.raises(ModelError, match="holds adapters of itself"):
+    with pytest.raises(ModelError, match="holds adapters whose base is the same folder"):
         find_pretrained(Model(pretrained=str(one)))
 
 
 def test_a_whole_model_with_adapters_in_it_is_refused(case: Case) -> None:
     (case.folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/x"}')
-    with pytest.raises(ModelError, match="holds a whole model and adapters"):
+    with pytest.raises(ModelError, match="holds both a whole model and adapters"):
         find_pretrained(Model(pretrained=str(case.folder)))
 
 
@@ -317,16 +317,16 @@ def test_a_kernel_of_the_hub_is_code_and_is_refused(named: dict[str, object], tm
     (folder / "config.json").write_text(json.dumps(config | named))
     spec = Model(pretrained=str(folder))
     place = find_pretrained(spec)
-    with pytest.raises(ModelError, match="some/kernel, which is code of the hub"):
+    with pytest.raises(ModelError, match="some/kernel, which is code from the hub"):
         loading.load_config(place, spec)
     trusting = spec.model_copy(update={"trust_remote_code": True})
     assert loading.load_config(place, trusting) is not None
     check_model_files(place, trusting)
     if named is HIDDEN:
-        with pytest.raises(ValueError, match="some/kernel is code of the hub"):
+        with pytest.raises(ValueError, match="some/kernel is code from the hub"):
             parameter_shapes(str(folder), "AutoModel")
     else:
-        with pytest.raises(ModelError, match="some/kernel, which is code of the hub"):
+        with pytest.raises(ModelError, match="some/kernel, which is code from the hub"):
             check_model_files(place, spec)
 
 
@@ -346,7 +346,7 @@ def test_a_job_whose_model_names_a_kernel_of_the_hub_is_refused_before_anything_
     with pytest.raises(SystemExit) as leaving:
         main()
     assert leaving.value.code == 2
-    assert "names some/kernel, which is code of the hub" in capsys.readouterr().err
+    assert "names some/kernel, which is code from the hub" in capsys.readouterr().err
 
 
 def test_a_chat_template_runs_in_a_sandbox(tmp_path: Path, tiny_model: Path) -> None:
@@ -365,5 +365,5 @@ def test_a_chat_template_runs_in_a_sandbox(tmp_path: Path, tiny_model: Path) -> 
         "{{ 1 / 0 }}",
     ):
         tokenizer.chat_template = template
-        with pytest.raises(DataError, match=r"chats\.jsonl, row 3: the chat template refuses the chat"):
+        with pytest.raises(DataError, match=r"chats\.jsonl, row 3: the chat template rejects the chat"):
             chat_tokens(tokenizer, [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], row, True)

@@ -28,10 +28,10 @@ def test_hashes_name_no_file_outside_of_their_folder(name: str, tmp_path: Path) 
 def test_a_pipe_or_a_device_is_no_file_to_hash(tmp_path: Path) -> None:
     folder = hashed(tmp_path / "folder", "model.safetensors")
     os.mkfifo(folder / "model.safetensors")
-    assert fault_of_folder(folder) == "model.safetensors is no regular file"
+    assert fault_of_folder(folder) == "model.safetensors is not a regular file"
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("/dev/zero")
-    assert fault_of_folder(folder) == "model.safetensors is no regular file"
+    assert fault_of_folder(folder) == "model.safetensors is not a regular file"
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").touch()
     assert fault_of_folder(folder) is None

@@ -367,7 +367,7 @@ def test_what_gains_nothing_is_not_queued_for_ever(cluster: Cluster, folder: Pat
         for log in (job.run.path / "logs").glob("rank-*.log"):
             log.unlink()
     job.wait("FAILED")
-    assert "2 starts in a row saved no step (launch.max_restarts)" in job.printed()
+    assert "2 attempts in a row without a checkpoint (launch.max_restarts)" in job.printed()
 
 
 def test_cancel_saves_and_a_submit_goes_on(cluster: Cluster, folder: Path, reference: Path) -> None:
@@ -376,7 +376,7 @@ def test_cancel_saves_and_a_submit_goes_on(cluster: Cluster, folder: Path, refer
     job.wait_for_checkpoint()
     again = adaptrun("submit", "job.yaml", "--profile", "profile.yaml", "--resume", job.run.path, cwd=folder, code=2)
     assert "is still running, or waiting in a queue" in again.stderr
-    assert "is saving and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
+    assert "saves a checkpoint and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
     job.wait("CANCELLED")
     saved = step_of(complete_checkpoints(job.run.checkpoints)[-1])
     assert saved == max(job.steps)
@@ -397,7 +397,7 @@ def test_a_run_that_is_cancelled_while_it_prepares_is_stopped_and_a_submit_goes_
     while not any(isinstance(event, Phase) for event in EventTail(job.run.events_file).read()):
         assert time.monotonic() - begun < 120, job.printed()
         time.sleep(0.05)
-    assert "is saving and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
+    assert "saves a checkpoint and stops" in adaptrun("cancel", job.run.path, cwd=folder).stdout
     job.wait("CANCELLED")
     assert job.steps == {}
     status = json.loads(adaptrun("status", job.run.path, "--json", cwd=folder).stdout)

@@ -57,5 +57,5 @@ def test_by_hand_what_is_wrong_with_a_job_is_said_once_and_ends_all_ranks(tmp_pa
     words = (TORCHRUN, "--nproc-per-node", 2, "-m", "launcher.worker", "job.yaml", "--set", "validation.set=nowhere")
     said = run(*words, cwd=tmp_path, code=1).stderr
     assert said.count("there is no validation set 'nowhere'") == 1
-    assert "rank 0 could not begin the run" not in said
+    assert "rank 0 could not start the run" not in said
     assert not (tmp_path / "runs").exists()

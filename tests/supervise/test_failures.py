@@ -131,8 +131,8 @@ def test_losses_that_are_no_number_end_the_run_at_the_limit_and_name_the_samples
     mischievous(tmp_path, tiny_model, "calls == 2 and module.classifier.weight.data.fill_(float('nan'))")
     sets = ["--set", "launch.processes=1", "--set", "train.discard_limit=1"]
     said = adaptrun("train", "job.yaml", *sets, cwd=tmp_path, code=1)
-    assert "step 2 was discarded: its loss is nan" in said.stdout
-    assert "the loss of step 3 is nan and its gradient's norm nan; its samples were rows [" in said.stderr
+    assert "step 2 was skipped: its loss is nan" in said.stdout
+    assert "the loss of step 3 is nan and its gradient norm nan; its samples were rows [" in said.stderr
     assert "kind: NaN or infinite" in said.stderr
     assert "lower train.optimizer.lr" in said.stderr
     (kept,) = (tmp_path / "runs").glob("*/discarded-steps.json")
@@ -147,7 +147,7 @@ NAN_ON_RANK_1 = """os.environ['RANK'] == '1' and calls == 3 and setattr(
 def test_one_step_that_is_no_number_is_discarded_and_counted(tmp_path: Path, tiny_model: Path) -> None:
     mischievous(tmp_path, tiny_model, NAN_ON_RANK_1)
     said = adaptrun("train", "job.yaml", "--set", "train.epochs=2", cwd=tmp_path)
-    assert "step 3 was discarded: its loss is nan" in said.stdout
+    assert "step 3 was skipped: its loss is nan" in said.stdout
     run = RunFolder((tmp_path / "runs" / "small").resolve())
     assert json.loads((last_checkpoint(run.checkpoints) / "progress.json").read_text())["discarded"] == 1
     assert not run.discarded_file.exists()
@@ -227,14 +227,14 @@ def test_a_request_to_stop_saves_and_the_same_command_goes_on(
     launcher.send_signal(number)
     assert launcher.wait(60) == 75
     assert_gone(ranks)
-    assert "everything is saved, and the same command resumes from there" in (tmp_path / "stderr").read_text()
+    assert "a checkpoint is saved, and the same command resumes from there" in (tmp_path / "stderr").read_text()
     (folder,) = (tmp_path / "runs").iterdir()
     assert not (folder / "failure.txt").exists()
     if processes == 1:
         data = (tmp_path / "train.csv").read_bytes()
         (tmp_path / "train.csv").write_bytes(data + b"babe,class-1\n")
         changed = adaptrun(*command, cwd=tmp_path, code=2)
-        assert "the training data (or the tokenizer) have changed since" in changed.stderr
+        assert "the training data or the tokenizer have changed since" in changed.stderr
         (tmp_path / "train.csv").write_bytes(data)
     assert '"status": "stopped"' in (folder / "result.json").read_text()
     said = adaptrun(*command, cwd=tmp_path).stdout

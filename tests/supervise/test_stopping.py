@@ -62,6 +62,6 @@ def test_a_run_that_is_stopped_while_it_prepares_is_taken_up_again(
     status = json.loads(adaptrun("status", run, "--json", cwd=tmp_path).stdout)
     assert (status["state"], status["step"], status["failure"]) == ("stopped", 0, None)
     said = adaptrun(*command, cwd=tmp_path).stdout
-    assert "resuming from the beginning: it was stopped before it saved" in said
+    assert "resuming from the beginning: it was stopped before its first checkpoint" in said
     status = json.loads(adaptrun("status", run, "--json", cwd=tmp_path).stdout)
     assert (status["state"], status["step"], status["starts"]) == ("done", 2, 2)

@@ -60,7 +60,7 @@ def steps_of(run: Path) -> list[int]:
 def notes_of(run: Path) -> list[str]:
     """What trackers have said of themselves."""
     notes = [event.text for event in EventTail(run / "metrics.jsonl").read() if isinstance(event, Note)]
-    return [note for note in notes if "gets no more metrics" in note]
+    return [note for note in notes if "receives no more metrics" in note]
 
 
 def assert_same(found: Curves, kept: Curves) -> None:
@@ -125,7 +125,7 @@ def test_a_run_that_ended_early_goes_on_in_the_same_tracker_runs_and_no_step_is_
         return bool(files) and len(steps_of(files[0].parent)) >= 10
 
     wait_until(has_steps, launcher)
-    processes = psutil.Process(launcher.pid).children()
+    processes = psutil.Process(launcher.pid).children(recursive=True)
     launcher.send_signal(signal.Signals[number])
     assert launcher.wait() == code
     assert_gone(processes)
@@ -147,7 +147,7 @@ def test_ranks_started_by_hand_are_tracked_as_well_and_a_tracker_that_cannot_sta
     done = run(TORCHRUN, "--nproc-per-node", 2, "-m", "launcher.worker", "job.yaml", cwd=tmp_path)
     assert_same(of_tensorboard(the_run(tmp_path) / "tensorboard"), of_events(the_run(tmp_path)))
     (note,) = notes_of(the_run(tmp_path))
-    assert note.startswith("wandb gets no more metrics, and the run continues: NotADirectoryError")
+    assert note.startswith("wandb receives no more metrics, and the run continues: NotADirectoryError")
     assert note in done.stdout
 
 
@@ -216,7 +216,7 @@ def test_a_tracker_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
         (process,) = [p for p in psutil.Process().children() if "launcher.tracking" in p.cmdline()]
         process.send_signal(signal.SIGSTOP)
     assert_gone([process])
-    assert "did not end" in notes_of(run.path)[0]
+    assert "did not finish" in notes_of(run.path)[0]
 
 
 def test_the_end_is_told_as_it_was(tmp_path: Path) -> None:

@@ -41,16 +41,16 @@ def test_the_selector_is_named_and_the_same_in_any_world(laboratory: Laboratory)
     runs = [choose(laboratory, f"chosen-{way}", world, engine=engine_section(way)) for way, world in ways]
     results = [Result.read(run.result_file) for run in runs]
     for result in results:
-        assert result.selector == "importance-weighted accuracy of here, as if on the target, which has no labels"
+        assert result.selector == "importance-weighted accuracy of here, an estimate for the unlabelled target"
         assert result.verdict is not None
         assert "The target has no labels" in result.verdict.reason
     weights = [np.load(run.path / "selection.npy") for run in runs]
     assert weights[0].shape == (240,)
     for other in weights[1:]:
         np.testing.assert_allclose(other, weights[0], rtol=1e-4)
-    estimates = [text for text in notes(runs[0]) if "weighted as if on the target" in text]
+    estimates = [text for text in notes(runs[0]) if "importance-weighted for the target" in text]
     assert len(estimates) == 3
-    assert "samples)" in estimates[0]
+    assert "effective sample size" in estimates[0]
     assert len({result.best_step for result in results}) == 1
 
 
@@ -58,13 +58,13 @@ def test_a_model_that_collapsed_is_not_chosen(laboratory: Laboratory) -> None:
     run = choose(laboratory, "collapsed", 1, optimizer={"name": "sgd", "lr": 1e-9})
     told = [text for text in notes(run) if text.startswith("collapsed on the target")]
     assert len(told) == 3
-    assert "not chosen" in told[0]
+    assert "not selected" in told[0]
     result = Result.read(run.result_file)
     assert result.best_step is None
     assert result.verdict is not None
     assert result.verdict.decision == "keep the old model"
-    assert result.verdict.reason.startswith("No checkpoint could be chosen for the target, since each has collapsed")
-    assert "was chosen for it" not in result.verdict.reason
+    assert result.verdict.reason.startswith("No checkpoint could be selected for the target, since each has collapsed")
+    assert "was selected for it" not in result.verdict.reason
 
 
 def test_it_chooses_how_far_to_go_back_too(laboratory: Laboratory) -> None:
@@ -73,7 +73,7 @@ def test_it_chooses_how_far_to_go_back_too(laboratory: Laboratory) -> None:
     run = choose(laboratory, "between", 2, start=str(old.path), adapt=adapt, engine=engine_section("ddp"))
     told = notes(run)
     (found,) = [text for text in told if text.startswith("interpolated")]
-    estimates = [text.split(": ")[1].split(" ±")[0] for text in told if "weighted as if on the target" in text]
+    estimates = [text.split(": ")[1].split(" ±")[0] for text in told if "importance-weighted for the target" in text]
     assert len(estimates) == 3 + 11, "each evaluation, and each of the grid"
     grid = estimates[3:]
     assert f"accuracy {max(grid)}; {grid[0]} at the start" in found

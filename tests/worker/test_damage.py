@@ -175,13 +175,13 @@ def test_one_that_was_named_and_one_with_none_before_end_the_start_and_say_which
     told = worlds.run(world, go, str(run.path))
     assert len(set(told)) == 1
     assert told[0].startswith(
-        f"DamagedCheckpoint: {at(run, 9)} is damaged: __0_0.distcp does not hold what was written"
+        f"DamagedCheckpoint: {at(run, 9)} is damaged: __0_0.distcp has changed since it was written"
     )
     assert "the others are step-00000003, step-00000006; resume from one of them: --resume" in told[0]
     begin(run, "resumed", at(run, 3))
     flip_a_bit(at(run, 3) / "__0_0.distcp")
     told = worlds.run(world, go, str(run.path))
-    assert "no earlier one can take its place; the others are step-00000006, step-00000009" in told[0]
+    assert "there is no earlier one to resume from; the others are step-00000006, step-00000009" in told[0]
     assert at(run, 3).is_dir(), "it is left as it is"
 
 
@@ -202,7 +202,7 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_with_a_note(
     (at(run, 9) / "complete.json").write_text('{"format": 1, "step": 9}')
     assert worlds.run(1, go, str(run.path)) == [""]
     assert [
-        note for note in notes(run) if note.startswith("step-00000009 was saved by an earlier version without hashes")
+        note for note in notes(run) if note.startswith("step-00000009 was saved without hashes by an earlier version")
     ]
 
 
@@ -238,13 +238,13 @@ def test_what_was_deleted_in_mid_run_costs_the_choice_and_not_the_run(
     assert result.status == "done"
     assert (run.model / "tokenizer.json").is_file()
     if what == "skeleton":
-        assert f"{run.skeleton} is damaged, and was written again: it is missing" in notes(run)
+        assert f"{run.skeleton} was damaged, and has been written again: it is missing" in notes(run)
         assert result.result_step == result.best_step
         return
     assert result.result_step == 6
-    lost = f"the checkpoint of step {result.best_step}, which was best, cannot be taken: the folder is missing"
+    lost = f"the checkpoint of step {result.best_step}, which was best, cannot be used: the folder is missing"
     assert result.selector == f"being the last, of step 6, since {lost}"
-    assert f"{lost}; the last model, of step 6, is taken" in notes(run)
+    assert f"{lost}; using the last model, of step 6" in notes(run)
     assert result.verdict is not None
     assert f"The result is the last model, since {lost}" in result.verdict.reason
     last = [event for event in EventTail(run.events_file).read() if isinstance(event, Evaluated)][-1]
@@ -288,6 +288,6 @@ def test_a_run_that_resumes_without_its_selection_weights_is_refused(
     begin(run, "resumed", at(run, 9))
     (told,) = worlds.run(1, go, str(run.path))
     assert told.startswith(
-        f"RequestError: {run.selection_file} is damaged: selection.npy does not hold what was written"
+        f"RequestError: {run.selection_file} is damaged: selection.npy has changed since it was written"
     )
-    assert told.endswith("put the file back, or start a new run with --resume never")
+    assert told.endswith("restore the file, or start a new run with --resume never")

@@ -64,7 +64,9 @@ def test_a_model_that_cannot_compute_again_is_refused(
 ) -> None:
     monkeypatch.setattr(BertForSequenceClassification, "supports_gradient_checkpointing", False)
     start = context(tmp_path, tiny_model, "train.activation_checkpointing=true")
-    with pytest.raises(ModelError, match=r"cannot compute its activations again; set train\.activation_checkpointing"):
+    with pytest.raises(
+        ModelError, match=r"does not support activation checkpointing; set " r"train\.activation_checkpointing"
+    ):
         load_model(start, open_inputs(start), in_parts=False)
 
 
@@ -72,7 +74,7 @@ def test_a_new_head_is_named(tiny_model: Path, tmp_path: Path) -> None:
     start = context(tmp_path, tiny_model)
     load_model(start, open_inputs(start), in_parts=False)
     notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
-    assert notes == ["new weights, which start at random: classifier.bias, classifier.weight"]
+    assert notes == ["new weights, initialised at random: classifier.bias, classifier.weight"]
 
 
 def test_labels_that_a_trained_head_does_not_know_are_named(tiny_model: Path, tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_labels_that_a_trained_head_does_not_know_are_named(tiny_model: Path, tm
     load_model(start, open_inputs(start), in_parts=False)
     notes = [event.text for event in EventTail(start.folder.events_file).read() if isinstance(event, Note)]
     assert notes[0] == (
-        "the labels differ from those of the pretrained head: kept 'class-0', 'class-1'; new, starting at random: "
+        "the labels differ from those of the pretrained head: kept 'class-0', 'class-1'; new, initialised at random: "
         "'clas-1'. To match labels that have other names: model.labels: {OURS: THE-HEAD'S}"
     )
 
@@ -127,9 +129,7 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused_before_the_data
     tokenizer.add_tokens(["extra"])
     tokenizer.save_pretrained(tmp_path / "model")
     start = context(tmp_path, tmp_path / "model")
-    with pytest.raises(
-        ModelError, match=r"has tokens up to number 165 \('extra'\), and the model has embeddings for 165"
-    ):
+    with pytest.raises(ModelError, match=r"has token ids up to 165 \('extra'\), and the model has 165 embeddings"):
         open_inputs(start)
 
 
@@ -141,6 +141,6 @@ def test_a_second_text_of_a_type_that_the_model_lacks_is_refused(pair: str, tiny
     said["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     tokenizer.write_text(json.dumps(said))
     BertModel(BertConfig.from_pretrained(tiny_model, type_vocab_size=1)).save_pretrained(tmp_path / "model")
-    with pytest.raises(ModelError, match="the second text of a pair with type 1, and the model has 1 types"):
+    with pytest.raises(ModelError, match="the second text of a pair token type 1, and the model has 1 token types"):
         start = context(tmp_path, tmp_path / "model", f"data.train={{source: train.csv, {pair}}}")
         load_model(start, open_inputs(start), in_parts=False)

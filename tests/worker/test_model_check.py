@@ -112,24 +112,29 @@ def job(pretrained: Path | str, task: str = "text-classification", **sections: A
         (bert, "text-classification", {"adapt": {"unfreeze": 4}}, "4 stages that begin after 0, 4, 8, 12 steps do not"),
         (bert, "text-classification", {"adapt": {"unfreeze": 2, "probe": 9}}, "0, 9, 11, 13, 15 steps do not fit"),
         (bert, "text-classification", {"adapt": {"lr_factors": {"clasifier.*": 2}}}, r"named 'clasifier.\*'"),
-        (bert, "text-classification", {"adapt": {"interpolate": 0.5}}, "classifier.bias, classifier.weight start at"),
-        (bert, "text-classification", {"adapt": {"distill": {}}}, "begin with a finished model"),
+        (
+            bert,
+            "text-classification",
+            {"adapt": {"interpolate": 0.5}},
+            "classifier.bias, classifier.weight are initialised at random",
+        ),
+        (bert, "text-classification", {"adapt": {"distill": {}}}, "start from a fine-tuned model"),
         (bert, "text-classification", {"model": {"frozen": ["bort.*"]}}, r"no parameter is named 'bort.\*'"),
-        (llama, "causal-lm", {"adapt": {"probe": 2}}, "LlamaForCausalLM has no head that learns by itself"),
-        (llama, "text-classification", {"adapt": {"method": "udalm"}}, "no mask token, so udalm has no words to hide"),
+        (llama, "causal-lm", {"adapt": {"probe": 2}}, "LlamaForCausalLM has no head that can be trained alone"),
+        (llama, "text-classification", {"adapt": {"method": "udalm"}}, "no mask token, so udalm cannot mask words"),
         (
             llama,
             "text-classification",
             {"adapt": {"method": "tent", "lr_factors": {"score.*": 2}}},
-            "learns, by model.frozen or the method",
+            r"is trained \(model.frozen or the method\)",
         ),
-        (resnet, "image-classification", {"adapt": {"average": {"name": "ema"}}}, "gathers statistics of batches"),
+        (resnet, "image-classification", {"adapt": {"average": {"name": "ema"}}}, "updates statistics of batches"),
         (resnet, "image-classification", {"adapt": {"method": "coral"}}, "normalises over micro-batches"),
         (
             bert,
             "text-classification",
             {"adapt": {"adapters": {"kind": "lora"}, "lr_factors": {"*embeddings*": 2}}},
-            "learns, by model.frozen or the method",
+            r"is trained \(model.frozen or the method\)",
         ),
         (
             bert,
@@ -203,7 +208,7 @@ def test_nothing_is_said_where_only_the_data_tell_how_many_outputs_there_are(tmp
     weights, config = str(whole / "model.safetensors"), {"config": str(bare), "tokenizer": str(bare)}
     check_model(job(weights, model=config, adapt={"interpolate": 0.5}), STEPS)
     (tmp_path / "own.py").write_text(OWN_TASK)
-    with pytest.raises(ModelError, match="begin with a finished model"):
+    with pytest.raises(ModelError, match="start from a fine-tuned model"):
         check_model(job(bare, adapt={"distill": {}}), STEPS)
     check_model(job(bare, f"{tmp_path}/own.py:Own", adapt={"distill": {}}), STEPS)
 

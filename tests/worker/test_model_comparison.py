@@ -116,7 +116,7 @@ def test_without_a_baseline_a_new_head_is_compared_with_the_commonest_label(labo
     found = verdict_of(laboratory.run("here"))
     assert found.baseline == "majority class"
     assert found.decision == "adopt"
-    assert "name a finished run in verdict.baseline for a fair comparison" in found.reason
+    assert "set verdict.baseline to a finished run for a fair comparison" in found.reason
     shares = PerSampleResults.read(laboratory.run("here").outcomes("here", "result"))
     assert shares is not None
     deciding = next(one for one in found.comparisons if one.role == "decides")

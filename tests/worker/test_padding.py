@@ -109,8 +109,8 @@ def test_what_is_found_is_told(tmp_path: Path) -> None:
     task, module = opened(small_model("fnet", tmp_path / "model"))
     data = prepared(tmp_path / "data", task)
     assert batches_chosen(module, task, data) == [
-        "padding changes the scores of FNetForSequenceClassification, so each batch holds samples of one length, and "
-        "nothing is padded; this takes more and smaller batches"
+        "padding changes the scores of FNetForSequenceClassification, so each batch holds samples of one length "
+        "without padding; this needs more and smaller batches"
     ]
     assert batches_chosen(module, task, data) == [], "once"
     assert task.one_length
@@ -161,8 +161,8 @@ class Mixing(nn.Module):
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        (Remembering, "gives the same sample other scores when it is computed again"),
-        (Mixing, "gives a sample other scores with another sample of the same length in its batch"),
+        (Remembering, "gives the same sample different scores each time it is computed"),
+        (Mixing, "gives a sample change with the other samples of its batch"),
     ],
 )
 def test_a_model_that_no_batches_are_right_for_is_refused(head: type, said: str, tmp_path: Path) -> None:
@@ -208,7 +208,9 @@ def test_samples_that_a_packed_row_changes_are_refused(kind: str, leaks: bool, t
     task, module = causal(tmp_path / "model", kind, packing=True)
     data = prepared(tmp_path / "data", task, [3, 5, 8, 8, 12])
     if leaks:
-        with pytest.raises(ModelError, match=r"packed into a row other scores than alone; set train\.packing: false"):
+        with pytest.raises(
+            ModelError, match=r"gives packed samples different scores than unpacked ones; " r"set train\.packing: false"
+        ):
             batches_chosen(module, task, data)
     else:
         assert batches_chosen(module, task, data) == []

@@ -107,7 +107,7 @@ def test_a_sample_that_comes_twice_or_never_is_an_error() -> None:
     rows = np.arange(6.0).reshape(3, 2)
     assert in_order(np.array([2, 0, 1]), rows, 3).tolist() == [[2, 3], [4, 5], [0, 1]]
     for ids, samples in (([0, 0, 1], 3), ([0, 1, 2], 4), ([0, 1, 3], 3)):
-        with pytest.raises(RuntimeError, match=f"3 results came together for {samples} samples"):
+        with pytest.raises(RuntimeError, match=f"3 results were gathered for {samples} samples"):
             in_order(np.array(ids), rows, samples)
 
 

@@ -61,7 +61,7 @@ def test_tasks_without_a_meeting_place_are_told_how_to_name_one() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        (TORCHRUN | {"RANK": "first"}, "RANK is 'first' in the environment, where a number is needed"),
+        (TORCHRUN | {"RANK": "first"}, "RANK is 'first' in the environment, and must be a number"),
         (TORCHRUN | {"RANK": "-1"}, "RANK is '-1' in the environment"),
         (TORCHRUN | {"LOCAL_RANK": "1.5"}, "LOCAL_RANK is '1.5' in the environment"),
         (TORCHRUN | {"WORLD_SIZE": ""}, "WORLD_SIZE is '' in the environment"),
@@ -79,12 +79,12 @@ def test_variables_that_name_no_place_are_told(environment: dict[str, str], mess
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}, "srun started several tasks, but none says where to meet"),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}, "srun started several tasks without a rendezvous address"),
         ({"RANK": "zero", "WORLD_SIZE": "2"}, "RANK is 'zero' in the environment"),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "2 processes were started, but none says where to meet; set MASTER_ADDR"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "2 processes were started without a rendezvous address; set MASTER_ADDR"),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "192.0.2.99", "MASTER_PORT": "1"},
-            "cannot listen at 192.0.2.99:1 .* name an address of this machine and a port that nobody uses",
+            "cannot listen at 192.0.2.99:1 .* use an address of this machine and a free port",
         ),
     ],
     ids=["srun without an address", "no number", "no address", "an address of another machine"],
@@ -105,7 +105,7 @@ def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_l
     process = RankProcess(RankEnv(), folder)
     assert start_of(process, folder) == first
     begin(folder, "requeued", None)
-    with pytest.raises(Superseded, match="start 2 of"):
+    with pytest.raises(Superseded, match="attempt 2 of"):
         start_of(process, folder)
 
 

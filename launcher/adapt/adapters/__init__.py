@@ -1,4 +1,4 @@
-"""What learns instead of all weights: a file a kind of adapters, and here the table of them."""
+"""Adapters, which are trained instead of all weights: one file per kind, and here the table of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from launcher.job.sections.adapters import AnyAdapters
 from launcher.models.weights.loading import Loaded
 
 ADAPTERS = {"lora": "lora:add_lora", "rslora": "lora:add_lora", "dora": "lora:add_lora"}
-"""Kind to module and function; a new one is a file here, a line here and its word or section in
+"""Kind to module and function; a new one needs a file here, a line here and its name or section in
 `job/sections/adapters.py`."""
 
 
 def add_adapters(spec: AnyAdapters, loaded: Loaded, setting: AdapterContext) -> Adapters:
-    """Put adapters into a loaded model, before any engine has it; only the file of their kind is imported."""
+    """Add adapters to a loaded model, before an engine prepares it; only the file of their kind is imported."""
     module, _, name = ADAPTERS[spec.kind].partition(":")
     add = getattr(importlib.import_module(f"launcher.adapt.adapters.{module}"), name)
     added: Adapters = add(spec, loaded, setting)

@@ -1,4 +1,4 @@
-"""What adapters have made of a model: which weights learn, and which were added."""
+"""The adapters of a model: which weights are trained, and which were added."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ TASK_TYPES = {
     "AutoModelForTokenClassification": "TOKEN_CLS",
     "AutoModelForCausalLM": "CAUSAL_LM",
 }
-"""`peft`'s words for the classes that it has its own class for."""
+"""`peft`'s task types for the model classes that it supports."""
 
 
 @dataclass(frozen=True)
 class AdapterContext:
-    """What adding adapters has to know of the run beside its own settings.
+    """What adding adapters must know about the run in addition to its own settings.
 
-    pretrained, revision: where the model came from
+    pretrained, revision: source of the model
     auto_class: name of the `transformers` class that loads the task's models
-    device: where this process computes; precision: in what
+    device: this process's device; precision: its compute precision
     """
 
     pretrained: Pretrained
@@ -45,11 +45,11 @@ class AdapterContext:
 
 @dataclass(frozen=True)
 class Adapters:
-    """The description of what learns.
+    """Description of the adapters.
 
-    config: what `peft` writes beside added weights; None where nothing was added, so that the result is a whole model
-    base: identity of the pretrained weights, which a run that goes on must find again
-    learning, parameters: how many numbers learn, and of how many
+    config: `peft`'s configuration of the added weights; None if nothing was added: the result is a whole model
+    base: identity of the pretrained weights, which must be the same when the run resumes
+    learning, parameters: number of trained parameters, and of all parameters
     """
 
     config: dict[str, Any] | None
@@ -63,9 +63,9 @@ class Adapters:
 
 
 def modules_that_learn(loaded: Loaded) -> list[str]:
-    """Names of the modules that learn whole: a classifier's head, and what starts at random.
+    """Names of the modules that are trained whole: a classifier's head, and modules initialised at random.
 
-    The head of a language model is a part of what was pretrained.
+    The head of a language model is pretrained, so it is not one of them.
     """
     model: PreTrainedModel = loaded.model
     outside = {name for name, child in model.named_children() if child is not model.base_model}
@@ -76,14 +76,12 @@ def modules_that_learn(loaded: Loaded) -> list[str]:
         if name in loaded.new or (top in outside and not is_language_model):
             found.add(top if top in outside else name.rpartition(".")[0])
     if "" in found:
-        raise ModelError(
-            f"{type(model).__name__} has new weights that belong to no module of it; remove adapt.adapters"
-        )
+        raise ModelError(f"{type(model).__name__} has new weights that belong to no module; remove adapt.adapters")
     return sorted(found)
 
 
 def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequence[str]) -> list[str]:
-    """Names of the linear layers that get adapters. Raises ModelError where a pattern names none."""
+    """Names of the linear layers that get adapters. Raises ModelError for a pattern that matches none."""
     linear = [
         name
         for name, module in model.named_modules()
@@ -94,7 +92,8 @@ def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequen
         found = [name for name in linear if IN_A_REPEATED_BLOCK.search(name)]
         if not found:
             raise ModelError(
-                f"{type(model).__name__} has no linear layer in repeated blocks; name some: adapt.adapters.targets"
+                f"{type(model).__name__} has no linear layer in repeated blocks; name the layers: "
+                "adapt.adapters.targets"
             )
         return found
     for pattern in targets:
@@ -107,7 +106,7 @@ def target_modules(model: nn.Module, targets: str | Sequence[str], whole: Sequen
 
 
 def kept_in_base(model: nn.Module, adapters: Adapters) -> set[str]:
-    """Names of the parameters that never learn and are no part of the result."""
+    """Names of the frozen parameters, which are not part of the result."""
     if adapters.config is None:
         return set()
     whole = tuple(adapters.config["modules_to_save"] or ())

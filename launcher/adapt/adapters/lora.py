@@ -1,9 +1,9 @@
 """Low-rank adapters (LoRA, rsLoRA, DoRA) in a model, through `peft`.
 
-The model stays the object that it was: `peft` puts a layer with adapters in the place of each target. The head of a
-classifier learns whole, and so does every weight that the pretrained model lacks. They are not copied as `peft`'s
-`modules_to_save` would do: nobody asks for the old head again, and a copy would be held, and sharded, for nothing.
-They are saved under the names that `modules_to_save` has, so `peft` reads them.
+The model object stays the same: `peft` replaces each target layer by a layer with adapters. A classifier's head is
+trained whole, and so is every weight that the pretrained model lacks. They are not copied as with `peft`'s
+`modules_to_save`: the old head is not needed, and a copy would take memory on the ranks. They are saved under the names
+of `modules_to_save`, so `peft` can read them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ COMPUTED_IN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.floa
 
 
 def add_lora(spec: LowRank, loaded: Loaded, setting: AdapterContext) -> Adapters:
-    """Freeze the model and put adapters beside its linear layers; where they start depends on the seed alone.
+    """Freeze the model and add adapters to its linear layers; their initial values depend on the seed alone.
 
-    Weights on the meta device stay there unless they are to be held in 4 bits; the adapters are in memory.
-    Raises ModelError where the targets name no linear layer, or the model cannot be adapted so.
+    Weights on the meta device stay there unless they are quantised to 4 bits; the adapters are in memory.
+    Raises ModelError if the targets match no linear layer, or if the model does not support adapters.
     """
     model, base, came = loaded.model, loaded.identity, sum(parameter.numel() for parameter in loaded.model.parameters())
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ModelError(
-            f"{type(model).__name__} gathers statistics of batches as it trains, which adapters do not hold; "
-            "remove adapt.adapters"
+            f"{type(model).__name__} updates statistics of batches during training (BatchNorm), which "
+            "adapters cannot store; remove adapt.adapters"
         )
     whole = modules_that_learn(loaded)
     targets = target_modules(model, spec.targets, whole)
@@ -75,7 +75,7 @@ def add_lora(spec: LowRank, loaded: Loaded, setting: AdapterContext) -> Adapters
 
 @contextmanager
 def _said_to_be_quantised(model: nn.Module, quantised: bool) -> Iterator[None]:
-    """Inside, the model bears the mark by which `peft` looks for layers in 4 bits."""
+    """Set the attribute by which `peft` recognises a model with 4-bit layers."""
     if quantised:
         model.is_loaded_in_4bit = True  # type: ignore[assignment]
     yield
@@ -84,10 +84,10 @@ def _said_to_be_quantised(model: nn.Module, quantised: bool) -> Iterator[None]:
 
 
 def _start(loaded: Loaded, targets: Sequence[str], setting: AdapterContext) -> None:
-    """Give the adapters, which `peft` has left on the meta device, their first values.
+    """Initialise the adapters, which `peft` has created on the meta device.
 
-    As `peft` does: A is drawn as a linear layer's weight is, B is zero, and DoRA's magnitudes are the lengths of the
-    weights, which are measured here since they may still be in their files.
+    As in `peft`: A is initialised as a linear layer's weight, B is zero, and DoRA's magnitudes are the norms of the
+    weights. The norms are computed here, since the weights may still be in their files.
     """
     layers = [loaded.model.get_submodule(name) for name in targets]
     draw = torch.Generator().manual_seed(setting.seed)
@@ -97,7 +97,7 @@ def _start(loaded: Loaded, targets: Sequence[str], setting: AdapterContext) -> N
                 torch.utils.swap_tensors(parameter, nn.Parameter(torch.zeros(parameter.shape)))
                 if name.startswith("lora_A"):
                     nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=draw)
-    for layer in layers:  # only now: large tensors between small ones that stay leave holes in the memory
+    for layer in layers:  # after the small tensors: freed large ones between them would fragment the memory
         if layer.lora_magnitude_vector:
             base: Any = layer.base_layer
             weight = readable(base.weight, loaded.stored)

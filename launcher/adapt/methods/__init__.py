@@ -1,4 +1,4 @@
-"""What a step minimises: a file a method, and here the table of them. Nothing here knows of ranks."""
+"""What a step minimises: one file per method, and here the table of them. Nothing here depends on ranks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHODS = {
     "tent": "tent:SureNormalisation",
     "group-dro": "group_dro:GroupRobust",
 }
-"""Name to module and class; a new one is a file here, a line here and a section in `job/sections/methods.py`."""
+"""Name to module and class; a new one needs a file here, a line here and a section in `job/sections/methods.py`."""
 
 RENAMED = {
     "over_all": "batch_loss",
@@ -32,13 +32,13 @@ RENAMED = {
     "learns": "is_trainable",
     "parts": "extra_modules",
 }
-"""Of `Method`, since 0.1.0."""
+"""Members of `Method` that were renamed since 0.1.0."""
 
 
 def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> Method | None:
-    """The job's method, only whose file is imported; None where a step minimises the task's loss and nothing else.
+    """The job's method; only its file is imported. None if a step minimises only the task's loss.
 
-    Raises RequestError for an own class that is no method, ModelError for a tokenizer that it cannot be used with.
+    Raises RequestError for a user's class that is not a method, ModelError for a tokenizer that it does not support.
     """
     if job.adapt.is_plain:
         return None
@@ -46,7 +46,9 @@ def make_method(job: Job, task: Task, sets: Mapping[str, int], target: int) -> M
     if own is not None:
         found = own_object(own)
         if not (isinstance(found, type) and issubclass(found, Method)):
-            raise RequestError(f"{own} is no method; derive it from launcher.methods.Method (docs/extending/method.md)")
+            raise RequestError(
+                f"{own} is not a method; derive it from launcher.methods.Method (docs/extending/method.md)"
+            )
         check_names(found, RENAMED)
     else:
         module, _, name = METHODS[job.adapt.method].partition(":")

@@ -1,7 +1,7 @@
 """Conditional adversarial domain adaptation (Long et al. 2018, arXiv:1705.10667), with entropy weights (CDAN+E).
 
-The discriminator sees the outer product of features and class probabilities, which are taken as given (no gradient goes
-through them). A sample weighs 1 + exp(−H(p)); weights are normalised in each domain over the whole global batch.
+The discriminator's input is the outer product of features and class probabilities; the probabilities are detached. A
+sample's weight is 1 + exp(−H(p)), normalised within each domain over the whole global batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Domain-adversarial training (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", JMLR 17).
 
-The discriminator's loss is the mean of its means over source and target, so that it does not matter which of the two
-fills more of a batch.
+The discriminator's loss averages its mean over the source and its mean over the target, so that the domains have equal
+weight whatever their shares of a batch.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class DomainAdversarial(Method):
         return Discriminator(around.features, self.spec.hidden)
 
     def learning_rate_factors(self, parts: Discriminator) -> dict[str, float]:
-        """Those of the discriminator."""
+        """The factors of the discriminator."""
         return parts.learning_rate_factors(self.spec.discriminator_lr_factor)
 
     def weights(self, batch: StepBatch) -> dict[str, Tensor]:
-        """Each sample counts alike in its domain."""
+        """All samples of a domain have the same weight."""
         return {"task": batch.sample_weights, "source_domain": batch.is_labelled, "target_domain": batch.is_target}
 
     def coefficients(self, moment: StepInfo) -> dict[str, float]:
-        """Half for each domain."""
+        """One half for each domain."""
         return dict.fromkeys(("source_domain", "target_domain"), self.spec.weight / 2)
 
     def terms(self, seen: ForwardOutputs, parts: Discriminator, batch: StepBatch) -> dict[str, Tensor]:

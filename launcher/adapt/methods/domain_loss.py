@@ -1,4 +1,4 @@
-"""Telling the domains apart, and features that unlearn it: what DANN and CDAN have in common."""
+"""The domain discriminator behind gradient reversal, which DANN and CDAN share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from launcher.adapt.methods.method import StepBatch
 
 REFERENCE_WIDTH = 256
-"""Number of features at which all layers of a discriminator learn at one rate."""
+"""Number of features at which all layers of a discriminator have the same learning rate."""
 
 
 class _Reversed(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by −λ on its way back."""
+    """The identity, whose gradient is multiplied by −λ."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, strength: float) -> Tensor:
@@ -29,24 +29,25 @@ class _Reversed(torch.autograd.Function):
 
 
 def reversed_gradient(values: Tensor, strength: float) -> Tensor:
-    """`values`, whose gradient comes back times −`strength`."""
+    """`values`, whose gradient is multiplied by −`strength`."""
     reversed_: Tensor = _Reversed.apply(values, strength)
     return reversed_
 
 
 def reversal(part: float, gamma: float) -> float:
-    """How strongly gradients are reversed when `part` of the run is done (Ganin et al. 2016, section 5.2.2)."""
+    """λ when a fraction `part` of the run is done (Ganin et al. 2016, section 5.2.2)."""
     return 2 / (1 + exp(-gamma * part)) - 1
 
 
 class Discriminator(nn.Module):
-    """Says of each vector how likely it is of the source: [samples, classes · width] to [samples] logits.
+    """The logit that a vector is from the source domain: [samples, classes · width] to [samples].
 
-    What it makes of features is the same at every width and number of classes, so that its weight means the same too.
-    A vector is a mixture of one block of features for each class, by probabilities that add up to one. So the first
-    layer starts as one that sees a single block, and a sure prediction is seen as plain features are. A step moves all
-    weights of a row by much the same, and with them the row's score by as much as there are features; so the rate of
-    that layer is divided by their number (Yang et al. 2022, arXiv:2203.03466, table 8).
+    Its outputs have the same scale at every width and number of classes, so that its weight means the same too. A
+    vector is one block of features per class, weighted by class probabilities that sum to one. So the first layer is
+    initialised for a fan-in of a single block: a confident prediction then has the same scale as plain features. An
+    optimizer step changes all weights of a row by about the same amount, and so the row's output in proportion to the
+    number of features. So the learning rate of that layer is divided by that number (Yang et al. 2022,
+    arXiv:2203.03466, table 8).
     """
 
     def __init__(self, width: int, hidden: int, classes: int = 1) -> None:
@@ -58,17 +59,17 @@ class Discriminator(nn.Module):
                 parameter.mul_(classes**0.5)
 
     def learning_rate_factors(self, factor: float) -> dict[str, float]:
-        """By the names of its parameters; all are `factor` at a width of `REFERENCE_WIDTH`."""
+        """Factors by parameter name; all are `factor` at a width of `REFERENCE_WIDTH`."""
         factors = {name: factor for name, _ in self.named_parameters()}
         return factors | {"layers.0.weight": factor * REFERENCE_WIDTH / self._width}
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """One logit a vector."""
+        """One logit per vector."""
         logits: Tensor = self.layers(vectors)
         return logits[:, 0].float()
 
 
 def domain_losses(logits: Tensor, batch: StepBatch) -> dict[str, Tensor]:
-    """Cross-entropy of each sample's domain, those of the two domains as terms of their own."""
+    """Cross-entropy of each sample's domain, with one term per domain."""
     losses = F.binary_cross_entropy_with_logits(logits, batch.is_labelled, reduction="none")
     return {"source_domain": losses * batch.is_labelled, "target_domain": losses * batch.is_target}

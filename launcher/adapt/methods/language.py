@@ -1,8 +1,8 @@
-"""Learning the language of the target: hidden words (Devlin et al. 2019) or the next word, from a shared body.
+"""Language modelling on the target: masked (Devlin et al. 2019) or causal, with a body shared with the task.
 
-The model has two heads then: the task's, and the one with which it was pretrained to tell words. Its output matrix is
-the model's own word embeddings where the pretrained model ties them. Only the hidden states of words that are to be
-told go through that head, so that it costs a seventh of what it would with a share of 15 %.
+The model then has two heads: the task's, and the pretrained language model head. The latter's output matrix is tied to
+the word embeddings if the pretrained model ties them. Only the hidden states of tokens to be predicted go through that
+head; with a share of 15 % this is a seventh of the cost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MASKED, CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
 
 
 class _HiddenStates(nn.Module):
-    """Stands where a language model has its body, and gives what another body has made already."""
+    """Replaces the body of a language model, and returns hidden states that another body has computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _HiddenStates(nn.Module):
 
 
 class LanguageHead(nn.Module):
-    """A pretrained language model without its body: hidden states [words, width] to scores [words, vocabulary]."""
+    """A pretrained language model without its body: hidden states [tokens, width] to logits [tokens, vocabulary]."""
 
     def __init__(self, model: PreTrainedModel, body: PreTrainedModel) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class LanguageHead(nn.Module):
         self.head = model
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Scores of some words."""
+        """The logits of some tokens."""
         self.states.given = hidden.unsqueeze(0)
         scores: Tensor = self.head(input_ids=hidden.new_zeros((1, len(hidden)), dtype=torch.int64)).logits[0]
         self.states.given = None
@@ -63,7 +63,7 @@ class LanguageHead(nn.Module):
 
 
 class LanguageMethod(Method):
-    """A method one of whose terms, `language`, is the loss of words of the target."""
+    """A method with a term `language`, the language modelling loss on the target."""
 
     loss_terms: ClassVar[tuple[str, ...]] = ("task", "language")
 
@@ -71,8 +71,8 @@ class LanguageMethod(Method):
         super().__init__(spec, task, sets, target)
         if not self.is_causal and task.processor.mask_token_id is None:
             raise ModelError(
-                f"the tokenizer has no mask token, so {spec.method} has no words to hide; use method: dapt, which "
-                "learns the next word too"
+                f"the tokenizer has no mask token, so {spec.method} cannot mask words; use method: dapt, "
+                "which can predict the next word instead"
             )
 
     @cached_property
@@ -81,54 +81,54 @@ class LanguageMethod(Method):
 
     @property
     def is_causal(self) -> bool:
-        """Whether each next word is told, instead of hidden ones."""
+        """Whether the next token is predicted, instead of masked ones."""
         objective = getattr(self.spec, "objective", "masked")
         return objective == "causal" or (objective == "auto" and self.task.processor.mask_token_id is None)
 
     def extra_modules(self, around: ModelDims) -> nn.Module:
-        """The head that tells words."""
+        """The language model head."""
         return around.language_head(CAUSAL if self.is_causal else MASKED)
 
     def collate(
         self, examples: Sequence[Example], ids: Sequence[int], sets: Sequence[int], moment: StepInfo
     ) -> tuple[Batch, dict[str, Tensor]]:
-        """Words of target samples hidden anew in each step; what is to be told of each word."""
-        shown, told = [], []
+        """Mask tokens of target samples anew in each step; the targets of all tokens."""
+        shown, all_targets = [], []
         for example, id_, which in zip(examples, ids, sets, strict=True):
             if which != TARGET:
                 shown.append(example)
-                told.append(torch.full((int(example["length"]),), IGNORE_INDEX).numpy())
+                all_targets.append(torch.full((int(example["length"]),), IGNORE_INDEX).numpy())
                 continue
             tokens, targets = self._asked(example, id_, moment)
             shown.append({**example, "input_ids": tokens})
-            told.append(targets)
+            all_targets.append(targets)
         batch = self.task.collate(shown, ids, moment.epoch)
-        return batch, {"told": pad(told, IGNORE_INDEX)}
+        return batch, {"targets": pad(all_targets, IGNORE_INDEX)}
 
     def _asked(self, example: Example, id_: int, moment: StepInfo) -> tuple[Any, Any]:
-        """A target sample's words as shown, and of each word what its place is to tell."""
+        """A target sample's input tokens, and the target of each position."""
         tokens = torch.tensor(example["input_ids"], dtype=torch.int64).numpy()
         if self.is_causal:
-            told = torch.full((len(tokens),), IGNORE_INDEX).numpy()
-            told[:-1] = tokens[1:]
-            return tokens, told
+            targets = torch.full((len(tokens),), IGNORE_INDEX).numpy()
+            targets[:-1] = tokens[1:]
+            return tokens, targets
         draw = (self.task.train.seed, moment.step, id_)
         return hidden_words(self.task.processor, self._special, tokens, self.spec.mask_share, draw)
 
     def weights(self, batch: StepBatch) -> dict[str, Tensor]:
-        """Each word that is to be told counts alike."""
-        told = (batch.extra["told"] != IGNORE_INDEX).sum(1).float()
-        return {"task": batch.sample_weights, "language": told}
+        """All predicted tokens have the same weight."""
+        counts = (batch.extra["targets"] != IGNORE_INDEX).sum(1).float()
+        return {"task": batch.sample_weights, "language": counts}
 
     def terms(self, seen: ForwardOutputs, parts: Callable[[Tensor], Tensor], batch: StepBatch) -> dict[str, Tensor]:
-        """The task's loss, and that of the words."""
-        told = batch.extra["told"]
-        asked = told != IGNORE_INDEX
+        """The task's loss, and the language modelling loss."""
+        targets = batch.extra["targets"]
+        asked = targets != IGNORE_INDEX
         if not asked.any():
             asked = torch.zeros_like(asked)
-            asked[0, 0] = True  # one that counts nothing, so that all ranks compute alike
+            asked[0, 0] = True  # one with weight zero, so that all ranks run the same operations
         scores = parts(seen.hidden[asked])
-        losses = F.cross_entropy(scores, told[asked], reduction="none", ignore_index=IGNORE_INDEX)
-        rows = torch.arange(len(told), device=told.device).unsqueeze(1).expand_as(told)[asked]
+        losses = F.cross_entropy(scores, targets[asked], reduction="none", ignore_index=IGNORE_INDEX)
+        rows = torch.arange(len(targets), device=targets.device).unsqueeze(1).expand_as(targets)[asked]
         language = torch.zeros_like(seen.losses).index_add(0, rows, losses)
         return {"task": seen.losses, "language": language}

@@ -1,7 +1,7 @@
 """Minimum class confusion (Jin et al. 2020, arXiv:1912.03699).
 
-Of the target's class probabilities Y at a temperature, weighted by certainty W = n·softmax-like (1 + exp(−H)), taken as
-given: the confusion Yᵀ·W·Y, each row brought to the sum one, and of that what is off the diagonal, a mean over classes.
+Y are the target's class probabilities at a temperature. W are weights 1 + exp(−H), normalised to mean one and detached.
+The loss is the off-diagonal sum of the confusion matrix Yᵀ·W·Y with rows normalised to one, averaged over classes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from launcher.job.sections.methods import Mcc
 
 
 class ClassConfusion(Method):
-    """The task, and little confusion on the target."""
+    """The task's loss, and minimum class confusion on the target."""
 
     spec: Mcc
     observes: ClassVar[tuple[str, ...]] = ("logits",)
 
     def batch_loss(self, found: BatchObservations) -> Tensor:
-        """Of the target samples of the whole global batch."""
+        """The confusion of the target samples of the whole global batch."""
         return self.spec.weight * confusion(found.target("logits"), self.spec.temperature)
 
 
 def confusion(logits: Tensor, temperature: float) -> Tensor:
-    """Of logits [samples, classes]."""
+    """The class confusion of logits [samples, classes]."""
     scaled = logits / temperature
     certainty = 1 + torch.exp(-entropy(scaled.detach()))
     weights = len(logits) * certainty / certainty.sum()

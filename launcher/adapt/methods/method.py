@@ -1,19 +1,19 @@
-"""What a method that learns from several sets supplies; nothing here knows of ranks, engines or micro-batches.
+"""The interface of methods that train on several sets. Nothing here depends on ranks, engines or micro-batches.
 
-The loss of a step is a sum of terms and of one loss over everything:
+The loss of a step is a sum of terms and of one loss over the whole batch:
 
     Σ_terms coefficient · Σᵢ lossᵢ / Σᵢ weightᵢ   +   batch_loss(what was observed of every sample)
 
-A term is a mean over samples: `weights` says before the forward pass how much each sample counts in it, `terms` gives
-weight × loss of each sample in the forward pass, and the sum of weights is that of the whole global batch. So a term is
-the same however the batch is split.
+A term is a weighted mean over samples. `weights` returns the weights of the samples before the forward pass, `terms`
+returns weight × loss of each sample in the forward pass, and the sum of weights is that of the whole global batch. So a
+term does not depend on how the batch is split.
 
-What is no mean over samples (a covariance, a kernel, an entropy of a mean) is exact too: where a method `observes`
-features, logits or losses, each micro-batch is first computed without gradients, and what was observed of all samples
-of the global batch is put together. `batch_loss` makes one loss of it in float64. Its gradient with respect to each
-sample's features is then what the second, ordinary pass propagates back into the model (gradient caching; Gao et al.
-2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). It costs one more forward pass, no
-collective inside autograd, and the memory of one micro-batch. Dropout is drawn alike in both passes.
+A loss that is not a mean over samples (of a covariance, a kernel, the entropy of a mean) is exact too. If a method
+`observes` features, logits or losses, each micro-batch is first computed without gradients, and the observations of all
+samples of the global batch are gathered. `batch_loss` computes one loss from them in float64. The second, ordinary pass
+propagates its gradient with respect to each sample's features into the model (gradient caching; Gao et al. 2021,
+"Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). It costs one more forward pass, no
+collective inside autograd, and the memory of one micro-batch. Dropout masks are the same in both passes.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from launcher.models.parts.batch import Batch, Losses
 from launcher.models.tasks.base import Example, Task
 
 TARGET, FILLER = -1, -2
-"""Numbers that stand for the unlabelled target, and for a row that is no sample, where a set is told by its number."""
+"""Set numbers of the unlabelled target, and of filler rows, which are not samples."""
 
 
 @dataclass(frozen=True)
 class StepInfo:
-    """Where a run is.
+    """The position in a run.
 
-    step: optimizer steps done; total: of the whole run
+    step: optimizer steps done; total: steps of the whole run
     pretraining: how many of them come before the supervised ones
-    epoch: passes begun over what is drawn, from 0
+    epoch: number of the current epoch, from 0
     """
 
     step: int
@@ -48,20 +48,20 @@ class StepInfo:
 
     @property
     def part(self) -> float:
-        """How much of the run is done, from 0 to 1."""
+        """The fraction of the run that is done, from 0 to 1."""
         return self.step / self.total
 
 
 @dataclass(frozen=True)
 class StepBatch(Batch):
-    """A micro-batch whose samples may be of several sets. Weights are zero for all that has no label.
+    """A micro-batch whose samples may come from several sets. The weights of samples without a label are zero.
 
     sets: [samples] number of the training set of each, or TARGET, or FILLER
     places: [samples] position of each in the global batch, -1 for filler
     extra: what `Method.collate` adds, each [samples, …]
-    wanted: what is to be observed, in a pass without gradients that looks at nothing else
-    scales: what weight × loss of each sample is multiplied by in each term, [samples] each
-    gradients: of the loss over everything with respect to what was observed, [samples, …] each
+    wanted: what to observe, in a pass without gradients that computes nothing else
+    scales: factors of weight × loss of each sample in each term, [samples] each
+    gradients: of the batch loss with respect to the observations, [samples, …] each
     """
 
     sets: Tensor
@@ -84,7 +84,7 @@ class StepBatch(Batch):
 
     @property
     def sample_weights(self) -> Tensor:
-        """[samples] what the task's loss of each sample weighs, tokens added up."""
+        """[samples] weight of each sample in the task's loss, summed over tokens."""
         return self.weights.flatten(1).sum(1) if self.weights.ndim > 1 else self.weights
 
     def to(self, device: torch.device) -> StepBatch:
@@ -109,12 +109,12 @@ class StepBatch(Batch):
 
 @dataclass(frozen=True)
 class ForwardOutputs:
-    """What a forward pass over a micro-batch gives a method, with gradient.
+    """The results of a forward pass over a micro-batch, with gradient.
 
     losses: [samples] weight × loss of the task
-    logits: [samples, outputs] what the head gives
-    features: [samples, width] what the head sees
-    hidden: [samples, length, width] the last hidden states; of images [samples, …] whatever the model gives
+    logits: [samples, outputs] outputs of the head
+    features: [samples, width] inputs of the head
+    hidden: [samples, length, width] the last hidden states; for images [samples, …] as the model returns them
     """
 
     losses: Tensor
@@ -125,18 +125,18 @@ class ForwardOutputs:
 
 @dataclass(frozen=True)
 class Observed(Losses):
-    """Losses, and what is observed of each sample in the first pass."""
+    """Losses, and the observations of each sample in the first pass."""
 
     observed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class BatchObservations:
-    """What was observed of every sample of a global batch, in the order of the batch, whoever computed it.
+    """The observations of all samples of a global batch, from all ranks, in the order of the batch.
 
-    values: float64 [samples, …] of each name in `Method.observes`
+    values: float64 [samples, …] for each name in `Method.observes`
     sets: [samples] as in `StepBatch`
-    weights: [samples] what the task's loss of each weighs
+    weights: [samples] weight of each sample in the task's loss
     """
 
     values: Mapping[str, Tensor]
@@ -155,10 +155,10 @@ class BatchObservations:
 
 @dataclass(frozen=True)
 class ModelDims:
-    """What the parts of a method are made for.
+    """The dimensions of the model that a method's modules are made for.
 
-    features: width of what the head sees; outputs: of what it gives
-    language_head: the pretrained model's own head that tells words, by the name of the `transformers` class that has it
+    features: width of the head's input; outputs: width of its output
+    language_head: loads the pretrained language model head, given the name of a `transformers` class
     """
 
     features: int
@@ -168,11 +168,11 @@ class ModelDims:
 
 @dataclass(frozen=True)
 class TargetInference:
-    """The model as it is, on all target samples; each is looked at by one of those who look.
+    """Inference with the current model on all target samples; each sample is computed by one rank.
 
-    samples: how many there are
-    look: the samples of each batch, with features and logits [samples, …], on the CPU; anew at each call
-    add_up: a tensor's sum over all who look
+    samples: number of target samples
+    look: this rank's batches: sample numbers, features and logits [samples, …], on the CPU; computed at each call
+    add_up: sums a tensor over the ranks
     """
 
     samples: int
@@ -181,52 +181,52 @@ class TargetInference:
 
 
 class Method:
-    """How a step learns. A subclass overrides what it needs; all defaults together are plain fine-tuning.
+    """A method of adaptation. A subclass overrides what it needs; the defaults are plain fine-tuning.
 
     spec: the job's `adapt` section
     task: the task family, with labels and processor
-    sets: how many samples each training set has, by its name
-    target: how many the target has
-    state: what must be remembered from step to step, as plain values; it is saved with each checkpoint
+    sets: number of samples of each training set, by its name
+    target: number of target samples
+    state: values kept from step to step, as plain values; saved with each checkpoint
     """
 
     loss_terms: ClassVar[tuple[str, ...]] = ("task",)
     """Names of the terms."""
     observes: ClassVar[tuple[str, ...]] = ()
-    """What `batch_loss` and `sample_factors` are given: any of `features`, `logits`, `losses`."""
+    """The observations for `batch_loss` and `sample_factors`: any of `features`, `logits`, `losses`."""
 
     def __init__(self, spec: Any, task: Task, sets: Mapping[str, int], target: int) -> None:
         self.spec, self.task, self.sets, self.target = spec, task, dict(sets), target
         self.state: dict[str, Any] = {}
 
     def extra_modules(self, around: ModelDims) -> nn.Module | None:
-        """What learns beside the model and is not in the result, such as a discriminator."""
+        """Modules that are trained with the model and are not part of the result, such as a discriminator."""
         return None
 
     def learning_rate_factors(self, parts: Any) -> dict[str, float]:
-        """What the learning rate of each parameter of `parts` is multiplied by, by its name; 1 where none is given."""
+        """Factors of the learning rates of the parameters of `parts`, by name; 1 for parameters without one."""
         return {}
 
     def is_trainable(self, name: str, module: nn.Module, is_head: bool) -> bool:
-        """Whether a parameter of the model learns, by its name and the module that holds it."""
+        """Whether a parameter of the model is trained, by its name and its module."""
         return True
 
     def begin_epoch(self, epoch: int, target: TargetInference) -> str | None:
-        """Look at the target before an epoch; what is found goes into `state`, and a note for the user is returned."""
+        """Run inference on the target before an epoch and update `state`; returns a note for the user."""
         return None
 
     def collate(
         self, examples: Sequence[Example], ids: Sequence[int], sets: Sequence[int], moment: StepInfo
     ) -> tuple[Batch, dict[str, Tensor]]:
-        """Samples of any sets as one batch, and what `terms` needs beside it, a tensor [samples, …] each."""
+        """Samples of any sets as one batch, and further tensors [samples, …] that `terms` needs."""
         return self.task.collate(examples, ids, moment.epoch), {}
 
     def weights(self, batch: StepBatch) -> dict[str, Tensor]:
-        """[samples] how much each sample counts in each term."""
+        """[samples] weight of each sample in each term."""
         return {"task": batch.sample_weights}
 
     def coefficients(self, moment: StepInfo) -> dict[str, float]:
-        """What each term is multiplied by; 1 where none is given."""
+        """Coefficient of each term; 1 for terms without one."""
         return {}
 
     def terms(self, seen: ForwardOutputs, parts: Any, batch: StepBatch) -> dict[str, Tensor]:
@@ -238,9 +238,9 @@ class Method:
         return None
 
     def sample_factors(self, found: BatchObservations) -> dict[str, Tensor]:
-        """[samples] for a term whose weights follow from what was observed: the factor of each sample's loss itself."""
+        """[samples] for a term whose weights depend on observations: the factor of each sample's unweighted loss."""
         return {}
 
     def has_collapsed(self) -> str | None:
-        """Why training must end here; None where it need not."""
+        """Why training must end now; None if it need not."""
         return None

@@ -1,7 +1,7 @@
 """Maximum mean discrepancy of the features (Gretton et al. 2012, JMLR 13; in networks: Long et al. 2015).
 
-The unbiased estimate of its square under a mean of Gaussian kernels exp(−‖x − y‖² / b·m): m is the mean squared
-distance of any two samples of the step, taken as given; b are the bandwidths of the job.
+The loss is the unbiased estimate of MMD² under a mean of Gaussian kernels exp(−‖x − y‖² / b·m). m is the mean squared
+distance between samples of the step, detached; b are the bandwidths of the job.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from launcher.job.sections.methods import Mmd
 
 
 class DiscrepancyAlignment(Method):
-    """The task, and equal distributions."""
+    """The task's loss, and equal feature distributions of the two domains."""
 
     spec: Mmd
     observes: ClassVar[tuple[str, ...]] = ("features",)
 
     def batch_loss(self, found: BatchObservations) -> Tensor | None:
-        """Of the whole global batch; nothing where a domain has a single sample in it."""
+        """MMD² over the whole global batch; None if a domain has a single sample in it."""
         source, target = found.labelled("features"), found.target("features")
         if min(len(source), len(target)) < 2:
             return None
@@ -31,7 +31,7 @@ class DiscrepancyAlignment(Method):
 
 
 def squared_mmd(source: Tensor, target: Tensor, bandwidths: Sequence[float]) -> Tensor:
-    """Unbiased, of features [samples, d] each; it may be a little below zero."""
+    """The unbiased estimate from features [samples, d] each; it may be slightly negative."""
     both = torch.cat([source, target])
     distances = squared_distances(both)
     count, total = len(source), len(both)
@@ -44,7 +44,7 @@ def squared_mmd(source: Tensor, target: Tensor, bandwidths: Sequence[float]) -> 
 
 
 def squared_distances(rows: Tensor) -> Tensor:
-    """[samples, samples] without the root, whose gradient is infinite at zero."""
+    """[samples, samples] squared, since the square root has an infinite gradient at zero."""
     squares = rows.square().sum(1)
     distances = squares.unsqueeze(0) + squares.unsqueeze(1) - 2 * rows @ rows.T
     return distances.clamp(min=0)

@@ -1,4 +1,4 @@
-"""The task's module and what a method adds to it, in one forward for all samples of a micro-batch."""
+"""The task's module with a method's modules, in one forward for all samples of a micro-batch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PARTS = "parts"
-"""Where the module has what a method adds."""
+"""Attribute of the method's modules."""
 
 
 class AdaptingModule(TaskModule):
-    """One call of the model for labelled and target samples together; discriminators and heads are parts of it.
+    """One call of the model for labelled and target samples together; discriminators and heads are submodules.
 
-    So every engine sees one forward and one backward a micro-batch, whatever a method does. `model` is registered
-    first, so that all names are those that the task's own module has.
+    So every engine runs one forward and one backward per micro-batch, whatever the method. `model` is registered first,
+    so that its names are the same as in the task's own module.
     """
 
     def __init__(self, inner: TaskModule, method: Method, parts: nn.Module | None, outputs: int) -> None:
@@ -40,10 +40,10 @@ class AdaptingModule(TaskModule):
         self._tapped: dict[str, Tensor] = {}
         head_of(self.model, outputs).register_forward_pre_hook(self._tap_head)
         self.model.base_model.register_forward_hook(self._tap_body)
-        self.model.register_forward_hook(self._tap_model)  # what the head gives, with all that an engine puts around it
+        self.model.register_forward_hook(self._tap_model)  # the head's outputs, after the engine's own hooks
 
     def forward(self, batch: Batch) -> Losses:
-        """The task's losses of a plain batch; of a step's batch the method's, or what it observes."""
+        """The task's losses for a plain batch; the method's losses, or its observations, for a `StepBatch`."""
         losses: Losses = self.inner(batch)
         if not isinstance(batch, StepBatch):
             self._tapped.clear()
@@ -56,14 +56,14 @@ class AdaptingModule(TaskModule):
         for name, loss in self.method.terms(seen, self.parts, batch).items():
             weighted = weighted + loss * batch.scales[name]
         for name, gradient in batch.gradients.items():
-            value = getattr(seen, name)  # adds nothing to the loss, and this gradient to the model's
+            value = getattr(seen, name)  # adds zero to the loss, and this gradient to the model's
             weighted = weighted + ((value - value.detach()) * gradient).flatten(1).sum(1)
         return Losses(weighted, losses.outputs)
 
     def _seen(self, losses: Losses, batch: Batch) -> ForwardOutputs:
         rows = len(losses.weighted)
         features, logits, hidden = (self._tapped.pop(name) for name in ("features", "logits", "hidden"))
-        if features.ndim == 3:  # a decoder's head sees each token; the model answers with the last
+        if features.ndim == 3:  # a decoder's head is applied to each token; the model uses the last
             last = batch.inputs["attention_mask"].cumsum(1).argmax(1)
             features = features[torch.arange(rows, device=last.device), last]
         return ForwardOutputs(losses.weighted, logits.float(), features.flatten(1).float(), hidden)
@@ -79,7 +79,7 @@ class AdaptingModule(TaskModule):
 
 
 def head_of(model: Any, outputs: int) -> nn.Linear:
-    """The last linear layer, which sees a sample's features. Raises ModelError where there is none."""
+    """The last linear layer, whose input is a sample's features. Raises ModelError if there is none."""
     body = {id(module) for module in model.base_model.modules()} if model.base_model is not model else set()
     found = [
         module
@@ -88,14 +88,14 @@ def head_of(model: Any, outputs: int) -> nn.Linear:
     ]
     if not found:
         raise ModelError(
-            f"{type(model).__name__} has no linear layer with {outputs} outputs behind its body, so its features "
-            "cannot be found; use adapt.method: finetune"
+            f"{type(model).__name__} has no linear layer with {outputs} outputs after its body, so its "
+            "features cannot be found; use adapt.method: finetune"
         )
     return found[-1]
 
 
 def freeze_for(method: Method, model: Any, outputs: int) -> None:
-    """Freeze what the method does not let learn. Raises ModelError where nothing is left."""
+    """Freeze the parameters that the method does not train. Raises ModelError if none is left."""
     head = head_of(model, outputs)
     learning = 0
     for prefix, module in model.named_modules():
@@ -104,18 +104,18 @@ def freeze_for(method: Method, model: Any, outputs: int) -> None:
                 parameter.requires_grad_(False)
             learning += parameter.requires_grad
     if not learning:
-        raise ModelError(f"{type(model).__name__} has nothing that {method.spec.method} lets learn")
+        raise ModelError(f"{type(model).__name__} has no parameters that {method.spec.method} trains")
 
 
 def freeze_for_method(method: Method | None, loaded: Loaded) -> None:
-    """Freeze what the method does not let learn. Raises ModelError for a model that it cannot be used with."""
+    """Freeze the parameters that the method does not train. Raises ModelError for an unsupported model."""
     if method is None:
         return
     model = loaded.model
     if method.observes and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise ModelError(
-            f"{type(model).__name__} normalises over micro-batches, so no loss over the global batch is exact with it; "
-            "use adapt.method: finetune, or a model with LayerNorm"
+            f"{type(model).__name__} normalises over micro-batches, so the loss over the global batch is not "
+            "exact with it; use adapt.method: finetune, or a model with LayerNorm"
         )
     freeze_for(method, model, model.config.num_labels)
 
@@ -123,7 +123,7 @@ def freeze_for_method(method: Method | None, loaded: Loaded) -> None:
 def joined_module(
     inner: TaskModule, method: Method | None, loaded: Loaded, job: Job, pretrained: Pretrained
 ) -> TaskModule:
-    """The task's module with what the method adds; where new parts start depends on the seed alone."""
+    """The task's module with the method's modules, whose initial values depend on the seed alone."""
     if method is None:
         return inner
     model, outputs = loaded.model, loaded.model.config.num_labels
@@ -139,7 +139,10 @@ def joined_module(
 def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained: Pretrained) -> nn.Module:
     config = loading.load_config(pretrained, job.model)
     if config is None or pretrained.builder is not None:
-        raise ModelError(f"{pretrained.builder} builds a model for the task alone; name a folder or a hub id")
+        raise ModelError(
+            f"{pretrained.builder} builds a model for the task only, without a language model head; "
+            "name a folder or a hub id"
+        )
     found = loading.load_model(pretrained, job.model, auto_class, (), config)
     if job.adapt.adapters is not None:
         _freeze_pretrained(found)
@@ -147,7 +150,7 @@ def _language_head(auto_class: str, body: PreTrainedModel, job: Job, pretrained:
 
 
 def _freeze_pretrained(loaded: Loaded) -> None:
-    """Only what the pretrained model lacks learns, as it does beside adapters in the rest of the model."""
+    """Freeze all parameters but those that the pretrained model lacks, as is done in a model with adapters."""
     named = dict(loaded.model.named_parameters(remove_duplicate=False))
     new = {named[name] for name in loaded.new if name in named}
     for parameter in named.values():

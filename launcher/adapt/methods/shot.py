@@ -1,11 +1,12 @@
 """SHOT: adapting a trained model without its source data (Liang et al. 2020, arXiv:2002.08546).
 
-The head stays as it is. The rest minimises mean H(p) − diversity · H(mean p) + weight · cross-entropy of pseudo-labels:
-each sample told surely, the classes even, and each sample of the class whose centre it is nearest to.
+The head is frozen. The rest minimises mean H(p) − diversity · H(mean p) + weight · cross-entropy of pseudo-labels, for
+confident predictions, balanced classes, and agreement with the nearest class centre.
 
-Centres (section 3.2): first the mean of all features, weighted by the class's probability; each sample takes the label
-of the nearest by cosine, of features with a one appended and brought to length one; centres and labels are then made
-once more from those labels. They are made anew before each epoch from sums over all samples, kept by sample, and saved.
+Centres (section 3.2): first the mean of all features, weighted by the class's probability. Each sample gets the label
+of the nearest centre by cosine, of features with a one appended and normalised to length one. Then centres and labels
+are computed once more from those labels. Both are computed before each epoch from sums over all samples. The labels are
+stored by sample, and saved with each checkpoint.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class SourceFree(Method):
     observes: ClassVar[tuple[str, ...]] = ("logits",)
 
     def is_trainable(self, name: str, module: nn.Module, is_head: bool) -> bool:
-        """All but the head."""
+        """True for all parameters except the head's."""
         return not is_head
 
     def begin_epoch(self, epoch: int, target: TargetInference) -> str | None:
-        """Find the centres, and with them the labels."""
+        """Compute the centres and the labels."""
         batches = [(ids, _direction(features), logits.double().softmax(-1)) for ids, features, logits in target.look()]
         for _ in range(2):
-            sums = sum(told.T @ directions for _, directions, told in batches)
+            sums = sum(chances.T @ directions for _, directions, chances in batches)
             centres = _centres(target.add_up(torch.as_tensor(sums)))
             near = [(ids, nearest(directions, centres)) for ids, directions, _ in batches]
             classes = len(centres)
@@ -61,11 +62,11 @@ class SourceFree(Method):
         return counted(labels, self.task.labels)
 
     def collate(self, examples: Any, ids: Any, sets: Any, moment: StepInfo) -> Any:
-        """The task's batch, with the labels of the centres."""
+        """The task's batch, with the pseudo-labels."""
         return collate_with_labels(self.task, self.state.get("labels"), examples, ids, sets, moment)
 
     def weights(self, batch: StepBatch) -> dict[str, Tensor]:
-        """Each sample alike."""
+        """The same weight for all samples."""
         return {"pseudo": batch.is_target}
 
     def coefficients(self, moment: StepInfo) -> dict[str, float]:
@@ -73,11 +74,11 @@ class SourceFree(Method):
         return {"pseudo": self.spec.pseudo_labels}
 
     def terms(self, seen: ForwardOutputs, parts: Any, batch: StepBatch) -> dict[str, Tensor]:
-        """The loss of the centres' labels."""
+        """The loss on the pseudo-labels."""
         return {"pseudo": pseudo_loss(seen.logits, batch.extra["pseudo"])}
 
     def batch_loss(self, found: BatchObservations) -> Tensor:
-        """Sureness and evenness over the whole global batch."""
+        """Information maximisation over the whole global batch."""
         return information(found.target("logits"), self.spec.diversity)
 
 
@@ -89,20 +90,20 @@ def information(logits: Tensor, diversity: float) -> Tensor:
 
 
 def _centres(sums: Tensor) -> Tensor:
-    """[classes, width + 1] of length one, however little probability a class has; zero where it has none."""
+    """[classes, width + 1] normalised to length one; zero for a class without any probability."""
     largest = sums.abs().amax(1, keepdim=True)
     return F.normalize(sums / largest.clamp(min=torch.finfo(sums.dtype).tiny), dim=1)
 
 
 def nearest(directions: Tensor, centres: Tensor) -> Tensor:
-    """[samples] the class whose centre is nearest; one without samples has none, and gets none.
+    """[samples] the class with the nearest centre; a class without samples has no centre, and is not chosen.
 
-    directions, centres: of length one, or zero where there is no centre
+    directions, centres: of length one; zero for a missing centre
     """
     likeness = directions @ centres.T
     return likeness.masked_fill(~centres.any(1), -torch.inf).argmax(1)
 
 
 def _direction(features: Tensor) -> Tensor:
-    """[samples, width + 1] with a one appended, of length one."""
+    """[samples, width + 1] features with a one appended, normalised to length one."""
     return F.normalize(F.pad(features.double(), (0, 1), value=1.0), dim=1)

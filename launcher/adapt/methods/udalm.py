@@ -1,7 +1,7 @@
-"""UDALM (Karouzos et al. 2021, arXiv:2104.07078): λ · task loss on the source + (1 − λ) · masked words on the target.
+"""UDALM (Karouzos et al. 2021, arXiv:2104.07078): λ · source task loss + (1 − λ) · masked language modelling on target.
 
-λ is the source's share of all samples, n_s / (n_s + n_t), as in the paper, or what the job says. The paper begins with
-a phase of masked words alone, which is `method: dapt`; a run may begin with a model that another run has so prepared.
+λ is the source's share of all samples, n_s / (n_s + n_t), as in the paper, or set in the job. The paper begins with a
+phase of masked language modelling alone, which is `method: dapt`; a run may start from the model of such a run.
 """
 
 from __future__ import annotations

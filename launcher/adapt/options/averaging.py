@@ -1,4 +1,4 @@
-"""An average of the weights over the steps, kept beside them: a moving one (EMA), or the mean of some (SWA)."""
+"""An average of the weights over the steps: an exponential moving average (EMA), or a mean over some steps (SWA)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from launcher.engines.base import Engine, LocalTensor
 from launcher.job.sections.adapting import Ema, Swa
 
 SLOT = "average"
-"""Its name among the moments of a checkpoint."""
+"""Its slot among the moments in a checkpoint."""
 
 
 class Average:
-    """Begins as the weights that training began from; before any checkpoint is loaded.
+    """The average, initialised with the initial weights, before any checkpoint is loaded.
 
-    steps: of the whole run
+    steps: number of steps of the whole run
     """
 
     def __init__(self, spec: Ema | Swa, engine: Engine, steps: int, steps_per_epoch: int) -> None:
@@ -25,12 +25,12 @@ class Average:
         self._copies = Copies(engine.local_parameters())
 
     def stands_after(self, step: int) -> bool:
-        """Whether the average stands for the weights after so many steps."""
+        """Whether the average is used instead of the weights after `step` steps."""
         return step >= first_step(self._spec, self._steps, self._per_epoch)
 
     @torch.no_grad()
     def take_in(self, step: int) -> None:
-        """Let the weights after so many steps count in the average."""
+        """Add the weights after `step` steps to the average."""
         weight = weight_after(self._spec, step, self._steps, self._per_epoch)
         if weight:
             stepped = self._copies.parameters
@@ -38,7 +38,7 @@ class Average:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange weights and average; a second time puts both back, to the last bit."""
+        """Exchange weights and average; a second call restores both bit for bit."""
         for parameter in self._copies.parameters:
             tensor, average = parameter.tensor, self._copies[parameter]
             held = tensor.clone()
@@ -47,11 +47,11 @@ class Average:
         self._engine.refresh()
 
     def saved(self) -> Kept:
-        """What a checkpoint holds."""
+        """The state for a checkpoint."""
         return self._copies.saved(SLOT, self._copies.parameters)
 
     def load(self, kept: Mapping[str, Mapping[str, LocalTensor]]) -> None:
-        """Take over what a checkpoint holds; where a parameter begins to learn its average is what was just loaded."""
+        """Load a checkpoint's state; the average of a newly unfrozen parameter is the weight that was just loaded."""
         for parameter in self._copies.parameters:
             self._copies.take(parameter)
         self._copies.load(SLOT, kept)
@@ -60,9 +60,8 @@ class Average:
 def weight_after(spec: Ema | Swa, step: int, total_steps: int, steps_per_epoch: int) -> float:
     """The weight w in average ← (1 − w)·average + w·weights, after `step` optimizer steps (1 is the first).
 
-    The moving average begins with the weights before the first step, and forgets them quickly: its decay is at most
-    (1 + step) / (10 + step), without which a short run would end near its start. The mean (SWA) counts all its members
-    alike.
+    The moving average is initialised with the weights before the first step, and its decay is at most
+    (1 + step) / (10 + step), without which a short run would end near its start. The mean (SWA) has equal weights.
     """
     if isinstance(spec, Ema):
         return 1 - min(spec.decay, (1 + step) / (10 + step))
@@ -72,7 +71,7 @@ def weight_after(spec: Ema | Swa, step: int, total_steps: int, steps_per_epoch: 
 
 
 def first_step(spec: Ema | Swa, total_steps: int, steps_per_epoch: int) -> int:
-    """The step from which on the average stands for the weights; for SWA of epochs, the first end of one."""
+    """The step from which the average is used instead of the weights; for SWA over epochs, an epoch's end."""
     if isinstance(spec, Ema):
         return 0
     first = max(1, round(spec.start * total_steps))

@@ -1,4 +1,4 @@
-"""Distillation from the model as it came, so that it forgets less (Li & Hoiem 2017, arXiv:1606.09282)."""
+"""Distillation from the pretrained model against forgetting (Li & Hoiem 2017, arXiv:1606.09282)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from launcher.models.parts.batch import Batch, Losses
 from launcher.models.tasks.base import TaskModule
 
 TEACHER = "teacher"
-"""Where the frozen model stands in the task's module, beside `model`: sharded like it, and never saved."""
+"""Attribute of the frozen model in the task's module: sharded like `model`, and never saved."""
 
 
 def add_teacher(module: TaskModule, teacher: nn.Module, spec: Distill) -> None:
-    """Let `module` learn from `teacher` too: (1 − weight)·loss + weight·T²·KL(teacher ‖ model), while it trains.
+    """Add distillation to `module`'s training loss: (1 − weight)·loss + weight·T²·KL(teacher ‖ model).
 
-    One wrapped forward does both, so every engine averages the sum as it averages any loss. The softmax is over the
-    last dimension of the scores; of scores for independent labels each is compared by itself.
+    One forward computes both, so every engine averages the sum as it averages any loss. The softmax is over the last
+    dimension of the logits; logits of independent labels are compared one by one.
     """
     teacher.requires_grad_(False).eval()
-    teacher.train = lambda mode=True: teacher  # type: ignore[method-assign]  # whoever trains the rest
+    teacher.train = lambda mode=True: teacher  # type: ignore[method-assign]  # stays in evaluation mode
     for part in teacher.modules():
         part._non_persistent_buffers_set.update(part._buffers)
     module.add_module(TEACHER, teacher)
@@ -49,9 +49,9 @@ def add_teacher(module: TaskModule, teacher: nn.Module, spec: Distill) -> None:
 
 
 def divergence(scores: Tensor, aims: Tensor, temperature: float, *, independent: bool = False) -> Tensor:
-    """KL of the distribution of `aims` from that of `scores`, over the last dimension.
+    """KL(`aims` ‖ `scores`) of the softmax over the last dimension.
 
-    scores, aims: […, classes], each divided by the temperature; independent: the mean over labels that are or are not
+    scores, aims: […, classes] logits, divided by the temperature; independent: the mean over binary labels
     """
     scores, aims = scores.float() / temperature, aims.float() / temperature
     if not independent:

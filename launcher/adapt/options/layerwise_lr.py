@@ -1,4 +1,4 @@
-"""How far below the top each parameter is, counted in repeated blocks, and what that makes of its learning rate."""
+"""Layer-wise learning rates: the depth of each parameter below the top, in repeated blocks, and its factor."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def distances(model: PreTrainedModel) -> dict[str, int]:
-    """For each parameter 0 at the top (the head, and what follows the last block), 1 in the last block, 2 in the one
-    before, …; one more than the blocks where it comes before them all (embeddings).
+    """The depth of each parameter: 0 at the top (the head, and modules after the last block), 1 in the last block, 2 in
+    the one before, …; the number of blocks plus one before all of them (embeddings).
 
-    The blocks of an encoder lie below those of its decoder. A parameter that is tied is where it first occurs.
-    Raises ModelError where nothing is repeated.
+    The blocks of an encoder are below those of its decoder. A tied parameter counts where it first occurs.
+    Raises ModelError if the model has no repeated blocks.
     """
     blocks = list(repeated_blocks(model.base_model))
     if not blocks:
         raise ModelError(
-            f"{type(model).__name__} has no repeated layers, so adapt.layer_decay and adapt.unfreeze have nothing to "
-            "go by; name groups: adapt.lr_factors"
+            f"{type(model).__name__} has no repeated layers, which adapt.layer_decay and adapt.unfreeze "
+            "need; name groups: adapt.lr_factors"
         )
     number_of = {parameter: number for number, block in enumerate(blocks) for parameter in block.parameters()}
     passed, found = 0, {}
@@ -37,10 +37,10 @@ def distances(model: PreTrainedModel) -> dict[str, int]:
 
 
 def learning_rate_factors(spec: Adapting, model: PreTrainedModel) -> dict[str, float]:
-    """What each parameter's learning rate is multiplied by, for those that learn.
+    """The factor of the learning rate of each trained parameter.
 
-    Discriminative rates as in ULMFiT (Howard & Ruder 2018, arXiv:1801.06146); one factor a layer as in ELECTRA (Clark
-    et al. 2020, arXiv:2003.10555). Raises ModelError where a pattern names no parameter.
+    Discriminative rates as in ULMFiT (Howard & Ruder 2018, arXiv:1801.06146); one factor per layer as in ELECTRA (Clark
+    et al. 2020, arXiv:2003.10555). Raises ModelError for a pattern that matches no parameter.
     """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     depth = distances(model) if spec.layer_decay < 1 else {}
@@ -61,7 +61,7 @@ def _check_patterns(patterns: Collection[str], names: Collection[str], model: Pr
             continue
         if any(fnmatch(name, pattern) for name, _ in model.named_parameters()):
             raise ModelError(
-                f"adapt.lr_factors: nothing that is named {pattern!r} learns, by model.frozen or the method; remove it"
+                f"adapt.lr_factors: no parameter named {pattern!r} is trained (model.frozen or the method); remove it"
             )
         shown = ", ".join(name for name, part in model.named_children() if any(True for _ in part.parameters()))
         raise ModelError(f"adapt.lr_factors: no parameter is named {pattern!r}; the model's parts are {shown}")

@@ -1,4 +1,4 @@
-"""What the weights were when training began: pulled back to in each step (L2-SP), or mixed with the end (WiSE-FT)."""
+"""The initial weights: for decay towards them in each step (L2-SP), or interpolation at the end (WiSE-FT)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from launcher.adapt.options.weight_copies import Copies, Kept, move
 from launcher.engines.base import Engine, LocalParameter, LocalTensor
 
 SLOT = "start"
-"""Its name among the moments of a checkpoint."""
+"""Its slot among the moments in a checkpoint."""
 
 
 class Start:
-    """Made when the weights are those that training began from, before any checkpoint is loaded.
+    """A copy of the initial weights, made before any checkpoint is loaded.
 
-    interpolates: `mix` is to be called; else parameters that the pretrained model lacks are left out
+    interpolates: whether `mix` will be called; if not, parameters that the pretrained model lacks are left out
     """
 
     def __init__(self, engine: Engine, *, interpolates: bool) -> None:
@@ -33,25 +33,25 @@ class Start:
 
     @torch.no_grad()
     def pull(self, strength: float) -> None:
-        """w − lr·α·(w − w₀), with the rate of w's own group (Xuhong et al. 2018, arXiv:1802.01483)."""
+        """w ← w − lr·α·(w − w₀), with the rate of w's own group (Xuhong et al. 2018, arXiv:1802.01483)."""
         for members in self._groups:
             tensors = [parameter.tensor for parameter in members]
             move(tensors, self._start.of(members), members[0].group["lr"] * strength)
 
     @torch.no_grad()
     def mix(self, share: float) -> None:
-        """w ← (1 − share)·start + share·end, the end being the weights at the first call (arXiv:2109.01903)."""
+        """w ← (1 − share)·start + share·end; end are the weights at the first call (arXiv:2109.01903)."""
         self._end = self._end or Copies(self._start.parameters)
         for parameter in self._start.parameters:
             torch.lerp(self._start[parameter], self._end[parameter], share, out=parameter.tensor)
         self._engine.refresh()
 
     def saved(self) -> Kept:
-        """What a checkpoint holds: the start of new parameters. That of the others is in the pretrained model."""
+        """The state for a checkpoint: the initial values of new parameters; the others are in the pretrained model."""
         return self._start.saved(SLOT, self._new)
 
     def load(self, kept: Mapping[str, Mapping[str, LocalTensor]]) -> None:
-        """Take over what a checkpoint holds; a new parameter starts from what it was when it was first kept."""
+        """Load a checkpoint's state: the initial values of new parameters, by default the current ones."""
         for parameter in self._new:
             self._start.take(parameter)
         self._start.load(SLOT, kept)

@@ -1,7 +1,7 @@
-"""What learns first: the head of a linear probe, then one more layer from the top at a time.
+"""Linear probing and gradual unfreezing: first the head is trained, then one more layer from the top at a time.
 
-Changing what learns under a living engine fails or loses parameters, so the engine is built anew whenever more learns,
-from a checkpoint, under every engine alike (launcher/plan/stages.py).
+Unfreezing parameters in a prepared engine fails or loses parameters. So every engine is set up again from a checkpoint
+whenever parameters are unfrozen (launcher/plan/stages.py).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def learning_sets(spec: Adapting, loaded: Loaded) -> list[frozenset[str]]:
-    """Names of the parameters that learn at first, then of those that learn later on; each set holds the one before.
+    """Names of the parameters trained at first, then after each unfreezing; each set contains the one before.
 
-    loaded: a model whose `requires_grad` says what ever learns
-    Raises ModelError where there is no head to begin with.
+    loaded: a model whose `requires_grad` is set for all parameters that are ever trained
+    Raises ModelError if there is no head to begin with.
     """
     model = loaded.model
     everything = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
@@ -35,21 +35,21 @@ def learning_sets(spec: Adapting, loaded: Loaded) -> list[frozenset[str]]:
 
 
 def _learning_head(loaded: Loaded, everything: frozenset[str]) -> frozenset[str]:
-    """What a linear probe trains. Raises ModelError where that is nothing, or all that learns."""
+    """The parameters of a linear probe. Raises ModelError if these are none, or all trained parameters."""
     head = _head(loaded)
     found = everything & head
     if head and not found:
-        raise ModelError("adapt.probe: model.frozen or the method keeps the head as it is; remove adapt.probe")
+        raise ModelError("adapt.probe: model.frozen or the method freezes the head; remove adapt.probe")
     if not found:
         name = type(loaded.model).__name__
-        raise ModelError(f"adapt.probe: {name} has no head that learns by itself; remove adapt.probe")
+        raise ModelError(f"adapt.probe: {name} has no head that can be trained alone; remove adapt.probe")
     if found == everything:
-        raise ModelError("adapt.probe: nothing is trained besides the head; remove it")
+        raise ModelError("adapt.probe: only the head is trained anyway; remove it")
     return found
 
 
 def _head(loaded: Loaded) -> frozenset[str]:
-    """What stands outside the base model, and what the pretrained model lacks."""
+    """Parameters outside the base model, and those that the pretrained model lacks."""
     model: PreTrainedModel = loaded.model
     inside = set() if model.base_model is model else set(model.base_model.parameters())
     outside = {name for name, parameter in model.named_parameters() if inside and parameter not in inside}

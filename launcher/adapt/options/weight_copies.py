@@ -1,7 +1,7 @@
-"""Copies of what this rank steps: laid out as that is, so that no rank needs more than its own part.
+"""Copies of the local parameters, in the same layout, so that no rank needs more than its own shards.
 
-What an optimizer steps is a whole parameter, a shard of one, or under ZeRO a run of its elements. All that is done with
-copies is done element by element, and checkpoints hold them as they hold moments.
+A local parameter is a whole parameter, a shard of one, or under ZeRO a range of its elements. All operations on copies
+are elementwise, and checkpoints store them like moments.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ import torch
 from launcher.engines.base import LocalParameter, LocalTensor, cloned, local
 
 Kept = dict[str, dict[str, LocalTensor]]
-"""What options keep of each parameter by the parameter's name, then by their own: its place in a checkpoint."""
+"""Copies by parameter name, then by slot, as in a checkpoint."""
 
 
 def move(tensors: Sequence[torch.Tensor], ends: Sequence[torch.Tensor], share: float) -> None:
-    """tensor ← (1 − share)·tensor + share·end for all at once, in the few kernels that the device allows."""
-    if tensors:  # a rank may step nothing
+    """tensor ← (1 − share)·tensor + share·end for all tensors, with few (foreach) kernels."""
+    if tensors:  # a rank may have no shards
         torch._foreach_lerp_(list(tensors), list(ends), share)
 
 
 class Copies:
-    """A copy of some parameters as they are now."""
+    """A copy of the current values of some parameters."""
 
     def __init__(self, parameters: Sequence[LocalParameter]) -> None:
         self.parameters = tuple(parameters)
         self._held = {parameter.name: cloned(parameter.held) for parameter in parameters}
 
     def __getitem__(self, parameter: LocalParameter) -> torch.Tensor:
-        """This rank's part of the copy, which may be written to."""
+        """This rank's shard of the copy, which may be modified."""
         return local(self._held[parameter.name])
 
     def of(self, parameters: Sequence[LocalParameter]) -> list[torch.Tensor]:
-        """This rank's parts of the copies of some of them."""
+        """This rank's shards of the copies of some parameters."""
         return [self[parameter] for parameter in parameters]
 
     @torch.no_grad()
     def take(self, parameter: LocalParameter) -> None:
-        """Copy the parameter as it is now."""
+        """Copy the parameter's current value."""
         self[parameter].copy_(parameter.tensor)
 
     def saved(self, slot: str, parameters: Sequence[LocalParameter]) -> Kept:
-        """What a checkpoint holds of some of the parameters, sharing memory."""
+        """The copies of some parameters for a checkpoint, sharing memory."""
         return {parameter.name: {slot: self._held[parameter.name]} for parameter in parameters}
 
     @torch.no_grad()
     def load(self, slot: str, kept: Mapping[str, Mapping[str, LocalTensor]]) -> None:
-        """Take over what `saved` gave, as far as it is there."""
+        """Load what `saved` returned, as far as it is present."""
         for parameter in self.parameters:
             found = kept.get(parameter.name, {}).get(slot)
             if found is not None:

@@ -1,4 +1,4 @@
-"""What a job asks to be done with the weights beside the optimizer's steps, the same under every engine."""
+"""Operations on the weights in addition to the optimizer's steps, the same under every engine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SLOTS = (averaging.SLOT, start.SLOT)
 
 
 class WeightOptions:
-    """An average, a pull to the start, an interpolation with it: each where the job asks for it.
+    """Weight averaging, L2-SP and interpolation, as the job requests.
 
     Made right after the engine was prepared, before any checkpoint is loaded.
-    steps: of the whole run
-    interpolates: whether this stage of the run keeps the start that the end is to be mixed with
+    steps: number of steps of the whole run
+    interpolates: whether this stage of the run keeps the initial weights for interpolation
     """
 
     def __init__(self, adapt: Adapt, engine: Engine, steps: int, steps_per_epoch: int, *, interpolates: bool) -> None:
@@ -26,23 +26,23 @@ class WeightOptions:
         self._options = [option for option in (self._average, self._start) if option is not None]
 
     def before_update(self) -> None:
-        """Called by the engine right before it updates the weights."""
+        """Apply L2-SP; the engine calls this right before it updates the weights."""
         if self._start is not None and self._strength:
             self._start.pull(self._strength)
 
     def after_step(self, step: int) -> None:
-        """Take the weights after so many steps into account."""
+        """Update the average with the weights after `step` steps."""
         if self._average is not None:
             self._average.take_in(step)
 
     def average_stands(self, step: int) -> bool:
-        """Whether an average would be the result after so many steps."""
+        """Whether an average would be the result after `step` steps."""
         return self._average is not None and self._average.stands_after(step)
 
     def swap_result(self, step: int) -> None:
-        """Exchange the weights with those that would be the result after so many steps; a second time puts both back.
+        """Exchange the weights with those of the result after `step` steps; a second call restores both.
 
-        Such are an average that the job asks for, and what the optimizer itself averages.
+        The result may be an average that the job requests, or the optimizer's own average.
         """
         if self._average is None:
             self._engine.swap_result()
@@ -50,12 +50,12 @@ class WeightOptions:
             self._average.swap()
 
     def mix(self, share: float) -> None:
-        """Go to (1 − share)·start + share·end; the end is where the weights were at the first call."""
+        """Set the weights to (1 − share)·start + share·end; end are the weights at the first call."""
         assert self._start is not None
         self._start.mix(share)
 
     def state(self) -> StateDict:
-        """The engine's state with what the options keep, as a checkpoint holds it."""
+        """The engine's state with the options' copies, for a checkpoint."""
         state = self._engine.state()
         moments = {name: dict(slots) for name, slots in state["optimizer"].items()}
         for option in self._options:
@@ -64,7 +64,7 @@ class WeightOptions:
         return {**state, "optimizer": moments}
 
     def load(self, state: StateDict) -> None:
-        """Take over a checkpoint: the engine its weights and moments, then the options what they keep."""
+        """Load a checkpoint: the engine's weights and moments, then the options' copies."""
         moments = {
             name: {slot: held for slot, held in slots.items() if slot not in SLOTS}
             for name, slots in state["optimizer"].items()

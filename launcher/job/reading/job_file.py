@@ -39,7 +39,7 @@ def load_job(path: Path, sets: Sequence[str] = (), *, trains: bool = True) -> Jo
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        message = "the path of its folder is not UTF-8, and no file of a run could name it"
+        message = "the path of its folder is not UTF-8, so the files of a run could not record it"
         raise JobError([Problem(str(path), "", message, "rename the folder")]) from None
     return _checked(document, origins, folder, trains)
 
@@ -123,7 +123,7 @@ def _problems(
     document: Document,
     origins: Mapping[tuple[str, ...], str],
 ) -> Iterator[Problem]:
-    """One problem a path: the branches of a union are told together."""
+    """One problem a path: the branches of a union are reported together."""
     by_path: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for error in invalid.errors():
         by_path.setdefault(_real_path(error, document.values), []).append(error)
@@ -159,7 +159,7 @@ def _explain(
 ) -> tuple[str, str]:
     first = errors[0]
     if first["type"] in ("missing", "union_tag_not_found"):
-        return "is missing and needed", ""
+        return "is required and missing", ""
     if first["type"] == "respelt":
         return first["ctx"]["message"], first["ctx"]["fix"]
     if first["type"] in ("extra_forbidden", "invalid_key"):
@@ -188,13 +188,13 @@ def _allowed(error: ErrorDetails) -> str:
         case "union_tag_invalid":
             return str(context["expected_tags"]).replace("'", "").replace(", ", " or ")
         case "too_short":
-            return "a list that is not empty"
+            return "a non-empty list"
         case "greater_than":
             return f"a number above {context['gt']:g}"
         case "greater_than_equal":
-            return f"a number from {context['ge']:g} on"
+            return f"a number of at least {context['ge']:g}"
         case "less_than_equal":
-            return f"a number up to {context['le']:g}"
+            return f"a number of at most {context['le']:g}"
         case "less_than":
             return f"a number below {context['lt']:g}"
         case "int_parsing" | "int_type" | "int_from_float":
@@ -210,7 +210,7 @@ def _allowed(error: ErrorDetails) -> str:
         case "string_too_long":
             return f"at most {context['max_length']} characters"
         case "model_type" | "dict_type" | "model_attributes_type":
-            return "a section with keys of its own"
+            return "a section of keys and values"
         case "tuple_type" | "list_type":
             return "a list"
         case "value_error":

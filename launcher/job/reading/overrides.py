@@ -9,8 +9,7 @@ from launcher.errors import JobError, Problem
 from launcher.job.reading.yaml_reader import DEEPEST, YamlFaults, parse_yaml
 
 NO_SECTION = (
-    "a part of this path holds a single value; write the section that it stands for, such as "
-    "data.train={source: train.csv}"
+    "a part of this path holds a single value; override the whole section, such as data.train={source: train.csv}"
 )
 
 
@@ -24,10 +23,10 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
         path, adds = path.removesuffix("+"), path.endswith("+")
         names = tuple(path.strip().split("."))
         if not equals or not all(names):
-            problems.append(Problem(where, "", "not of the form a.b=c", "for example --set train.optimizer.lr=2e-5"))
+            problems.append(Problem(where, "", "expected a.b=c", "for example --set train.optimizer.lr=2e-5"))
             continue
         if len(names) > DEEPEST:
-            problems.append(Problem(where, "", f"a path of {len(names)} parts; no field is so deep", "shorten it"))
+            problems.append(Problem(where, "", f"a path of {len(names)} parts, and no field is so deep", "shorten it"))
             continue
         try:
             value = parse_yaml(written).value
@@ -42,7 +41,7 @@ def apply_overrides(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[s
             before = section.get(names[-1])
             lists = [[] if before is None else before, value]
             if not all(isinstance(one, list) for one in lists):
-                message = "+= adds the elements of a list to a list, and one of the two is none"
+                message = "+= appends a list to a list, and one of the two is not a list"
                 problems.append(Problem(where, path, message, f"{path}+=[…], with a list in the job file"))
                 continue
             value = [*lists[0], *lists[1]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.errors import ModelError, RequestError
 from launcher.job.home import usable_cache
-from launcher.job.places import beside, is_file, is_there, may_be_on_the_hub, not_there, why_unusable
+from launcher.job.places import is_file, is_there, may_be_on_the_hub, not_there, resolve_from, why_unusable
 from launcher.job.pretrained import (
     ALIASES,
     Pretrained,
@@ -43,7 +43,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Violation]]:
     }
     if job.data.target is not None:
         data["target"] = _source(job.data.target, folder, ("data", "target"), found)
-    data["cache"] = str(beside(usable_cache(job.data.cache, beside(job.launch.runs, folder)), folder))
+    data["cache"] = str(resolve_from(usable_cache(job.data.cache, resolve_from(job.launch.runs, folder)), folder))
     task, adapt = _task(job, folder, found), _adapt(job, folder, found)
     model: dict[str, Any] = {"trust_code": _trusted(job, task, adapt, folder, found)}
     job = job.model_copy(update={"model": job.model.model_copy(update=model)})
@@ -51,13 +51,13 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Violation]]:
         place = find_pretrained(job.model, folder)
         found += _processor(job, place, folder)
         if place.kind != "hub" and job.model.pretrained != place.location and _is_path(job.model.pretrained, folder):
-            model["pretrained"] = str(beside(job.model.pretrained, folder))
+            model["pretrained"] = str(resolve_from(job.model.pretrained, folder))
         for name in ("config", "tokenizer"):
             value = getattr(job.model, name)
             if value is None or value in ALIASES:
                 continue
-            if is_there(beside(value, folder)):
-                model[name] = str(beside(value, folder))
+            if is_there(resolve_from(value, folder)):
+                model[name] = str(resolve_from(value, folder))
             elif not may_be_on_the_hub(value, folder):
                 found.append((("model", name), *not_there(value, folder, "name a folder, or a hub id")))
         if place.kind == "adapter" and job.adapt.adapters is not None:
@@ -76,7 +76,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Violation]]:
             for name, place in job.verdict.compare.items()
         },
     }
-    launch = {"runs": str(beside(job.launch.runs, folder))}
+    launch = {"runs": str(resolve_from(job.launch.runs, folder))}
     track = tuple(_tracker(tracker, folder) for tracker in job.track)
     resolved = job.model_copy(
         update={
@@ -96,7 +96,7 @@ def resolve_paths(job: Job, folder: Path) -> tuple[Job, list[Violation]]:
 
 def _trusted(job: Job, task: str, adapt: Adapt, folder: Path, found: list[Violation]) -> tuple[str, ...]:
     """The user's own files: those that the job names for a use, and those that folders may name."""
-    named = [str(beside(file, folder).resolve()) for file in job.model.trust_code]
+    named = [str(resolve_from(file, folder).resolve()) for file in job.model.trust_code]
     found += [
         (("model", "trust_code"), f"there is no {file}", "paths are relative to the job file")
         for file in named
@@ -106,7 +106,7 @@ def _trusted(job: Job, task: str, adapt: Adapt, folder: Path, found: list[Violat
         named.append(file_of(task))
     if adapt.own_class is not None:
         named.append(file_of(adapt.own_class))
-    function = beside(file_of(job.model.pretrained), folder)
+    function = resolve_from(file_of(job.model.pretrained), folder)
     if function.suffix == ".py" and function.is_file():
         named.append(str(function.resolve()))
     return tuple(dict.fromkeys(file for file in named if file))
@@ -144,7 +144,7 @@ def _other(job: Job, place: str | None, folder: Path, path: tuple[str, ...], fou
         return place
     if task is not None and task in FAMILIES and task != job.task:
         found.append((path, f"{place} was trained for {task}, and this job is for {job.task}", "name another run"))
-    full = beside(place, folder)
+    full = resolve_from(place, folder)
     return str(full) if is_there(full) else place
 
 
@@ -162,7 +162,7 @@ def too_long(job: Job, longest: int) -> Violation:
     """The problem of samples that may be longer than the model's positions."""
     return (
         ("train", "max_length"),
-        f"{job.train.max_length} tokens are more than the {longest} that {job.model.pretrained} has positions for",
+        f"{job.train.max_length} tokens are more than the {longest} positions of {job.model.pretrained}",
         f"train.max_length: {longest}",
     )
 
@@ -187,14 +187,14 @@ def _processor(job: Job, place: Pretrained, folder: Path) -> list[Violation]:
     processor = Path(place.tokenizer)
     if family.needs_tokenizer or not processor.is_dir() or (processor / "preprocessor_config.json").is_file():
         return []
-    message = f"{processor} holds no preprocessor_config.json, which {job.task} needs"
-    return [(("model", "pretrained"), message, "model.tokenizer: FOLDER-OR-HUB-ID of one that does")]
+    message = f"{processor} has no preprocessor_config.json, which {job.task} needs"
+    return [(("model", "pretrained"), message, "model.tokenizer: FOLDER-OR-HUB-ID of an image processor")]
 
 
 def _adapters_twice(job: Job) -> Violation:
     return (
         ("model", "pretrained"),
-        f"{job.model.pretrained} holds adapters, and no other program reads adapters of adapters",
+        f"{job.model.pretrained} holds adapters, and adapters of adapters are not supported",
         f"merge them first: adaptrun consolidate {job.model.pretrained} -o FOLDER, then model.pretrained: FOLDER",
     )
 
@@ -207,10 +207,10 @@ def _adapt(job: Job, folder: Path, found: list[Violation]) -> Adapt:
         return adapt.model_copy(update={"rehearsal": adapt.rehearsed.model_copy(update={"source": source})})
     if adapt.own_class is not None:
         file, _, name = adapt.own_class.rpartition(":")
-        path = beside(file, folder)
+        path = resolve_from(file, folder)
         if not file or not is_file(path):
             message, fix = not_there(file, folder, "paths are relative to the job file")
-            message = message if file else f"say which class of {name} is the method: {name}:MyMethod"
+            message = message if file else f"name the class of {name} that is the method: {name}:MyMethod"
             found.append((("adapt", "code"), message, fix))
         else:
             try:
@@ -225,10 +225,10 @@ def _engine(job: Job, folder: Path, found: list[Violation]) -> Engine:
     """The engine with absolute paths of an own DeepSpeed file and of the folder on a local disk."""
     name, update = job.engine.deepspeed, dict[str, str]()
     if job.engine.nvme_path is not None:
-        update["nvme_path"] = str(beside(job.engine.nvme_path, folder))
+        update["nvme_path"] = str(resolve_from(job.engine.nvme_path, folder))
     if name in DEEPSPEED_TEMPLATES:
         return job.engine.model_copy(update=update)
-    file = beside(name, folder)
+    file = resolve_from(name, folder)
     if not is_file(file):
         near = get_close_matches(name, DEEPSPEED_TEMPLATES, n=1)
         fix = f"did you mean {near[0]}?" if near else f"the templates are {', '.join(DEEPSPEED_TEMPLATES)}"
@@ -239,7 +239,7 @@ def _engine(job: Job, folder: Path, found: list[Violation]) -> Engine:
 def _source(source: Source, folder: Path, path: tuple[str, ...], found: list[Violation]) -> Source:
     places = []
     for place in source.files:
-        full = beside(place, folder)
+        full = resolve_from(place, folder)
         if is_there(full):
             places.append(str(full))
             continue
@@ -253,11 +253,11 @@ def _tracker(tracker: Tracker, folder: Path) -> Tracker:
     """The tracker with absolute paths, also that of a SQLite file."""
     places: dict[str, str] = {}
     if tracker.folder is not None:
-        places["folder"] = str(beside(tracker.folder, folder))
+        places["folder"] = str(resolve_from(tracker.folder, folder))
     if tracker.uri is not None and tracker.uri.startswith(SQLITE):
-        places["uri"] = f"{SQLITE}{beside(tracker.uri.removeprefix(SQLITE), folder)}"
+        places["uri"] = f"{SQLITE}{resolve_from(tracker.uri.removeprefix(SQLITE), folder)}"
     return tracker.model_copy(update=places)
 
 
 def _is_path(value: str, folder: Path) -> bool:
-    return is_file(beside(value.rpartition(":")[0], folder)) or is_there(beside(value, folder))
+    return is_file(resolve_from(value.rpartition(":")[0], folder)) or is_there(resolve_from(value, folder))

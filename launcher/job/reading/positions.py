@@ -34,7 +34,7 @@ class Document:
         return self.places.get(path, f"{self.file}:1:1")
 
 
-def read_document(file: Path, origin: str = "adaptrun init writes one to start from") -> Document:
+def read_document(file: Path, origin: str = "adaptrun init writes a job file to start from") -> Document:
     """Read a job file. Raises JobError for a file that is missing, is no YAML, or repeats a key.
 
     origin: where such a file comes from, for who has none
@@ -70,7 +70,7 @@ def _text_of(file: Path, origin: str) -> str:
     except (OSError, ValueError) as error:
         raise JobError([Problem(str(file), "", f"cannot be read: {error}")]) from None
     if len(data) > LARGEST_FILE:
-        message = f"is larger than {LARGEST_FILE // 2**20} MiB, which no job file or profile is"
+        message = f"is larger than {LARGEST_FILE // 2**20} MiB, too large for a job file or profile"
         raise JobError([Problem(str(file), "", message, "check the path")])
     try:
         return data.decode("utf-8-sig")

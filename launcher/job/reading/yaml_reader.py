@@ -157,14 +157,14 @@ class _Reading:
         """Stop where aliases that hold aliases multiply."""
         self._values += 1
         if self._values > MOST_VALUES:
-            message = f"with its aliases followed, the text holds more than {MOST_VALUES:,} values"
+            message = f"with its aliases expanded, the file has more than {MOST_VALUES:,} values"
             self._fault(node, path, message, "remove the alias")
             raise YamlFaults(self.faults)
 
     def _enter(self, node: yaml.Node, path: KeyPath) -> bool:
         kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
         if any(node is above for above in self._above):
-            self._fault(node, path, "the value holds itself", "remove the alias")
+            self._fault(node, path, "the value contains itself", "remove the alias")
         elif len(self._above) >= DEEPEST:
             self._fault(node, path, f"not valid YAML: nested deeper than {DEEPEST} levels", "remove the alias")
         elif node.tag != f"{_STANDARD}{kind}":
@@ -181,18 +181,18 @@ class _Reading:
         values: dict[str, Any] = {}
         for key, value in _own(node):
             if not isinstance(key, yaml.ScalarNode):
-                self._fault(key, path, "not valid YAML: a list or a section is no key", "write a word")
+                self._fault(key, path, "not valid YAML: a list or a section cannot be a key", "write a text as the key")
                 continue
             name = self._text(key, path)
             below = (*path, name)
             if name in values:
-                self._fault(key, below, "the key is there twice", "remove one of the two")
+                self._fault(key, below, "the key is given twice", "remove one of the two")
             self.places.setdefault(below, _position(key.start_mark))
             values[name] = self.value(value, below)
         for source in _merged(node):
             found = self.value(source, path) if isinstance(source, yaml.MappingNode) else None
             if not isinstance(source, yaml.MappingNode):
-                self._fault(source, path, "<< takes a section, or a list of sections", "name one by its alias")
+                self._fault(source, path, "<< needs a section, or a list of sections", "name one by its alias")
             values = {**(found or {}), **values}
         return values
 
@@ -207,14 +207,16 @@ class _Reading:
             return _BOOLS[text.lower()]
         if kind in ("int", "float") and len(text) > LONGEST_NUMBER:
             self._fault(
-                node, path, f"a number of {len(text):,} characters; {LONGEST_NUMBER} are the most", "shorten it"
+                node, path, f"a number of {len(text):,} characters; at most {LONGEST_NUMBER} are allowed", "shorten it"
             )
         elif kind == "int" and _INTEGER.fullmatch(text):
             return int(text, 16 if "x" in text else 10)
         elif kind == "float" and (_FLOAT.fullmatch(text) or _INTEGER.fullmatch(text)):
             return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
         elif kind in ("null", "bool", "int", "float"):
-            self._fault(node, path, f"not valid YAML: {_shown(text)!r} is no {_tag(node)}", f"remove {_tag(node)}")
+            self._fault(
+                node, path, f"not valid YAML: {_shown(text)!r} is not a valid {_tag(node)}", f"remove {_tag(node)}"
+            )
         else:
             self._bad_tag(node, path)
         return None

@@ -28,7 +28,7 @@ def _verdict_is_on_sets(job: Job) -> Iterator[Violation]:
         if name not in sets:
             yield ("verdict", "must_hold"), f"there is no validation set {name!r}", fix
         elif name == job.verdict_set:
-            yield ("verdict", "must_hold"), f"{name} has to become better already", "remove it"
+            yield ("verdict", "must_hold"), f"{name} is already the set that has to improve", "remove it"
     for name in verdict.compare:
         if name in RESERVED:
             yield (
@@ -46,19 +46,19 @@ def _selection_for_the_target(job: Job) -> Iterator[Violation]:
     if job.data.target is None:
         yield (
             field,
-            "importance-weighted chooses for unlabelled samples of a target",
+            "importance-weighted needs unlabelled samples of a target",
             "add data.target, or use labelled",
         )
     if not job.data.validation:
-        yield field, "importance-weighted weighs labelled samples of the source", "add data.validation"
+        yield field, "importance-weighted needs labelled validation samples of the source", "add data.validation"
     if job.validation.metric not in ("loss", "accuracy"):
-        message = f"{job.validation.metric} is no mean over samples, which can be weighted"
+        message = f"{job.validation.metric} is not a mean over samples, so it cannot be weighted"
         yield ("validation", "metric"), message, "loss or accuracy, or validation.selector: labelled"
 
 
 def _selection_weighs_samples_of_one_class(job: Job, family: Family) -> Iterator[Violation]:
     if job.selects_for_target and not family.has_one_class:
-        message = "importance-weighted is for classification with one label a sample"
+        message = "importance-weighted is for classification with one label per sample"
         yield ("validation", "selector"), message, "use labelled"
 
 

@@ -70,7 +70,7 @@ def _batch_covers_the_processes(job: Job) -> Iterator[Violation]:
     if processes != "auto" and batch < processes:
         yield (
             ("train", "global_batch_size"),
-            f"{batch} samples a step leave some of {processes} processes without any",
+            f"{batch} samples per step are too few for {processes} processes",
             f"launch.processes: {batch}, or train.global_batch_size: {processes}",
         )
 
@@ -80,7 +80,7 @@ def _micro_batch_fits_the_batch(job: Job) -> Iterator[Violation]:
     if micro != "auto" and micro > batch:
         yield (
             ("train", "micro_batch_size"),
-            f"{micro} is more than the {batch} samples of a step",
+            f"{micro} is more than the {batch} samples per step",
             f"train.micro_batch_size: {batch}, or auto",
         )
 
@@ -88,9 +88,9 @@ def _micro_batch_fits_the_batch(job: Job) -> Iterator[Violation]:
 def _engine_fits_the_processes(job: Job) -> Iterator[Violation]:
     engine, processes = job.engine.name, job.launch.processes
     if engine == "single" and processes not in ("auto", 1):
-        yield ("engine", "name"), f"single is one process, and {processes} are asked for", "engine.name: ddp, or auto"
+        yield ("engine", "name"), f"single is one process, and {processes} are requested", "engine.name: ddp, or auto"
     if engine == "ddp" and processes == 1:
-        yield ("engine", "name"), "ddp is for several processes, and 1 is asked for", "engine.name: single, or auto"
+        yield ("engine", "name"), "ddp is for several processes, and 1 is requested", "engine.name: single, or auto"
 
 
 def _settings_go_with_their_names(job: Job) -> Iterator[Violation]:
@@ -113,10 +113,10 @@ def _adapters_alone_learn(job: Job) -> Iterator[Violation]:
         return
     if job.model.frozen:
         message = "all weights but the adapters and the head are frozen already"
-        yield ("model", "frozen"), message, "remove it; adapt.adapters.targets chooses where adapters are"
+        yield ("model", "frozen"), message, "remove model.frozen"
     for name in ("l2_sp", "interpolate"):
         if job.adapt.adapters.adds_weights and getattr(job.adapt, name):
-            message = "adapters are new, so there is no start to go back to"
+            message = "adapters are new weights, so there are no pretrained ones to stay near"
             yield ("adapt", name), message, f"remove {name}, or adapters"
     if job.adapt.why_no_adapters is not None:
         message = f"{job.adapt.method} trains {job.adapt.why_no_adapters}"
@@ -135,10 +135,12 @@ def _quantised_weights_stay_whole(job: Job) -> Iterator[Violation]:
             "quantised: false, or launch.device: auto",
         )
     if job.engine.name in ("fsdp", "deepspeed"):
-        message = f"weights in 4 bits are whole on each process, and {job.engine.name} slices them"
+        message = f"weights in 4 bits cannot be sharded, and {job.engine.name} shards them"
         yield field, message, "engine.name: ddp, or quantised: false"
     if adapters.is_merged:
-        message = "the adapters were fitted to weights in 4 bits; the whole weights with them are another model"
+        message = (
+            "the adapters were trained on weights in 4 bits; merged into full-precision weights they give another model"
+        )
         yield ("adapt", "adapters", "merge"), message, "merge: false, or quantised: false"
 
 
@@ -150,13 +152,13 @@ def _options_go_together(job: Job) -> Iterator[Violation]:
     if isinstance(adapt.average, Swa) and adapt.average.every == "epoch" and job.train.max_steps is None:
         epochs = job.train.epochs
         if epochs - max(1, ceil(adapt.average.start * epochs)) < 1:
-            message = f"of {epochs} epochs the end of one alone would be taken, which is no mean"
-            yield ("adapt", "average"), message, "a smaller start, or every: a number of steps"
+            message = f"only one of {epochs} epochs would be averaged, which is no mean"
+            yield ("adapt", "average"), message, "a smaller start, or every: NUMBER-OF-STEPS"
     if adapt.distill is not None and adapt.is_quantised:
         yield ("adapt", "distill"), "the teacher would be in 4 bits too", "quantised: false, or remove distill"
     kept = adapt.kept_beside
     if kept is not None and job.engine.name == "deepspeed" and job.engine.deepspeed == "zero3_nvme":
-        message = f"{kept} keeps copies of weights, and zero3_nvme has the weights on a disk"
+        message = f"{kept} keeps copies of the weights in memory, and zero3_nvme keeps the weights on a disk"
         yield ("adapt", kept), message, "engine.deepspeed: zero3_offload"
 
 
@@ -165,8 +167,8 @@ def _warmup_ends(job: Job) -> Iterator[Violation]:
     if steps is not None and warmup >= 1 and warmup >= steps:
         yield (
             ("train", "schedule", "warmup"),
-            f"{warmup:g} steps of warm-up leave nothing of {steps} steps",
-            "a fraction such as 0.1 follows the number of steps",
+            f"{warmup:g} steps of warm-up leave no other step of {steps}",
+            "a lower number, or a fraction such as 0.1",
         )
 
 
@@ -181,15 +183,21 @@ def _schedule_free_stands_alone(job: Job) -> Iterator[Violation]:
         return
     field = ("train", "optimizer", "name")
     if job.engine.name == "deepspeed":
-        message = "DeepSpeed's slices do not follow schedule_free_adamw from its steps to its result"
+        message = "schedule_free_adamw does not work with DeepSpeed's sharded weights"
         yield field, message, "engine.name: fsdp, or optimizer.name: adamw"
     if job.train.schedule.name != "constant":
-        message = f"schedule_free_adamw takes the place of a schedule, and this one is {job.train.schedule.name}"
+        message = f"schedule_free_adamw replaces the schedule, and this one is {job.train.schedule.name}"
         yield ("train", "schedule", "name"), message, "schedule.name: constant, with warmup if you like"
     if job.adapt.average is not None:
-        yield ("adapt", "average"), "schedule_free_adamw averages already", "remove it, or optimizer.name: adamw"
+        yield (
+            ("adapt", "average"),
+            "schedule_free_adamw already averages the weights",
+            "remove it, or optimizer.name: adamw",
+        )
     if job.adapt.l2_sp:
-        message = "schedule_free_adamw steps other weights than those that are to stay near the start"
+        message = (
+            "schedule_free_adamw updates other weights than those that it evaluates, so neither stays near the start"
+        )
         yield ("adapt", "l2_sp"), message, "optimizer.name: adamw, or adapt.interpolate"
 
 
@@ -205,8 +213,8 @@ def _validation_is_not_training(job: Job) -> Iterator[Violation]:
                 continue
             yield (
                 ("data", "validation", name),
-                f"{shared[0]} is also trained on, so it says nothing of new samples",
-                "hold some rows out of data.train in a file of their own, or data.allow_leakage: true",
+                f"{shared[0]} is also trained on, so its metrics say nothing about new samples",
+                "move some rows of data.train into a file of their own, or set data.allow_leakage: true",
             )
 
 
@@ -254,7 +262,7 @@ def _outputs_can_be_distilled(job: Job, family: Family) -> Iterator[Violation]:
     losses = family.losses
     name = job.train.loss.name if job.train.loss.name != "auto" or not losses else losses[0]
     if job.adapt.distill is not None and name not in ("cross-entropy", "focal", "binary"):
-        message = f"{job.task} with the loss {name} gives no probabilities to compare"
+        message = f"{job.task} with the loss {name} has no probabilities to distil"
         yield ("adapt", "distill"), message, "remove it; adapt.l2_sp holds weights near their start"
 
 
@@ -274,8 +282,8 @@ def _start_has_a_head(job: Job, family: Family) -> Iterator[Violation]:
     with suppress(ModelError):  # resolving the paths has said so
         heads = (read_config(find_pretrained(job.model)) or {}).get("architectures")
         if isinstance(heads, list) and heads and not has_trained_head(heads, family.auto_class):
-            message = f"{job.model.pretrained} is a {heads[0]}: its head for {job.task} would start at random"
-            yield ("adapt", asks), message, f"begin with a finished model, {instead}"
+            message = f"{job.model.pretrained} is a {heads[0]}: its head for {job.task} would be initialised at random"
+            yield ("adapt", asks), message, f"start from a fine-tuned model, {instead}"
 
 
 def _metric_is_of_the_task(job: Job, family: Family) -> Iterator[Violation]:
@@ -305,9 +313,9 @@ def _columns_go_together(job: Job, family: Family) -> Iterator[Violation]:
         prompt, response = source.column("prompt"), source.column("response")
         if (prompt is None) != (response is None):
             lacking = "response" if response is None else "prompt"
-            yield path, f"{lacking} is missing: prompt and response go together", f"name the column: {lacking}: …"
+            yield path, f"{lacking} is missing: prompt and response are used together", f"name the column: {lacking}: …"
         if source.column("messages") is not None and prompt is not None:
-            yield path, "messages and prompt are two ways to say the same", "keep one of them"
+            yield path, "messages and prompt are alternatives", "keep one of them"
 
 
 def _settings_are_used(job: Job, family: Family) -> Iterator[Violation]:
@@ -344,7 +352,7 @@ def _trackers_are_installed(job: Job) -> Iterator[Violation]:
         if not all(_is_installed(module) for module in TRACKER_MODULES[tracker.name]):
             yield (
                 ("track", str(index)),
-                f"{tracker.name} is asked for and not installed",
+                f"{tracker.name} is not installed",
                 f"pip install 'adaptrun[{tracker.name}]', or remove it",
             )
 

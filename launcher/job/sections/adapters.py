@@ -1,6 +1,6 @@
 """Adapters: the few weights that learn while those of the pretrained model are frozen.
 
-A kind that has other settings is a section of its own, told from these by `kind`.
+A kind with other settings is a section of its own, selected by `kind`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class AdapterKind(Section):
 
     @property
     def adds_weights(self) -> bool:
-        """Whether the result is what was added, beside a base that stays as it is."""
+        """Whether the result is what was added, alongside a base that stays as it is."""
         return self.layers != ()
 
     @property
@@ -79,23 +79,23 @@ class AdapterKind(Section):
 
 
 class LowRank(AdapterKind):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+    """Low-rank adapters of frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora", "rslora", "dora"] = numbers(
         asks_model=True,
-        description="Each target matrix W stays as it is and gets a trainable product B·A of low rank. So do the head "
-        "of a classifier and weights that the pretrained model lacks. lora: B·A counts alpha / rank times. rslora: "
-        "alpha / √rank times, so that large ranks learn too (rsLoRA, arXiv:2312.03732). dora: as lora, and the length "
-        "of each row of W + B·A learns by itself (DoRA, arXiv:2402.09353): a little better at low ranks, slower, more "
-        "memory.",
+        description="Each target matrix W is frozen and gets a trainable product B·A of low rank. The "
+        "head of a classifier and weights that the pretrained model lacks are trained as well. lora: B·A "
+        "is scaled by alpha / rank. rslora: by alpha / √rank, so that large ranks learn too (rsLoRA, "
+        "arXiv:2312.03732). dora: as lora, with a trainable magnitude of each row of W + B·A (DoRA, "
+        "arXiv:2402.09353): a little better at low ranks, slower, more memory.",
     )
     rank: PositiveInt = numbers(8, description="Rows of A and columns of B.")
-    alpha: PositiveFloat = numbers(16.0, description="How much B·A counts, as `kind` says.")
-    dropout: Fraction = numbers(0.0, description="Dropout on what goes into A.")
+    alpha: PositiveFloat = numbers(16.0, description="Scale of B·A, divided as `kind` says.")
+    dropout: Fraction = numbers(0.0, description="Dropout on the input of A.")
     targets: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = numbers(
         "auto",
-        description="auto: every linear layer of the repeated blocks. Or patterns of modules' names, whose first parts "
-        "may be left out (`query`, `*.q_proj`, `encoder.layer.0.*`).",
+        description="auto: every linear layer of the repeated blocks. Or patterns of module names, whose "
+        "first parts may be left out (`query`, `*.q_proj`, `encoder.layer.0.*`).",
     )
     quantised: Literal[False, "4bit"] = numbers(
         False,
@@ -104,8 +104,8 @@ class LowRank(AdapterKind):
     )
     merge: bool = report(
         False,
-        description="Leave in `model/` the whole model with the adapters added to its weights, and the adapters in "
-        "`adapter/`. Without it `model/` is the adapters alone.",
+        description="true: `model/` is the whole model with the adapters merged into its weights, and "
+        "`adapter/` the adapters. false: `model/` is the adapters alone.",
     )
 
     @property

@@ -17,47 +17,50 @@ class Probe(Section):
 
     steps: PositiveFloat = numbers(description="A fraction of all steps below 1, a number of steps from 1 on.")
     lr: PositiveFloat | None = numbers(
-        None, description="The constant learning rate meanwhile; absent: `train.optimizer.lr`."
+        None, description="Constant learning rate of these steps; absent: `train.optimizer.lr`."
     )
 
 
 class Ema(Section):
     """A moving average of the weights."""
 
-    name: Literal["ema"] = numbers(description="An average in which a step counts less the longer ago it is.")
+    name: Literal["ema"] = numbers(description="Exponential moving average of the weights over steps.")
     decay: Fraction = numbers(
         0.999,
-        description="What is left of the average at each step; the rest is the new weights. At step t at most "
-        "(1 + t) / (10 + t), so that short runs do not end near their start.",
+        description="Share of the old average that each step keeps; the rest is the new weights. At step "
+        "t at most (1 + t) / (10 + t), so that short runs do not stay near their start.",
     )
 
 
 class Swa(Section):
     """The mean of the weights at several steps (Izmailov et al. 2018, arXiv:1803.05407)."""
 
-    name: Literal["swa"] = numbers(description="The plain mean of the weights at several steps towards the end.")
-    start: Fraction = numbers(0.5, description="The share of all steps before which none is taken.")
+    name: Literal["swa"] = numbers(description="Plain mean of the weights at several steps towards the end.")
+    start: Fraction = numbers(0.5, description="Share of all steps after which averaging begins.")
     every: Literal["epoch"] | PositiveInt = numbers(
-        "epoch", description="One at the end of each epoch, or every this many steps."
+        "epoch", description="Average the weights at the end of each epoch, or every this many steps."
     )
 
 
 class Distill(Section):
-    """Outputs that stay near those of the model as it came (Li & Hoiem 2017, arXiv:1606.09282)."""
+    """Outputs that stay near those of the pretrained model (Li & Hoiem 2017, arXiv:1606.09282)."""
 
     weight: Annotated[float, Field(gt=0.0, le=1.0)] = numbers(
-        0.5, description="Share of this loss; the loss on the labels has the rest."
+        0.5, description="Share of the distillation loss; the loss on the labels has the rest."
     )
     temperature: PositiveFloat = numbers(
-        2.0, description="What both outputs are divided by before their softmax; the loss counts its square times."
+        2.0,
+        description="Softmax temperature: both outputs are divided by it, and the loss is multiplied by its square.",
     )
 
 
 class Rehearsal(Section):
     """Labelled samples of an earlier domain, trained on with the new ones so that it is not forgotten."""
 
-    source: AnySource = numbers(description="Those samples, with the labels of the new domain.")
-    share: Annotated[float, Field(gt=0.0, lt=1.0)] = numbers(0.2, description="Of the samples that are drawn.")
+    source: AnySource = numbers(description="Labelled samples of the earlier domain, with the labels of the new one.")
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = numbers(
+        0.2, description="Their share of the samples that are drawn."
+    )
 
 
 TargetUse = Literal["none", "alongside", "first", "alone", "where given"]
@@ -95,48 +98,57 @@ class Adapting(Section):
 
     method: str = numbers(description="How the model is adapted to the domain.")
     adapters: AnyAdapters | None = section(
-        None, description="What learns beside frozen weights; absent: all weights that are not frozen learn."
+        None,
+        description="Small trainable weights that are added to a frozen model; absent: all weights are "
+        "trained, except those in `model.frozen`.",
     )
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = numbers(
         1.0,
         asks_model=True,
-        description="The learning rate of each repeated layer, times that of the layer above it: the head has the "
-        "whole rate, the embeddings the least.",
+        description="Factor of the learning rate from each repeated layer to the one below it: the head "
+        "has the full rate, the embeddings the lowest.",
     )
     lr_factors: dict[str, PositiveFloat] = numbers(
         default_factory=dict,
         asks_model=True,
-        description="Patterns of parameters' names (`classifier.*: 10`) and what their learning rate is multiplied by; "
-        "the first that matches counts.",
+        description="Patterns of parameter names and the factors of their learning rates (`classifier.*: "
+        "10`); the first match applies.",
     )
     probe: PositiveFloat | Probe | None = numbers(
         None,
         asks_model=True,
-        description="Number of steps (below 1: that share of all steps) in which only the head is trained, at a "
-        "constant rate; then the schedule begins. `{steps: 0.2, lr: 1.0e-3}` says the rate too.",
+        description="Linear probe: number of steps (below 1: that share of all steps) in which only the "
+        "head is trained, at a constant rate, before the schedule begins. `{steps: 0.2, lr: 1.0e-3}` "
+        "sets the rate too.",
     )
     unfreeze: Literal["gradual"] | PositiveFloat | None = numbers(
         None,
         asks_model=True,
-        description="The head is trained first, then one more layer from the top every this many steps (below 1: that "
-        "share of all steps). `gradual`: all layers are trained from the middle of the run on.",
+        description="Gradual unfreezing: the head is trained first, then one more layer from the top "
+        "every this many steps (below 1: that share of all steps). `gradual`: all layers are trained "
+        "from the middle of the run on.",
     )
     l2_sp: NonNegativeFloat = numbers(
         0.0,
-        description="Pulls weights back to where they came from: w −= lr·l2_sp·(w − w₀) before each step (L2-SP, "
-        "arXiv:1802.01483, decoupled as AdamW's decay is). New weights are not pulled.",
+        description="Decays weights towards the pretrained ones: w −= lr·l2_sp·(w − w₀) before each step "
+        "(L2-SP, arXiv:1802.01483, decoupled as AdamW's decay is). Does not affect new weights.",
     )
     average: Annotated[Ema | Swa, Field(discriminator="name")] | None = numbers(
-        None, asks_model=True, description="An average of the weights over steps is evaluated, and becomes the result."
+        None,
+        asks_model=True,
+        description="Average the weights over steps; the average is evaluated, and becomes the result.",
     )
     interpolate: Literal["auto"] | Annotated[float, Field(ge=0.0, le=1.0)] | None = numbers(
         None,
         asks_model=True,
-        description="The result is (1 − a)·start + a·end (WiSE-FT, arXiv:2109.01903). `auto`: the a of 0, 0.1, … 1 "
-        "that is best on the deciding validation set. Needs a head that was there before, or `probe`.",
+        description="Interpolate the weights: the result is (1 − a)·start + a·end (WiSE-FT, "
+        "arXiv:2109.01903). `auto`: the a of 0, 0.1, … 1 that is best on the deciding validation set. "
+        "Needs a pretrained head, or `probe`.",
     )
     distill: Distill | None = numbers(
-        None, asks_model=True, description="A second loss keeps the outputs near those of the pretrained model."
+        None,
+        asks_model=True,
+        description="Distillation: a second loss keeps the outputs near those of the pretrained model.",
     )
 
     @property
@@ -196,7 +208,7 @@ class Adapting(Section):
 
     @property
     def needs_the_start(self) -> bool:
-        """Whether a run that goes on must find the pretrained weights that it began with."""
+        """Whether a resumed run must find the pretrained weights that it began with."""
         return self.l2_sp > 0 or self.interpolate is not None or self.distill is not None
 
     @property
@@ -207,5 +219,5 @@ class Adapting(Section):
 
     @property
     def copies(self) -> int:
-        """How many copies of what learns are kept beside it."""
+        """How many copies of what learns are kept alongside it."""
         return int(self.average is not None) + int(self.l2_sp > 0 or self.interpolate is not None)

@@ -38,16 +38,16 @@ class Source(Section):
         None, data=True, description="Name of the column of a second text, read with the first."
     )
     prompt: str | None = numbers(
-        None, data=True, description="causal-lm: name of the column of what is asked, not learned."
+        None, data=True, description="causal-lm: name of the column of the prompt, which gets no loss."
     )
     response: str | None = numbers(
-        None, data=True, description="causal-lm: name of the column of the answer, which is learned."
+        None, data=True, description="causal-lm: name of the column of the answer, which the loss is on."
     )
     messages: str | None = numbers(
         None,
         data=True,
-        description="causal-lm: name of the column of chats: lists of `{role, content}`, of which the turns of the "
-        "assistant are learned.",
+        description="causal-lm: name of the column of chats: lists of `{role, content}`; the loss is on "
+        "the turns of the assistant.",
     )
     words: Column = numbers(
         "words",
@@ -74,9 +74,8 @@ class Source(Section):
     label_format: LabelFormat = numbers(
         "auto",
         data=True,
-        description="Several labels a sample: `names` of those that are there, or a `vector` of 0 and 1 with a place "
-        "for each label of the model. auto: as the training sets have them, which is vectors where all their samples "
-        "have lists of 0 and 1 of one length.",
+        description="Several labels per sample: a list of `names`, or a `vector` of 0 and 1 with one "
+        "place per label. auto: as in the training sets, where lists of 0 and 1 of one length are vectors.",
     )
     columns: dict[str, str] = numbers(
         default_factory=dict,
@@ -135,10 +134,10 @@ class Mixing(Section):
     """How often each set of `data.train` is drawn from, where there are several. An epoch draws as many as all hold."""
 
     alpha: Annotated[float, Field(ge=0.0, le=1.0)] = numbers(
-        1.0, description="A set of n samples has a share ∝ n^alpha: 1 as large as it is, 0 all alike."
+        1.0, description="A set of n samples has a share ∝ n^alpha. 1: in proportion to its size; 0: equal shares."
     )
     weights: dict[SetName, PositiveFloat] | None = numbers(
-        None, description="The shares themselves, up to a common factor, for each set by name."
+        None, description="Shares of the sets by name, up to a common factor."
     )
 
 
@@ -165,8 +164,8 @@ class Data(Section):
     )
     allow_leakage: bool = report(
         False,
-        description="Train although validation samples are also trained on (the same but for case, white space and "
-        "forms of characters); their figures then say less of new samples.",
+        description="Train even if validation samples are also in the training data (the same but for "
+        "case, white space and forms of characters); their metrics then say less about new samples.",
     )
     cache: str = speed(
         DEFAULT_CACHE,

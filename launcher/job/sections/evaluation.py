@@ -20,30 +20,31 @@ class Validation(Section):
     every: Literal["epoch"] | PositiveInt = numbers("epoch", description="Each epoch, or every this many steps.")
     metric: str = numbers(
         "loss",
-        description="What decides the best checkpoint, the plateau and early stopping: `loss`, or a metric of the task "
-        "(docs/guides/tasks.md).",
+        description="What the best checkpoint, the plateau schedule and early stopping go by: `loss`, or "
+        "a metric of the task (docs/guides/tasks.md).",
     )
     set: str | None = numbers(None, description="Which validation set decides; absent: the first named.")
     selector: Literal["labelled", "importance-weighted"] = numbers(
         "labelled",
-        description="What selects the best checkpoint: the metric on the set; or, where `data.target` has no labels, "
-        "the metric (loss or accuracy) with each sample of the set weighted by how common its like is in the target.",
+        description="What selects the best checkpoint. labelled: the metric on the set. "
+        "importance-weighted: where `data.target` has no labels, the metric (loss or accuracy) with each "
+        "sample weighted by how common such samples are in the target.",
     )
     batch_size: PositiveInt = speed(32, description="Samples of full length per evaluation batch; changes no result.")
 
 
 class Verdict(Section):
-    """Whether the result should take the old model's place, and by what that is told (docs/guides/verdict.md)."""
+    """Whether the result should take the old model's place, and how that is decided (docs/guides/verdict.md)."""
 
     metric: str = report(
         "auto",
-        description="What has to be better. auto: `validation.metric`, or where that is the loss, the first metric of "
-        "the task.",
+        description="The metric that has to improve. auto: `validation.metric`, or where that is the "
+        "loss, the first metric of the task.",
     )
     set: str | None = report(
         None,
-        description="The validation set on which it has to be better; absent: the one that decides. A set that does "
-        "not also select the checkpoint gives an unbiased result.",
+        description="The validation set on which it has to improve; absent: the one that decides. A set "
+        "that does not also select the checkpoint gives an unbiased result.",
     )
     baseline: str | None = report(
         None,
@@ -55,12 +56,14 @@ class Verdict(Section):
         "measured on the same samples and shown; they do not affect the verdict.",
     )
     must_hold: tuple[str, ...] = report(
-        (), description="Validation sets that may not fall by more than the margin: what must not be forgotten."
+        (),
+        description="Validation sets on which the metric may not get worse by more than the margin, such "
+        "as the old domain.",
     )
     margin: NonNegativeFloat = report(
         0.01,
-        description="What counts as little: 0.01 is one point of a score that should be high, and 1 % of the "
-        "baseline's value of a metric that should be low.",
+        description="The smallest change that matters: 0.01 is one point of a metric where higher is "
+        "better, and 1 % of the baseline's value where lower is better.",
     )
     gate: bool = report(
         False, description="End with exit code 1 unless the verdict is to adopt; `adaptrun train --gate` sets it."

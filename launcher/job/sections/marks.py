@@ -1,7 +1,7 @@
 """What a key of the job file decides, said on the key itself: each field is made by the function of its mark.
 
 What follows from it is written nowhere else: what a resumed run may change, what prepared data are kept under, what is
-kept with the model, what is asked of a model before a run starts, and which keys are used beside which others.
+kept with the model, what is asked of a model before a run starts, and which keys are used alongside which others.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def speed(
     only: tuple[str, ...] = (),
     **options: Any,
 ) -> Any:
-    """A field that decides how fast and where a run computes, and no number of it."""
+    """A field that changes how fast and where a run computes, and none of its numbers."""
     return _field(Mark(frozenset({"speed"}), asks_model, only), default, options)
 
 
 def report(default: Any = PydanticUndefined, *, only: tuple[str, ...] = (), **options: Any) -> Any:
-    """A field that decides what is said, kept or shown of a run, and no number of its training."""
+    """A field that changes what is reported, kept or shown of a run, and no result of its training."""
     return _field(Mark(frozenset({"report"}), False, only), default, options)
 
 

@@ -18,14 +18,14 @@ from launcher.job.sections.section import Fraction
 TargetBatch = Annotated[
     Literal["auto"] | PositiveInt,
     numbers(
-        description="Target samples in each step, in addition to the `train.global_batch_size`. auto: as many.",
+        description="Target samples in each step, in addition to the `train.global_batch_size`. auto: the same number.",
     ),
 ]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 REHEARSAL = "rehearsal"
-"""Name of its samples beside the training sets."""
+"""Name of its samples alongside the training sets."""
 
 
 class Finetune(Adapting):
@@ -35,7 +35,7 @@ class Finetune(Adapting):
 
     method: Literal["finetune"] = numbers("finetune", description="Minimise the task's loss on the labelled samples.")
     rehearsal: Rehearsal | None = numbers(
-        None, description="Labelled samples of an earlier domain, against forgetting."
+        None, description="Rehearsal: train on labelled samples of an earlier domain too, against forgetting."
     )
 
     @property
@@ -56,19 +56,20 @@ class Dapt(Adapting):
     needs: ClassVar[Needs] = "language"
 
     method: Literal["dapt"] = numbers(
-        description="First learn the language of the unlabelled target, then the task from the labelled samples; one "
-        "run, in two phases."
+        description="Continued pre-training on the unlabelled target, then supervised training on the "
+        "labelled samples; two phases of one run."
     )
     objective: Literal["auto", "masked", "causal"] = numbers(
         "auto",
-        description="masked: guess hidden words. causal: guess the next word. auto: masked where there is a mask.",
+        description="masked: predict masked words. causal: predict the next word. auto: masked if the "
+        "tokenizer has a mask token.",
     )
     epochs: PositiveInt = numbers(1, description="Passes over the target before the supervised training.")
     max_steps: PositiveInt | None = numbers(None, description="End the first phase after this many steps, if sooner.")
     lr: PositiveFloat | None = numbers(
         None, description="Peak learning rate of the first phase; absent: `train.optimizer.lr`."
     )
-    mask_share: Share = numbers(0.15, description="masked: share of the words that are to be guessed.")
+    mask_share: Share = numbers(0.15, description="masked: share of the words that are masked.")
 
     @property
     def pretraining(self) -> Pretraining:
@@ -83,13 +84,13 @@ class Udalm(Adapting):
     needs: ClassVar[Needs] = "language"
 
     method: Literal["udalm"] = numbers(
-        description="Minimise λ·(loss on the source) + (1 − λ)·(loss of hidden words on the target)."
+        description="Minimise λ·(loss on the source) + (1 − λ)·(loss of masked words on the target)."
     )
     source_share: Literal["auto"] | Share = numbers(
         "auto", description="λ. auto: the source's share of all samples, as in the paper."
     )
     target_batch_size: TargetBatch = "auto"
-    mask_share: Share = numbers(0.15, description="Share of the words that are to be guessed.")
+    mask_share: Share = numbers(0.15, description="Share of the words that are masked.")
 
 
 class Dann(Adapting):
@@ -99,8 +100,8 @@ class Dann(Adapting):
     needs: ClassVar[Needs] = "features"
 
     method: Literal["dann"] = numbers(
-        description="A discriminator learns to distinguish the domains; gradient reversal makes the features "
-        "domain-invariant."
+        description="A discriminator learns to distinguish the domains; gradient reversal makes the "
+        "features domain-invariant."
     )
     weight: PositiveFloat = numbers(0.03, description="Weight of the discriminator's loss.")
     gamma: PositiveFloat = numbers(
@@ -186,7 +187,9 @@ class SelfTraining(Adapting):
     )
     threshold: Fraction = numbers(0.9, description="Probability from which a prediction counts as confident.")
     class_balanced: bool = numbers(
-        True, description="Of each class with confident predictions, keep as many as of the one with the fewest."
+        True,
+        description="Keep the same number of pseudo-labels for each class: that of the class with the "
+        "fewest confident predictions.",
     )
     after_epochs: PositiveInt = numbers(
         1, description="Epochs on the source alone before the target is first labelled."
@@ -212,7 +215,9 @@ class Shot(Adapting):
         "with the nearest class centre; needs no data.train."
     )
     diversity: NonNegativeFloat = numbers(1.0, description="Weight of the class-balance term.")
-    pseudo_labels: NonNegativeFloat = numbers(0.3, description="Weight of the loss on labels of the centres.")
+    pseudo_labels: NonNegativeFloat = numbers(
+        0.3, description="Weight of the loss on pseudo-labels from the class centres."
+    )
 
 
 class Tent(Adapting):
@@ -235,7 +240,7 @@ class Tent(Adapting):
     )
     collapse: Share = numbers(
         0.95,
-        description="Share of one class in recent predictions at which training ends: the model has collapsed.",
+        description="Training fails when one class has this share of the recent predictions: the model has collapsed.",
     )
 
     @property
@@ -262,7 +267,7 @@ class Own(Adapting):
 
     method: Literal["own"] = numbers(description="A class of a file of your own.")
     code: str = numbers(description="`file.py:ClassName`, relative to the job file.")
-    settings: dict[str, Any] = numbers(default_factory=dict, description="Whatever your class reads from it.")
+    settings: dict[str, Any] = numbers(default_factory=dict, description="Settings that your class reads.")
     target_batch_size: TargetBatch = "auto"
 
     @property

@@ -16,7 +16,7 @@ def is_old(adapt: object) -> bool:
 
 
 def respelt(adapt: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with adapters beside the method, which is plain fine-tuning; B·A counts as much as before."""
+    """The same with adapters alongside the method, which is plain fine-tuning; B·A counts as much as before."""
     rest = {name: value for name, value in adapt.items() if name != "method"}
     is_stabilised, has_lengths = rest.pop("rank_stabilised", False) is True, rest.pop("dora", False) is True
     kind = "dora" if has_lengths else "rslora" if is_stabilised else "lora"

@@ -15,6 +15,6 @@ def as_text(value: object) -> object:
 
 
 class Section(BaseModel):
-    """A part of the job file: immutable, and a stranger to unknown keys."""
+    """A part of the job file: immutable, and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import RequestError
-from launcher.job.places import beside, is_file, not_there
+from launcher.job.places import is_file, not_there, resolve_from
 from launcher.job.sections.data import Source
 
 FAMILIES = {
@@ -38,8 +38,8 @@ OTHER_TASKS = {
     **dict.fromkeys(("reward", "rewardmodel", "rewardmodeling", "rewardmodelling", "preference"), _PREFERENCES),
     **dict.fromkeys(("preferences", "dpo", "orpo", "kto", "rlhf", "ppo", "grpo"), _PREFERENCES),
     **dict.fromkeys(("ner", "pos", "tagging"), "token-classification labels each word"),
-    **dict.fromkeys(("sft", "clm", "languagemodeling", "textgeneration"), "causal-lm learns what comes next"),
-    **dict.fromkeys(("mlm", "fillmask"), "masked-lm learns what was masked"),
+    **dict.fromkeys(("sft", "clm", "languagemodeling", "textgeneration"), "causal-lm predicts the next token"),
+    **dict.fromkeys(("mlm", "fillmask"), "masked-lm predicts masked tokens"),
 }
 """What people call tasks, without hyphens, and what is to be done here."""
 
@@ -115,8 +115,8 @@ def find_family(name: str, folder: Path | None = None, loss: str = "auto") -> Fa
         raise RequestError(f"there is no task {name!r}; {fix}")
     place, colon, class_name = name.rpartition(":")
     if not colon:
-        raise RequestError(f"say which class of {name} is the task: {name}:MyTask")
-    path = beside(place, folder)
+        raise RequestError(f"name the class of {name} that is the task: {name}:MyTask")
+    path = resolve_from(place, folder)
     known = _READ.get((path, class_name, loss))
     if not is_file(path):
         if known is not None:
@@ -146,7 +146,7 @@ def _said_of_ours() -> Iterator[dict[str, Any]]:
 
 
 def defined_class(file: Path, name: str) -> tuple[ast.ClassDef, dict[str, ast.ClassDef]]:
-    """A class of a file, which is not run, and all that lie beside it. Raises RequestError where there is none."""
+    """A class of a file, which is not run, and all that lie next to it. Raises RequestError where there is none."""
     try:
         classes = _classes_of_models() if file.parent == TASKS else _classes(file)
     except SyntaxError as error:

@@ -11,7 +11,7 @@ from launcher.job.sections.section import Fraction, Section
 
 
 class Optimizer(Section):
-    """How a gradient becomes a step. All values are explicit: libraries differ in their defaults."""
+    """The optimizer and its settings. All values are explicit: libraries differ in their defaults."""
 
     name: Literal["adamw", "sgd", "schedule_free_adamw"] = numbers(
         "adamw",
@@ -28,7 +28,7 @@ class Optimizer(Section):
         description="AdamW's decay rates of the two moments.",
     )
     eps: PositiveFloat = numbers(
-        1e-8, only=("adamw", "schedule_free_adamw"), description="AdamW's term against division by zero."
+        1e-8, only=("adamw", "schedule_free_adamw"), description="AdamW's epsilon, the term against division by zero."
     )
     momentum: Fraction = numbers(0.0, only=("sgd",), description="SGD's momentum.")
 
@@ -58,14 +58,14 @@ class Schedule(Section):
 
 
 class Loss(Section):
-    """What is minimised."""
+    """The loss that is minimised."""
 
     name: str = numbers(
         "auto",
         measurement=True,
-        description="The loss of one sample or token: `cross-entropy`, `focal` (Lin et al. 2017), `binary` (several "
-        "labels a sample), `mean-squared`, `huber`; which of them a task has says "
-        "docs/guides/tasks.md. auto: its first.",
+        description="The loss of one sample or token: `cross-entropy`, `focal` (Lin et al. 2017), "
+        "`binary` (several labels per sample), `mean-squared`, `huber`; docs/guides/tasks.md lists those "
+        "of each task. auto: the first of the task.",
     )
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = numbers(
         None,
@@ -75,7 +75,7 @@ class Loss(Section):
     label_smoothing: Fraction = numbers(
         0.0,
         only=("cross-entropy",),
-        description="cross-entropy: share of the target spread evenly over all classes.",
+        description="cross-entropy: share of the target distribution that is spread evenly over all classes.",
     )
     gamma: NonNegativeFloat = numbers(
         2.0,
@@ -93,7 +93,9 @@ class Loss(Section):
 class Augment(Section):
     """What is done to images at random while training: a function of the seed, the sample and the epoch alone."""
 
-    flip: bool = numbers(False, description="Mirror half of them, left to right; not for digits or text.")
+    flip: bool = numbers(
+        False, description="Mirror half of the images, left to right; not for images of digits or text."
+    )
     crop: NonNegativeInt = numbers(
         0, description="Shift by up to this many pixels in each direction, the edge repeated."
     )
@@ -110,8 +112,12 @@ class Train(Section):
     """How the model is trained."""
 
     epochs: PositiveInt = numbers(3, description="Passes over the training data.")
-    max_steps: PositiveInt | None = numbers(None, description="Stop after this many optimizer steps, if sooner.")
-    global_batch_size: PositiveInt = numbers(32, description="Samples an optimizer step, on any number of processes.")
+    max_steps: PositiveInt | None = numbers(
+        None, description="Stop after this many optimizer steps, if that is sooner."
+    )
+    global_batch_size: PositiveInt = numbers(
+        32, description="Samples per optimizer step, whatever the number of processes."
+    )
     micro_batch_size: Literal["auto"] | PositiveInt = speed(
         "auto",
         description="Samples of full length that a process handles at once; changes no result.",
@@ -122,14 +128,16 @@ class Train(Section):
         description="Compute activations again in the backward pass: about a third slower, far less memory; changes no "
         "result.",
     )
-    max_length: PositiveInt = numbers(128, data=True, description="Tokens of a sample beyond which it is cut.")
+    max_length: PositiveInt = numbers(
+        128, data=True, description="Longest sample in tokens; longer ones are truncated."
+    )
     packing: bool = speed(
         False,
-        description="causal-lm: lay several samples into each row of `max_length` tokens, where none sees another; "
-        "changes no result.",
+        description="causal-lm: pack several samples into each row of `max_length` tokens, without "
+        "attention between them; changes no result.",
     )
     mask_share: Annotated[float, Field(gt=0.0, lt=1.0)] = numbers(
-        0.15, measurement=True, description="masked-lm: share of the tokens that are to be guessed."
+        0.15, measurement=True, description="masked-lm: share of the tokens that are masked."
     )
     max_seconds: PositiveFloat = numbers(
         10.0,
@@ -140,21 +148,22 @@ class Train(Section):
     augment: Augment = section(default_factory=Augment, description="image-classification: changes of the images.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = numbers(
         "auto",
-        description="auto: bf16 where the device has it, else fp32. fp16 scales the loss and needs a GPU.",
+        description="auto: bf16 if the device supports it, else fp32. fp16 scales the loss and needs a GPU.",
     )
     tf32: bool = numbers(
         False, description="Let GPUs round the factors of fp32 matrix products to 10 bits (TensorFloat-32): faster."
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = numbers(
-        0, description="Decides the order of samples, dropout and the start of new weights."
+        0, description="Seed of the order of samples, of dropout and of new weights."
     )
-    clip_norm: PositiveFloat | None = numbers(1.0, description="Largest norm of the whole gradient; null: no clipping.")
+    clip_norm: PositiveFloat | None = numbers(
+        1.0, description="Gradient clipping: the largest norm of the whole gradient; null: no clipping."
+    )
     discard_limit: NonNegativeInt = numbers(
         3,
-        description="How many steps in a row with a NaN or infinite loss or gradient are discarded before the "
-        "run fails.",
+        description="How many steps in a row with a NaN or infinite loss or gradient are skipped before the run fails.",
     )
-    optimizer: Optimizer = section(default_factory=Optimizer, description="How a gradient becomes a step.")
+    optimizer: Optimizer = section(default_factory=Optimizer, description="The optimizer and its settings.")
     schedule: Schedule = section(default_factory=Schedule, description="The learning rate over time.")
-    loss: Loss = section(default_factory=Loss, description="What is minimised.")
+    loss: Loss = section(default_factory=Loss, description="The loss that is minimised.")
     early_stopping: EarlyStopping | None = section(None, description="Stop when validation no longer improves.")

@@ -1,4 +1,4 @@
-"""Whether a classifier is as sure as it is right, before and after its temperature is fitted."""
+"""Calibration of a classifier: whether its confidence matches its accuracy, before and after temperature scaling."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COLDEST, HOTTEST = 0.02, 50.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far confidence is from accuracy.
+    """The calibration error and the temperature.
 
-    error: expected calibration error of the probabilities as they are
+    error: expected calibration error of the unscaled probabilities
     scaled_error: the same after temperature scaling, each half of the samples with the temperature of the other half
-    temperature: fitted on all samples; above 1 the model is too sure of itself
+    temperature: fitted on all samples; above 1 the model is overconfident
     """
 
     error: float
@@ -29,10 +29,10 @@ class Calibration:
 
 
 def calibration(scores: Values, labels: Labels, seed: int) -> Calibration | None:
-    """Of scores [samples, classes] before the softmax; None where there are too few samples, or scores are no number.
+    """Calibration of logits [samples, classes]; None with too few samples, or if logits are NaN or infinite.
 
-    A temperature that is fitted on the samples it is judged by flatters; so the samples are halved at random and each
-    half is scaled by what the other gave.
+    A temperature fitted on the samples that evaluate it is biased. So the samples are split into random halves, and
+    each half is scaled by the temperature of the other.
     """
     if len(scores) < 2 * BINS or not np.isfinite(scores).all():
         return None
@@ -61,9 +61,9 @@ def calibration_error(chances: Values, labels: Labels) -> float:
 
 
 def fitted_temperature(scores: Values, labels: Labels) -> float:
-    """The number that scores are divided by so that the labels are likeliest (section 4.2 of the same).
+    """The temperature that maximises the likelihood of the labels (section 4.2 of the same paper).
 
-    The mean loss is convex in 1/T, so halving the bracket of its minimum by the sign of the slope finds it.
+    The mean loss is convex in 1/T, so bisection on the sign of its slope finds the minimum.
     """
     low, high = 1 / HOTTEST, 1 / COLDEST
     of_label = scores[np.arange(len(labels)), labels]

@@ -1,9 +1,8 @@
 """Comparing two models on the same samples: paired bootstrap, exact McNemar test, Holm's correction.
 
-Both models answered the same samples, so what varies is drawn for both together: a resample holds the same samples for
-the one and for the other, and the difference of their metrics varies far less than either (Efron and Tibshirani 1993,
-"An Introduction to the Bootstrap", chapters 13 and 16; Koehn 2004, "Statistical Significance Tests for Machine
-Translation Evaluation").
+Both models are evaluated on the same samples, so a resample contains the same samples for both. The difference
+of their metrics then varies far less than either metric (Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
+chapters 13 and 16; Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation").
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ Measure = Callable[[Values, Values], Mapping[str, Values]]
 
 DRAWS, LEAST_DRAWS = 10_000, 1_000
 CELLS = 2_000_000_000
-"""Samples drawn in all, some minutes of one core: where there are more samples, there are fewer resamples."""
+"""Sampled rows over all resamples, some minutes of one core: larger sets get fewer resamples."""
 CELLS_AT_ONCE = 2_000_000
-"""Weights held at once, however many samples there are; one draw where there are more samples than that."""
+"""Weights in memory at once; a set with more samples is resampled once at a time."""
 CONFIDENCE = 0.95
 
 
@@ -34,7 +33,7 @@ class Difference:
     low, high: ends of the 95 % percentile interval of the difference
     p: two-sided bootstrap p-value of no difference, never 0
 
-    Where a resample's difference is no number, so are the ends, and nothing speaks against there being none.
+    If the difference of any resample is NaN or infinite, the interval is NaN and the p-value is 1.
     """
 
     old: float
@@ -45,7 +44,7 @@ class Difference:
 
     @property
     def change(self) -> float:
-        """How much the metric rose."""
+        """How much the metric increased."""
         return self.new - self.old
 
 
@@ -78,14 +77,14 @@ def paired_bootstrap(
 
 
 def draws_for(samples: int) -> int:
-    """How many resamples of so many samples are drawn."""
+    """The number of resamples for a set of this size."""
     return max(LEAST_DRAWS, min(DRAWS, CELLS // samples))
 
 
 def resamples(samples: int, seed: int, draws: int = DRAWS) -> Iterator[Values]:
-    """How often each of `draws` resamples holds each sample, [some draws, samples] at a time.
+    """How often each of `draws` resamples contains each sample, in blocks of [resamples, samples].
 
-    Each resample draws as many samples as there are, with replacement.
+    Each resample has as many samples as the set, sampled with replacement.
     """
     draw = np.random.default_rng(seed)
     at_once = max(1, CELLS_AT_ONCE // samples)
@@ -98,7 +97,7 @@ def resamples(samples: int, seed: int, draws: int = DRAWS) -> Iterator[Values]:
 
 
 def _difference(old: float, new: float, drawn: Values) -> Difference:
-    """The percentile interval, and the p-value of Davison and Hinkley (1997, section 4.2), that counts the data too."""
+    """The percentile interval, and the p-value of Davison and Hinkley (1997, section 4.2), which includes the data."""
     tail = (1.0 - CONFIDENCE) / 2
     if not np.isfinite(drawn).all():
         return Difference(old, new, np.nan, np.nan, 1.0)
@@ -109,10 +108,10 @@ def _difference(old: float, new: float, drawn: Values) -> Difference:
 
 
 def mcnemar(old_right: NDArray[np.bool_], new_right: NDArray[np.bool_]) -> float:
-    """Exact two-sided p-value that two models are right equally often.
+    """Exact two-sided p-value of the hypothesis that two models are correct equally often.
 
-    Only samples of which one model alone is right tell them apart; without a difference, each of these is heads or
-    tails (McNemar 1947, Psychometrika 12; the exact binomial form).
+    Only samples on which exactly one model is correct count. Under the hypothesis, each of them is a fair coin toss
+    (McNemar 1947, Psychometrika 12; the exact binomial form).
     """
     lost, won = int((old_right & ~new_right).sum()), int((~old_right & new_right).sum())
     return min(1.0, 2 * _binomial_tail(min(lost, won), lost + won))
@@ -125,7 +124,7 @@ def _binomial_tail(at_most: int, of: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being several (Holm 1979, Scandinavian Journal of Statistics 6), in their order."""
+    """The p-values corrected for multiple tests (Holm 1979, Scandinavian Journal of Statistics 6), in their order."""
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))

@@ -1,4 +1,4 @@
-"""What a model made of each sample of a set, kept so that models can be compared without running them again."""
+"""A model's results on each sample of a set, stored so that models can be compared without running them again."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from launcher.files import partial_of
 Values = NDArray[np.float64]
 
 SCHEMA = 1
-"""Version of the files. A file of a later version is not read, as one that is damaged."""
+"""Version of the files. A file of a later version is treated as damaged."""
 
 
 @dataclass(frozen=True)
 class PerSampleResults:
     """One model on one set.
 
-    data: what tells the prepared samples from others: their contents, the task, the tokenizer, the labels
-    model: where the model lies, or which it is of a run
-    columns: what `values` holds of a sample; the task's metrics are made of them
+    data: identity of the prepared samples: their contents, the task, the tokenizer, the labels
+    model: path of the model, or its role in a run
+    columns: names of the columns of `values`, from which the task computes its metrics
     values: float64 [samples, columns], in the order of the rows of the set
     """
 
@@ -34,7 +34,7 @@ class PerSampleResults:
     values: Values
 
     def write(self, file: Path) -> None:
-        """Write as parquet with a column `row`, counted from 1, whole or not at all."""
+        """Write as parquet with a column `row`, counted from 1; the file appears complete or not at all."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -49,7 +49,7 @@ class PerSampleResults:
 
     @classmethod
     def read(cls, file: Path) -> PerSampleResults | None:
-        """Read back what `write` wrote; None where there is no such file, it is not one of ours, or it is damaged."""
+        """Read back what `write` wrote; None if the file is missing, damaged, or not written by adaptrun."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -61,25 +61,25 @@ class PerSampleResults:
             found = cls(about["data"], about["model"], tuple(columns), values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             return None
-        is_whole = about.get("hash") in (None, found._hash())  # earlier versions kept none
+        is_whole = about.get("hash") in (None, found._hash())  # earlier versions wrote none
         return found if is_whole and about.get("schema", 1) <= SCHEMA else None
 
     def _hash(self) -> str:
-        """What is told by the file, as one number."""
+        """Hash of the contents."""
         digest = xxhash.xxh3_128(json.dumps([self.data, self.model, *self.columns]).encode())
         digest.update(np.ascontiguousarray(self.values, dtype=np.float64).data)
         return digest.hexdigest()
 
 
 def in_order(ids: NDArray[np.int64], rows: Values, samples: int) -> Values:
-    """Rows that came from several ranks, put in the order of the samples.
+    """Rows gathered from several ranks, in the order of the samples.
 
     ids: int64 [rows] positions in the set
-    Raises RuntimeError unless each sample is there exactly once.
+    Raises RuntimeError unless each sample occurs exactly once.
     """
     counts = np.bincount(ids, minlength=samples)
     if len(counts) != samples or (counts != 1).any():
-        raise RuntimeError(f"{len(ids)} results came together for {samples} samples, not one for each")
+        raise RuntimeError(f"{len(ids)} results were gathered for {samples} samples, not one for each")
     ordered = np.empty_like(rows)
     ordered[ids] = rows
     return ordered

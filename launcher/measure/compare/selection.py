@@ -1,11 +1,10 @@
-"""Choosing a model for a target whose samples have no labels.
+"""Model selection for a target domain without labels.
 
-A labelled source sample counts as much as its like is commoner in the target, w(x) = p(target | x) / p(source | x), by
-a classifier that tells the two apart on features (Sugiyama et al. 2007, "Covariate Shift Adaptation by Importance
-Weighted Cross Validation"). A control variate lowers the variance of the weighted mean (You et al. 2019, "Towards
-Accurate Model Selection in Deep Unsupervised Domain Adaptation", algorithm 1). It is an estimate that assumes that like
-samples have like labels in both domains; a model that has collapsed onto some classes in the target is told by its
-answers there.
+Labelled source samples are importance-weighted, w(x) = p(target | x) / p(source | x), by a domain classifier on
+features (Sugiyama et al. 2007, "Covariate Shift Adaptation by Importance Weighted Cross Validation"). A control variate
+lowers the variance of the weighted mean (You et al. 2019, "Towards Accurate Model Selection in Deep Unsupervised Domain
+Adaptation", algorithm 1). The estimate assumes covariate shift: p(label | x) is the same in both domains. A model that
+has collapsed onto some classes in the target is detected by its predictions there.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 HEAVIEST = 10.0
-"""What one sample may count, where the mean is 1."""
+"""The largest weight of a sample; the mean weight is 1."""
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 STEPS = 30
 RARE, LOST = 0.05, 0.1
-"""A class counts as lost where it was at least `RARE` of training and is answered less than `LOST` as often."""
+"""A class is lost if its share of training is at least `RARE`, and it is predicted less than `LOST` as often."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over the target, estimated from the source.
+    """The mean of a metric over the target, estimated from the source.
 
     error: its standard error
-    worth: how many unweighted samples the weighted ones are worth (Kish 1965: (Σw)² / Σw²)
+    worth: effective sample size (Kish 1965: (Σw)² / Σw²)
     """
 
     value: float
@@ -39,12 +38,12 @@ class Estimate:
 
 
 def importance_weights(source: Values, target: Values, held: Values, seed: int) -> Values:
-    """[held] how much each held-out source sample counts: 1 on average over them, and then at most `HEAVIEST`.
+    """[held] the weights of held-out source samples, normalised to mean 1, then clipped at `HEAVIEST`.
 
-    The samples that the classifier learned from would give another average: it is surer of those.
+    Samples that the classifier was trained on would give another mean, since it is more confident about them.
 
-    source, target: features [samples, size] that the domain classifier learns from
-    held: those of the samples to weigh, which it must not have seen
+    source, target: features [samples, size] that the domain classifier is trained on
+    held: features of the samples to weight, which it must not be trained on
     """
     together = np.concatenate([source, target])
     middle, spread = together.mean(0), together.std(0) + 1e-12
@@ -57,7 +56,7 @@ def importance_weights(source: Values, target: Values, held: Values, seed: int) 
 def weighted_mean(values: Values, weights: Values) -> Estimate:
     """The mean of `values` [samples] under `weights` [samples] whose expectation is 1.
 
-    With η = -cov(w·v, w) / var(w), the mean of w·v + η·(w - 1) has the same expectation and the least variance.
+    With η = -cov(w·v, w) / var(w), the mean of w·v + η·(w - 1) has the same expectation and minimal variance.
     """
     weighted = weights * values
     variance = weights.var()
@@ -71,16 +70,16 @@ def weighted_mean(values: Values, weights: Values) -> Estimate:
 
 
 def lost_classes(answered: Values, trained: Values) -> list[int]:
-    """The classes that a model hardly answers in the target though training had them: it has collapsed.
+    """The classes that occur in training and are hardly predicted in the target: the model has collapsed.
 
-    answered: [classes] how often each was answered in the target; trained: how often it was in training
+    answered: [classes] predictions of each in the target; trained: [classes] training samples of each
     """
     answers, shares = answered / answered.sum(), trained / trained.sum()
     return [int(number) for number in np.flatnonzero((shares >= RARE) & (answers < LOST * shares))]
 
 
 def _domain_classifier(source: Values, target: Values, seed: int) -> tuple[Values, float]:
-    """Logistic regression whose penalty is the one that tells a held-out fifth best apart."""
+    """Logistic regression, with the penalty that has the lowest loss on a held-out fifth."""
     features = np.concatenate([source, target])
     labels = np.repeat([0.0, 1.0], [len(source), len(target)])
     counts = np.repeat([0.5 / len(source), 0.5 / len(target)], [len(source), len(target)])  # as if of equal size
@@ -96,9 +95,9 @@ def _domain_classifier(source: Values, target: Values, seed: int) -> tuple[Value
 
 
 def logistic_regression(features: Values, labels: Values, counts: Values, penalty: float) -> tuple[Values, float]:
-    """Weights [size] and bias that minimise the mean loss, each sample counted, plus penalty/2 · |weights|².
+    """Weights [size] and bias that minimise the loss weighted by `counts`, plus penalty/2 · |weights|².
 
-    Newton's method, halving a step that does not lower the loss; the problem is convex, so it ends where it must.
+    Newton's method, halving a step that does not lower the loss. The problem is convex, so this finds the minimum.
     """
     inputs = np.concatenate([features, np.ones((len(features), 1))], axis=1)
     shares = counts / counts.sum()

@@ -1,9 +1,9 @@
-"""Whether the result should take the old model's place: one decision, and the reason in plain words.
+"""Whether the result should replace the old model: one decision, and the reason in plain words.
 
-One question decides: is the result better than the baseline, by one metric on one set? It is asked once, so its
-interval needs no correction; the p-values of all sets and candidates, shown with it, are Holm's. The sets that must
-hold are all asked whether they did, and each alone can forbid, so nothing is gained by asking several (Berger
-1982, "Multiparameter Hypothesis Testing and Acceptance Sampling", Technometrics 24).
+One test decides: is the result better than the baseline, by one metric on one set? It is a single test, so its interval
+needs no correction. The p-values of all sets and candidates, shown with it, are corrected by Holm's method. Each set
+that must hold is tested too, and each can veto; this intersection-union test needs no correction (Berger 1982,
+"Multiparameter Hypothesis Testing and Acceptance Sampling", Technometrics 24).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Comparison:
     """The result against one other model on one set, by the metric that decides.
 
     candidate: the other model
-    role: what the comparison is for
+    role: the purpose of the comparison
     old, new: the metric of the other model and of the result
     low, high: ends of the 95 % interval of `new - old`
-    p: that there is no difference, by `test`; corrected_p: by Holm, over all comparisons
+    p: p-value of no difference, by `test`; corrected_p: by Holm, over all comparisons
     """
 
     set: str
@@ -47,9 +47,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Scale:
-    """The metric that decides, and what counts as little of it.
+    """The metric that decides, and the margin within which differences are negligible.
 
-    margin: for a metric that should be high, in its own units; for one that should be low, a share of the baseline's
+    margin: in units of the metric if higher is better; a fraction of the baseline's value if lower is better
     """
 
     metric: str
@@ -61,14 +61,14 @@ class Scale:
         return self.margin * abs(comparison.old) if self.lower_is_better else self.margin
 
     def gain(self, comparison: Comparison) -> tuple[float, float, float]:
-        """How much better the result is: the estimate and the ends of its interval; below 0 it is worse."""
+        """How much better the result is: the estimate and the ends of its interval; negative if it is worse."""
         change = comparison.new - comparison.old
         if self.lower_is_better:
             return -change, -comparison.high, -comparison.low
         return change, comparison.low, comparison.high
 
     def amount(self, value: float, *, signed: bool = False) -> str:
-        """A difference as people say it: points for a score, else a number."""
+        """A difference as text: in points for a score, else a number."""
         sign = "+" if signed else ""
         if self.lower_is_better:
             return f"{value:{sign}.4g}"
@@ -78,7 +78,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was decided, by what, and why."""
+    """The decision, the comparisons and the reason."""
 
     decision: Decision
     reason: str
@@ -93,12 +93,12 @@ class Verdict:
         return f"{self.decision}: {self.reason}"
 
     def forbidden(self, why: str) -> Verdict:
-        """The old model stays, whatever was measured."""
+        """The same with the decision to keep the old model, whatever was measured."""
         return replace(self, decision="keep the old model", reason=f"{_capital(why)}. {self.reason}")
 
     @property
     def scale(self) -> Scale:
-        """The metric as a scale."""
+        """The metric and its margin."""
         return Scale(self.metric, self.lower_is_better, self.margin)
 
     @classmethod
@@ -114,10 +114,10 @@ class Verdict:
 def decide(
     comparisons: Sequence[Comparison], scale: Scale, caveats: Iterable[str] = (), chose: str | None = None
 ) -> Verdict:
-    """Decide by the one comparison that decides and by those that must hold; the others are only told of.
+    """Decide by the deciding comparison and by those that must hold; the others are only reported.
 
-    caveats: sentences on what the comparison is worth, added to the reason
-    chose: the set that chose the checkpoint too, and so flatters it
+    caveats: sentences on the limits of the comparison, added to the reason
+    chose: the set that also selected the checkpoint, so that the result on it is biased upwards
     """
     deciding = next(found for found in comparisons if found.role == "decides")
     decision, why = _improved(deciding, scale)
@@ -133,7 +133,10 @@ def decide(
         elif found.candidate == deciding.candidate and found.set != deciding.set and _fell(found, scale):
             sentences.append(f"{_said(found, scale)}, beyond the margin; verdict.must_hold would forbid that")
     if decision == "adopt" and deciding.set == chose and scale.gain(deciding)[1] < scale.margin_of(deciding):
-        sentences.append(f"the set {chose} chose the checkpoint too, which flatters it; verdict.set can name another")
+        sentences.append(
+            f"the set {chose} also selected the checkpoint, so the result on it is biased "
+            "upwards; set verdict.set to another set"
+        )
     return Verdict(
         decision=decision,
         reason=". ".join(_capital(sentence) for sentence in [*sentences, *caveats]) + ".",
@@ -147,7 +150,7 @@ def decide(
 
 
 def undecided(reason: str, scale: Scale, name: str, baseline: str) -> Verdict:
-    """The verdict where nothing can be compared."""
+    """The verdict if nothing can be compared."""
     return Verdict(
         "inconclusive", f"{reason}.", scale.metric, scale.lower_is_better, scale.margin, name, baseline, comparisons=()
     )
@@ -159,7 +162,7 @@ def corrected(comparisons: Sequence[Comparison], p_values: Sequence[float]) -> l
 
 
 def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
-    """The question that decides: better, not better by a margin, or not to be told."""
+    """The deciding test: better, not better by a margin, or inconclusive."""
     if not isfinite(found.new):
         return "keep the old model", f"{scale.metric} of the result on {found.set} is NaN or infinite"
     if not isfinite(found.old) or not isfinite(found.low):
@@ -172,11 +175,11 @@ def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
     if high < 0:
         return "keep the old model", said
     unseen = 3 / found.samples
-    if low == high == 0 and not scale.lower_is_better and unseen > margin:  # 95 % bound where none was seen
+    if low == high == 0 and not scale.lower_is_better and unseen > margin:  # 95 % bound: none was seen
         most = scale.amount(unseen)
         return (
             "inconclusive",
-            f"{said}: the two agree on every sample, which does not rule out a difference of up to {most}",
+            f"{said}: the two models agree on every sample, which does not rule out a difference of up to {most}",
         )
     if high < margin:
         return "keep the old model", f"{said}; a gain of {scale.amount(margin)} is ruled out"
@@ -184,7 +187,7 @@ def _improved(found: Comparison, scale: Scale) -> tuple[Decision, str]:
 
 
 def _held(found: Comparison, scale: Scale) -> tuple[bool | None, str]:
-    """Whether a set that must hold did: within the margin, fell, or not to be told."""
+    """Whether a set that must hold did: True within the margin, False if it fell, None if inconclusive."""
     if not isfinite(found.new):
         return False, f"{scale.metric} of the result on {found.set}, which must hold, is NaN or infinite"
     gain, low, _ = scale.gain(found)
@@ -198,7 +201,7 @@ def _held(found: Comparison, scale: Scale) -> tuple[bool | None, str]:
 
 
 def _fell(found: Comparison, scale: Scale) -> bool:
-    """Whether a set fell for certain, and by more than the margin as far as can be told."""
+    """Whether a set fell significantly, and by an estimate beyond the margin."""
     gain, _, high = scale.gain(found)
     return high < 0 and gain < -scale.margin_of(found)
 
@@ -214,7 +217,7 @@ def _said(found: Comparison, scale: Scale) -> str:
 
 
 def _name_of(found: Comparison) -> str:
-    """The other model within a sentence."""
+    """The other model, as named within a sentence."""
     return "the pretrained model" if found.candidate == PRETRAINED else found.candidate
 
 
@@ -223,7 +226,7 @@ def _capital(sentence: str) -> str:
 
 
 def _samples_needed(found: Comparison, scale: Scale, distance: float) -> str:
-    """How many samples would tell, if the estimate is right: an interval shrinks with the root of their number."""
+    """How many samples would decide, if the estimate is right: an interval shrinks with the root of their number."""
     half = (found.high - found.low) / 2
     if not (half > 0 and distance >= half / 20):
         return ""

@@ -1,4 +1,4 @@
-"""What the measures mean and what to do about them, in a line each."""
+"""What each measure means and what to do about it, in one line."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from launcher.measure.quality.report import Report
 
 Level = Literal["mend", "look", "good", "left out"]
 SHOWN = 5
-"""Examples named; `--json` has all."""
+"""Examples shown in the table; `--json` lists all."""
 CUT = 0.05
-"""Share of samples cut from which it is worth a word."""
+"""Share of truncated samples from which it is reported."""
 MOVED = 3.0
-"""|z| from which classes or lengths count as others than in training."""
+"""|z| from which the shares of classes or the lengths are reported as shifted."""
 SMALL = 0.5
-"""A-distance below which a gap is small: a classifier puts more than three in eight on the wrong side."""
+"""A-distance below which a gap is small: a domain classifier misclassifies more than three in eight samples."""
 SURE = 0.01
-"""p-value of MMD below which two sets differ; several sets are compared, and each may look so by chance."""
-WORDS = "what the model must learn anew there, or what betrays the source"
+"""p-value of MMD below which two sets differ; strict, since several sets are compared."""
+WORDS = "words that the model must learn anew there, or that identify the source"
 FAR = "fine-tune on samples of that set; without labels, with a method that learns from data.target"
-COMPARE = "compare models on the same data by it: more is better"
+COMPARE = "compares models on the same data: higher is better"
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Finding:
 
 
 def findings(report: Report) -> list[Finding]:
-    """All of them, in the order of the measures."""
+    """All findings, in the order of the measures."""
     found = [
         *_duplicates(report),
         *_near(report),
         *_contradictions(report),
-        *_garbled(report),
+        *_faulty_texts(report),
         *_line_breaks(report),
         *(line for one in report.balances for line in _balance(one)),
         *_lengths(report),
@@ -67,20 +67,20 @@ def _duplicates(report: Report) -> Iterator[Finding]:
             "look",
             f"duplicates in {one.set}",
             f"{_count(len(one.pairs), sizes[one.set])} repeat an earlier one: {shown}",
-            "each counts once more than it should; remove the later ones",
+            "each of them counts twice; remove the later ones",
         )
     if not again:
-        yield Finding("good", "duplicates", "no set holds a sample twice")
+        yield Finding("good", "duplicates", "no set has duplicate samples")
     for pair in report.across:
         if not pair.pairs:
             continue
         shown = _some([f"{here} = {there}" for here, there in pair.pairs])
         found = f"{_count(len(pair.pairs), sizes[pair.set])} of {pair.set} are in {pair.other}: {shown}"
         if pair.leaks:
-            advice = "remove them from one of the two; training stops on them unless data.allow_leakage is true"
+            advice = "remove them from one of the two; training refuses them unless data.allow_leakage is true"
             yield Finding("look" if report.allowed else "mend", f"leakage into {pair.set}", found, advice)
         else:
-            yield Finding("look", f"{pair.other} and {pair.set}", found, "figures of the two are not independent")
+            yield Finding("look", f"{pair.other} and {pair.set}", found, "metrics on the two sets are not independent")
     learned = dict.fromkeys(pair.other for pair in report.across if pair.leaks)
     if learned and not any(pair.leaks and pair.pairs for pair in report.across):
         yield Finding("good", "leakage", f"no validation sample is in {' or '.join(learned)}")
@@ -97,10 +97,10 @@ def _near(report: Report) -> Iterator[Finding]:
         found = f"{_count(len(numbers), sizes[name])} of {name}"
         shown = _some(list(numbers.values()))
         if name == other:
-            advice = "look whether they are one text twice, and keep one of each"
+            advice = "check whether they are the same text, and keep one of each"
             yield Finding("look", f"near duplicates in {name}", f"{found} are nearly an earlier one: {shown}", advice)
         else:
-            advice = "a near copy of what is trained on is easily told; look at them, and split by group"
+            advice = "near copies of training samples are easy to predict; look at them, and split by group"
             if (kinds[name], kinds[other]) != ("validation", "train"):
                 advice = "look at them; the two are less different than they seem"
             yield Finding("look", f"{other} and {name}", f"{found} are nearly one of {other}: {shown}", advice)
@@ -111,7 +111,7 @@ def _near(report: Report) -> Iterator[Finding]:
 def _contradictions(report: Report) -> Iterator[Finding]:
     if not report.contradictions:
         if report.balances:
-            yield Finding("good", "contradictions", "no sample is there under two labels")
+            yield Finding("good", "contradictions", "no sample has two different labels")
         return
     shown = _some(
         [" / ".join(f"{name} {number}: {_label(label)}" for name, number, label in one.places[:3])
@@ -120,26 +120,26 @@ def _contradictions(report: Report) -> Iterator[Finding]:
     yield Finding(
         "look",
         "contradictions",
-        f"{len(report.contradictions)} samples are there under more than one label: {shown}",
-        "no model can be right on both; decide, or remove them",
+        f"{len(report.contradictions)} samples have more than one label: {shown}",
+        "no model can be right on both; correct or remove them",
     )
 
 
-def _garbled(report: Report) -> Iterator[Finding]:
+def _faulty_texts(report: Report) -> Iterator[Finding]:
     kinds: dict[tuple[str, str], list[int]] = {}
-    for one in report.garbled:
+    for one in report.mojibake:
         kinds.setdefault((one.set, one.fault), []).append(one.number)
     for (name, fault), numbers in kinds.items():
         found = f"{len(numbers)} of {name}: samples {_some([str(number) for number in numbers])}"
         if fault == "empty":
             yield Finding("mend", "empty texts", found, "training refuses them; remove the rows or fill them")
         elif fault in ("mojibake", "replacement character"):
-            advice = "the file was once read in another encoding than it was in; go back to the original"
+            advice = "the file was once read with the wrong encoding; go back to the original"
             yield Finding("look", fault, found, advice)
         else:
-            yield Finding("look", fault, found, "read them; remove what says nothing")
-    if report.has_texts and not report.garbled:
-        yield Finding("good", "texts", "none is empty or garbled")
+            yield Finding("look", fault, found, "read them, and remove those without content")
+    if report.has_texts and not report.mojibake:
+        yield Finding("good", "texts", "no empty texts, no mojibake")
 
 
 def _line_breaks(report: Report) -> Iterator[Finding]:
@@ -147,7 +147,7 @@ def _line_breaks(report: Report) -> Iterator[Finding]:
     for one in report.line_breaks:
         shown = _some([str(number) for number in one.numbers])
         found = f"{_count(len(one.numbers), sizes[one.set])} of {one.set} hold a line break: samples {shown}"
-        advice = "look whether a quote that means nothing has merged rows there; if so, set `quoting: false`"
+        advice = "check whether a stray quote has merged rows there; if so, set `quoting: false`"
         yield Finding("look", f"line breaks in {one.set}", found, advice)
 
 
@@ -163,7 +163,7 @@ def _balance(one: Balance) -> Iterator[Finding]:
     shown = _some([f"{label} {_percent(count / one.total)}" for label, count in one.counts.items()])
     few = [label for label, count in one.counts.items() if count < FEW] if one.set == "train" else []
     if few:
-        advice = "add samples of them, or join classes"
+        advice = "add samples of them, or merge classes"
         yield Finding("look", f"classes of {one.set}", f"{shown}; fewer than {FEW} of {_some(few)}", advice)
     elif one.unevenness >= UNEVEN:
         advice = "select by balanced_accuracy or macro_f1; try train.loss.class_weights: balanced"
@@ -202,7 +202,7 @@ def _distances(report: Report) -> Iterator[Finding]:
         parts.append(f"MMD² {one.mmd.squared:.4f} (p = {one.mmd.p_value:.3f})")
         subject, found = f"distance, train → {one.set}", ", ".join(parts)
         if not apart:
-            yield Finding("good", subject, f"{found}: no gap that the model sees")
+            yield Finding("good", subject, f"{found}: no gap in the model's features")
         elif one.a_distance is not None and one.a_distance.distance < SMALL:
             yield Finding("look", subject, found, "a small gap: fine-tune, and evaluate on samples of that set")
         else:
@@ -221,11 +221,17 @@ def _transferability(report: Report) -> Iterator[Finding]:
         yield Finding("good", "transferability", ", ".join(parts), COMPARE)
         return
     right = (
-        f"a linear probe tells {_percent(probe.accuracy)} right (95 %: {_percent(probe.low)} to {_percent(probe.high)}"
+        f"a linear probe classifies {_percent(probe.accuracy)} correctly (95 %: {_percent(probe.low)} to "
+        f"{_percent(probe.high)}"
     )
     found = f"{right}; the most frequent class is {_percent(probe.majority)}), {', '.join(parts)}"
     if probe.low <= probe.majority:
-        yield Finding("look", "transferability", found, "the features say little of the labels; try another model")
+        yield Finding(
+            "look",
+            "transferability",
+            found,
+            "the features carry little information about the labels; try another model",
+        )
     else:
         yield Finding("good", "transferability", found, COMPARE)
 
@@ -239,7 +245,7 @@ def _label_errors(report: Report) -> Iterator[Finding]:
         return
     shown = _some([f"{one.number} ({one.label}, rather {one.suggested})" for one in wrong])
     right = f"{100 * report.probe.accuracy:.0f} %" if report.probe is not None else "unknown"
-    advice = f"read on while they are wrong, surest first (--json); what says so is right in {right} of all"
+    advice = f"review them, most confident first (--json); the classifier that found them has an accuracy of {right}"
     yield Finding("look", "label errors", f"{_count(len(wrong), samples)} of train are likely: {shown}", advice)
 
 
@@ -274,5 +280,5 @@ def _label(label: str | tuple[str, ...]) -> str:
 
 
 def levels(lines: Sequence[Finding]) -> Counter[Level]:
-    """How many findings of each kind there are."""
+    """The number of findings of each level."""
     return Counter(line.level for line in lines)

@@ -1,4 +1,4 @@
-"""How the labels are spread: over the samples of a set, and from set to set."""
+"""The distribution of labels within a set, and its shift between sets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from math import sqrt
 from launcher.measure.quality.samples import SampleSet
 
 FEW = 8
-"""Training samples below which a class is hardly learned."""
+"""A class with fewer training samples is hardly learned."""
 UNEVEN = 10.0
-"""How many times more frequent the largest class is than the smallest before it is worth a word."""
+"""Ratio of the largest class to the smallest from which imbalance is reported."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Balance:
 
     counts: samples (or words) of each label, the most frequent first
     unlabelled: numbers, from 1, of samples without a label
-    unknown: labels that training has not
+    unknown: labels that do not occur in training
     """
 
     set: str
@@ -41,9 +41,9 @@ class Balance:
 
 @dataclass(frozen=True)
 class ClassMove:
-    """How much more (or less) frequent a class is in one set than in another.
+    """The change of a class's share from one set to another.
 
-    z: of the difference of two shares, which beyond ±2 is more than chance
+    z: z-score of the difference of the shares; beyond ±2 it is significant
     """
 
     label: str
@@ -53,7 +53,7 @@ class ClassMove:
 
 
 def balance(data: SampleSet, train: SampleSet) -> Balance | None:
-    """Counts of the labels; None where there are none."""
+    """Counts of the labels; None if there are none."""
     if data.labels is None:
         return None
     counts = _counts(data)
@@ -63,7 +63,7 @@ def balance(data: SampleSet, train: SampleSet) -> Balance | None:
 
 
 def class_moves(one: Balance, other: Balance) -> list[ClassMove]:
-    """The classes by how much their share differs between two sets, the largest mover first."""
+    """The classes sorted by how much their share differs between two sets, the largest shift first."""
     moves = []
     for label in {*one.counts, *other.counts}:
         share, other_share = (found.counts.get(label, 0) / max(1, found.total) for found in (one, other))

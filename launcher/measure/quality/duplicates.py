@@ -1,4 +1,4 @@
-"""The same sample more than once: within a set, in several sets, and with labels that contradict each other."""
+"""Duplicate samples: within a set, across sets, and with contradicting labels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Within:
-    """Samples of a set that were there before: each with the first like it.
+    """Samples of a set that repeat an earlier one.
 
-    pairs: numbers from 1; the sample, then the first
+    pairs: numbers from 1; the sample, then its first occurrence
     """
 
     set: str
@@ -31,8 +31,8 @@ class Within:
 class Across:
     """Samples of one set that are also in another.
 
-    pairs: numbers from 1; the sample of `set`, then the first like it in `other`
-    leaks: whether `other` is learned from and `set` judged by
+    pairs: numbers from 1; the sample of `set`, then its first occurrence in `other`
+    leaks: whether `other` is trained on and `set` used for evaluation
     """
 
     set: str
@@ -43,9 +43,9 @@ class Across:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """One sample that is there several times under different labels.
+    """One sample that occurs several times with different labels.
 
-    places: where, and under which
+    places: its occurrences and their labels
     """
 
     text: str
@@ -53,7 +53,7 @@ class Contradiction:
 
 
 def within(data: SampleSet) -> Within:
-    """Which samples repeat an earlier one of the same set; those that say nothing are left out."""
+    """The samples that repeat an earlier one of the same set; blank samples are left out."""
     asked = np.flatnonzero(data.says_something)
     _, first, group = np.unique(data.fingerprints[asked], return_index=True, return_inverse=True)
     before = first[group]
@@ -62,7 +62,7 @@ def within(data: SampleSet) -> Within:
 
 
 def across(sets: Sequence[SampleSet], *, learns_from_target: bool) -> list[Across]:
-    """Which samples of each set are also in an earlier one; of one that is judged by, in each that is learned from."""
+    """Samples of each set that are also in an earlier set; for an evaluation set, in each set that is trained on."""
     learned: set[Kind] = {"train", "target"} if learns_from_target else {"train"}
     found = []
     for other, data in combinations(sets, 2):
@@ -76,7 +76,7 @@ def across(sets: Sequence[SampleSet], *, learns_from_target: bool) -> list[Acros
 
 
 def contradictions(sets: Sequence[SampleSet]) -> list[Contradiction]:
-    """Samples that are there more than once, in whichever sets, and not always under the same label."""
+    """Samples that occur more than once, in any sets, with different labels."""
     seen: dict[int, list[tuple[SampleSet, int, Label]]] = defaultdict(list)
     for data in sets:
         says = data.says_something

@@ -1,5 +1,5 @@
-"""Labels that are likely wrong: confident learning (Northcutt et al. 2021, JAIR 70) on what a linear probe thinks of
-samples that it did not see.
+"""Labels that are likely wrong: confident learning (Northcutt et al. 2021, JAIR 70) on out-of-fold predictions of a
+linear probe.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEEDS = 'pip install "adaptrun[gap]"'
 class Probe:
     """A linear probe on the model's features, over five folds.
 
-    majority: what always naming the most frequent class would get right
+    majority: accuracy of always predicting the most frequent class
     """
 
     accuracy: float
@@ -34,10 +34,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class LabelError:
-    """A sample whose label the probe does not believe; the surest first.
+    """A sample whose label is likely wrong according to the probe; the most confident first.
 
     number: of the training sample, from 1
-    confidence: the probability that the probe gives to the label as it is
+    confidence: the probe's probability of the given label
     """
 
     number: int
@@ -48,11 +48,11 @@ class LabelError:
 
 @dataclass(frozen=True)
 class Believed:
-    """What the probe thinks of labelled samples.
+    """The probe's predictions for labelled samples.
 
-    numbers: [samples] which they are, from 0: those of classes with a sample for each fold
+    numbers: [samples] their numbers from 0: samples of classes with at least one sample per fold
     labels: [samples] 0 … classes − 1
-    probabilities: [samples, classes], of samples that were not learned from
+    probabilities: [samples, classes], out of fold
     """
 
     classes: tuple[str, ...]
@@ -62,16 +62,16 @@ class Believed:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package of the extra is there; it is not imported."""
+    """Whether a package of the extra is installed; it is not imported."""
     return importlib.util.find_spec(package) is not None
 
 
 def believe(
     features: NDArray[Any], labels: Sequence[str | None], samples: NDArray[np.uint64], seed: int = 0
 ) -> Believed | None:
-    """Cross-validated probabilities; None where fewer than two classes have a sample for each fold.
+    """Cross-validated probabilities; None if fewer than two classes have a sample for each fold.
 
-    samples: fingerprints; what is there twice is kept in one fold, or its copy would vouch for its label
+    samples: fingerprints; duplicates are kept in one fold, or a copy would leak the label
     """
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
@@ -90,7 +90,7 @@ def believe(
 
 
 def probe_of(believed: Believed) -> Probe:
-    """How much of the labels a linear probe tells."""
+    """The accuracy of the linear probe."""
     samples = len(believed.labels)
     accuracy = float((believed.probabilities.argmax(axis=1) == believed.labels).mean())
     majority = float(np.bincount(believed.labels).max()) / samples

@@ -1,4 +1,4 @@
-"""The labels of a data set with some samples of each, so that one sees what was read as what."""
+"""The labels of a data set with some samples of each, to show how labels were read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from launcher.job.sections.data import LabelFormat, Source
 from launcher.job.sections.tasks import Family
 
 SAMPLES = 3
-"""Shown of each label."""
+"""Samples shown per label."""
 MOST_LABELS = 20
-"""Shown of a set."""
+"""Labels shown per set."""
 LONGEST = 60
 SHOWN = ("text", "prompt", "messages", "words", "image", "audio")
 
@@ -33,9 +33,9 @@ class LabelSet:
 
     counts: samples (or words) of each label, the most frequent first
     samples: the first few of each
-    places: what the places of vectors of 0 and 1 are called; empty where the rows name their labels
-    rows: how many were read
-    whole: whether these are all
+    places: names of the positions of 0/1 vectors; empty if the rows name their labels
+    rows: number of rows that were read
+    whole: whether these are all rows
     """
 
     set: str
@@ -46,7 +46,7 @@ class LabelSet:
     whole: bool
 
     def lines(self) -> Iterator[str]:
-        """One for the set, and one for each of its most frequent labels."""
+        """One line for the set, and one for each of its most frequent labels."""
         rows = f"{self.rows:,} rows" if self.whole else f"the first {self.rows:,} rows"
         yield f"labels of {self.set}: {len(self.counts):,} in {rows}{', as vectors of 0 and 1' * bool(self.places)}"
         width = min(24, max((len(name) for name in list(self.counts)[:MOST_LABELS]), default=0))
@@ -55,11 +55,11 @@ class LabelSet:
         if len(self.counts) > MOST_LABELS:
             yield f"  and {len(self.counts) - MOST_LABELS:,} more labels"
         if alike := self.alike:
-            yield f"  these differ in case or white space alone and are labels of their own: {listed(alike)}"
+            yield f"  these differ only in case or white space and are different labels: {listed(alike)}"
 
     @property
     def alike(self) -> list[str]:
-        """Labels of which another is the same but for case and white space."""
+        """Labels that differ from another only in case and white space."""
         forms = Counter(folded(name) for name in self.counts)
         return sorted(name for name in self.counts if forms[folded(name)] > 1)
 
@@ -69,9 +69,9 @@ def read_label_set(
 ) -> LabelSet:
     """The labels as training reads them.
 
-    outputs: what the places of vectors are called, where they are as many
+    outputs: names of the positions of label vectors, if there are as many
     at_most: rows that are read
-    strictly: raise DataError for a label that training refuses, rather than leave it to others to say so
+    strictly: raise DataError for a label that training refuses; else such labels are skipped
     """
     columns = family.columns(source)
     several = family.takes_several_labels
@@ -97,15 +97,15 @@ def read_label_set(
 
 
 def named_outputs(job: Job) -> tuple[str, ...]:
-    """What the pretrained model's config calls its outputs, as far as somebody named them and it lies here."""
+    """The names of the outputs in the pretrained model's config; empty if they have none or the config is not local."""
     return unless_unnamed(output_names((read_config(find_pretrained(job.model)) or {}).get("id2label")))
 
 
 def label_format(job: Job, family: Family, at_most: int | None = None) -> LabelFormat:
-    """How the labels of all sets are read: as the training sets have them, else as the model's own training had them.
+    """The label format of all sets: that of the training sets, else that of the model's own training.
 
-    at_most: rows that are read of each training set that lies here
-    Raises DataError where the training sets are unlike.
+    at_most: rows that are read of each local training set
+    Raises DataError if the training sets have different formats.
     """
     if not family.takes_several_labels:
         return "auto"
@@ -116,9 +116,9 @@ def label_format(job: Job, family: Family, at_most: int | None = None) -> LabelF
 
 
 def rows_with_names(source: Source, columns: Mapping[str, str], outputs: Sequence[str]) -> Iterator[Row]:
-    """Rows with the names of labels that vectors of 0 and 1 hold; in others the labels are as they lie there.
+    """Rows with label names in place of 0/1 vectors; other labels are unchanged.
 
-    outputs: what the places of vectors are called, where they are as many
+    outputs: names of the positions of label vectors, if there are as many
     """
     places = places_of(source)
     rows = read_rows(source, columns)
@@ -126,7 +126,7 @@ def rows_with_names(source: Source, columns: Mapping[str, str], outputs: Sequenc
 
 
 def _labelled(row: Row, several: bool) -> Iterator[tuple[str, str]]:
-    """Each label of a row, and what it is the label of."""
+    """Each label of a row, and the text that it belongs to."""
     words = plain(row.values.get("words"))
     if isinstance(words, list):
         for label, word in zip(labels_of(row), words, strict=False):
@@ -138,7 +138,7 @@ def _labelled(row: Row, several: bool) -> Iterator[tuple[str, str]]:
 
 
 def _read(value: object) -> str:
-    """A text as it is, a file by its name."""
+    """A text unchanged, a file by its name."""
     if isinstance(value, str):
         return value if len(value) > 4096 or "/" not in value or " " in value else Path(value).name
     return "" if value is None or isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""How long samples are in tokens, and what `train.max_length` cuts off."""
+"""Lengths of samples in tokens, and what `train.max_length` truncates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of the samples of one set, before anything is cut.
+    """Tokens of the samples of one set, before truncation.
 
     cut: share of the samples that are longer than `max_length`
     lost: share of all tokens that are beyond it
@@ -33,7 +33,7 @@ class Lengths:
 
 
 def lengths_of(data: SampleSet, tokens: NDArray[np.int64], max_length: int) -> Lengths:
-    """What is cut of a set whose samples have so many tokens."""
+    """The lengths of a set, from the tokens of its samples."""
     return Lengths(
         data.name,
         max_length,
@@ -48,7 +48,7 @@ def lengths_of(data: SampleSet, tokens: NDArray[np.int64], max_length: int) -> L
 class TokenCounter:
     """Counts tokens with a folder's `tokenizer.json`, which needs no torch.
 
-    Of chats, what a template adds is not counted. None from `of` where there is no such file here.
+    Tokens that a chat template adds are not counted. `of` returns None if the file is not there.
     """
 
     def __init__(self, tokenizer: Any) -> None:

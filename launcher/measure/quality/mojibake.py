@@ -1,4 +1,4 @@
-"""Texts that say nothing, or that some program has spoilt."""
+"""Texts without content, and mojibake: texts that were decoded with the wrong encoding."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from launcher.measure.quality.samples import SampleSet
 Fault = Literal["empty", "mojibake", "replacement character", "control character", "hardly any letters"]
 
 LETTERS = 0.4
-"""Share of letters and marks, of all but white space, below which a text is hardly any."""
+"""Minimum share of letters and marks among the characters that are not white space."""
 ALLOWED_CONTROLS = "\t\n\r\f\v\x85"
 BYTES_AS_SHOWN = {byte: bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(0x80, 0x100)}
-"""How bytes look when UTF-8 is taken for Windows' code page; the five that it does not define stay themselves."""
+"""Bytes of UTF-8 as characters of Windows' code page; the five bytes that it does not define are unchanged."""
 BYTE_BEHIND = {shown: byte for byte, shown in BYTES_AS_SHOWN.items()} | {chr(byte): byte for byte in range(0x80, 0x100)}
 _LEADS = "".join(BYTES_AS_SHOWN[byte] for byte in range(0xC2, 0xF5))
 _REST = "".join({*(BYTES_AS_SHOWN[byte] for byte in range(0x80, 0xC0)), *map(chr, range(0x80, 0xC0))})
@@ -24,7 +24,7 @@ TAKEN_FOR_OTHERS = re.compile(f"[{re.escape(_LEADS)}][{re.escape(_REST)}]{{1,3}}
 
 @dataclass(frozen=True)
 class Mojibake:
-    """A sample whose text is spoilt.
+    """A sample whose text has a fault.
 
     number: from 1
     shown: the beginning of the text
@@ -36,8 +36,8 @@ class Mojibake:
     shown: str
 
 
-def garbled(data: SampleSet) -> list[Mojibake]:
-    """The spoilt texts of a set, each with the gravest of its faults."""
+def faulty_texts(data: SampleSet) -> list[Mojibake]:
+    """The faulty texts of a set, each with its gravest fault."""
     if not data.has_texts:
         return []
     found = ((number, text, fault_of(text)) for number, text in enumerate(data.texts, start=1))
@@ -64,7 +64,7 @@ def fault_of(text: str) -> Fault | None:
 
 
 def _is_utf8(shown: str) -> bool:
-    """Whether the bytes behind these characters begin with one character of UTF-8."""
+    """Whether the bytes of these characters begin with one UTF-8 character."""
     behind = bytes(BYTE_BEHIND[character] for character in shown)
     return any(_decodes(behind[:length]) for length in range(2, len(behind) + 1))
 

@@ -1,5 +1,5 @@
-"""Texts that are nearly the same: found by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive
-Datasets, chapter 3), then compared exactly, so that what is told is true and only a few in a thousand are missed.
+"""Near duplicates: candidates by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, chapter
+3), which are then compared exactly. So there are no false positives, and a few in a thousand pairs are missed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from launcher.measure.quality.samples import SampleSet
 Numbers = NDArray[np.uint64]
 
 LIKENESS = 0.7
-"""Share of the pieces of two texts that both have (Jaccard) from which they count as nearly the same."""
+"""Jaccard similarity of the n-grams of two texts from which they are near duplicates."""
 PIECE = 5
-"""Characters of a piece."""
+"""Characters of an n-gram."""
 BANDS, ROWS = 20, 4
-"""A pair of likeness s meets in some band with probability 1 − (1 − s⁴)²⁰: 0.996 at 0.7, 0.9999 at 0.8, 0.15 at 0.3."""
+"""A pair of similarity s is a candidate with probability 1 − (1 − s⁴)²⁰: 0.996 at 0.7, 0.9999 at 0.8, 0.15 at 0.3."""
 LOOKED_BACK = 50
-"""Of many texts in a bucket, how many earlier ones each is compared with: a thousand copies are not a million pairs."""
+"""Earlier texts of a bucket that each text is compared with, which limits the pairs of a thousand copies."""
 
 
 @dataclass(frozen=True)
 class Near:
-    """Two texts that are nearly the same and not the same.
+    """Two texts that are near duplicates, and not exact ones.
 
     set, number: of the later one, numbers from 1
-    likeness: Jaccard similarity of their pieces
+    likeness: Jaccard similarity of their n-grams
     """
 
     set: str
@@ -42,7 +42,7 @@ class Near:
 
 
 def near_duplicates(sets: Sequence[SampleSet]) -> list[Near]:
-    """Pairs within and across sets, in the order of the samples; the same sample twice is left out."""
+    """Pairs within and across sets, in the order of the samples; exact duplicates are left out."""
     places = [(data, number) for data in sets for number in np.flatnonzero(data.says_something).tolist()]
     texts = [normalised(data.texts[number]) for data, number in places]
     keys = [int(data.fingerprints[number]) for data, number in places]
@@ -54,14 +54,14 @@ def near_duplicates(sets: Sequence[SampleSet]) -> list[Near]:
 
 
 def pieces(text: str) -> Numbers:
-    """The distinct pieces of a text as sorted numbers; a text shorter than a piece is one."""
+    """The distinct n-grams of a text as sorted hashes; a text shorter than an n-gram is one."""
     characters = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(characters, min(PIECE, len(characters)))
     return np.unique(_mixed(windows @ _POWERS[: windows.shape[1]]))
 
 
 def jaccard(one: Numbers, other: Numbers) -> float:
-    """Share of all pieces of the two that both have."""
+    """The Jaccard similarity of two sets of n-grams."""
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
 
@@ -76,7 +76,7 @@ def _alike(texts: Sequence[str], keys: Sequence[int]) -> Iterator[tuple[int, int
 
 
 def _candidates(texts: Sequence[str]) -> set[tuple[int, int]]:
-    """Pairs that agree in all numbers of some band."""
+    """Pairs whose signatures are equal in at least one band."""
     if not texts:
         return set()
     signatures = np.stack([_signature(pieces(text)) for text in texts])
@@ -91,12 +91,12 @@ def _candidates(texts: Sequence[str]) -> set[tuple[int, int]]:
 
 
 def _signature(numbers: Numbers) -> NDArray[np.uint32]:
-    """[BANDS · ROWS] the smallest of the pieces under each of so many orders (multiply-shift hashing)."""
+    """[BANDS · ROWS] the MinHash signature: the smallest n-gram under each hash function (multiply-shift hashing)."""
     return ((numbers[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)).min(axis=0).astype(np.uint32)
 
 
 def _mixed(numbers: Numbers) -> Numbers:
-    """Numbers that say nothing of each other (the finaliser of MurmurHash3)."""
+    """Well-mixed hashes of the numbers (the finaliser of MurmurHash3)."""
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         numbers = (numbers ^ (numbers >> np.uint64(33))) * np.uint64(factor)
     return numbers ^ (numbers >> np.uint64(33))

@@ -1,4 +1,4 @@
-"""What is measured on the model's own features: the distance of the sets, and what the features say of the labels."""
+"""Measures on the model's own features: distances between sets, and how well the features predict the labels."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from launcher.measure.shift.mmd import mmd_test
 
 Features = Mapping[str, NDArray[Any]]
 FEWEST = 10
-"""Samples of each side below which no distance is worth anything."""
+"""Minimum number of samples on each side for a distance."""
 
 
 def measure_features(
     report: Report, sets: Sequence[SampleSet], features: Features, family: Family, seed: int, errors: bool
 ) -> None:
-    """Add to the report what features say.
+    """Add the measures on features to the report.
 
     features: [samples, size] of each set
-    errors: whether to look for labels that are likely wrong, where the packages are there
+    errors: whether to look for labels that are likely wrong, if the packages are installed
     """
     train = sets[0]
     has_sklearn = is_installed("sklearn")
@@ -49,7 +49,7 @@ def _labels(
 ) -> None:
     labels = train.labels or ()
     if not labels or not all(isinstance(label, str) for label in labels):
-        why = "the samples have no single label" if labels else "the task has no labels"
+        why = "the samples do not have exactly one label each" if labels else "the task has no labels"
         report.left_out.append(LeftOut("transferability, label errors", why))
         return
     names = [str(label) for label in labels]
@@ -70,5 +70,5 @@ def _labels(
     if errors and is_installed("cleanlab"):
         report.label_errors = label_errors(believed)
     else:
-        why = f"cleanlab is not installed: {NEEDS}" if errors else "not asked for"
+        why = f"cleanlab is not installed: {NEEDS}" if errors else "not requested"
         report.left_out.append(LeftOut("label errors", why))

@@ -1,4 +1,4 @@
-"""The report as a table that can be read, or as JSON."""
+"""The report as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MARKS = {"mend": "[bold red]mend[/]", "look": "[yellow]look[/]", "good": "[green
 
 
 def as_json(report: Report, lines: Sequence[Finding], fit: bool) -> str:
-    """Everything, all row numbers included."""
+    """The whole report, including all row numbers."""
     plain = {"fit": fit, "findings": [vars(line) for line in lines], **report.as_dict()}
     return json.dumps(plain, indent=2, ensure_ascii=False)
 
 
 def print_report(report: Report, lines: Sequence[Finding], fit: bool) -> None:
-    """The findings, gravest first within their order, and one sentence at the end."""
+    """Print the findings, the gravest level first, and a concluding sentence."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -36,7 +36,7 @@ def print_report(report: Report, lines: Sequence[Finding], fit: bool) -> None:
     for text in (text for found in report.labels for text in found.lines()):
         console.print(text, markup=False, highlight=False)
     counts = levels(lines)
-    verdict = "fit for training" if fit else "not fit for training before that is mended"
+    verdict = "fit for training" if fit else "not fit for training until that is fixed"
     console.print(
         f"{counts['mend']} to mend, {counts['look']} to look at, {counts['good']} good: {verdict}", highlight=False
     )

@@ -1,4 +1,4 @@
-"""Everything that was measured of a job's data, what follows from it, and whether training should wait."""
+"""All measures of a job's data, and whether the data are fit for training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.measure.quality.label_errors import LabelError, Probe
 from launcher.measure.quality.label_sets import LabelSet
 from launcher.measure.quality.lengths import Lengths
 from launcher.measure.quality.line_breaks import LineBreaks, rare_line_breaks
-from launcher.measure.quality.mojibake import Mojibake, garbled
+from launcher.measure.quality.mojibake import Mojibake, faulty_texts
 from launcher.measure.quality.near_duplicates import Near, near_duplicates
 from launcher.measure.quality.samples import Kind, SampleSet
 from launcher.measure.quality.transferability import Transferability
@@ -32,7 +32,7 @@ class SetFacts:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What was not measured, why, and what to do to have it."""
+    """What was not measured, why, and how to enable it."""
 
     what: str
     why: str
@@ -40,7 +40,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How another set differs from training, by what can be read: classes, words and lengths, largest mover first."""
+    """How another set differs from training in classes, words and lengths, the largest shift first."""
 
     set: str
     classes: tuple[ClassMove, ...]
@@ -50,7 +50,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far another set is from training on the model's own features; a_distance is None without scikit-learn."""
+    """Distance of another set to training on the model's own features; a_distance is None without scikit-learn."""
 
     set: str
     a_distance: ADistance | None
@@ -59,7 +59,7 @@ class Distance:
 
 @dataclass
 class Report:
-    """What is known of the data; filled in as it is measured.
+    """The measures of the data; filled in one after another.
 
     allowed: whether the job trains in spite of leakage
     """
@@ -71,7 +71,7 @@ class Report:
     across: list[Across] = field(default_factory=list)
     near: list[Near] = field(default_factory=list)
     contradictions: list[Contradiction] = field(default_factory=list)
-    garbled: list[Mojibake] = field(default_factory=list)
+    mojibake: list[Mojibake] = field(default_factory=list)
     line_breaks: list[LineBreaks] = field(default_factory=list)
     balances: list[Balance] = field(default_factory=list)
     lengths: list[Lengths] = field(default_factory=list)
@@ -84,16 +84,16 @@ class Report:
     left_out: list[LeftOut] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """The report as plain values."""
         return asdict(self)
 
 
 def look_at(sets: Sequence[SampleSet], has_classes: bool, allowed: bool, *, learns_from_target: bool = False) -> Report:
-    """What the samples alone say, without any model.
+    """The measures on the samples alone, without a model.
 
-    has_classes: whether labels name classes, rather than being numbers
+    has_classes: whether labels are classes rather than numbers
     allowed: whether the job trains in spite of leakage
-    learns_from_target: whether its method sees the target's samples
+    learns_from_target: whether the job's method trains on the target's samples
     """
     train, has_texts = sets[0], sets[0].has_texts
     report = Report(tuple(SetFacts(data.name, data.kind, len(data)) for data in sets), allowed, has_texts)
@@ -102,9 +102,9 @@ def look_at(sets: Sequence[SampleSet], has_classes: bool, allowed: bool, *, lear
     report.across = across(sets, learns_from_target=learns_from_target)
     if has_texts:
         report.near = near_duplicates(sets)
-        report.garbled = [found for data in sets for found in garbled(data)]
+        report.mojibake = [found for data in sets for found in faulty_texts(data)]
     else:
-        report.left_out.append(LeftOut("near duplicates, garbled texts", "the samples are no texts"))
+        report.left_out.append(LeftOut("near duplicates, mojibake", "the samples are no texts"))
     if has_classes:
         report.contradictions = contradictions(sets)
         report.balances = [found for data in sets if (found := balance(data, train)) is not None]

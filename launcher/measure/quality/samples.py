@@ -1,4 +1,4 @@
-"""The samples of a job as they lie in their files, bad ones included: reading must not stop where a look is wanted."""
+"""The samples of a job as stored in their files, including invalid ones, which are reported rather than refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from launcher.measure.quality.label_sets import named_outputs, rows_with_names
 
 Kind = Literal["train", "validation", "target"]
 Label = str | tuple[str, ...]
-"""One name; or several, of a sample or of its words."""
+"""One name, or several: those of a sample or of its words."""
 TEXTS = ("text", "text_pair", "prompt", "response", "messages", "words")
 """Roles that are read as texts."""
 
@@ -34,10 +34,10 @@ TEXTS = ("text", "text_pair", "prompt", "response", "messages", "words")
 class SampleSet:
     """One data set of a job.
 
-    parts: the texts of each sample by role, a chat's turns and a sentence's words in one; empty where there are none
-    labels: one a sample, None where it has none; None as a whole where the family has no labels
-    fingerprints: of what each sample shows a model
-    broken: numbers of the samples of csv and tsv files in which a text or label holds a line break
+    parts: the texts of each sample by role, with a chat's turns or a sentence's words joined; empty without texts
+    labels: one per sample, None for a sample without a label; None as a whole if the task has no labels
+    fingerprints: of the inputs of each sample
+    broken: numbers of the samples of csv and tsv files with a line break in a text or label
     """
 
     name: str
@@ -52,24 +52,24 @@ class SampleSet:
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """All that can be read of each sample, in one."""
+        """All texts of each sample, joined."""
         return tuple(" ".join(part.values()) for part in self.parts)
 
     @property
     def has_texts(self) -> bool:
-        """Whether the samples can be read at all, as images and sounds cannot."""
+        """Whether the samples are texts, unlike images and sounds."""
         return any(self.parts)
 
     @property
     def says_something(self) -> NDArray[np.bool_]:
-        """[samples] whether there is more than white space; true of samples that are no texts."""
+        """[samples] whether there is more than white space; true for samples that are not texts."""
         return np.array([bool(text.strip()) for text in self.texts]) | (not self.has_texts)
 
 
 def read_sets(job: Job, family: Family, form: LabelFormat) -> list[SampleSet]:
-    """All that is trained on as one, validation, target. Raises DataError for files that cannot be read.
+    """The training sets as one, the validation sets, the target. Raises DataError for files that cannot be read.
 
-    form: how labels are read where a set does not say it itself (`label_format`)
+    form: label format of sets that do not set `label_format`
     """
     outputs = named_outputs(job)
     train = [read_as(source, form) for source in job.labelled_sets.values()]
@@ -82,7 +82,7 @@ def read_sets(job: Job, family: Family, form: LabelFormat) -> list[SampleSet]:
 
 
 def _rows(source: Source, family: Family, outputs: Sequence[str], *, labelled: bool) -> Iterator[Row]:
-    """The rows, with the names of labels that vectors of 0 and 1 hold."""
+    """The rows, with label names in place of 0/1 vectors."""
     columns = family.columns(source, labelled=labelled)
     if labelled and family.takes_several_labels:
         return rows_with_names(source, columns, outputs)
@@ -114,7 +114,7 @@ def _read(name: str, kind: Kind, sources: Sequence[Source], family: Family, outp
 
 
 def _has_line_break(row: Row) -> bool:
-    """Whether a field holds a line break, as only quotes let it: what merges rows where quotes mean nothing."""
+    """Whether a field contains a line break, which is possible only within quotes: a stray quote merges rows."""
     return row.file.lower().endswith(DELIMITED) and any(
         isinstance(value, str) and ("\n" in value or "\r" in value) for value in row.values.values()
     )
@@ -129,13 +129,13 @@ def _text(value: object) -> str:
 
 
 def _turns(values: list[object]) -> Iterator[str]:
-    """The words of a sentence, or what is said in a chat."""
+    """The words of a sentence, or the contents of a chat's messages."""
     for value in values:
         yield str(value.get("content", "")) if isinstance(value, dict) else str(value)
 
 
 def _label(row: Row, family: Family) -> Label | None:
-    """As training would read it; None where it would refuse."""
+    """The label as training reads it; None if training would refuse it."""
     value = plain(row.values.get("label"))
     if family.has_classes and value is not None:
         with suppress(DataError):

@@ -1,4 +1,4 @@
-"""How much the model's features say of the labels before anything is trained: advice on which model to start from."""
+"""How well the pretrained features predict the labels, before training: advice on which model to start from."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
 MOST = 10_000
-"""Samples, at most: the scores are decompositions of all of them at once."""
+"""Maximum number of samples, since the scores decompose the matrix of all of them."""
 ROUNDS = 100
 ENOUGH = 1e-5
 FARTHEST = 1e12
-"""How many times larger one precision may become than the other: of more features than samples, which leave no noise,
-the fixed point lies at infinity.
+"""Maximum ratio of the two precisions: with more features than samples there is no noise, and the fixed point is at
+infinity.
 """
 
 
 @dataclass(frozen=True)
 class Transferability:
-    """Two scores, of which a higher one of two models on the same data is the better sign.
+    """Two scores to compare models on the same data: higher is better.
 
-    h_score: from 0 to the number of classes less one; None where labels are numbers
-    logme: logarithm of the evidence a sample; of no meaning by itself
+    h_score: from 0 to the number of classes minus one; None if labels are numbers
+    logme: log evidence per sample; meaningful only in comparison
     """
 
     h_score: float | None
@@ -33,7 +33,7 @@ class Transferability:
 
 
 def transferability(features: NDArray[Any], labels: NDArray[Any], seed: int = 0) -> Transferability:
-    """Of labels 0 … classes − 1, or of numbers."""
+    """The scores for labels 0 … classes − 1, or for numbers."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MOST])
     numbers, labels = features[chosen].astype(np.float64), labels[chosen]
     if np.issubdtype(labels.dtype, np.integer):
@@ -62,7 +62,7 @@ def h_score(features: Numbers, labels: NDArray[Any]) -> float:
 
 
 def ledoit_wolf(centred: Numbers) -> float:
-    """How far to shrink the covariance of centred samples to a multiple of one (Ledoit and Wolf 2004, "A
+    """Shrinkage of the covariance of centred samples towards a multiple of the identity (Ledoit and Wolf 2004, "A
     well-conditioned estimator for large-dimensional covariance matrices").
     """
     samples, size = centred.shape
@@ -74,17 +74,17 @@ def ledoit_wolf(centred: Numbers) -> float:
 
 
 def logme(features: Numbers, targets: Numbers) -> float:
-    """The mean over targets of the log evidence a sample of Bayesian linear regression, its two precisions chosen to
-    make it largest (You et al. 2021, "LogME: practical assessment of pre-trained models for transfer learning").
+    """The mean over targets of the log evidence per sample of Bayesian linear regression, maximised over its two
+    precisions (You et al. 2021, "LogME: practical assessment of pre-trained models for transfer learning").
 
-    targets: [samples, targets]; of classes a column of 0 and 1 each
+    targets: [samples, targets]; one-hot columns for classes
     """
     left, singular, _ = np.linalg.svd(features, full_matrices=False)
     return float(np.mean([_evidence(left, singular**2, features.shape, target) for target in targets.T]))
 
 
 def _evidence(left: Numbers, squares: Numbers, shape: tuple[int, ...], target: Numbers) -> float:
-    """The fixed point of α (precision of the weights) and β (of the noise), and the log evidence there over samples."""
+    """The log evidence per sample at the fixed point of α (precision of the weights) and β (of the noise)."""
     samples, size = shape
     along = (left.T @ target) ** 2
     across = max(float(target @ target - along.sum()), 0.0)
@@ -106,6 +106,6 @@ def _evidence(left: Numbers, squares: Numbers, shape: tuple[int, ...], target: N
 
 
 def _fit(squares: Numbers, along: Numbers, across: float, alpha: float, beta: float) -> tuple[float, float]:
-    """Of the likeliest weights |m|², and |F·m − y|²."""
+    """|m|² and |F·m − y|² of the posterior mean m of the weights."""
     both = alpha + beta * squares
     return float((beta**2 * squares * along / both**2).sum()), float((alpha**2 * along / both**2).sum()) + across

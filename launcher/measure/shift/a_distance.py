@@ -1,5 +1,5 @@
-"""Proxy A-distance: how well a classifier tells source from target (Ben-David et al. 2007, "Analysis of representations
-for domain adaptation"): 2·(1 − 2ε) of its error ε, 0 where it cannot and 2 where it never errs.
+"""Proxy A-distance: how well a classifier separates source from target (Ben-David et al. 2007, "Analysis of
+representations for domain adaptation"): 2·(1 − 2ε) for its error ε, 0 at chance level and 2 without any error.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Features = NDArray[np.floating[Any]]
 
 FOLDS = 5
 MOST = 5000
-"""Samples of each side, at most: more change the second digit of nothing."""
+"""Maximum number of samples per side: more hardly change the result."""
 STRENGTH = 0.01
-"""Inverse of the classifier's L2 penalty on standardised features; a weak penalty learns a small set by heart."""
+"""Inverse of the classifier's L2 penalty on standardised features; a weak penalty overfits a small set."""
 Z = 1.959963984540054
 
 
@@ -26,8 +26,8 @@ Z = 1.959963984540054
 class ADistance:
     """The distance with its 95 % interval, clipped at 0.
 
-    error: share of samples that the classifier, which never saw them, puts on the wrong side
-    samples: on both sides together, as many on each
+    error: share of held-out samples that the classifier assigns to the wrong side
+    samples: number on both sides together, equally many on each
     """
 
     distance: float
@@ -38,9 +38,9 @@ class ADistance:
 
 
 def proxy_a_distance(one: Features, other: Features, seed: int = 0) -> ADistance:
-    """By logistic regression over five folds, on as many samples of each side.
+    """The distance by five-fold cross-validated logistic regression, on equally many samples of each side.
 
-    The interval is Wilson's for the error, which takes the samples for independent. Needs scikit-learn.
+    The interval is Wilson's for the error, assuming independent samples. Needs scikit-learn.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -50,8 +50,8 @@ def proxy_a_distance(one: Features, other: Features, seed: int = 0) -> ADistance
     features = np.concatenate([one[sides[0]], other[sides[1]]]).astype(np.float64)
     domain = np.repeat([0, 1], count)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    told = cross_val_predict(linear_probe(STRENGTH), features, domain, cv=folds)
-    error = float((told != domain).mean())
+    predicted = cross_val_predict(linear_probe(STRENGTH), features, domain, cv=folds)
+    error = float((predicted != domain).mean())
     low, high = wilson(error, 2 * count)
     return ADistance(_distance(error), _distance(high), _distance(low), error, 2 * count)
 
@@ -66,7 +66,7 @@ def linear_probe(strength: float) -> Any:
 
 
 def wilson(share: float, samples: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
+    """The 95 % interval of a proportion (Wilson 1927)."""
     middle = (share + Z**2 / (2 * samples)) / (1 + Z**2 / samples)
     half = Z / (1 + Z**2 / samples) * sqrt(share * (1 - share) / samples + Z**2 / (4 * samples**2))
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,4 +1,4 @@
-"""What is more frequent in one set of texts than in another, and which texts are longer."""
+"""Shift of word frequencies and text lengths between two sets of texts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from launcher.data.fingerprints import normalised
 
 WORD = re.compile(r"[^\W_]{2,}(?:['’][^\W_]+)*")
 PRIOR = 0.1
-"""Texts that both sets are given before any is counted, of the smaller one: without them, a word that one set lacks
-altogether has odds that nothing is known of.
+"""Size of the prior, as a share of the smaller set: without a prior, a word that one set lacks has undefined log-odds.
 """
 CHANCE = 0.05
-"""Probability that any word at all is named of two halves of one set."""
+"""Probability that any word is reported for two random halves of one set."""
 
 
 @dataclass(frozen=True)
 class WordMove:
-    """A word by the texts that hold it.
+    """A word whose share of texts differs between two sets.
 
-    log_odds: log of the odds in the other set over the odds in the first, both drawn a little to the odds in both
-    z: of it, in standard errors
+    log_odds: log odds ratio of the other set to the first, both shrunk towards their common odds
+    z: log_odds in standard errors
     """
 
     word: str
@@ -39,11 +38,11 @@ class WordMove:
 
 @dataclass(frozen=True)
 class LengthMove:
-    """How the lengths differ.
+    """The shift of lengths.
 
     median, other_median: characters
-    longer: probability that a text of the other set is longer than one of the first; 0.5 where they are alike
-    z: of that, by Wilcoxon's rank sum
+    longer: probability that a text of the other set is longer than one of the first; 0.5 without a difference
+    z: z-score of that, by Wilcoxon's rank-sum test
     """
 
     median: float
@@ -53,8 +52,8 @@ class LengthMove:
 
 
 def word_moves(texts: Sequence[str], other: Sequence[str]) -> list[WordMove]:
-    """The words that moved by more than chance, the surest first, by their log-odds ratio with an informative prior
-    (Monroe et al. 2008, "Fightin' words"); counted in texts, since one that says a word ten times is one witness.
+    """The words with a significant shift, the most significant first, by their log-odds ratio with an informative prior
+    (Monroe et al. 2008, "Fightin' words"). A word counts once per text, since its repetitions are not independent.
     """
     one, two = _holding(texts), _holding(other)
     words = sorted({*one, *two})
@@ -66,7 +65,7 @@ def word_moves(texts: Sequence[str], other: Sequence[str]) -> list[WordMove]:
 
 
 def length_move(texts: Sequence[str], other: Sequence[str]) -> LengthMove:
-    """In characters; z is 0 where all are of one length."""
+    """The shift of lengths in characters; z is 0 if all lengths are equal."""
     one, two = (np.array([len(text) for text in some], dtype=np.float64) for some in (texts, other))
     both = np.sort(np.concatenate([one, two]))
     ranks = (np.searchsorted(both, two, side="left") + np.searchsorted(both, two, side="right") + 1) / 2
@@ -80,7 +79,7 @@ def length_move(texts: Sequence[str], other: Sequence[str]) -> LengthMove:
 
 
 def _holding(texts: Sequence[str]) -> Counter[str]:
-    """In how many texts each word is."""
+    """The number of texts that contain each word."""
     return Counter(word for text in texts for word in set(WORD.findall(normalised(text))))
 
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.float64]
 
 MOST = 1000
-"""Samples of each side, at most: the test looks at all pairs."""
+"""Maximum number of samples per side, since the test uses all pairs."""
 PERMUTATIONS = 999
 
 
 @dataclass(frozen=True)
 class MMD:
-    """The unbiased estimate of MMD², which may be below 0, and how often chance gives as much.
+    """The unbiased estimate of MMD², which may be negative, and its p-value.
 
-    width: of the Gaussian kernel exp(−d² / 2·width²): the median distance of two samples, whichever side they are of
+    width: of the Gaussian kernel exp(−d² / 2·width²): the median distance of two samples of either side
     """
 
     squared: float
@@ -31,7 +31,7 @@ class MMD:
 
 
 def mmd_test(one: NDArray[Any], other: NDArray[Any], seed: int = 0) -> MMD:
-    """MMD² and its permutation test: the sides are dealt anew 999 times."""
+    """MMD² and its permutation test with 999 permutations."""
     draw = np.random.default_rng(seed)
     parts = [side[draw.permutation(len(side))[:MOST]].astype(np.float64) for side in (one, other)]
     squares = squared_distances(np.concatenate(parts))
@@ -48,10 +48,10 @@ def mmd_test(one: NDArray[Any], other: NDArray[Any], seed: int = 0) -> MMD:
 
 
 def unbiased_mmd(kernel: Numbers, sides: Numbers) -> Numbers:
-    """[deals] MMD² (Gretton et al. 2012, equation 3): pairs of a sample with itself are left out.
+    """[permutations] MMD² (Gretton et al. 2012, equation 3), without pairs of a sample with itself.
 
     kernel: [samples, samples]
-    sides: [samples, deals] 1 for the samples of the first side
+    sides: [samples, permutations] 1 for the samples of the first side
     """
     kernel = kernel - np.diag(np.diag(kernel))
     ones, others = sides, 1 - sides
@@ -64,7 +64,7 @@ def unbiased_mmd(kernel: Numbers, sides: Numbers) -> Numbers:
 
 
 def squared_distances(points: Numbers) -> Numbers:
-    """[points, points] squares of Euclid's distance; centred first, which loses fewer digits."""
+    """[points, points] squared Euclidean distances; centred first for precision."""
     points = points - points.mean(axis=0)
     squares = (points**2).sum(axis=1)
     return np.maximum(squares[:, None] + squares[None, :] - 2 * points @ points.T, 0.0)

@@ -7,7 +7,7 @@ from launcher.plan.memory import whole_on_each
 
 
 class Ddp(EngineFacts):
-    """As `launcher/engines/ddp.py` runs it."""
+    """Facts on `launcher/engines/ddp.py`."""
 
     name = "ddp"
     shardings = (Sharding("ddp", {"name": "ddp"}, whole_on_each),)

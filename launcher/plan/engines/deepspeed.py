@@ -1,6 +1,6 @@
-"""DeepSpeed's ZeRO: slices of the optimizer (1), the gradients (2) and the weights (3), perhaps in the host's memory.
+"""DeepSpeed's ZeRO: shards the optimizer (1), the gradients (2) and the weights (3), with or without offloading.
 
-Its optimizer steps a flat copy of its slice of the weights, which comes on top of the weights.
+The optimizer updates a flat copy of a rank's shard of the weights, in addition to the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from launcher.plan.mesh import Mesh
 from launcher.plan.split import Split
 
 BUCKET = 500_000_000
-"""Elements that DeepSpeed reduces at once, unless its file says otherwise; it reserves all, however small the model."""
+"""Default size of DeepSpeed's reduce bucket in elements; the whole bucket is allocated, however small the model."""
 
 
 def _bucket(need: Demand) -> int:
@@ -51,7 +51,7 @@ def _zero3_offload(need: Demand) -> Memory:
 
 
 def _stepped_on_host(need: Demand) -> int:
-    """The flat copy, its gradients and its moments."""
+    """Bytes of the flat copy, its gradients and its moments."""
     return (2 + need.moments) * need.stepped
 
 
@@ -60,7 +60,7 @@ def _template(name: str) -> dict[str, str]:
 
 
 class DeepSpeed(EngineFacts):
-    """As `launcher/engines/deepspeed.py` runs it."""
+    """Facts on `launcher/engines/deepspeed.py`."""
 
     name = "deepspeed"
     shardings = (
@@ -72,20 +72,20 @@ class DeepSpeed(EngineFacts):
     )
 
     def mesh(self, ranks: int) -> Mesh:
-        """All ranks share one copy's moments at least."""
+        """All ranks shard one copy of the moments at least."""
         return Mesh(shard=ranks)
 
     def sharding_of(self, job: Job) -> Sharding:
-        """What the file of `engine.deepspeed` does; an own one counts as the template that it is nearest to."""
+        """The sharding in the file of `engine.deepspeed`; for a user's file, that of the closest template."""
         zero = read_deepspeed(job).values.get("zero_optimization", {})
         stage, offload = zero.get("stage", 2), zero.get("offload_optimizer")
-        # "none" is how people switch it off
+        # "none" disables offloading
         uses_host = isinstance(offload, dict) and offload.get("device") not in (None, "none")
         slices = "weights" if stage == 3 else "optimizer" if stage == 1 and not uses_host else "gradients"
         return next(each for each in self.shardings if (each.uses_host, each.slices) == (uses_host, slices))
 
     def check(self, job: Job, job_file: Path) -> None:
-        """Look at the file of `engine.deepspeed`. Raises JobError."""
+        """Check the file of `engine.deepspeed`. Raises JobError."""
         check_deepspeed(job, job_file)
 
     def config(self, job: Job, job_file: Path, split: Split, precision: str) -> dict[str, Any]:

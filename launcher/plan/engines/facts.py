@@ -1,4 +1,4 @@
-"""What the plan must know of an engine: which processes it runs on, what it takes of each, what it reads."""
+"""What the plan must know about an engine: on how many processes it runs, the memory of each, its configuration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SLICED = ("nothing", "optimizer", "gradients", "weights")
 
 @dataclass(frozen=True)
 class Sharding:
-    """How an engine divides the state of training among the ranks; some engines have several ways.
+    """How an engine shards the training state over the ranks; some engines have several shardings.
 
     name: as `plan` shows it
-    section: the job file's `engine` that asks for it
-    memory: what a process takes
-    slices: what a rank keeps a slice of only, with all that is named before it in `SLICED`
-    uses_host: a part is kept in the machine's memory
-    may_keep_gradients: they may be whole between the micro-batches of a step, so that they travel once a step
+    section: the `engine` section of a job file that selects it
+    memory: computes the memory of a process
+    slices: what is sharded, together with all that comes before it in `SLICED`
+    uses_host: whether a part is offloaded to host memory
+    may_keep_gradients: gradients may be whole between the micro-batches of a step, and are then reduced once a step
     """
 
     name: str
@@ -36,23 +36,23 @@ class Sharding:
 
     @property
     def communication(self) -> tuple[bool, int]:
-        """Sorts from the least to the most."""
+        """Sort key, from the least communication to the most."""
         return self.uses_host, SLICED.index(self.slices)
 
     @property
     def spelling(self) -> str:
-        """The section as it is written in a job file."""
+        """The section as written in a job file."""
         return f"{{{', '.join(f'{key}: {value}' for key, value in self.section.items())}}}"
 
 
 class EngineFacts:
-    """Says of an engine what its own file under `launcher/engines` cannot, since that needs torch.
+    """Facts on an engine that do not need torch, unlike its file under `launcher/engines`.
 
     name: in the job file
-    shardings: of which a job has one
-    fewest, most: processes that it runs on; None for any number
-    chosen_by_auto: where the job file leaves the engine open
-    gathers_in_precision: sliced weights travel in the precision of the forward pass, not in fp32
+    shardings: those that it supports; a job has one of them
+    fewest, most: limits of the number of processes; None for no limit
+    chosen_by_auto: whether `engine.name: auto` may choose it
+    gathers_in_precision: sharded weights are gathered in the precision of the forward pass, not in fp32
     """
 
     name: str
@@ -63,20 +63,20 @@ class EngineFacts:
     gathers_in_precision: bool = False
 
     def runs_on(self, processes: int) -> bool:
-        """Whether so many processes can share the work."""
+        """Whether it runs on this number of processes."""
         return self.fewest <= processes and (self.most is None or processes <= self.most)
 
     def mesh(self, ranks: int) -> Mesh:
-        """Along which axes the work is divided among so many ranks."""
+        """The device mesh for a number of ranks."""
         return Mesh(replicate=ranks)
 
     def sharding_of(self, job: Job) -> Sharding:
-        """The one that a job asks for."""
+        """The sharding that a job selects."""
         return self.shardings[0]
 
     def check(self, job: Job, job_file: Path) -> None:
-        """Look at what the engine reads beside the job file. Raises JobError."""
+        """Check the files that the engine reads in addition to the job file. Raises JobError."""
 
     def config(self, job: Job, job_file: Path, split: Split, precision: str) -> dict[str, Any] | None:
-        """What the engine's library reads, if anything. Raises JobError."""
+        """The configuration of the engine's library, if it has any. Raises JobError."""
         return None

@@ -1,4 +1,4 @@
-"""A slice of each parameter, gradient and moment on each process."""
+"""A shard of each parameter, gradient and moment on each process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def _memory(need: Demand) -> Memory:
 
 
 def _gathered(size: ModelSize, activations: int) -> int:
-    """What stands outside the blocks, whole from the forward to the end of the backward pass, and beside it either
+    """Bytes of gathered tensors: the modules outside the blocks, throughout, and the larger of two peaks.
 
-    this block, the next one, and one block's gradients on their way; or, when all activations are gone, the gradients
-    of what stands outside, as they come and on their way.
+    One peak is during the backward pass: two blocks, and the gradients of one being reduced. The other is at its end,
+    when all activations are freed: the gradients of the modules outside, computed and being reduced.
     """
     outside, learning = FLOAT32 * size.outside, FLOAT32 * min(size.outside, size.learning)
     return outside + max(3 * FLOAT32 * size.block, 2 * learning - activations)
 
 
 class Fsdp(EngineFacts):
-    """As `launcher/engines/fsdp.py` runs it."""
+    """Facts on `launcher/engines/fsdp.py`."""
 
     name = "fsdp"
     shardings = (Sharding("fsdp", {"name": "fsdp"}, _memory, "weights", may_keep_gradients=True),)
@@ -35,5 +35,5 @@ class Fsdp(EngineFacts):
     gathers_in_precision = True
 
     def mesh(self, ranks: int) -> Mesh:
-        """All ranks share one copy."""
+        """All ranks shard one copy."""
         return Mesh(shard=ranks)

@@ -7,7 +7,7 @@ from launcher.plan.memory import whole_on_each
 
 
 class Single(EngineFacts):
-    """As `launcher/engines/single.py` runs it."""
+    """Facts on `launcher/engines/single.py`."""
 
     name = "single"
     shardings = (Sharding("single", {"name": "single"}, whole_on_each),)

@@ -1,4 +1,4 @@
-"""What a run works on: the processor, the task with its label set, the prepared data, the pretrained model."""
+"""The inputs of a run: the processor, the task with its label set, the prepared data, the pretrained model."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything loaded but the weights.
+    """All inputs except the weights.
 
-    train: the labelled sets; none where a method needs no labels
-    target: unlabelled samples, for the methods that learn from them or to choose a checkpoint by
+    train: the labelled sets; none for a method that needs no labels
+    target: unlabelled samples, for methods that train on them or for checkpoint selection
     """
 
     pretrained: Pretrained
@@ -60,18 +60,18 @@ class Inputs:
 
     @property
     def sets(self) -> dict[str, Prepared]:
-        """All samples that the model sees."""
+        """All prepared sets."""
         named = {f"train {name}": data for name, data in self.train.sets.items()} | self.validation
         return named if self.target is None else {**named, "target, unlabelled": self.target}
 
     @property
     def _label_format(self) -> LabelFormat:
-        """How the labels were read, which decides how those of other data are."""
+        """How the labels were read, which applies to other data too."""
         data = next(iter((*self.train.sets.values(), *self.validation.values())), None)
         return "auto" if data is None else data.facts.label_format
 
     def card(self, job: Job, adapters: Adapters | None) -> dict[str, Any]:
-        """What the model folder says beside the standard files."""
+        """The card of the model folder, in addition to the standard files."""
         card = {
             "task": job.task,
             "max_length": job.train.max_length,
@@ -86,7 +86,7 @@ class Inputs:
 
 
 def open_inputs(context: RunContext) -> Inputs:
-    """Find the model, prepare the data or map what another process prepared."""
+    """Locate the model, and prepare the data or map what another process prepared."""
     job, folder = context.job, context.folder
     context.enter("preparing")
     if context.world.is_first and read_json(folder.prepared_file) is None:
@@ -112,7 +112,7 @@ def open_inputs(context: RunContext) -> Inputs:
 
 
 def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
-    """Prepare every set of the job and write where each lies. Raises DataError, LeakageError and ModelError."""
+    """Prepare every set of the job and record its folder. Raises DataError, LeakageError and ModelError."""
     found = prepare_sets(job, log)
     target = None
     if job.data.target is not None:
@@ -125,11 +125,11 @@ def prepare(job: Job, folder: RunFolder, log: EventLog) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The labelled sets of a job, and what prepared them.
+class PreparedSets:
+    """The labelled sets of a job, and their preparer.
 
-    train: all that is learned with labels; perhaps nothing
-    labels: the label set that all share
+    train: the labelled training sets; possibly none
+    labels: the label set, which all share
     """
 
     preparer: Preparer
@@ -138,10 +138,10 @@ class Found:
     validation: dict[str, Prepared]
 
 
-def prepare_sets(job: Job, log: EventLog) -> Found:
-    """The training and validation sets, made now or before. Raises DataError and ModelError."""
-    for told in told_of_code(job.model.trust_code):
-        log.note(told)
+def prepare_sets(job: Job, log: EventLog) -> PreparedSets:
+    """The training and validation sets, from the cache or prepared now. Raises DataError and ModelError."""
+    for note in told_of_code(job.model.trust_code):
+        log.note(note)
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)
     config = loading.load_config(pretrained, job.model)
@@ -170,38 +170,38 @@ def prepare_sets(job: Job, log: EventLog) -> Found:
     for name, source in job.data.validation.items():
         log.write(Phase(name="preparing", detail=name))
         validation[name] = preparer.prepare(read_as(source, label_format), labels)
-    return Found(preparer, Pool(train), tuple(labels), validation)
+    return PreparedSets(preparer, Pool(train), tuple(labels), validation)
 
 
 def check_labels(job: Job, pretrained: Pretrained, task_type: type[Task], known: Sequence[str]) -> None:
-    """Raises ModelError where neither samples nor the model (`known`) say what there is to tell apart."""
+    """Raises ModelError if neither the samples nor the model (`known`) define the classes."""
     if task_type.has_classes and not job.labelled_sets and not known:
         raise ModelError(
-            f"{pretrained.location} has no trained head with named labels, and {job.adapt.method} adapts a trained "
-            "model; name a finished run in model.pretrained"
+            f"{pretrained.location} has no trained head with named labels, and {job.adapt.method} adapts "
+            "a trained model; set model.pretrained to a finished run"
         )
 
 
 def identity(task: str, pretrained: Pretrained, model: Model) -> str:
-    """What tells a task's own code and a processor from others."""
+    """Identity of a task's own code and of a processor."""
     files = [] if task in FAMILIES else with_imports(find_family(task).place[0])
     own = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
     return own + tokenizer_identity(pretrained.tokenizer, model.revision)
 
 
 def load_model(context: RunContext, inputs: Inputs, *, in_parts: bool) -> loading.Loaded:
-    """The pretrained model as the job wants it, and a note of what of it is new or was left out.
+    """The pretrained model for the job, with notes on its new and its ignored weights.
 
-    in_parts: leave the weights in their files, for each rank to read its own
+    in_parts: leave the weights in their files, so that each rank reads its own shard
     """
     context.enter("loading", inputs.pretrained.location)
     job, pretrained, task = context.job, inputs.pretrained, inputs.task
     loaded = pretrained_model(job, pretrained, inputs.config, task, in_parts=in_parts, say=context.log.note)
     if in_parts and not loaded.stored:
-        context.log.note("each rank has loaded the whole model first: its weights cannot be read in part")
-    for told in () if loaded.labels is None else loaded.labels.notes():
-        context.log.note(told)
-    for names, text in ((loaded.new, "new weights, which start at random"), (loaded.left_out, "left out")):
+        context.log.note("each rank loads the whole model first, since its weights cannot be read in parts")
+    for note in () if loaded.labels is None else loaded.labels.notes():
+        context.log.note(note)
+    for names, text in ((loaded.new, "new weights, initialised at random"), (loaded.left_out, "ignored")):
         if names:
             context.log.note(f"{text}: {', '.join(names)}")
     return loaded
@@ -216,11 +216,11 @@ def pretrained_model(
     in_parts: bool,
     say: Callable[[str], object],
 ) -> loading.Loaded:
-    """The pretrained model with a head for the task's labels, ready to learn; new weights are the same on every rank.
+    """The pretrained model with a head for the task's labels; new weights are the same on every rank.
 
-    in_parts: leave the weights in their files, of which only the headers are read
-    say: told of what was changed of it
-    Raises ModelError where it cannot be had as the job asks.
+    in_parts: leave the weights in their files, and read only the headers
+    say: called with a note on each change
+    Raises ModelError if it does not support what the job requests.
     """
     torch.manual_seed(job.train.seed)
     if config is not None:
@@ -237,7 +237,7 @@ def pretrained_model(
     if job.train.activation_checkpointing:
         if not loaded.model.supports_gradient_checkpointing:
             raise ModelError(
-                f"{type(loaded.model).__name__} cannot compute its activations again; set "
+                f"{type(loaded.model).__name__} does not support activation checkpointing; set "
                 "train.activation_checkpointing: false"
             )
         loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -245,9 +245,9 @@ def pretrained_model(
 
 
 def _wait_for(file: Path, pause: float = 0.2, sleep: Callable[[float], None] = time.sleep) -> dict[str, Any]:
-    """Wait outside any collective, which would time out: a large data set takes long to prepare.
+    """Wait without a collective, which would time out: a large data set takes long to prepare.
 
-    A rank that fails to prepare ends, and whoever started the ranks then ends the ones that wait.
+    If a rank fails to prepare, it exits, and the launcher then ends the ranks that wait.
     """
     while (prepared := read_json(file)) is None:
         sleep(pause)

@@ -1,4 +1,4 @@
-"""Validation samples that are also trained on: known by their fingerprints, so that no data are read again."""
+"""Validation samples that are also trained on, found by their fingerprints, without reading the data again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from launcher.run.events import EventLog
 def check_leakage(
     job: Job, train: Pool, target: Prepared | None, validation: Mapping[str, Prepared], log: EventLog
 ) -> None:
-    """Raises LeakageError where sets share samples; where the job allows it, the run notes how many.
+    """Raises LeakageError if sets share samples; if the job allows it, their number is logged.
 
-    target: where it is learned from
+    target: the target set, if it is trained on
     """
     places = {name: ".".join(job.data.place_in_train(name)) for name in train.sets}
     learned = {
@@ -42,6 +42,6 @@ def check_leakage(
         log.note("; ".join(found))
         return
     raise LeakageError(
-        "; ".join(found) + ", so what they measure says little of new samples; remove them from one of the two "
-        "(adaptrun gap lists them all), or train all the same: data.allow_leakage: true"
+        "; ".join(found) + ", so metrics on them say little about new samples; remove them from one of "
+        "the two (adaptrun gap lists them all), or set data.allow_leakage: true to train anyway"
     )

@@ -1,10 +1,10 @@
-"""Dealing the samples of a global batch to ranks and micro-batches.
+"""Assign the samples of a global batch to ranks and micro-batches.
 
-A micro-batch costs its longest sample times its count. The deal sorts by length and cuts the sorted
-samples into as many runs as there are micro-batches, so that the dearest run is as cheap as it can be:
-padding is small because neighbours are alike, and the load is even because no run may exceed the bound.
-The bound is never above what equal counts would cost, so a micro-batch fits wherever
-`micro_batch` samples of full length do. Every rank computes the same deal from the lengths alone.
+The cost of a micro-batch is the length of its longest sample times its number of samples. Samples are sorted by length
+and split into as many consecutive groups as there are micro-batches, such that the largest cost is minimal. There is
+little padding because neighbours have similar lengths, and the load is balanced because no group exceeds the bound. The
+bound is at most the cost of equal counts, so a micro-batch fits into memory whenever `micro_batch` samples of full
+length do. Every rank computes the same assignment from the lengths alone.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Deal = list[list[Indices]]
 
 
 def deal(samples: Indices, lengths: NDArray[np.int32], ranks: int, accumulation: int) -> Deal:
-    """Deal `samples` to `ranks` × `accumulation` micro-batches.
+    """Assign `samples` to `ranks` × `accumulation` micro-batches.
 
     lengths: tokens of each of `samples`
-    Every rank gets `accumulation` micro-batches, of which some hold no sample when there are too few.
+    Every rank gets `accumulation` micro-batches; some are empty if there are too few samples.
     """
     by_length = np.argsort(-lengths, kind="stable")
     runs = [samples[by_length[first:last]] for first, last in pairwise(_cuts(lengths[by_length], ranks * accumulation))]
@@ -31,10 +31,10 @@ def deal(samples: Indices, lengths: NDArray[np.int32], ranks: int, accumulation:
 
 
 def deal_by_length(samples: Indices, lengths: NDArray[np.int32], ranks: int, micro_batch: int) -> Deal:
-    """Deal samples so that each micro-batch holds samples of one length, and nothing is padded.
+    """Assign samples so that all samples of a micro-batch have the same length, and nothing is padded.
 
-    A micro-batch has at most as many tokens as `micro_batch` of the longest samples. Every rank gets as many
-    micro-batches as that takes, of which some hold no sample.
+    A micro-batch has at most as many tokens as `micro_batch` of the longest samples. All ranks get the same number of
+    micro-batches; some may be empty.
     """
     by_length = np.argsort(-lengths, kind="stable")
     cuts = cut(lengths[by_length], micro_batch * int(lengths.max()), one_length=True)
@@ -45,10 +45,10 @@ def deal_by_length(samples: Indices, lengths: NDArray[np.int32], ranks: int, mic
 
 
 def deal_packed(samples: Indices, lengths: NDArray[np.int32], ranks: int, rows: int, row_length: int) -> Deal:
-    """Deal samples that are laid into rows of at most `row_length` tokens, `rows` of them in a micro-batch.
+    """Assign samples that are packed into rows of at most `row_length` tokens, `rows` of them in a micro-batch.
 
-    Every rank gets as many micro-batches as that takes. Filling one row after another with the samples in the order
-    given here needs no more rows than were counted, since no cut of the same order needs fewer.
+    All ranks get the same number of micro-batches. Filling one row after another with the samples in the returned order
+    needs no more rows than counted here, since no other split of the same order needs fewer.
     """
     packed = [np.array(row) for row in _rows(lengths, row_length)]
     totals = np.array([lengths[row].sum() for row in packed], dtype=np.int32)
@@ -59,7 +59,7 @@ def deal_packed(samples: Indices, lengths: NDArray[np.int32], ranks: int, rows: 
 
 
 def _rows(lengths: NDArray[np.int32], room: int) -> list[list[int]]:
-    """The samples of each row: the longest first, each into the first row that has room for it."""
+    """The samples of each row, by first-fit decreasing bin packing."""
     rows: list[list[int]] = []
     left: list[int] = []
     for sample in np.argsort(-lengths, kind="stable").tolist():
@@ -75,12 +75,12 @@ def _rows(lengths: NDArray[np.int32], room: int) -> list[list[int]]:
 
 
 def _seat(rank: int, turn: int, ranks: int) -> int:
-    """Runs of like cost fall on the same turn; every second turn the direction is reversed (a snake)."""
+    """The rank's group in a turn: groups of similar cost share a turn, and every second turn is reversed (a snake)."""
     return turn * ranks + (rank if turn % 2 == 0 else ranks - 1 - rank)
 
 
 def _cuts(lengths: NDArray[np.int32], runs: int) -> list[int]:
-    """Ends of `runs` runs over descending `lengths` whose dearest run is as cheap as possible."""
+    """Ends of `runs` consecutive groups of descending `lengths` with the smallest maximum cost."""
     low, high = int(lengths[0]), int(lengths[0]) * -(-len(lengths) // runs)
     while low < high:
         middle = (low + high) // 2
@@ -93,10 +93,10 @@ def _cuts(lengths: NDArray[np.int32], runs: int) -> list[int]:
 
 
 def cut(lengths: NDArray[np.int32], bound: int, *, one_length: bool = False) -> list[int]:
-    """Ends of runs over descending `lengths`, each as long as it can be.
+    """Ends of consecutive groups of descending `lengths`, each as large as possible.
 
-    bound: what a run may cost, its longest sample times its count
-    one_length: whether a run ends where a shorter sample comes
+    bound: maximum cost of a group, its longest sample times its number of samples
+    one_length: whether all samples of a group must have the same length
     """
     ends = [0]
     while ends[-1] < len(lengths):

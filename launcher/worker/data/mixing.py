@@ -1,8 +1,8 @@
-"""In which order several sets are drawn from: like `SampleOrder`, a function of the seed and the step alone.
+"""The sample order over several sets: like `SampleOrder`, a function of the seed and the step alone.
 
-An epoch draws as many samples as all sets hold. How many of them come from each set is fixed by its share; which of an
-epoch's draws they are is a permutation of the draws; and which sample a draw gives follows from how often its set was
-drawn from before. So every set is gone through evenly, again and again where its share is larger than its size.
+An epoch has as many draws as all sets have samples. The number of draws from each set is fixed by its share. A
+permutation of the epoch's draws decides which set each draw is from. The sample of a draw depends on how many draws
+from its set came before. So every set is passed over evenly, repeatedly if its share is larger than its size.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from launcher.worker.data.order import Indices, permuted
 
 
 class MixedOrder:
-    """Which samples of several sets each step sees, as places in their pool.
+    """The samples of several sets in each step, as indices in their pool.
 
     sizes: samples of each set
-    shares: of each set in the draws; they add up to one
-    draws: in an epoch
+    shares: fraction of the draws from each set; they add up to one
+    draws: per epoch
     """
 
     def __init__(self, sizes: Sequence[int], shares: Sequence[float], draws: int, global_batch: int, seed: int) -> None:
@@ -46,7 +46,7 @@ class MixedOrder:
 
 
 class CyclicOrder:
-    """Which samples each step sees of a set that is gone through again and again, whatever an epoch is."""
+    """The samples in each step of a set that is passed over repeatedly, independently of the epochs."""
 
     def __init__(self, samples: int, batch: int, seed: int) -> None:
         self.samples, self.size, self.seed = samples, batch, seed
@@ -57,7 +57,7 @@ class CyclicOrder:
 
 
 def drawn_in_turn(turns: Indices, samples: int, seed: int) -> Indices:
-    """The samples of some turns; each run of `samples` turns gives every sample once, in another order."""
+    """The samples of some turns; each pass of `samples` turns has every sample once, in another order."""
     found = np.empty_like(turns)
     rounds = turns // samples
     for number in np.unique(rounds):
@@ -67,13 +67,13 @@ def drawn_in_turn(turns: Indices, samples: int, seed: int) -> Indices:
 
 
 def shares_of(sizes: Sequence[int], alpha: float, weights: Sequence[float] | None) -> list[float]:
-    """What each set's share is: its weight, or its size to the power `alpha` (temperature mixing)."""
+    """Each set's share: its weight, or its size to the power `alpha` (temperature mixing)."""
     raw = [float(size) ** alpha for size in sizes] if weights is None else list(weights)
     return [value / sum(raw) for value in raw]
 
 
 def rounded(shares: Sequence[float], total: int) -> NDArray[np.int64]:
-    """Whole numbers that are nearest to shares of `total` and add up to it (largest remainders)."""
+    """Integers closest to the shares of `total` that add up to it (largest remainder method)."""
     exact = np.asarray(shares) * total
     counts = np.floor(exact + 1e-9).astype(np.int64)
     order = np.argsort(-(exact - counts), kind="stable")

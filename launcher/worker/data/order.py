@@ -1,10 +1,9 @@
 """The order of the training samples: a function of the seed, the epoch and the position alone.
 
-The order is a permutation computed position by position, so that any step of any epoch is reached
-at once, with no list to draw, to keep or to save. It is a Feistel network over the smallest
-even-bit domain that holds the samples, walked until the value falls inside (cycle walking; Black and
-Rogaway 2002, "Ciphers with arbitrary finite domains"), with splitmix64 (Steele et al. 2014) as the
-round function.
+The order is a permutation that is computed position by position. So any step of any epoch is reached at once, and no
+shuffled list is stored. It is a Feistel network over the smallest even-bit domain that contains the samples, iterated
+until the value is in range (cycle walking; Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), with
+splitmix64 (Steele et al. 2014) as the round function.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 6
-"""Three already give a pseudo-random permutation (Luby and Rackoff 1988); small halves want more."""
+"""Three rounds give a pseudo-random permutation (Luby and Rackoff 1988); small domains need more."""
 
 Indices = NDArray[np.int64]
 
 
 class SampleOrder:
-    """Which samples each optimizer step trains on.
+    """The samples of each optimizer step.
 
-    Step `t` counts from 0 over all epochs; the last step of an epoch holds what is left of it.
+    Step `t` counts from 0 over all epochs; the last step of an epoch has the remaining samples.
     """
 
     def __init__(self, samples: int, global_batch: int, seed: int) -> None:
@@ -58,7 +57,7 @@ def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64
 
 
 def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is intended
         mixed = values + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

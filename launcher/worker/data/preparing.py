@@ -1,4 +1,4 @@
-"""Preparing data once: read, tokenise, keep; every rank then maps the same files into memory."""
+"""Prepare data once: read, tokenise, store; every rank then memory-maps the same files."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from launcher.models.tasks.classes import ordered
 
 ROWS_AT_ONCE = 1000
 READING = 1
-"""Counts up where labels come to be read otherwise, so that what was prepared before is not taken."""
+"""Version of how labels are read; part of the cache key, so that data prepared by an older version are not used."""
 
 
 @dataclass(frozen=True)
 class Preparer:
     """Prepares sources for one task and processor.
 
-    identity: what tells the task's code and the processor from others
-    cache: where prepared data are kept
-    progress: called with rows done and rows in all (0 where unknown)
-    say: told of how the data were read, and of prepared data that are damaged and made again
+    identity: identity of the task's code and of the processor
+    cache: folder of prepared data
+    progress: called with the number of rows done and of all rows (0 if unknown)
+    say: called with notes on how the data were read, and on damaged prepared data, which are prepared again
     """
 
     task_type: type[Task]
@@ -53,13 +53,13 @@ class Preparer:
     _sound: set[Path] = field(default_factory=set, init=False)
 
     def prepare(self, source: Source, labels: Sequence[str], *, labelled: bool = True) -> Prepared:
-        """The samples of `source`, from the cache or made now. Raises DataError with file and row."""
+        """The samples of `source`, from the cache or prepared now. Raises DataError with file and row."""
         folder = self._folder(source, labels, labelled)
         if folder not in self._sound:
             is_there = folder.is_dir()
             fault = fault_of_folder(folder) if is_there else None
             if fault is not None:
-                self.say(f"the prepared data in {folder} are damaged, and are made again: {fault}")
+                self.say(f"the prepared data in {folder} are damaged, and are prepared again: {fault}")
             if not is_there or fault is not None:
                 self._make(folder, source, labels, labelled, replaces=is_there)
             self._sound.add(folder)
@@ -68,12 +68,12 @@ class Preparer:
     def prepare_training(
         self, sources: Mapping[str, Source], known: Sequence[str], said: Mapped = BY_NAME, names: Sequence[str] = ()
     ) -> dict[str, Prepared]:
-        """The same for training sets, which decide the label set: all labels that occur in any of them.
+        """The same for training sets, which define the label set: all labels that occur in any of them.
 
-        known: labels that the pretrained model already tells apart; kept where they hold all that occur
-        said: which of these each label of the data is
-        names: those that the places of vectors have, where they are as many
-        Raises ModelError where it cannot be told which label is which.
+        known: labels of the pretrained head; kept if they include all that occur
+        said: mapping of the data's labels to these
+        names: names of the positions of label vectors, if there are as many
+        Raises ModelError if the labels cannot be matched unambiguously.
         """
         if not self.task_type.has_classes:
             return {name: self.prepare(source, ()) for name, source in sources.items()}
@@ -90,16 +90,16 @@ class Preparer:
         return {name: self.prepare(source, labels) for name, source in sources.items()}
 
     def _occurring(self, sources: Mapping[str, Source]) -> tuple[str, ...]:
-        """The labels that the rows of all sources name, in the order that a new head has."""
+        """The labels in the rows of all sources, in the order of a new head."""
         surveyed = [self._surveyed(source) for source in sources.values()]
         return surveyed[0] if len(surveyed) == 1 else ordered({label for labels in surveyed for label in labels})
 
     def _surveyed(self, source: Source) -> tuple[str, ...]:
-        """The labels that occur in a source, from the cache or found now."""
+        """The labels that occur in a source, from the cache or collected now."""
         file = self._folder(source, ["surveyed"], True).with_suffix(".labels.json")
         fault = fault_of_sealed(file) if file.exists() else None
         if fault is not None:
-            self.say(f"the labels kept in {file} are damaged, and are looked up again: {fault}")
+            self.say(f"the labels in {file} are damaged, and are collected again: {fault}")
         if fault is not None or not file.exists():
             occurring = self._task(()).collect_labels(read_rows(source, self.task_type.columns(source)))
             self._make_cache(file.parent)
@@ -126,7 +126,7 @@ class Preparer:
         if labelled and self.task_type.takes_vectors:
             label_format = form_of(source)
         if label_format == "vector":
-            self.say(f"{', '.join(source.files)}: the places of vectors are {listed(labels)}")
+            self.say(f"{', '.join(source.files)}: the positions of label vectors are {listed(labels)}")
             rows = with_names(rows, labels)
         self._make_cache(folder.parent)
         done, total = 0, count_rows(source) or 0
@@ -144,16 +144,16 @@ class Preparer:
             writer.finish(labels, counts, fingerprints, label_format)
         if renamed := getattr(task, "renamed", {}):
             pairs = shortened([f"{label!r} as {name!r}" for label, name in renamed.items()])
-            self.say(f"{', '.join(source.files)}: labels read as those of the model: {pairs}")
+            self.say(f"{', '.join(source.files)}: labels matched with those of the model: {pairs}")
 
     def _make_cache(self, folder: Path) -> None:
-        """Raises RequestError where the place that the job names cannot be made."""
+        """Raises RequestError if the job's cache folder cannot be created."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RequestError(
-                f"prepared data cannot be kept in {self.cache}: {error.strerror}; name a folder that can be written: "
-                "data.cache"
+                f"prepared data cannot be written to {self.cache}: {error.strerror}; set data.cache to a "
+                "writable folder"
             ) from error
 
     def _task(self, labels: Sequence[str]) -> Task:

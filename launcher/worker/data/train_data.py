@@ -1,7 +1,7 @@
-"""What each step sees: labelled samples, target samples, or both, and how they become batches.
+"""The samples of each step, labelled, target or both, and their batches.
 
-The global batch of a step is one list of places in a pool of all sets, which is dealt to ranks and micro-batches as
-one: since every loss is that of the whole global batch, it does not matter which samples share a micro-batch.
+The global batch of a step is one list of indices in a pool of all sets, which is split over ranks and micro-batches as
+a whole. Every loss is that of the whole global batch, so it does not matter which samples share a micro-batch.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from launcher.worker.data.mixing import CyclicOrder, MixedOrder, shares_of
 from launcher.worker.data.order import Indices, SampleOrder
 
 TARGET_SET = "target, unlabelled"
-"""Its name in the pool; no training set can have it."""
+"""The target's name in the pool; no training set can have it."""
 
 
 @dataclass(frozen=True)
 class TrainData:
-    """Which samples each step sees, and their batches.
+    """The samples of each step, and their batches.
 
-    train: the labelled sets; none where the method needs no labels
-    target: None where the method does not learn from it
-    method: None for the task's loss alone
+    train: the labelled sets; none for a method that needs no labels
+    target: None if the method does not train on it
+    method: None if only the task's loss is minimised
     """
 
     job: Job
@@ -49,7 +49,7 @@ class TrainData:
 
     @classmethod
     def of(cls, job: Job, inputs: Inputs, method: Method | None) -> TrainData:
-        """Of what lies ready, what the job's method learns from."""
+        """The sets of the inputs that the job's method trains on."""
         target = inputs.target if job.learns_from_target else None
         return cls(job, inputs.task, inputs.train, target, method)
 
@@ -60,7 +60,7 @@ class TrainData:
 
     @cached_property
     def order(self) -> SampleOrder | MixedOrder:
-        """Of the labelled samples, or of the target where there are none."""
+        """The order of the labelled samples, or of the target if there are none."""
         batch, seed = self.job.train.global_batch_size, self.job.train.seed
         sizes = self.train.sizes or self.pool.sizes
         shares = self._shares(sizes)
@@ -70,12 +70,12 @@ class TrainData:
 
     @cached_property
     def draws(self) -> int:
-        """Samples of an epoch."""
+        """Samples per epoch."""
         training = [size for name, size in zip(self.pool.sets, self.pool.sizes, strict=True) if name != REHEARSAL]
         return draws_an_epoch(self.job, sum(training[: len(self.job.data.train)] or training))
 
     def _shares(self, sizes: Sequence[int]) -> list[float] | None:
-        """How often each labelled set is drawn from; None where each sample is drawn once an epoch."""
+        """The share of each labelled set; None if each sample occurs once per epoch."""
         adapt, mixing = self.job.adapt, self.job.data.mixing
         rehearsed = adapt.rehearsed_share
         if not rehearsed and mixing == type(mixing)():
@@ -87,12 +87,12 @@ class TrainData:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Of the supervised steps, or of those over the target where nothing is labelled."""
+        """Steps per epoch over the labelled samples, or over the target if there are none."""
         return self.order.steps_per_epoch
 
     @cached_property
     def stages(self) -> StagePlan:
-        """Those of the run, before it is known what learns in each."""
+        """The stages of the run, without their trained parameters, which depend on the model."""
         train = self.job.train
         steps = total_steps(self.draws, train.global_batch_size, train.epochs, train.max_steps)
         return plan_stages(self.job, steps, 0 if self.target is None else len(self.target))
@@ -104,7 +104,7 @@ class TrainData:
 
     @cached_property
     def _target_order(self) -> SampleOrder | CyclicOrder:
-        """Of the target, where labelled samples are drawn too: before them, or alongside."""
+        """The order of the target if there are labelled samples too, in a stage before them or alongside."""
         assert self.target is not None
         seed, train = self.job.train.seed + 1, self.job.train
         if self.job.sees_target_alongside:
@@ -112,7 +112,7 @@ class TrainData:
         return SampleOrder(len(self.target), train.global_batch_size, seed)
 
     def samples(self, step: int) -> Indices:
-        """Places in the pool of the global batch of a step."""
+        """Indices in the pool of the global batch of a step."""
         stage = self.stages.at(step)
         step -= stage.drawn_since
         if stage.samples == "labelled" or not self.train.sets:  # without labelled sets the pool is the target
@@ -121,25 +121,25 @@ class TrainData:
         return target if stage.samples == "target" else np.concatenate([self.order.batch(step), target])
 
     def moment(self, step: int) -> StepInfo:
-        """Where the run is at a step."""
+        """The position of a step in the run."""
         begun = self.stages.epochs_since
         return StepInfo(step, self.total_steps, max(0, step - begun) // self.steps_per_epoch, begun)
 
     def sets(self, samples: Indices) -> NDArray[np.int64]:
-        """Number of the training set of each place, or TARGET."""
+        """Number of the training set of each index, or TARGET."""
         which, _ = self.pool.found(samples)
         return np.where(which == len(self.train.sets), TARGET, which)
 
     @cached_property
     def _shortest(self) -> int:
-        """Place in the pool of the sample that a rank without samples computes on, since any model takes it."""
+        """Index of the shortest sample, on which a rank without samples computes, since it fits any model."""
         return int(self.pool.lengths.argmin())
 
     def batch(self, samples: Indices, mine: Indices, moment: StepInfo) -> Batch:
-        """Some of a step's samples as one batch.
+        """A part of a step's samples as one batch.
 
-        samples: places in the pool of the whole global batch
-        mine: positions in `samples`, perhaps none
+        samples: indices in the pool of the whole global batch
+        mine: positions in `samples`, possibly none
         """
         is_filler = not len(mine)
         places = samples[mine] if len(mine) else np.array([self._shortest])
@@ -151,12 +151,12 @@ class TrainData:
         sets = np.array([FILLER]) if is_filler else self.sets(places)
         made, extra = self.method.collate(examples, ids.tolist(), sets.tolist(), moment)
         made = made.as_filler() if is_filler else made
-        told = torch.tensor(sets.tolist())
-        labelled = (told >= 0).view(-1, *[1] * (made.weights.ndim - 1))
+        numbers = torch.tensor(sets.tolist())
+        labelled = (numbers >= 0).view(-1, *[1] * (made.weights.ndim - 1))
         return StepBatch(
             **{name: getattr(made, name) for name in ("inputs", "targets", "ids", "tokens")},
             weights=made.weights * labelled,
-            sets=told,
+            sets=numbers,
             places=torch.tensor(mine.tolist() or [-1]),
             moment=moment,
             extra=extra,

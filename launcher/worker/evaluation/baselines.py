@@ -1,7 +1,7 @@
-"""Measuring other finished models on the sets of a run, before its own model is in memory.
+"""Evaluate other finished models on the sets of a run, before its own model is in memory.
 
-The results of each sample lie in the run's folder, a file a set and candidate. What a finished run has kept of the very
-same samples is taken from its folder, without running its model again.
+Per-sample results are stored in the run's folder, one file per set and candidate. If a finished run has stored results
+of the same samples, they are copied from its folder, without running its model again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from launcher.worker.rank.run_context import RunContext
 
 
 def measure_others(context: RunContext, inputs: Inputs) -> None:
-    """Measure every model that the job names beside its own, with all ranks, unless that was done before.
+    """Evaluate every other model that the job names, with all ranks, unless that was done before.
 
-    Raises RequestError where such a model does not know a label of the sets.
+    Raises RequestError if such a model lacks a label of the sets.
     """
     for candidate, place in context.job.others.items():
         said = json.dumps(_unknown(context, inputs, candidate, place)) if context.world.is_first else None
@@ -37,7 +37,7 @@ def measure_others(context: RunContext, inputs: Inputs) -> None:
 
 
 def _unknown(context: RunContext, inputs: Inputs, candidate: str, place: str) -> list[str]:
-    """The sets of which nothing is known of this model; what its own run has kept is taken over."""
+    """The sets without results of this model, after copying those that its own run has stored."""
     model = _identity(place)
     run = RunFolder(Path(model).parent if Path(model).name == "model" else Path(model))
     kept = [found for file in run.path.glob(f"outcomes/*/{RESULT}.parquet") if (found := PerSampleResults.read(file))]
@@ -97,5 +97,5 @@ def _measure(context: RunContext, candidate: str, place: str, names: list[str], 
 
 
 def _identity(place: str) -> str:
-    """A link such as `runs/NAME` leads elsewhere tomorrow; a hub id is what it is."""
+    """The resolved path, since a link such as `runs/NAME` may change; a hub id is unchanged."""
     return str(Path(place).resolve()) if Path(place).exists() else place

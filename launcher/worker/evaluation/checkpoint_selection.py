@@ -1,7 +1,7 @@
-"""Which checkpoint is best for a target without labels: an importance-weighted metric, and a check of collapse.
+"""Checkpoint selection for a target without labels: an importance-weighted metric, and a check for collapse.
 
-The weights come from features of the model as it came, once, so that all checkpoints are judged by the same; they are
-kept with the run, since a run that goes on no longer has that model.
+The weights are computed once, from features of the pretrained model, so that all checkpoints are evaluated by the same
+ones. They are saved with the run, since a resumed run no longer has that model.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from launcher.worker.rank.run_context import RunContext
 
 NEW, KEPT = "new", "kept"
 MOST = 1000
-"""Samples of each domain that tell the domains apart, and target samples that are answered at each check."""
+"""Maximum number of samples per domain for the domain classifier, and of target samples predicted at each check."""
 
 
 def deciding_value_of(
     found: Measured, job: Job, selector: CheckpointSelector | None, before_batch: Callable[[], None] = lambda: None
 ) -> float:
-    """The metric that the job decides by, or as if on the target where a selector chooses for one.
+    """The deciding metric, or its estimate on the target if a selector is given.
 
-    before_batch: called equally often on all ranks; what it raises ends the passes that a selector makes
+    before_batch: called equally often on all ranks; an exception in it ends a selector's passes
     """
     return found.metrics[job.validation.metric] if selector is None else selector.value(found.outcomes, before_batch)
 
 
 class CheckpointSelector:
-    """Turns what was made of labelled source samples into an estimate for the target. All ranks call it alike.
+    """Estimates the metric on the target from results on labelled source samples. All ranks call it alike.
 
-    remembered: what each sample of the deciding set counts, by the name of that set, for all selectors of this start;
-        the first one fills it, on rank 0
-    Raises RequestError where a run that resumes has lost what its model as it came has told.
+    remembered: weights of the deciding set's samples, by the set's name, shared by all selectors of this attempt; the
+        first one fills it, on rank 0
+    Raises RequestError if a resumed run has lost the weights, which need the pretrained model.
     """
 
     def __init__(self, context: RunContext, inputs: Inputs, module: nn.Module, remembered: dict[str, Values]) -> None:
@@ -75,11 +75,11 @@ class CheckpointSelector:
     def of(
         cls, context: RunContext, inputs: Inputs, module: nn.Module, remembered: dict[str, Values]
     ) -> CheckpointSelector | None:
-        """What chooses for a target without labels; None where labels choose."""
+        """The selector for a target without labels; None if labelled samples select the checkpoint."""
         return cls(context, inputs, module, remembered) if context.job.selects_for_target else None
 
     def _state(self) -> str:
-        """Whether the weights are kept or have to be found; else what is wrong."""
+        """Whether the weights are stored or must be computed; else what is wrong."""
         file = self._context.folder.selection_file
         if self._name in self._remembered:
             return KEPT
@@ -89,25 +89,25 @@ class CheckpointSelector:
         if self._context.checkpoint is None:
             return NEW
         return (
-            f"{file} is damaged: {fault}; it was made by the pretrained model, which a run that resumes no longer has: "
-            "put the file back, or start a new run with --resume never"
+            f"{file} is damaged: {fault}; it was computed with the pretrained model, which a resumed run "
+            "no longer has; restore the file, or start a new run with --resume never"
         )
 
     def _weigh(self) -> None:
-        """Keep how much each sample counts, as features of the model as it came tell."""
+        """Compute and store the samples' weights from features of the pretrained model."""
         file, weights = self._context.folder.selection_file, self._weights()
         if weights is not None:
             self._context.fence.check()
-            beside = partial_of(file)
-            with beside.open("wb") as opened:
+            partial = partial_of(file)
+            with partial.open("wb") as opened:
                 np.save(opened, weights)
-            beside.replace(file)
+            partial.replace(file)
             seal(file)
 
     def value(self, outcomes: Values | None, before_batch: Callable[[], None]) -> float:
-        """The deciding metric as if on the target, on every rank; NaN where the model has collapsed there.
+        """The estimated metric on the target, on every rank; NaN if the model has collapsed there.
 
-        outcomes: of the deciding set, on rank 0
+        outcomes: per-sample results on the deciding set, on rank 0
         before_batch: called equally often on all ranks
         """
         task, metric = self._inputs.task, self._context.job.validation.metric
@@ -122,20 +122,20 @@ class CheckpointSelector:
             value = found.value
             self._context.log.write(
                 Note(
-                    text=f"{metric} of {self._name}, weighted as if on the target: {value:.4f} ± {found.error:.4f} "
-                    f"(worth {found.worth:.0f} of {len(of_each)} samples)"
+                    text=f"{metric} of {self._name}, importance-weighted for the target: {value:.4f} ± "
+                    f"{found.error:.4f} (effective sample size {found.worth:.0f} of {len(of_each)})"
                 )
             )
         if lost:
             names = ", ".join(task.labels[number] for number in lost)
             self._context.log.write(
-                Note(text=f"collapsed on the target, where it hardly ever predicts {names}: not chosen")
+                Note(text=f"collapsed on the target, where it hardly ever predicts {names}; not selected")
             )
             return nan
         return self._context.world.sum([value]).item()
 
     def _weights(self) -> Values | None:
-        """Of each sample of the deciding set, on rank 0."""
+        """The weight of each sample of the deciding set, on rank 0."""
         self._context.enter("extracting features")
         inputs, seed = self._inputs, self._context.job.train.seed
         held = inputs.validation[self._name]
@@ -161,7 +161,7 @@ class CheckpointSelector:
         return rows.on_first()
 
     def _answers(self, before_batch: Callable[[], None]) -> Values:
-        """[classes] how often each class is answered in the target, on every rank."""
+        """[classes] number of predictions of each class in the target, on every rank."""
         counts = torch.zeros(len(self._inputs.task.labels), dtype=torch.float64)
         chosen = _some(self._target, self._context.job.train.seed)
         for computed in self._pass_over(self._target, chosen, self._module, before_batch=before_batch):
@@ -172,7 +172,7 @@ class CheckpointSelector:
     def _pass_over(
         self, data: Prepared | Pool, chosen: Indices, forward: Callable[[Batch], Result], **options: Any
     ) -> Iterator[Computed[Result]]:
-        """As evaluation does it."""
+        """A pass with the settings of evaluation."""
         context, plan = self._context, self._context.plan
         return pass_over(
             data,
@@ -188,25 +188,25 @@ class CheckpointSelector:
 
 
 def selector_of(job: Job) -> str:
-    """What chose the checkpoint, in words."""
+    """What selected the checkpoint, as text."""
     if job.checkpoint.result == "last":
         return "being the last"
     metric, name = job.validation.metric, job.deciding_set
     if job.selects_for_target:
-        return f"importance-weighted {metric} of {name}, as if on the target, which has no labels"
+        return f"importance-weighted {metric} of {name}, an estimate for the unlabelled target"
     return f"{metric} on {name}"
 
 
 def _some(data: Prepared | Pool, seed: int) -> Indices:
-    """Positions of at most `MOST` samples, the same ones on every rank."""
+    """Positions of at most `MOST` random samples, the same ones on every rank."""
     return np.sort(np.random.default_rng(seed).permutation(len(data))[:MOST])
 
 
 @contextmanager
 def _hidden_states(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What the model under the head puts out at each forward, whatever engine it runs in.
+    """The last hidden states of the model's body at each forward, under any engine.
 
-    Raises ModelError for a model that has no such output.
+    Raises ModelError for a model without hidden states.
     """
     inner = next(part for part in module.modules() if isinstance(part, TaskModule)).model
     body = inner.base_model
@@ -216,8 +216,8 @@ def _hidden_states(module: nn.Module) -> Iterator[list[Tensor]]:
         last = getattr(output, "last_hidden_state", None)
         if not isinstance(last, Tensor):
             raise ModelError(
-                f"{type(body).__name__} gives no last hidden state to distinguish domains by; use validation.selector: "
-                "labelled"
+                f"{type(body).__name__} has no last hidden state to classify domains with; use "
+                "validation.selector: labelled"
             )
         states.append(last.detach())
 

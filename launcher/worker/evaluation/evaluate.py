@@ -1,4 +1,4 @@
-"""Exact evaluation: each sample counts once, at any world size and batch size, and only sums travel."""
+"""Exact evaluation: each sample counts once, at any world size and batch size, and only sums are communicated."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Metrics = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Measured(Evaluation):
-    """An evaluation, and on rank 0, where they were asked for, the outcomes [samples, task.result_columns] float64."""
+    """An evaluation, and if requested, on rank 0 the outcomes [samples, task.result_columns] float64."""
 
     outcomes: Values | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the outcomes."""
+        """All values except the outcomes."""
         return asdict(Evaluation(self.samples, self.metrics, self.intervals, self.seconds))
 
 
@@ -43,12 +43,12 @@ def evaluate(
     before_batch: Callable[[], None] = lambda: None,
     keep_outcomes: bool = False,
 ) -> Measured:
-    """Measure `module` on all of `data` with all ranks; every rank gets the result.
+    """Evaluate `module` on all of `data` with all ranks; every rank gets the result.
 
-    batch_size: samples of full length at once; shorter ones go more at a time
+    batch_size: samples of full length per batch; batches of shorter samples have more
     before_batch: called equally often on all ranks
-    keep_outcomes: gather on rank 0 what the model made of each sample
-    Raises RuntimeError where the task counts another number of samples than there are.
+    keep_outcomes: gather the per-sample results on rank 0
+    Raises RuntimeError if the task counts a wrong number of samples.
     """
     begun = time.perf_counter()
     sums = torch.zeros(task.statistics_size(), dtype=torch.float64, device=world.device)

@@ -1,4 +1,4 @@
-"""The features of every sample of a job: extracted once, by all ranks, and kept under what decides them."""
+"""The features of every sample of a job: extracted once, by all ranks, and cached."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ FORMAT = 1
 
 
 def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str]:
-    """Prepare every set of the job and extract what is not kept; the file of each set's [samples, size] float32.
+    """Prepare every set of the job and extract features that are not cached; returns each set's file.
 
-    folder: takes events, and what ranks leave for each other
+    A file contains [samples, size] float32. folder: for events, and for files that ranks exchange
     """
     torch.manual_seed(job.train.seed)
     log = EventLog(folder.events_file if world.is_first else None)
@@ -56,12 +56,12 @@ def features_of_sets(job: Job, folder: RunFolder, world: World) -> dict[str, str
 
 
 def _prepared(job: Job, world: World, log: EventLog) -> dict[str, Pool]:
-    """The training sets as one, validation, target, in this order; rank 0 prepares, the others wait for its word."""
+    """The training sets as one, validation, target, in this order; rank 0 prepares, the others wait for it."""
     said = None
     if world.is_first:
         found = prepare_sets(job, log)
         sets = [found.train.sets, *({name: data} for name, data in found.validation.items())]
-        if job.data.target is not None:  # samples without a label; but those of a language model are all there is
+        if job.data.target is not None:  # without labels; a language model's samples have none anyway
             labelled = "label" not in found.preparer.task_type.targets
             sets.append({"target": found.preparer.prepare(job.data.target, found.labels, labelled=labelled)})
         said = json.dumps([{name: str(data.folder) for name, data in parts.items()} for parts in sets])
@@ -76,7 +76,7 @@ def _sets(pools: Mapping[str, Pool]) -> dict[str, Prepared]:
 
 
 def _open(job: Job, train: Pool, log: EventLog) -> tuple[Task, TaskModule, str]:
-    """The task, the model as it came, and what tells its weights from others."""
+    """The task, the pretrained model, and the identity of its weights."""
     pretrained = find_pretrained(job.model)
     config = loading.load_config(pretrained, job.model)
     task_type = task_class(job.task, job.train.loss.name)
@@ -92,7 +92,7 @@ def _file(cache: Path, data: Pool, identity: str) -> Path:
 
 
 def _is_kept(file: Path, log: EventLog) -> bool:
-    """Whether features are there and hold what was extracted."""
+    """Whether features are cached and undamaged."""
     if not file.exists():
         return False
     fault = fault_of_sealed(file)
@@ -102,7 +102,7 @@ def _is_kept(file: Path, log: EventLog) -> bool:
 
 
 def _extract(module: TaskModule, task: Task, data: Pool, world: World, place: Path, batch_size: int) -> None:
-    """Write this rank's features, and which samples they are of."""
+    """Write this rank's features and the numbers of their samples."""
     found: list[NDArray[np.float32]] = []
     mine: list[NDArray[np.int64]] = []
     passed = pass_over(
@@ -123,20 +123,20 @@ def _extract(module: TaskModule, task: Task, data: Pool, world: World, place: Pa
 
 
 def _merge(place: Path, ranks: int, samples: int, file: Path) -> None:
-    """Put the ranks' parts together in the order of the samples; `file` appears whole or not at all."""
+    """Merge the ranks' files in the order of the samples; `file` appears complete or not at all."""
     present = [rank for rank in range(ranks) if _part(place, "ids", rank).exists()]
     ids = [np.load(_part(place, "ids", rank)) for rank in present]
     if not np.array_equal(np.sort(np.concatenate(ids)), np.arange(samples)):
-        raise RuntimeError(f"features of {sum(map(len, ids))} samples were extracted, and there are {samples}")
+        raise RuntimeError(f"features of {sum(map(len, ids))} samples were extracted, expected {samples}")
     parts = [np.load(_part(place, "features", rank), mmap_mode="r") for rank in present]
     file.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(file.parent)
-    beside = partial_of(file)
-    whole = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=(samples, parts[0].shape[1]))
+    partial = partial_of(file)
+    whole = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(samples, parts[0].shape[1]))
     for numbers, part in zip(ids, parts, strict=True):
         whole[numbers] = part
     whole.flush()
-    beside.replace(file)
+    partial.replace(file)
     seal(file)
 
 

@@ -1,4 +1,4 @@
-"""Evaluating or predicting with a model folder, on the data of one request."""
+"""Evaluation or prediction with a model folder, on the data of one request."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A finished model, ready to compute.
+    """A finished model, ready for inference.
 
-    identity: what its prepared data are known by
-    label_format: how the labels that it learned were read
+    identity: identity of the task's code and processor, part of the cache key of prepared data
+    label_format: label format of its training data
     """
 
     task: Task
@@ -46,9 +46,9 @@ class OpenModel:
 
 
 class Opened(NamedTuple):
-    """A model and the data of a request, ready to compute in a world.
+    """A model and the data of a request, ready for inference in a world.
 
-    notes: what was changed of either
+    notes: changes to either
     """
 
     model: OpenModel
@@ -59,7 +59,7 @@ class Opened(NamedTuple):
 
 @contextmanager
 def opened(request: InferenceRequest[Any], place: RankEnv, *, labelled: bool) -> Iterator[Opened]:
-    """Join the world of a request, load its model and map its data.
+    """Join the world of a request, load its model and memory-map its data.
 
     labelled: whether the data must have labels
     """
@@ -73,11 +73,11 @@ def opened(request: InferenceRequest[Any], place: RankEnv, *, labelled: bool) ->
 
 
 def open_model(request: InferenceRequest[Any], say: Callable[[str], object], *, pairs: bool | None = None) -> OpenModel:
-    """The model of a folder with the head it was trained with.
+    """The model of a folder with its trained head.
 
-    say: told of what was changed of it
-    pairs: whether samples have a second text; None: as the data of the request have
-    Raises ModelError where it has none.
+    say: called with a note on each change
+    pairs: whether samples have a second text; None for whether the request's data have one
+    Raises ModelError if it has none.
     """
     pretrained = find_pretrained(request.model)
     card = loading.read_card(Path(pretrained.location))
@@ -88,7 +88,7 @@ def open_model(request: InferenceRequest[Any], say: Callable[[str], object], *, 
     try:
         train = Train.model_validate({**card.get("train", {}), "max_length": length})
     except ValueError as error:
-        raise ModelError(f"{pretrained.location} does not say how its model was trained: {error}") from error
+        raise ModelError(f"{pretrained.location} does not record how its model was trained: {error}") from error
     task_type = task_class(task_name, train.loss.name)
     labels = loading.trained_head(pretrained, config, task_type.auto_class) if task_type.has_classes else ()
     if config is None or (task_type.has_classes and not labels):
@@ -111,10 +111,10 @@ def prepared_for(
     *,
     labelled: bool = True,
 ) -> Prepared:
-    """The data of a request, ready for a model; rank 0 prepares, and the others wait for its word.
+    """The data of a request, prepared for a model; rank 0 prepares, and the others wait for it.
 
     labelled: whether they must have labels
-    say: told of prepared data that are damaged, and of labels that were read as others of the model
+    say: called with notes on damaged prepared data, and on labels matched with differently spelled ones
     """
     preparer = Preparer(
         task_type=type(model.task),

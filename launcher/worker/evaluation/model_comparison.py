@@ -1,8 +1,8 @@
-"""Comparing the result, sample by sample, with the model it came from and with other finished models.
+"""Compare the result, sample by sample, with the pretrained model and with other finished models.
 
-Arms are `before` (the pretrained model), `result`, `baseline` and those of `verdict.compare`, whose outcomes lie in the
-run's folder, and `constant`: always the commonest label of the training data. That one stands in for a model as it came
-whose head was new: such a head guesses, and to be better than it says nothing.
+Candidates are `before` (the pretrained model), `result`, `baseline` and those of `verdict.compare`, whose per-sample
+results are in the run's folder, and `constant`, which always predicts the most frequent label of the training data.
+`constant` replaces a pretrained model with a new head: such a head guesses, and a better result means nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ NAMES = {BEFORE: PRETRAINED, CONSTANT: "majority class"}
 
 @dataclass(frozen=True)
 class SetFindings:
-    """What the samples of one set tell beside the metrics.
+    """Results on one set in addition to the metrics.
 
-    change_interval: ends of the 95 % interval of each metric's change since the model as it came
-    calibration: of `before` and `result`, where the task has scores
+    change_interval: ends of the 95 % interval of each metric's change from the pretrained model
+    calibration: of `before` and `result`, if the task has scores
     others: the metrics of each other candidate
     """
 
@@ -44,11 +44,11 @@ class SetFindings:
 def judge_result(
     context: RunContext, inputs: Inputs, *, new_head: bool, chosen: bool, lost: str | None = None
 ) -> tuple[Verdict | None, dict[str, SetFindings]]:
-    """The verdict, None without validation data, and what else the samples of each set tell.
+    """The verdict, None without validation data, and further results on each set.
 
-    new_head: whether the model as it came had weights that started at random
-    chosen: whether any checkpoint had a figure to be chosen by
-    lost: why the one that was chosen could not be taken
+    new_head: whether the pretrained model had weights that were initialised at random
+    chosen: whether any checkpoint had a valid metric to be selected by
+    lost: why the selected checkpoint could not be used
     """
     job, task = context.job, inputs.task
     target = job.verdict_set
@@ -68,23 +68,23 @@ def judge_result(
             for candidate, found in differences.items()
             if scale.metric in found
         ]
-    deciding = _deciding_arm(job, comparisons)
+    deciding = _deciding_candidate(job, comparisons)
     comparisons = [replace(found, role=_role(job, found, deciding)) for found in comparisons]
     comparisons = corrected(comparisons, holm([found.p for found in comparisons]))
     named = [replace(found, candidate=_name(job, found.candidate)) for found in comparisons]
     if not any(found.role == "decides" for found in comparisons):
-        why = f"nothing is kept of what {_name(job, deciding)} made of each sample of {target}"
+        why = f"there are no per-sample results of {_name(job, deciding)} on {target}"
         return undecided(why, scale, target, _name(job, deciding)), findings
     verdict = decide(named, scale, _caveats(job, new_head, chosen, deciding, lost), chose=job.deciding_set)
     if job.selects_for_target and lost is not None:
         verdict = verdict.forbidden(lost)
     elif job.selects_for_target and not chosen:
-        verdict = verdict.forbidden("no checkpoint could be chosen for the target, since each has collapsed there")
+        verdict = verdict.forbidden("no checkpoint could be selected for the target, since each has collapsed there")
     return verdict, findings
 
 
 def scale_of(job: Job) -> Scale:
-    """The metric that decides: as the job says, or what it trains towards, or what people ask of the task."""
+    """The deciding metric: the verdict's, else the one that selects checkpoints, else the task's usual one."""
     family = find_family(job.task, loss=job.train.loss.name)
     metric = job.verdict.metric
     if metric == "auto":
@@ -97,12 +97,12 @@ def scale_of(job: Job) -> Scale:
 def _candidates(
     context: RunContext, task: Task, name: str, data: Prepared, *, with_constant: bool
 ) -> Iterator[tuple[str, Array]]:
-    """The outcomes that the run's folder holds of this set."""
+    """The per-sample results on this set in the run's folder."""
     for candidate in (RESULT, BEFORE, *context.job.others):
         file = context.folder.outcomes(name, candidate)
         known = PerSampleResults.read(file)
         if known is None and file.exists():
-            context.log.note(f"{file} is damaged, so that the result is not compared with it")
+            context.log.note(f"{file} is damaged, so the result is not compared with it")
         if known is None or known.data != data.folder.name:
             continue
         yield candidate, known.values
@@ -112,7 +112,7 @@ def _candidates(
                 yield CONSTANT, constant
 
 
-def _deciding_arm(job: Job, comparisons: list[Comparison]) -> str:
+def _deciding_candidate(job: Job, comparisons: list[Comparison]) -> str:
     if job.verdict.baseline is not None:
         return BASELINE
     has_constant = any(found.candidate == CONSTANT and found.set == job.verdict_set for found in comparisons)
@@ -166,26 +166,26 @@ def _findings(
 
 
 def _name(job: Job, candidate: str) -> str:
-    """The name that a report shows for a candidate."""
+    """The name of a candidate in reports."""
     if candidate == BASELINE and job.verdict.baseline is not None:
         return f"the baseline {job.verdict.baseline.rstrip('/').rpartition('/')[2]}"
     return NAMES.get(candidate, candidate)
 
 
 def _caveats(job: Job, new_head: bool, chosen: bool, deciding: str, lost: str | None) -> Iterator[str]:
-    """What the comparison is worth less by."""
+    """Sentences on the limits of the comparison."""
     if lost is not None:
         yield f"The result is the last model, since {lost}"
     if job.selects_for_target:
         alone = (
-            "; the checkpoint alone was chosen for it"
+            "; only the checkpoint was selected for it"
             if chosen and not lost and job.checkpoint.result != "last"
             else ""
         )
-        yield f"The target has no labels, so this says nothing of it{alone}"
+        yield f"The target has no labels, so this says nothing about it{alone}"
     if new_head and deciding in (BEFORE, CONSTANT):
-        instead = ", so it was not compared with that" if deciding == CONSTANT else ""
+        instead = ", so the result was not compared with it" if deciding == CONSTANT else ""
         yield (
-            f"The pretrained model has new weights, which predict at random{instead}; name a finished run in "
-            "verdict.baseline for a fair comparison"
+            f"The pretrained model has new weights, which predict at random{instead}; set "
+            "verdict.baseline to a finished run for a fair comparison"
         )

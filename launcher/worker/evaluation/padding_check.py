@@ -1,13 +1,13 @@
-"""Whether what shares a batch with a sample changes the sample's numbers, which it must not.
+"""Check that a sample's outputs do not depend on the other samples of its batch.
 
-Some models let real tokens see padding (a Fourier transform, a convolution), or decide by the longest sample of a batch
-how they compute. So before the first step a few samples of unlike length are computed alone and in pairs, in evaluation
-mode, by the module that will compute everything: a copy would not show what the trained weights and the engine do.
-Where padding makes a difference, batches hold samples of one length each. Where even neighbours of the same length do,
-or what was computed before, no batch is right, and the model is refused.
+In some models padding affects real tokens (a Fourier transform, a convolution), or the longest sample of a batch
+decides how they compute. So before the first step a few samples of different lengths are computed alone and in pairs,
+in evaluation mode, by the prepared module itself: a copy would not show the effects of the weights and the engine. If
+padding makes a difference, each batch has samples of one length only. If other samples of the same length make a
+difference, or earlier batches, the model is refused.
 
-What is compared is each sample's loss and, as far as the model's body gives one for each token, the hidden states of
-its own tokens: there the difference is plain also where the head has learned nothing yet.
+Each sample's loss is compared, and the hidden states of its own tokens if the model's body returns them: these show a
+difference even if the head is untrained.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from launcher.worker.evaluation.pass_over import evaluating
 from launcher.worker.rank.world import World
 
 ROUNDING = 1e-4
-"""By how much of itself a number may differ between two batches in fp32."""
+"""Relative tolerance between two batches in fp32."""
 COARSE_ROUNDING = 0.05
-"""The same where weights are in 16 bits or less."""
+"""The same for weights in 16 bits or less."""
 
 TRIED = 4
-"""Samples of unlike length that are tried, at most."""
+"""Maximum number of samples of different lengths that are tried."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a model makes of one sample.
+    """A model's outputs for one sample.
 
     loss: weighted
-    hidden: [tokens, width] last hidden states; None where the body gives none for each token
+    hidden: [tokens, width] last hidden states; None if the body does not return them per token
     """
 
     loss: float
     hidden: Tensor | None
 
     def differ(self, other: Numbers, rounding: float) -> bool:
-        """Whether they are apart by more than rounding."""
+        """Whether they differ by more than rounding."""
         if abs(self.loss - other.loss) > rounding * max(abs(other.loss), 1.0):
             return True
         if self.hidden is None or other.hidden is None or self.hidden.shape != other.hidden.shape:
@@ -68,60 +68,60 @@ def choose_batches(
     say: Callable[[str], object],
     precision: str = "fp32",
 ) -> None:
-    """Set `task.one_length` where padding changes the model's numbers.
+    """Set `task.one_length` if padding changes the model's outputs.
 
-    sets: all samples that the model will see, of which some from the shortest to the longest are tried
-    say: told where that is so
-    precision: what weights are in while they compute
-    All ranks compute the same and agree. Raises ModelError where no batches give a sample the same numbers always.
+    sets: all samples of the run; some from the shortest to the longest are tried
+    say: called with a note if padding changes the outputs
+    precision: compute precision
+    All ranks compute the same and agree. Raises ModelError if a sample's outputs cannot be made reproducible.
     """
     probe = _Probe(module, task, Pool(sets), world, precision)
     remembers, pads, mixes, leaks = (world.sum([float(found) for found in probe.findings()]) > 0).tolist()
     name = type(_task_module(module).model).__name__
     if remembers:
         raise ModelError(
-            f"{name} gives the same sample other scores when it is computed again, so results would depend on the "
-            "order of batches; use another model"
+            f"{name} gives the same sample different scores each time it is computed, so results would "
+            "depend on the order of batches; use another model"
         )
     if mixes:
         raise ModelError(
-            f"{name} gives a sample other scores with another sample of the same length in its batch, so results would "
-            "depend on the batch size; use another model"
+            f"the scores that {name} gives a sample change with the other samples of its batch, so "
+            "results would depend on the batch size; use another model"
         )
     if leaks:
-        raise ModelError(f"{name} gives samples packed into a row other scores than alone; set train.packing: false")
+        raise ModelError(f"{name} gives packed samples different scores than unpacked ones; set train.packing: false")
     if not pads or task.one_length:
         return
     task.one_length = True
     say(
-        f"padding changes the scores of {name}, so each batch holds samples of one length, and nothing is padded; "
-        "this takes more and smaller batches"
+        f"padding changes the scores of {name}, so each batch holds samples of one length without "
+        "padding; this needs more and smaller batches"
     )
 
 
 class _Probe:
-    """Computes a few samples alone and together."""
+    """Computes a few samples alone and in one batch."""
 
     def __init__(self, module: nn.Module, task: Task, pool: Pool, world: World, precision: str) -> None:
         self._module, self._task, self._pool, self._world, self._precision = module, task, pool, world, precision
         self._rounding = COARSE_ROUNDING if precision in AUTOCAST or _is_coarse(module) else ROUNDING
 
     def findings(self) -> tuple[bool, bool, bool, bool]:
-        """Whether the model remembers earlier batches, padding is seen, neighbours are seen, packed rows leak."""
+        """Whether outputs depend on earlier batches, on padding, on other samples, on other packed samples."""
         places, twins = _of_many_lengths(self._pool.lengths), _twins(self._pool.lengths)
         with evaluating(self._module), _exact_multiplication():
             alone = {place: self._numbers([place])[0] for place in [*places, *twins]}
-            # each is computed on every rank, since a forward pass of a sharded model waits for all of them
+            # every rank computes each, since a sharded model's forward pass is a collective
             padded = [self._differ([place, places[-1]], alone) for place in places[:-1]]
             mixes = bool(twins) and self._differ(twins, alone)
             again = [self._differ([place], alone) for place in (places[0], places[-1])]
             leaks = self._task.packs and self._leaks(places[0], places[-1], alone)
-        if self._rounding == COARSE_ROUNDING:  # too coarse to refuse a model for
+        if self._rounding == COARSE_ROUNDING:  # too coarse to refuse a model
             return False, any(padded), False, False
         return any(again), any(padded), mixes, leaks
 
     def _differ(self, places: Sequence[int], alone: Mapping[int, Numbers]) -> bool:
-        """Whether samples in one batch have other numbers than each alone."""
+        """Whether samples in one batch have other outputs than alone."""
         found = zip(places, self._numbers(places), strict=True)
         return any(numbers.differ(alone[place], self._rounding) for place, numbers in found)
 
@@ -161,7 +161,7 @@ class _Probe:
         return losses.weighted.double().tolist(), states[-1] if states and states[-1].ndim == 3 else None
 
     def _leaks(self, short: int, long: int, alone: Mapping[int, Numbers]) -> bool:
-        """Fill a row with the long sample as often as it fits, then with the short one, and begin another row."""
+        """Pack a row with copies of the long sample, then the short one, and compare with the samples alone."""
         lengths = self._pool.lengths
         longs, rest = divmod(self._task.train.max_length, int(lengths[long]))
         shorts = 1 + rest // int(lengths[short])
@@ -173,14 +173,14 @@ class _Probe:
 
 
 def _of_many_lengths(lengths: NDArray[np.int32]) -> list[int]:
-    """Samples from the shortest to the longest, at most `TRIED`: some models change how they compute in between."""
+    """At most `TRIED` samples from the shortest to the longest: some models switch algorithms by length."""
     _, places = np.unique(lengths, return_index=True)
     chosen = np.unique(np.linspace(0, len(places) - 1, min(TRIED, len(places))).round().astype(np.int64))
     return [int(place) for place in places[chosen]]
 
 
 def _twins(lengths: NDArray[np.int32]) -> list[int]:
-    """Two samples of one length, the shortest that two have; none where all lengths differ."""
+    """Two samples of the same length, the shortest such; none if all lengths differ."""
     found, counts = np.unique(lengths, return_counts=True)
     several = found[counts > 1]
     return np.flatnonzero(lengths == several[0])[:2].tolist() if len(several) else []
@@ -191,13 +191,13 @@ def _task_module(module: nn.Module) -> TaskModule:
 
 
 def _is_coarse(module: nn.Module) -> bool:
-    """Whether some weights are kept in less than 32 bits."""
+    """Whether some weights have less than 32 bits."""
     return any(parameter.element_size() < torch.float32.itemsize for parameter in module.parameters())
 
 
 @contextmanager
 def _exact_multiplication() -> Iterator[None]:
-    """Inside, GPUs multiply in fp32 as it is, also where the job allows tf32."""
+    """Disable tf32, also if the job allows it."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:

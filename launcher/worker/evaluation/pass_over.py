@@ -1,7 +1,7 @@
-"""One pass over a data set: each sample is computed once, by one of the ranks, in the model's evaluation mode.
+"""One pass over a data set: each sample is computed once, by one of the ranks, in evaluation mode.
 
-Validation, prediction, features, target inference and checkpoint selection are callers, each of which collects what it
-needs of a batch; there is no second such loop. Per-sample results are put in the order of the samples here too.
+Validation, prediction, features, target inference and checkpoint selection all use this loop, and collect what they
+need from each batch. Per-sample results are also put in the order of the samples here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Collate = Callable[[Sequence[Example], Sequence[int]], Batch]
 class Computed(Generic[Result]):
     """One batch of this rank.
 
-    places: int64 [samples] positions among the samples that are passed over; none of filler
+    places: int64 [samples] positions among the samples of the pass; empty for filler
     batch: on the device
-    result: what `forward` made of it
+    result: the result of `forward`
     """
 
     places: Indices
@@ -59,14 +59,14 @@ def pass_over(
     chosen: Indices | None = None,
     with_filler: bool = False,
 ) -> Iterator[Computed[Result]]:
-    """Compute `forward` on each batch of this rank, without dropout and gradients; to be consumed to its end.
+    """Compute `forward` on each batch of this rank, without dropout and gradients. Consume the iterator to its end.
 
-    forward: called equally often on all ranks, under the precision's autocast
-    batch_size: samples of full length at once; shorter ones go more at a time
-    before_batch: called equally often on all ranks; what it raises ends the pass, so it may poll for a stop
-    collate: makes a batch of samples; absent: as the task does for evaluation
-    chosen: positions of the samples to pass over; absent: all
-    with_filler: also give the batches that a rank without samples computes to join the others
+    forward: called equally often on all ranks, under autocast
+    batch_size: samples of full length per batch; batches of shorter samples have more
+    before_batch: called equally often on all ranks; an exception in it ends the pass, so it may poll for a stop
+    collate: makes a batch of samples; default: the task's, as in evaluation
+    chosen: positions of the samples; default: all
+    with_filler: also return the filler batches that a rank without samples computes to join the others
     Raises RuntimeError on all ranks unless each sample was computed once.
     """
     chosen = np.arange(len(data.lengths)) if chosen is None else chosen
@@ -87,24 +87,24 @@ def pass_over(
 
 
 class PerSampleRows:
-    """Numbers of each sample, float64 [samples, columns]: first this rank's, then all in the order of the samples."""
+    """Collects float64 [samples, columns] on each rank, and gathers them in the order of the samples."""
 
     def __init__(self, world: World, samples: int) -> None:
         self._world, self._samples = world, samples
         self._places, self._rows = list[Indices](), list[Tensor]()
 
     def add(self, places: Indices, rows: Tensor) -> None:
-        """Take in the rows of some samples; of filler, what its rows are cut to says how wide rows are."""
+        """Add the rows of some samples; filler adds no rows, but the number of columns."""
         self._places.append(places)
         self._rows.append(rows[: len(places)].double().cpu())
 
     def on_first(self, columns: int | None = None) -> Values | None:
-        """All rows on rank 0, None on the others. Raises RuntimeError unless each sample is there once.
+        """All rows on rank 0, None on the others. Raises RuntimeError unless each sample occurs once.
 
-        columns: where a rank may have added nothing
+        columns: number of columns, needed if a rank may have added nothing
         """
         places, rows = self._together(columns)
-        numbered = torch.cat([torch.from_numpy(places).double()[:, None], rows], dim=1)  # float64 holds integers to 2⁵³
+        numbered = torch.cat([torch.from_numpy(places).double()[:, None], rows], dim=1)  # exact up to 2⁵³
         parts = self._world.on_first(numbered)
         if parts is None:
             return None
@@ -129,8 +129,8 @@ def batches_of_rank(
 ) -> Iterator[Indices]:
     """The samples of each of this rank's batches; all ranks have the same number of batches, some empty.
 
-    Batches hold samples of like length, and at most as many tokens as `batch_size` of the longest. They are
-    dealt in turns, dearest first, each second turn in reverse, so that the ranks end together.
+    Batches have samples of similar length, and at most as many tokens as `batch_size` of the longest. They are
+    assigned in turns, largest first, every second turn in reverse, so that the ranks finish together.
     one_length: whether all samples of a batch must have the same length
     """
     order = np.argsort(-lengths, kind="stable")
@@ -145,7 +145,7 @@ def batches_of_rank(
 
 
 def _batch_of(data: Prepared | Pool, ids: Indices, collate: Collate) -> Batch:
-    """Some samples of `data`; of none the shortest sample as filler, which any model takes."""
+    """A batch of samples of `data`; without samples the shortest one as filler, which fits any model."""
     if len(ids):
         return collate(data[ids], ids.tolist())
     shortest = int(data.lengths.argmin())
@@ -154,11 +154,11 @@ def _batch_of(data: Prepared | Pool, ids: Indices, collate: Collate) -> Batch:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout and without gradients; the module's mode is put back."""
+    """Evaluation mode without gradients; the module's mode is restored."""
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad():  # inference mode would leave its mark on what a sharded model gathers
+        with torch.no_grad():  # tensors that a sharded model gathers in inference mode could not be trained
             yield
     finally:
         module.train(was_training)

@@ -1,4 +1,4 @@
-"""Predictions for every row of a data set, written by all ranks and put in the order of the rows."""
+"""Predictions for every row of a data set, written by all ranks and merged in the order of the rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predict(
     batch_size: int,
     precision: str = "fp32",
 ) -> None:
-    """Write this rank's predictions to `folder`, batch by batch; each says for itself what kinds of values it has."""
+    """Write this rank's predictions to `folder`, batch by batch; each batch has its own schema."""
     import pyarrow as pa
 
     passed = pass_over(
@@ -46,19 +46,19 @@ def predict(
 
 
 def merge_predictions(folder: Path, ranks: int, rows: int, output: Path) -> None:
-    """Put the parts together in the order of the rows; `output` appears whole or not at all."""
+    """Merge the ranks' files in the order of the rows; `output` appears complete or not at all."""
     import pyarrow as pa
 
     parts = [table for rank in range(ranks) for table in _read(_part(folder, rank))]
     table = pa.concat_tables(parts, promote_options="permissive").sort_by("row")
     if table.num_rows != rows:
         raise RuntimeError(f"{table.num_rows} predictions for {rows} rows")
-    beside = partial_of(output)
+    partial = partial_of(output)
     try:
-        _write(table, beside, output.suffix)
-        beside.replace(output)
+        _write(table, partial, output.suffix)
+        partial.replace(output)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> Iterator[Any]:

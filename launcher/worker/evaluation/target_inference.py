@@ -1,4 +1,4 @@
-"""The model as it is, on all of the target: for methods that label it themselves."""
+"""Inference with the current model on the whole target, for methods that use pseudo-labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def target_inference(
     precision: str,
     before_batch: Callable[[], None],
 ) -> TargetInference:
-    """What all ranks together see of the target; each sample is looked at by one of them, without dropout.
+    """Inference on the target by all ranks together; each sample is computed by one of them, without dropout.
 
     before_batch: called equally often on all ranks
     """
@@ -50,7 +50,7 @@ def target_inference(
             batch_size=batch_size,
             precision=precision,
             before_batch=before_batch,
-            with_filler=True,  # which tells a rank without samples how wide features and logits are
+            with_filler=True,  # so that a rank without samples knows the width of features and logits
         )
         for computed in passed:
             own, seen = len(computed.places), computed.result

@@ -1,4 +1,4 @@
-"""Measuring the model on every validation set, and the one figure that decides."""
+"""Evaluate the model on every validation set, and by the deciding metric."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEFORE, RESULT = "before", "result"
 
 
 class Validator:
-    """Evaluates the module on the validation sets; what was measured at a step is not measured again."""
+    """Evaluates the module on the validation sets; results of a step are cached."""
 
     def __init__(
         self, context: RunContext, inputs: Inputs, module: nn.Module, selector: CheckpointSelector | None = None
@@ -29,19 +29,19 @@ class Validator:
 
     @classmethod
     def of(cls, context: RunContext, inputs: Inputs, module: nn.Module, weights: dict[str, Values]) -> Validator:
-        """By the labels; or, of a target without labels, in the way that the job selects by.
+        """The validator by labels, or for a target without labels by the job's selector.
 
-        weights: of the samples of a validation set, kept from one engine to the next
+        weights: of a validation set's samples, shared by the validators of all engines
         """
         return cls(context, inputs, module, CheckpointSelector.of(context, inputs, module, weights))
 
     def measure(self, step: int) -> Metrics:
-        """Every set, with the weights after `step` optimizer steps."""
+        """The metrics on every set, with the weights after `step` optimizer steps."""
         found = self._evaluate(step, self._inputs.validation)
         return {name: evaluation.as_dict() for name, evaluation in found.items()}
 
     def keep_outcomes(self, step: int, candidate: str) -> None:
-        """Keep in the run's folder what was made of each sample, once `measure` has measured that step."""
+        """Write the per-sample results of a step to the run's folder; call `measure` for that step before."""
         context, columns = self._context, self._inputs.task.result_columns
         for name, data in self._inputs.validation.items():
             values = self._known[step, name].outcomes
@@ -52,15 +52,15 @@ class Validator:
                 )
 
     def forget_outcomes(self, *but: int | None) -> None:
-        """Let go of what was made of each sample, but for some steps."""
+        """Free the per-sample results, except those of some steps."""
         for (step, name), found in self._known.items():
             if step not in but:
                 self._known[step, name] = replace(found, outcomes=None)
 
     def deciding_value(self, step: int, before_batch: Callable[[], None]) -> float:
-        """The metric that the job decides by, on the set that it decides by, or as if on the target.
+        """The deciding metric on the deciding set, or its estimate on the target.
 
-        before_batch: called by all ranks alike; what it raises ends the evaluation
+        before_batch: called equally often on all ranks; an exception in it ends the evaluation
         """
         job = self._context.job
         name = job.deciding_set

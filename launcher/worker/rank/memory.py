@@ -1,16 +1,14 @@
-"""How much memory this rank uses."""
+"""Memory use of this rank."""
 
 from __future__ import annotations
 
 import psutil
 import torch
 
-_PROCESS = psutil.Process()
-
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes: on a GPU the most that tensors have taken so far, else what the process holds now."""
+    """Bytes: on a GPU the peak of tensors so far, else the current memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    held: int = _PROCESS.memory_info().rss
+    held: int = psutil.Process().memory_info().rss
     return held

@@ -1,8 +1,7 @@
-"""How fast the machines of a run talk to each other, measured before it trains; a slow machine is named.
+"""Measure the network between the machines of a run before training, and report slow machines.
 
-All ranks sum some MiB together, which gives the speed that training will see. Then the first ranks of neighbouring
-machines exchange some, in a ring: a machine is slow where both of its links are, and its neighbours' other links are
-not.
+An all-reduce of some MiB over all ranks gives the speed for training. Then the first ranks of neighbouring machines
+exchange data, in a ring. A machine is slow if both of its links are slow and its neighbours' other links are not.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from launcher.worker.rank.world import World
 
 BYTES, REPEATS = 2**23, 3
 SLOW = 0.2
-"""Of the median speed of the other machines' links: below that a machine's links are slow."""
+"""A machine's links are slow below this fraction of the median speed of the other machines' links."""
 LEAST = 3
-"""Machines of a ring in which a slow one can be told from its neighbours."""
+"""Minimum number of machines for which a slow one can be distinguished from its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class NetworkSpeeds:
     """Speeds in GB/s, the same on every rank.
 
     nodes: names of the machines, in the order of their ranks
-    all_reduce: of the bytes that each rank gives
-    ring: of the link from each machine to the next, the last one's to the first
+    all_reduce: of the bytes that each rank contributes
+    ring: of the link from each machine to the next, and from the last to the first
     """
 
     nodes: tuple[str, ...]
@@ -54,7 +53,7 @@ class NetworkSpeeds:
         return max(self.ring[link] for link in own) < SLOW * statistics.median(others)
 
     def __str__(self) -> str:
-        links = f"; the links of {len(self.nodes)} machines at {min(self.ring):.2f} to {max(self.ring):.2f} GB/s"
+        links = f"; the links of {len(self.nodes)} machines run at {min(self.ring):.2f} to {max(self.ring):.2f} GB/s"
         return (
             f"an all-reduce of {BYTES / 2**20:.0f} MiB runs at {self.all_reduce:.2f} GB/s{links if self.ring else ''}"
         )
@@ -68,16 +67,16 @@ class NetworkSpeeds:
                 dist.all_gather_object(names, node)
         nodes = tuple(dict.fromkeys(names)) if world.size > 1 else (node,)
         leaders = [names.index(name) for name in nodes] if world.size > 1 else [0]
-        with world.heartbeat.waiting("trial of the links"):
+        with world.heartbeat.waiting("test of the links"):
             summed = all_reduce_speed(world)
             own = _ring(world, leaders)
         shared = world.sum([own.get(link, 0.0) for link in range(len(nodes))]).tolist()
-        slowest = world.sum([summed / world.size]).item()  # each rank's clock says nearly the same
+        slowest = world.sum([summed / world.size]).item()  # nearly the same on each rank
         return cls(nodes, slowest, tuple(shared) if len(nodes) > 1 else ())
 
 
 def check_network(context: RunContext, node: str) -> None:
-    """Measure, tell, and leave word of slow machines. Raises RunFailed on all ranks where there are any.
+    """Measure, and record slow machines. Raises RunFailed on all ranks if there are any.
 
     node: name of this rank's machine
     """
@@ -88,11 +87,13 @@ def check_network(context: RunContext, node: str) -> None:
     if context.world.is_first:
         for slow in links.slow_nodes:
             report_unhealthy(context.folder, slow, [f"both of its links are slow: {links}"])
-    raise RunFailed(f"{', '.join(links.slow_nodes)} cannot talk to the others as fast as they do among them: {links}")
+    raise RunFailed(
+        f"the network links of {', '.join(links.slow_nodes)} are slower than those of the other machines: {links}"
+    )
 
 
 def all_reduce_speed(world: World) -> float:
-    """GB/s of the bytes that each rank puts into a sum, the best of a few."""
+    """GB/s of the bytes that each rank contributes to a sum, the best of several."""
     values = torch.ones(BYTES // 4, device=world.device)
 
     def add() -> None:
@@ -103,9 +104,9 @@ def all_reduce_speed(world: World) -> float:
 
 
 def _ring(world: World, leaders: Sequence[int]) -> dict[int, float]:
-    """GB/s of the links that this rank measured, by the number of the machine they start from.
+    """GB/s of the links that this rank measured, by the number of the machine that they start from.
 
-    Links that share no machine are tried at once: the even ones, the odd ones, and the last of an odd ring.
+    Links that share no machine are measured concurrently: the even ones, the odd ones, and the last of an odd ring.
     """
     count = len(leaders)
     links = [] if count < 2 else list(range(count if count > 2 else 1))
@@ -126,7 +127,7 @@ def _ring(world: World, leaders: Sequence[int]) -> dict[int, float]:
 
 
 def _exchange_speed(world: World, other: int) -> float:
-    """GB/s each way while two ranks send to each other, the best of a few."""
+    """GB/s in each direction while two ranks send to each other, the best of several."""
     given, taken = (torch.ones(BYTES // 4, device=world.device) for _ in range(2))
 
     def exchange() -> None:
@@ -142,7 +143,7 @@ def _send_and_receive(given: Tensor, taken: Tensor, other: int) -> None:
 
 
 def _best(work: Callable[[], None], device: torch.device, warm_up: bool = False) -> float:
-    """Seconds of the quickest of a few times."""
+    """Seconds of the fastest of several times."""
     seconds = []
     for _ in range(REPEATS + warm_up):
         _finish(device)

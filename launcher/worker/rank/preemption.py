@@ -1,4 +1,4 @@
-"""Stopping on request: inside the training loop a request to any rank becomes one vote in each step's all-reduce."""
+"""Stopping on request: in the training loop, a request to any rank is a vote in each step's all-reduce."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_POSTPONE = 0.05
 MARGIN = 20.0
-"""Seconds left over when all is saved before the scheduler's end."""
+"""Seconds that should be left after the last save before the scheduler's time limit."""
 FIRST_SAVE = 60.0
-"""Seconds that a save is taken to last before one was measured."""
+"""Assumed seconds of a save before one was measured."""
 MOST = 0.3
-"""Of the time that there was at the start: both together take no more of it, as long as no save was measured."""
+"""Maximum share of the time limit for both together, before a save was measured."""
 
 
 class StopAgreed(Exception):
@@ -28,9 +28,9 @@ class StopAgreed(Exception):
 
 
 class StopRequest:
-    """Whether this rank was asked to stop: by a signal, by the run's stop file, or by the time that is left.
+    """Whether this rank was asked to stop: by a signal, by the run's stop file, or by the time limit.
 
-    raised: what a signal raised, which some library may have caught and thrown away
+    raised: the exception raised by a signal, which a library may have swallowed
     """
 
     def __init__(self) -> None:
@@ -42,22 +42,22 @@ class StopRequest:
         self._looked = float("-inf")
 
     def listen(self) -> None:
-        """Take SIGTERM, SIGINT and SIGUSR1 as the request."""
+        """Handle SIGTERM, SIGINT and SIGUSR1 as requests to stop."""
         for number in SIGNALS:
             signal.signal(number, self._ask)
 
     def watch(self, file: Path, ends: float | None) -> None:
-        """Take a file, once it is there, as the request, and a scheduler's end (seconds since the epoch) when near."""
+        """Stop when a file appears, or near a scheduler's time limit (seconds since the epoch)."""
         self._file, self._ends = file, ends
         self._had = 0.0 if ends is None else max(0.0, ends - time.time())
 
     def saving_took(self, seconds: float) -> None:
-        """Leave as much time as the slowest save so far."""
+        """Record a save's duration; enough time is left for the slowest so far."""
         self._saving = max(self._saving, seconds)
 
     @property
     def asked(self) -> bool:
-        """Whether to stop; the file and the clock are looked at now and then."""
+        """Whether to stop; the file and the clock are polled now and then."""
         if not (self._signalled or self._found) and time.monotonic() - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = time.monotonic()
             self._found = (self._file is not None and self._file.exists()) or self._time_is_up()
@@ -65,7 +65,7 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, the first signal only sets `asked`; a second one, and any outside, raises Stopped at once."""
+        """The first signal within this context only sets `asked`; a second one, or one outside, raises Stopped."""
         self._deferring = True
         try:
             yield
@@ -73,13 +73,13 @@ class StopRequest:
             self._deferring = False
 
     def _time_is_up(self) -> bool:
-        """One save may be in flight when the last one begins."""
+        """Whether the time left is only enough for two saves, since one may be in flight when the last begins."""
         needed = 2 * self._saving + MARGIN if self._saving else min(2 * FIRST_SAVE + MARGIN, MOST * self._had)
         return self._ends is not None and time.time() + needed >= self._ends
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         is_second = self._signalled and not self._postponed
-        self._signalled = True  # what is raised where Python cannot pass it on is still known to the next vote
+        self._signalled = True  # for the next vote, if Python cannot propagate the exception
         self._postponed = False
         if self._deferring and not is_second:
             return
@@ -94,7 +94,7 @@ class StopRequest:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported: cut short, it would leave half a module, or the import lock held for ever."""
+    """Whether a module is being imported; an interruption could leave a partial module or a held import lock."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -1,6 +1,6 @@
-"""What every rank does around its work: keep its output, die with its parent, leave word of a failure.
+"""What every rank does around its work: redirect its output, exit with its parent, report a failure.
 
-Nothing here imports torch, so that a rank's log already holds what torch says while it is imported.
+Nothing here imports torch, so that torch's output during import is already in the rank's log.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from launcher.run.results import mark_stopped
 from launcher.terminal import PLAIN, write_plainly
 from launcher.worker.rank.preemption import SIGNALS, StopRequest
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 OURS = Path(__file__).resolve().parents[2]
 LIBRARIES = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 @dataclass(frozen=True)
 class RankEnv:
-    """Which rank this process is: in the whole world of `size`, and on this machine, which its cluster calls `node`.
+    """This process's rank in the world of `size`, and on this machine, whose cluster name is `node`.
 
-    leader: where the ranks of several machines meet; empty where all are on this one
+    leader: rendezvous address of the ranks of several machines; empty if all are on this one
     """
 
     rank: int = 0
@@ -56,7 +56,7 @@ class RankEnv:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RankEnv:
         """Read torchrun's or deepspeed's variables, else those of srun's tasks, else one process alone.
 
-        Raises RequestError where they name no place.
+        Raises RequestError if they are inconsistent.
         """
         if "RANK" in environment:
             names = "RANK", "LOCAL_RANK", "WORLD_SIZE"
@@ -66,7 +66,7 @@ class RankEnv:
             is_alone = environment.get("SLURM_STEP_NUM_NODES") == "1"
             if "MASTER_ADDR" not in environment:
                 raise RequestError(
-                    "srun started several tasks, but none says where to meet; in the batch script set "
+                    "srun started several tasks without a rendezvous address; in the batch script set "
                     "MASTER_ADDR to the first node's address and MASTER_PORT to a free port"
                 )
         else:
@@ -81,22 +81,23 @@ class RankEnv:
 
 
 def _number(name: str, environment: Mapping[str, str], default: int) -> int:
-    """A variable that counts. Raises RequestError."""
+    """An integer variable. Raises RequestError."""
     said = environment.get(name, str(default))
     if not re.fullmatch("[0-9]{1,9}", said):
-        raise RequestError(f"{name} is {said!r} in the environment, where a number is needed; correct or unset it")
+        raise RequestError(f"{name} is {said!r} in the environment, and must be a number; correct or unset it")
     return int(said)
 
 
 class RankProcess:
     """This process as a rank of a run.
 
-    folder: where its output and its failure are kept; None until a run started by hand has made its folder
-    start: the count of the start it belongs to, 0 until a run started by hand knows it
+    folder: the folder of its log and failure report; None until a run started by hand has made its folder
+    start: number of its attempt, 0 until a run started by hand knows it
     """
 
     def __init__(self, place: RankEnv, folder: RunFolder | None = None) -> None:
         self.place, self.folder = place, folder
+        _take_name(f"rank-{place.rank}")
         begun = None if folder is None else Attempt.read(folder)
         self.start = 0 if begun is None else begun.count
         self.heartbeat = Heartbeat.here()
@@ -107,7 +108,7 @@ class RankProcess:
 
     @classmethod
     def here(cls, folder: RunFolder | None = None) -> RankProcess:
-        """The rank that this process's environment says it is; ends the process where it says none."""
+        """The rank from this process's environment; exits if the environment is invalid."""
         try:
             return cls(RankEnv.from_environment(), folder)
         except RequestError as error:
@@ -115,9 +116,9 @@ class RankProcess:
             sys.exit(int(error.exit_code))
 
     def keep_output(self) -> TextIO:
-        """Send the output of this process, and of the libraries below Python, to its own log.
+        """Redirect the output of this process, including native libraries, to its log.
 
-        Returns what was its standard output.
+        Returns the original standard output.
         """
         assert self.folder is not None
         self.folder.logs.mkdir(parents=True, exist_ok=True)
@@ -131,14 +132,14 @@ class RankProcess:
         os.close(log)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # a log is not the terminal it was
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # not the terminal's
         faulthandler.register(DUMP_STACKS, all_threads=True)
         return output
 
     def run(self, work: Callable[[], None]) -> NoReturn:
-        """Do the work and exit with its code; a failure leaves `rank-N.failure.json` for the launcher.
+        """Do the work and exit with its code; a failure is written to `rank-N.failure.json` for the launcher.
 
-        The exit is immediate: after a failure the communication library's clean-up can wait for dead ranks.
+        The exit is immediate: after a failure the communication library's clean-up could wait for dead ranks.
         """
         _die_with_parent()
         try:
@@ -152,17 +153,17 @@ class RankProcess:
             cause = _cause(error, self.stop.raised)
             code = int(cause.exit_code) if isinstance(cause, AdaptrunError) else int(ExitCode.FAILED)
             self._report(cause, code)
-        with suppress(OSError):  # of a log on a full disk
+        with suppress(OSError):  # the log's disk may be full
             sys.stdout.flush()
             sys.stderr.flush()
         release_claims()
         os._exit(code)
 
     def _report(self, error: BaseException, code: int) -> None:
-        """Leave word of a failure; nobody else would tell the user of a run started by hand."""
+        """Report a failure, for a run started by hand also on the terminal."""
         trace = "".join(traceback.format_exception(error))
         text = str(error) if isinstance(error, AdaptrunError) else trace
-        if self.folder is not None or self.place.local_rank == 0:  # before that, the ranks would all say the same
+        if self.folder is not None or self.place.local_rank == 0:  # before that, all ranks report the same
             with suppress(OSError):
                 print(text, file=sys.stderr)
         if self.folder is not None and not isinstance(error, Superseded):
@@ -183,9 +184,9 @@ class RankProcess:
 
 
 def _cause(error: BaseException, stopped: Stopped | None) -> BaseException:
-    """A request to stop that came while something else was failing is not the failure; what it cut short is none.
+    """The error to report: an error that was already raised, rather than a stop that came during it.
 
-    stopped: raised by a request. Where a library caught it, in the middle of an import say, what fails next follows.
+    stopped: raised by a request to stop. If a library caught it, as in an import, later errors are consequences.
     """
     if stopped is not None and not isinstance(error, Stopped):
         traceback.print_exception(error)
@@ -196,7 +197,7 @@ def _cause(error: BaseException, stopped: Stopped | None) -> BaseException:
 
 
 def _was_caught(error: BaseException) -> bool:
-    """Whether an error came no further than to a library that caught it, as `Path.is_dir` does."""
+    """Whether a library caught the error, as `Path.is_dir` does."""
     trace = error.__traceback__
     if trace is None:
         return False
@@ -205,16 +206,22 @@ def _was_caught(error: BaseException) -> bool:
 
 
 def _ignore_requests() -> None:
-    """This process is ending anyway, and what it has to say must not be cut short."""
+    """Ignore signals: this process is exiting, and its report must not be interrupted."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the process that started this one ends; elsewhere there is no such thing.
+def _take_name(name: str) -> None:
+    """Let `top` and `ps -o comm` show it; of a forked rank they would else show what it was forked from."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
-    A launcher of ours that ended before it was asked is no longer among the processes that this one comes from. Whoever
-    else started this one is not known by number, so nothing can be said of it.
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the parent process exits; other systems do not support this.
+
+    If adaptrun's launcher has already exited, it is no longer among this process's ancestors. Another parent is not
+    known by its process id, so this is not checked for it.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""The run that this rank belongs to: what was asked, what was planned, where it goes, who takes part."""
+"""The run that this rank belongs to: its job, plan, folder and world."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from launcher.worker.rank.world import World
 
 @dataclass(frozen=True)
 class RunContext:
-    """One start of a run, as a rank sees it.
+    """One attempt of a run, on a rank.
 
-    log: where events go; silent on all ranks but the first
-    start: its count, and what it goes on from
+    log: log of events; silent on all ranks but the first
+    start: the attempt's number, and the checkpoint that it resumes from
     """
 
     job: Job
@@ -43,16 +43,16 @@ class RunContext:
 
     @property
     def checkpoint(self) -> Path | None:
-        """What this start goes on from, None from the beginning."""
+        """The checkpoint that this attempt resumes from, None for a new run."""
         return None if self.start.checkpoint is None else Path(self.start.checkpoint)
 
     @property
     def fence(self) -> Fence:
-        """Keeps this start from writing once a later one has begun."""
+        """Prevents this attempt from writing after a later one has begun."""
         return Fence(self.folder, self.start.count)
 
     def enter(self, phase: str, detail: str = "") -> None:
-        """Say that a phase begins."""
+        """Log the beginning of a phase."""
         self.world.heartbeat.enter(phase)
         self.log.write(Phase(name=phase, detail=detail))
 
@@ -81,7 +81,7 @@ def joined_run(process: RankProcess, target: Path, sets: Sequence[str], resume: 
                 stack.enter_context(_shown(folder, terminal))
                 stack.enter_context(tracked(folder, job))
         if world.size != plan.world:
-            raise RuntimeError(f"the plan is for {plan.world} processes, and {world.size} run")
+            raise RuntimeError(f"the plan is for {plan.world} processes, and {world.size} are running")
         world = replace(world, arrangement=plan.mesh)
         fence = Fence(folder, start.count)
         log = EventLog(folder.events_file if world.is_first else None, fence.check_now_and_then)
@@ -92,7 +92,7 @@ def joined_run(process: RankProcess, target: Path, sets: Sequence[str], resume: 
 
 
 def start_of(process: RankProcess, folder: RunFolder) -> Attempt:
-    """The start that this rank belongs to. Raises Superseded where a later one began while the ranks were meeting."""
+    """The attempt that this rank belongs to. Raises Superseded if a later one began during the rendezvous."""
     start = Attempt.read(folder) or Attempt()
     if process.start:
         Fence(folder, process.start).check()
@@ -100,13 +100,13 @@ def start_of(process: RankProcess, folder: RunFolder) -> Attempt:
 
 
 def _run_of_rank_0(world: World, make: Callable[[], RunFolder]) -> RunFolder:
-    """The folder that rank 0 makes, on every rank. Raises what rank 0 raises; on the others what has its exit code."""
+    """The folder that rank 0 makes. Raises rank 0's error there, and one with the same exit code on the others."""
     if not world.is_first:
         path, failed = world.from_first(None), world.from_first(None)
         if path:
             return RunFolder(Path(path))
         alike = next((error for error in (RequestError, Stopped) if str(int(error.exit_code)) == failed), RunFailed)
-        raise alike("rank 0 could not begin the run, and says why where it was started")
+        raise alike("rank 0 could not start the run; see its error message")
     try:
         folder = make()
     except Exception as error:
@@ -119,7 +119,7 @@ def _run_of_rank_0(world: World, make: Callable[[], RunFolder]) -> RunFolder:
 
 
 def _make_run(job_file: Path, sets: Sequence[str], world: World, resume: str) -> RunFolder:
-    """Check the job, plan it, and make the folder, or take up an unfinished run. Raises RequestError."""
+    """Check and plan the job, and make the folder, or resume an unfinished run. Raises RequestError."""
     job = load_job(job_file, sets)
     plan = make_plan(job, job_file, processes=world.size)
     decision = decide_run(job, resume)
@@ -133,7 +133,7 @@ def _make_run(job_file: Path, sets: Sequence[str], world: World, resume: str) ->
 
 @contextmanager
 def _shown(folder: RunFolder, terminal: TextIO) -> Iterator[None]:
-    """Rank 0 of a run started by hand shows what the launcher would have shown."""
+    """Show a run started by hand on rank 0's terminal, as the launcher would."""
     done = threading.Event()
     thread = threading.Thread(target=follow, args=(folder, done, terminal), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The world a rank finds itself in, and what the ranks say to each other."""
+"""The process group of a rank, and its collectives."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from launcher.worker.rank.process import RankEnv
 
 @dataclass(frozen=True)
 class World:
-    """Who this rank is, and on which device it computes.
+    """This rank and its device.
 
     rank, size: among all processes
     local_rank: on this machine
-    heartbeat: tells whoever started this rank when it waits for others
-    leader: where the ranks of several machines meet; empty where all are on this one
-    arrangement: along which axes the work is divided; None where each rank has samples of its own
+    heartbeat: reports to the launcher when this rank waits for others
+    leader: rendezvous address of the ranks of several machines; empty if all are on this one
+    arrangement: the device mesh; None if each rank has its own samples
     """
 
     rank: int = 0
@@ -46,7 +46,7 @@ class World:
     def at(
         cls, place: RankEnv, device: str, heartbeat: Heartbeat | None = None, arrangement: Mesh | None = None
     ) -> World:
-        """The world of a process at `place`; on `cuda` each local rank has its own GPU."""
+        """The world of a process with the environment `place`; on `cuda` each local rank has its own GPU."""
         if device == "cuda":
             here = torch.device("cuda", place.local_rank % torch.cuda.device_count())
         else:
@@ -55,7 +55,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes what is written once."""
+        """Whether this is rank 0, which writes files that are written once."""
         return self.rank == 0
 
     @property
@@ -65,37 +65,37 @@ class World:
 
     @property
     def data_size(self) -> int:
-        """Parts that samples are dealt into."""
+        """Number of parts into which samples are split."""
         return self.mesh.data_size
 
     @property
     def data_rank(self) -> int:
-        """Which of these parts this rank holds, perhaps with others."""
+        """The part of this rank, which other ranks may share."""
         return self.mesh.data_rank(self.rank)
 
     @property
     def speaks_for_data(self) -> bool:
-        """Whether this rank reports what was made of its samples: of those that hold the same, the first."""
+        """Whether this rank reports the results of its samples: the first of the ranks with the same samples."""
         return self.mesh.speaks_for_data(self.rank)
 
     @contextmanager
     def joined(self, timeout_minutes: float) -> Iterator[World]:
-        """Inside, the ranks can talk; a rank that is alone talks to itself, as engines that shard expect."""
+        """Join the process group; a single rank has a group of one, which sharding engines need."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        # cuDNN rounds to tf32 unless told otherwise; a job that allows it says so later
+        # cuDNN uses tf32 by default; a job that allows it enables it later
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        with self.heartbeat.waiting("meeting of all ranks"):
+        with self.heartbeat.waiting("rendezvous of all ranks"):
             self._join(timeout_minutes)
         if process_count() != self.size:
-            raise RuntimeError(f"{self.size} processes were asked for and {process_count()} joined")
+            raise RuntimeError(f"{self.size} processes were requested and {process_count()} joined")
         yield self
-        dist.destroy_process_group()  # not after a failure: it can wait for ranks that are gone
+        dist.destroy_process_group()  # not after a failure: it could wait for dead ranks
 
     def _join(self, timeout_minutes: float) -> None:
         timeout = timedelta(minutes=timeout_minutes)
         interface = interface_towards(self.leader) if self.leader else interface_of(LOOPBACK)
-        if interface is not None:  # gloo else looks up this machine's own name, which may be any of its addresses
+        if interface is not None:  # gloo would resolve this machine's name, which may give any of its addresses
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             if not self.leader:
                 os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
@@ -116,11 +116,11 @@ class World:
         return total
 
     def once(self, values: Sequence[float]) -> list[float]:
-        """What this rank made of its samples, for `sum`: zeros where another rank reports the same."""
+        """This rank's values for `sum`, or zeros if another rank reports the same samples."""
         return [float(value) if self.speaks_for_data else 0.0 for value in values]
 
     def sum_over_data(self, values: Tensor) -> Tensor:
-        """Sum over all samples in float64, where each rank gives what its own come to; the same on every rank."""
+        """Sum over all samples in float64, from each rank's sum over its own; the same on every rank."""
         return self.sum(values if self.speaks_for_data else torch.zeros_like(values))
 
     def on_first(self, rows: Tensor) -> list[Tensor] | None:
@@ -137,32 +137,32 @@ class World:
         return parts and [part[:count] for part, count in zip(parts, counts, strict=True)]
 
     def from_first(self, value: str | None) -> str | None:
-        """What rank 0 holds, on every rank."""
+        """Rank 0's value, on every rank."""
         held = [value]
         if self.size > 1:
-            with self.heartbeat.waiting("word of rank 0"):
+            with self.heartbeat.waiting("broadcast from rank 0"):
                 dist.broadcast_object_list(held, src=0)
         return held[0]
 
     def wait(self) -> None:
-        """Return when every rank has come here."""
+        """A barrier."""
         if self.size > 1:
             with self.heartbeat.waiting("wait for all ranks"):
                 dist.barrier()
 
 
 def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> Store | None:
-    """The store of rank 0 where the ranks meet; None leaves it to torch, which listens on all addresses.
+    """The store of rank 0 for the rendezvous; None leaves it to torch, which listens on all addresses.
 
-    Ranks of our launcher have a socket for it. For others on one machine rank 0 binds one to the address that they
-    were told; torchrun keeps a store of its own. Raises RequestError.
+    adaptrun's launcher passes its ranks a socket for it. For other ranks on one machine, rank 0 binds one to
+    MASTER_ADDR; torchrun has its own store. Raises RequestError.
     """
     token, listener = os.environ.pop(TOKEN, ""), os.environ.pop(LISTENER, "")
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not address or not port.isdecimal():
         raise RequestError(
-            f"{size} processes were started, but none says where to meet; set MASTER_ADDR to the address of the first "
-            "one's machine and MASTER_PORT to a free port there, or start them with torchrun"
+            f"{size} processes were started without a rendezvous address; set MASTER_ADDR to the address "
+            "of the first one's machine and MASTER_PORT to a free port there, or start them with torchrun"
         )
     if not token and (on_several or "TORCHELASTIC_USE_AGENT_STORE" in os.environ):
         return None
@@ -180,12 +180,12 @@ def _store(rank: int, size: int, on_several: bool, timeout: timedelta) -> Store 
 
 
 def _bound_to(address: str, port: int) -> int:
-    """Descriptor of a socket that listens there alone. Raises RequestError."""
+    """File descriptor of a socket that listens only there. Raises RequestError."""
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         return socket.create_server((address, port), family=family, backlog=1024).detach()
     except OSError as error:
         raise RequestError(
-            f"cannot listen at {address}:{port} (MASTER_ADDR and MASTER_PORT): {error}; name an address of this "
-            "machine and a port that nobody uses"
+            f"cannot listen at {address}:{port} (MASTER_ADDR and MASTER_PORT): {error}; use an address "
+            "of this machine and a free port"
         ) from error

@@ -1,4 +1,4 @@
-"""`adaptrun consolidate`: a model folder of a checkpoint, in one process."""
+"""`adaptrun consolidate`: convert a checkpoint to a model folder, in one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launcher.worker.rank.process import RankProcess
 
 
 def serve(process: RankProcess, request: ConsolidationRequest) -> ConsolidationAnswer:
-    """Write the folder, and count its tensors."""
+    """Write the folder; the answer is its number of tensors."""
     notes = list[str]()
     tensors = consolidate(
         Path(request.checkpoint),

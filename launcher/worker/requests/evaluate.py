@@ -9,7 +9,7 @@ from launcher.worker.rank.process import RankProcess
 
 
 def serve(process: RankProcess, request: EvaluationRequest) -> EvaluationAnswer:
-    """Load the model, map the data, count each sample once."""
+    """Load the model, memory-map the data, evaluate each sample once."""
     with opened(request, process.place, labelled=True) as (model, data, world, notes):
         evaluation = evaluate(
             model.module, model.task, data, world, batch_size=request.batch_size, precision=request.precision

@@ -14,7 +14,7 @@ TIMEOUT = 30.0
 
 
 def serve(process: RankProcess, request: FeaturesRequest) -> FeaturesAnswer:
-    """Extract what is not kept under the cache."""
+    """Extract the features that are not cached."""
     folder = RunFolder(Path(request.folder))
     job = folder.job()
     with World.at(process.place, request.device).joined(TIMEOUT) as world:

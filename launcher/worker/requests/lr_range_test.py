@@ -1,6 +1,6 @@
-"""The learning-rate range test (Smith 2017, arXiv:1506.01186): a step each at rates that grow by one factor.
+"""The learning rate range test (Smith 2017, arXiv:1506.01186): one step at each of geometrically increasing rates.
 
-The steps are those of training on the task: the same global batches on the same engine, whose loss all ranks share.
+The steps are those of training: the same global batches on the same engine.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from launcher.worker.training.setup import build
 
 STEPS, LOWEST, HIGHEST = 100, 1e-7, 1.0
 SMOOTHING = 0.9
-"""What is left of the smoothed loss at each step."""
+"""Decay of the smoothed loss per step."""
 DIVERGED = 4.0
-"""The sweep ends where the smoothed loss is so many times its least."""
+"""The test ends when the smoothed loss exceeds its minimum by this factor."""
 BELOW = 10.0
-"""The suggestion lies so many times below the rate of the least smoothed loss."""
+"""The suggestion is the rate of the minimum smoothed loss divided by this."""
 
 
 class RangeTestLoop(Loop):
-    """The training loop at rates that grow from the lowest to the highest, by the same factor at each step."""
+    """The training loop with rates that increase geometrically from the lowest to the highest."""
 
     def rate(self, step: int) -> float:
         """Instead of the job's schedule."""
@@ -45,7 +45,7 @@ def serve(process: RankProcess, request: LrRangeRequest) -> LrRangeAnswer:
 
 
 def sweep(context: RunContext) -> list[LrRangePoint]:
-    """Take the steps: the point of each, which all ranks know."""
+    """Take the steps; returns the point of each, on all ranks."""
     built = build(context, open_inputs(context), 0)
     taken: list[Step] = []
 
@@ -74,14 +74,14 @@ def sweep(context: RunContext) -> list[LrRangePoint]:
             loop.step()
         except NotFinite:
             break
-        if len(taken) == len(points):  # discarded: the rate is past all use
+        if len(taken) == len(points):  # skipped: the rate is too high
             break
         points = smoothed([(step.lr, step.loss) for step in taken])
     return points
 
 
 def smoothed(steps: list[tuple[float, float]]) -> list[LrRangePoint]:
-    """The points of some rates and losses."""
+    """The points, with smoothed losses, of (rate, loss) pairs."""
     points, average = [], 0.0
     for number, (lr, loss) in enumerate(steps, 1):
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -90,12 +90,12 @@ def smoothed(steps: list[tuple[float, float]]) -> list[LrRangePoint]:
 
 
 def has_diverged(points: list[LrRangePoint]) -> bool:
-    """Whether the last point is far above the lowest."""
+    """Whether the last point is far above the minimum."""
     return bool(points) and points[-1].smoothed > DIVERGED * min(point.smoothed for point in points)
 
 
 def suggestion(points: list[LrRangePoint]) -> float | None:
-    """A tenth of the rate at which the smoothed loss is least; None where it never fell."""
+    """A tenth of the rate with the minimum smoothed loss; None if the loss never fell."""
     if not points:
         return None
     lowest = min(points, key=lambda point: point.smoothed)
@@ -103,9 +103,9 @@ def suggestion(points: list[LrRangePoint]) -> float | None:
 
 
 def verdict(points: list[LrRangePoint], found: float | None) -> str:
-    """The suggestion and the rule it follows."""
+    """The suggestion and its rule, as text."""
     if found is None:
-        return "the loss did not fall at any rate; look at the data and the labels first"
+        return "the loss did not fall at any learning rate; check the data and the labels first"
     lowest = min(points, key=lambda point: point.smoothed)
     return (
         f"suggestion: train.optimizer.lr: {found:.1e}, a tenth of {lowest.lr:.1e}, where the smoothed loss is least "

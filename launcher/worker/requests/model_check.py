@@ -1,4 +1,4 @@
-"""Whether a job can be had with the modules of its model: what a rank would find on loading it, without its weights."""
+"""Check whether a job fits the modules of its model, as a rank would when loading it, without its weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from launcher.worker.rank.process import RankProcess
 from launcher.worker.training.apply_adaptation import apply_adaptation
 
 ENOUGH = 10**9
-"""Optimizer steps that all stages of any model fit into."""
+"""A number of optimizer steps that is enough for all stages of any model."""
 
 
 def serve(process: RankProcess, request: ModelCheckRequest) -> Done:
-    """Look at each job. Raises RequestError for the first that cannot be had."""
+    """Check each job. Raises RequestError for the first that does not fit its model."""
     for name, within in request.planned:
         run = RunFolder(Path(request.folder) / within)
         try:
@@ -41,23 +41,23 @@ def serve(process: RankProcess, request: ModelCheckRequest) -> Done:
 
 
 def check_model(job: Job, total_steps: int | None) -> None:
-    """Put the job's model and method together as a rank does, the weights left in their files.
+    """Combine the job's model and method as a rank does, with the weights left in their files.
 
-    Nothing is said where that would cost as much as loading it does (a model that is not on this machine, whose weights
-    cannot be left where they are, or that a function builds), nor where only the data tell how many outputs the model
-    has, nor of a method of one's own, which is made for data. Loading says the same of those.
+    These are not checked: models for which it would cost as much as loading (models that are not on this machine, that
+    a function builds, or whose weights cannot be left in their files); models whose number of outputs depends on the
+    data; and a user's own method, which needs the data. Loading reports the same problems for them.
 
-    total_steps: of the run; None where only the run can know, so that nothing is said of stages that do not fit
-    Raises ModelError where the job cannot be had with this model.
+    total_steps: of the run; None if only the run can know, so that the length of stages is not checked
+    Raises ModelError if the job does not fit this model.
     """
     pretrained = _on_this_machine(find_pretrained(job.model), job.model)
     if pretrained is None:
         return
     config = loading.load_config(pretrained, job.model)
-    assert config is not None  # since no function builds it
+    assert config is not None  # a function does not build it
     task_type = task_class(job.task, job.train.loss.name)
     known = loading.known_labels(config, task_type.auto_class)
-    if not isinstance(job.model.labels, str):  # which only the data's labels give a meaning
+    if not isinstance(job.model.labels, str):  # a mapping, which depends on the data's labels
         job = job.model_copy(update={"model": job.model.model_copy(update={"labels": BY_NAME})})
     check_labels(job, pretrained, task_type, known)
     if task_type.has_classes and not known and (job.task not in FAMILIES or pretrained.kind == "adapter"):
@@ -68,9 +68,9 @@ def check_model(job: Job, total_steps: int | None) -> None:
     method = None if job.adapt.own_class else make_method(job, task, dict.fromkeys(job.labelled_sets, 1), 1)
     if not loading.can_stay_in_files(task.auto_class, config):
         return
-    loaded = pretrained_model(job, pretrained, config, task, in_parts=True, say=lambda told: None)
+    loaded = pretrained_model(job, pretrained, config, task, in_parts=True, say=lambda text: None)
     if set(loaded.reshaped) & set(loaded.new):
-        return  # a head of another size than the config says, which may be the right one
+        return  # a head of another size than in the config, which may be correct
     if job.engine.block is not None:
         blocks_of(loaded.model, job.engine.block)
     setting = AdapterContext(pretrained, job.model.revision, task.auto_class, job.train.seed)
@@ -78,7 +78,7 @@ def check_model(job: Job, total_steps: int | None) -> None:
 
 
 def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:
-    """The model with a place here for each of its files, None where it has none."""
+    """The model with local paths of its files, None if it is not on this machine."""
     if pretrained.builder is not None:
         return None
     if pretrained.kind == "hub":
@@ -90,14 +90,14 @@ def _on_this_machine(pretrained: Pretrained, spec: Model) -> Pretrained | None:
 
 
 def _downloaded(pretrained: Pretrained, spec: Model) -> Pretrained:
-    """A model of the hub as the folder that its files were downloaded to, where they were."""
+    """A model of the hub with its download folder, if it was downloaded."""
     try:
         folder = snapshot_download(pretrained.location, revision=spec.revision, local_files_only=True)
     except (OSError, ValueError):
         return pretrained
     try:
         safetensors_files("folder", Path(folder))
-    except ModelError:  # a download that ended half-way, which loading takes up again
+    except ModelError:  # an incomplete download, which loading resumes
         return pretrained
     if not tokenizer_files(Path(folder)):
         return pretrained

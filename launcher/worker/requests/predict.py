@@ -1,4 +1,4 @@
-"""`adaptrun predict`: a row for each row of the data."""
+"""`adaptrun predict`: one output row for each row of the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from launcher.worker.rank.process import RankProcess
 
 
 def serve(process: RankProcess, request: PredictionRequest) -> PredictionAnswer:
-    """Load the model, map the data; each rank writes its rows, and rank 0 puts them in order."""
+    """Load the model, memory-map the data; each rank writes its rows, and rank 0 merges them."""
     assert process.folder is not None
     parts = process.folder.path
     with opened(request, process.place, labelled=False) as (model, data, world, notes):

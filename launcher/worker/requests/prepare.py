@@ -1,4 +1,4 @@
-"""One process prepares the data of a planned run, with all cores, before its ranks start."""
+"""Prepare the data of a planned run in one process, with all cores, before its ranks start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.worker.rank.process import RankProcess
 
 
 def serve(process: RankProcess, request: PreparationRequest) -> Done:
-    """Prepare, and leave word in the run's folder of where the data lie."""
+    """Prepare the data, and record their folders in the run's folder."""
     folder = RunFolder(Path(request.folder))
     log = EventLog(folder.events_file)
     prepare(folder.job(), folder, log)

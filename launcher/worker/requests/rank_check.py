@@ -1,4 +1,4 @@
-"""`adaptrun doctor`: whether ranks meet on this machine, how fast they talk, and what their libraries can do."""
+"""`adaptrun doctor`: check the rendezvous, the bandwidth and the libraries of ranks on this machine."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def serve(process: RankProcess, request: RankCheckRequest) -> RankCheckAnswer:
 
 
 def _deepspeed(device: str) -> tuple[str, str]:
-    """What is wrong, and which operations could be compiled here."""
+    """The problem, if any, and the version with the operations that can be compiled here."""
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         import deepspeed
         from deepspeed import ops
-    except Exception as error:  # whatever is wrong with it is the finding
+    except Exception as error:  # any error is the finding
         return f"{type(error).__name__}: {error}", ""
     able = sorted(name for name, compatible in ops.__compatible_ops__.items() if compatible)
-    return "", f"{deepspeed.__version__}; can be compiled here: {', '.join(able) or 'no operation'}"
+    return "", f"{deepspeed.__version__}; operations that can be compiled here: {', '.join(able) or 'none'}"

@@ -1,4 +1,4 @@
-"""`adaptrun selfcheck`: the model and the texts, and several small runs in one world."""
+"""`adaptrun selfcheck`: make the model and the texts, and run several small jobs in one world."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from launcher.worker.training.recipe import fine_tune
 
 MATERIAL = "material"
 SAMPLES = 70
-"""Not a multiple of the global batch, so that each epoch ends in a short one."""
+"""Not a multiple of the global batch, so that each epoch ends with a smaller one."""
 
 
 def serve_material(process: RankProcess, request: SelfcheckMaterialRequest) -> Done:
-    """Make what the cases have in common."""
+    """Make the model and the data that the cases share."""
     make_material(Path(request.folder) / MATERIAL)
     return Done()
 
@@ -39,7 +39,7 @@ def serve(process: RankProcess, request: SelfcheckRequest) -> Done:
 
 
 def make_material(folder: Path) -> None:
-    """A BERT of random weights, its tokenizer, and texts of ragged length in three classes."""
+    """A BERT with random weights, its tokenizer, and texts of different lengths in three classes."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""The greedy soup of Wortsman et al. 2022 (arXiv:2203.05482): a mean of models in which each has to earn its place."""
+"""The greedy soup of Wortsman et al. 2022 (arXiv:2203.05482): a mean of models, added one by one if it improves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from launcher.worker.training.progress import goodness_of
 
 
 def serve(process: RankProcess, request: SoupRequest) -> SoupAnswer:
-    """Evaluate, mix, and write the model folder.
+    """Evaluate the models, average the selected ones, and write the model folder.
 
-    Raises ModelError where the folders are not of one model.
+    Raises ModelError if the folders are of different models.
     """
     models = [Path(model) for model in request.models]
     with opened(request.evaluation, process.place, labelled=True) as (model, data, world, notes):
@@ -36,10 +36,10 @@ def serve(process: RankProcess, request: SoupRequest) -> SoupAnswer:
 
 
 def metric_of(metrics: Mapping[str, float], name: str) -> float:
-    """The metric that decides. Raises RequestError where the models' task has none of that name."""
+    """The deciding metric. Raises RequestError if the models' task has none of that name."""
     if name not in metrics:
         raise RequestError(
-            f"the models have no metric {name!r}, by which the first run's job judges; it is one of "
+            f"the models have no metric {name!r}, the validation.metric of the first run's job; they have "
             f"{', '.join(metrics)}"
         )
     return metrics[name]
@@ -48,9 +48,9 @@ def metric_of(metrics: Mapping[str, float], name: str) -> float:
 def greedy(
     models: Sequence[Path], value_of: Callable[[Sequence[Path]], float], goodness: Callable[[float], float]
 ) -> list[Ingredient]:
-    """Offer the models from the best to the worst; one stays where the mean with it is no worse than without.
+    """Try the models from the best to the worst; one is kept if the mean with it is no worse than without.
 
-    value_of: of the mean of some models; goodness: of a value, larger is better
+    value_of: metric of the mean of some models; goodness: of a value, larger is better
     """
     alone = {model: value_of([model]) for model in models}
     first, *others = sorted(models, key=lambda model: goodness(alone[model]), reverse=True)

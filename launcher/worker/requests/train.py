@@ -1,4 +1,4 @@
-"""Training: the ranks of a planned run, or of a run that they make of a job file."""
+"""Training: the ranks of a planned run, or of a run that they start from a job file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def serve(process: RankProcess, request: TrainingRequest) -> None:
             check_network(context, process.place.node)
         fine_tune(context, process.stop)
         folder = context.folder
-    if by_hand:  # nobody else tells how it ended
+    if by_hand:  # no launcher reports how it ended
         _leave_unless_adopted(folder)
 
 
 def _leave_unless_adopted(folder: RunFolder) -> None:
-    """End this rank with 1 where the job asks for an adoption that is not advised: no failure, so no word is left."""
+    """Exit with 1 if the job requires adoption and the verdict is against it; no failure is reported."""
     try:
         insist_on_adoption(folder)
     except NotAdopted as verdict:

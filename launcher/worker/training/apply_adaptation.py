@@ -1,4 +1,4 @@
-"""What the job's method makes of a loaded model, before any engine has it; and what no model can be made of."""
+"""Apply the job's method to a loaded model, before an engine prepares it, and check that it fits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from launcher.plan.stages import StagePlan
 
 @dataclass(frozen=True)
 class Adapted:
-    """How the parameters of a model learn.
+    """How the parameters of a model are trained.
 
-    adapters: what was added to it, if anything
-    stages: of the run, with what learns in each
-    factors: what the learning rate of each parameter that ever learns is multiplied by
+    adapters: those that were added, if any
+    stages: of the run, with the trained parameters of each
+    factors: factor of the learning rate of each parameter that is ever trained
     """
 
     adapters: Adapters | None
@@ -36,10 +36,10 @@ class Adapted:
 def apply_adaptation(
     job: Job, loaded: Loaded, method: Method | None, setting: AdapterContext, stages: StagePlan
 ) -> Adapted:
-    """Add to the model what the job's method adds, and freeze what it freezes.
+    """Add the job's adapters to the model, and freeze what the job freezes.
 
-    stages: what is known of them without the model
-    Raises ModelError where the job cannot be had with this model. Weights may still be in their files.
+    stages: the stages, as known without the model
+    Raises ModelError if the job does not fit this model. Weights may still be in their files.
     """
     check_start(job.adapt, loaded)
     adapters = None if job.adapt.adapters is None else add_adapters(job.adapt.adapters, loaded, setting)
@@ -52,22 +52,22 @@ def apply_adaptation(
 
 
 def check_start(spec: Adapting, loaded: Loaded) -> None:
-    """Raises ModelError where the model as it came cannot be what the job takes it for."""
+    """Raises ModelError if the pretrained model cannot be used as a start or a teacher, as the job requests."""
     new = ", ".join(loaded.new)
     if spec.interpolate is not None and loaded.new and spec.probe is None:
         raise ModelError(
-            f"adapt.interpolate: {new} start at random, so no model between start and end makes sense; add "
-            "adapt.probe: 0.2, after which the head has a start, or begin with a finished model"
+            f"adapt.interpolate: {new} are initialised at random, so interpolating from the start makes "
+            "no sense; add adapt.probe: 0.2, which trains the head first, or start from a fine-tuned model"
         )
     if spec.distill is not None and loaded.new:
         raise ModelError(
-            f"adapt.distill: {new} start at random, so the pretrained model has no outputs to stay near; begin with a "
-            "finished model"
+            f"adapt.distill: {new} are initialised at random, so the pretrained model has no outputs to "
+            "stay near; start from a fine-tuned model"
         )
     is_normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in loaded.model.modules())
     if (spec.interpolate is not None or spec.average is not None) and is_normed:
         name = "average" if spec.interpolate is None else "interpolate"
         raise ModelError(
-            f"adapt.{name}: {type(loaded.model).__name__} gathers statistics of batches as it trains, which would be "
-            "those of other weights; remove it"
+            f"adapt.{name}: {type(loaded.model).__name__} updates statistics of batches during training "
+            "(BatchNorm), which would be those of other weights; remove it"
         )

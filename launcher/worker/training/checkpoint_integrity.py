@@ -1,4 +1,4 @@
-"""That a checkpoint holds what was written into it, before anything is taken from it. All ranks look, and agree."""
+"""Verify a checkpoint's hashes before it is loaded. All ranks take part, and agree."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from launcher.worker.rank.run_context import RunContext
 
 
 def with_sound_checkpoint(context: RunContext) -> RunContext:
-    """The context, resuming from the latest checkpoint that is not damaged; each that is passed over is told.
+    """The context, resuming from the latest undamaged checkpoint; each skipped one is reported.
 
-    Raises DamagedCheckpoint where the user named a damaged one, or where there is none before it.
+    Raises DamagedCheckpoint if the user named a damaged one, or if there is none before it.
     """
     damaged: dict[Path, str] = {}
     while context.checkpoint is not None:
@@ -32,24 +32,24 @@ def with_sound_checkpoint(context: RunContext) -> RunContext:
 
 
 def insist_on_soundness(context: RunContext, checkpoint: Path) -> None:
-    """Raise DamagedCheckpoint, on all ranks, where a checkpoint of this start is damaged."""
+    """Raise DamagedCheckpoint, on all ranks, if a checkpoint of this attempt is damaged."""
     fault = fault_of(checkpoint, context.world.heartbeat)
     if fault is not None:
         raise DamagedCheckpoint(f"{checkpoint} is damaged: {fault}; the same command resumes from the one before", 0)
 
 
 def _further_back(context: RunContext, damaged: dict[Path, str]) -> RunContext:
-    """Resume from the checkpoint before the damaged ones, which no longer count."""
+    """Resume from the checkpoint before the damaged ones."""
     said = None
     if context.world.is_first:
         latest = list(damaged)[-1]
         complete = complete_checkpoints(context.folder.checkpoints)
         before = [] if context.start.insists else [path for path in complete if step_of(path) < step_of(latest)]
-        told = "" if before else damage_of(context.folder, damaged, context.start.insists)
-        said = json.dumps([str(before[-1]) if before else "", told])
-    place, told = json.loads(context.world.from_first(said) or "")
+        damage = "" if before else damage_of(context.folder, damaged, context.start.insists)
+        said = json.dumps([str(before[-1]) if before else "", damage])
+    place, damage = json.loads(context.world.from_first(said) or "")
     if not place:
-        raise DamagedCheckpoint(told, 0)
+        raise DamagedCheckpoint(damage, 0)
     start = replace(context.start, checkpoint=place)
     if context.world.is_first:
         context.fence.check()

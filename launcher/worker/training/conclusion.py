@@ -1,4 +1,4 @@
-"""What a start of the run came to, written to its folder: `result.json`."""
+"""Write the result of an attempt to the run's folder: `result.json`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def conclude(
     chosen: Chosen | None = None,
     published: Path | None = None,
 ) -> Result:
-    """Write what this start came to, and return it. Raises Superseded where a later one has begun."""
+    """Write the result of this attempt, and return it. Raises Superseded if a later one has begun."""
     context.fence.check()
     result = Result(
         status=status,

@@ -1,4 +1,4 @@
-"""Going back part of the way from the end of training to its start (WiSE-FT, arXiv:2109.01903)."""
+"""Interpolate between the initial and the final weights (WiSE-FT, arXiv:2109.01903)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GRID = tuple(step / 10 for step in range(11))
 
 
 def interpolate(context: RunContext, inputs: Inputs, built: TrainSetup, selector: CheckpointSelector | None) -> None:
-    """Leave (1 − a)·start + a·end in the engine: the job's a, or that of the grid which validation finds best.
+    """Set the engine's weights to (1 − a)·start + a·end, with the job's a, or the best a of a grid in validation.
 
-    Of equals the smaller is taken, the one nearer to the start.
-    selector: of a job that chooses for a target without labels
+    Among equal ones the smallest a is used, which is closest to the start.
+    selector: for a job that selects for a target without labels
     """
     job, share = context.job, context.job.adapt.interpolate
     metric, best = job.validation.metric, -inf
@@ -32,8 +32,8 @@ def interpolate(context: RunContext, inputs: Inputs, built: TrainSetup, selector
             values[tried] = _deciding_value(context, inputs, built.engine, selector)
             if goodness_of(job, values[tried]) > best:
                 share, best = tried, goodness_of(job, values[tried])
-        told = f"{metric} {values[share]:.4f}; {values[0.0]:.4f} at the start, {values[1.0]:.4f} at the end"
-        context.log.note(f"interpolated: {share:g} of the way from start to end ({told})")
+        metrics = f"{metric} {values[share]:.4f}; {values[0.0]:.4f} at the start, {values[1.0]:.4f} at the end"
+        context.log.note(f"interpolated: {share:g} of the way from start to end ({metrics})")
     built.options.mix(share)
 
 

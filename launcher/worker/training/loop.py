@@ -1,4 +1,4 @@
-"""The training loop: train → step → accumulate, each on a screen."""
+"""The training loop: train → step → accumulate."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from launcher.worker.training.progress import Progress
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls and does not know: where events go, how to evaluate, how to save.
+    """Callbacks of the loop: to write events, evaluate and save.
 
-    evaluate: gives the deciding metric's value; calls what it is given before each batch, equally often on all ranks
-    save: begins to save; may return before the checkpoint is complete
-    save_has_failed: on this rank, without waiting
-    finish_saving: returns when the checkpoint is complete, or raises what went wrong, on all ranks
+    evaluate: returns the deciding metric; calls its argument before each batch, equally often on all ranks
+    save: starts a save; may return before the checkpoint is complete
+    save_has_failed: whether a save has failed on this rank, without waiting
+    finish_saving: returns when the checkpoint is complete, or raises its error, on all ranks
     """
 
     write: Callable[[Event], None]
@@ -48,7 +48,7 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Votes:
-    """What the ranks agreed on while they summed the weights of a step."""
+    """What the ranks agreed on in the all-reduce of a step's weights."""
 
     weights: tuple[float, ...]
     stop: bool
@@ -60,10 +60,10 @@ NOTHING = Votes((), stop=False, save=False)
 
 @dataclass
 class Loop:
-    """Trains from where `progress` stands to the end, or until a rank is asked to stop.
+    """Trains from the step in `progress` to the end, or until a rank is asked to stop.
 
     until: the step up to which this engine trains; None for the run's end
-    discarded: the latest steps in a row that were not taken
+    discarded: the most recent consecutive skipped steps
     """
 
     job: Job
@@ -83,7 +83,7 @@ class Loop:
     _saved_step: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._saved_step = self.progress.step  # a run begins anew, or from a checkpoint
+        self._saved_step = self.progress.step  # the state at the beginning needs no save
 
     @property
     def total_steps(self) -> int:
@@ -92,7 +92,7 @@ class Loop:
 
     @property
     def scales_the_loss(self) -> bool:
-        """Under fp16 a gradient that is not finite only says that the loss was scaled by too much."""
+        """Whether the loss is scaled (fp16): a NaN or infinite gradient then only means that the scale is too large."""
         return self.precision == "fp16"
 
     def rate(self, step: int) -> float:
@@ -101,7 +101,7 @@ class Loop:
         return stage.rate.at(step, self.progress.plateau if stage.is_validated else 1.0)
 
     def train(self) -> bool:
-        """Take the steps that are left to this engine. Returns False when stopped on request before the run's end."""
+        """Take the remaining steps of this engine. Returns False if stopped on request before the run's end."""
         while not self._engine_is_done():
             already_saved = self.progress.awaits_judgement
             try:
@@ -122,7 +122,7 @@ class Loop:
         return True
 
     def is_over(self) -> bool:
-        """Whether no step and no judgement of the whole run is left."""
+        """Whether no step and no evaluation of the whole run is left."""
         progress = self.progress
         return (progress.step >= self.total_steps or progress.finished) and not progress.awaits_judgement
 
@@ -132,7 +132,7 @@ class Loop:
         return self.progress.step >= self.until or self.is_over()
 
     def _judge(self) -> tuple[bool, bool]:
-        """Validate and adjust: whether the ranks agreed to stop meanwhile, and whether this is the best so far."""
+        """Validate and adjust. Returns whether the ranks agreed to stop, and whether this is the best so far."""
         try:
             value = self.hooks.evaluate(self._vote_to_stop)
         except StopAgreed:
@@ -141,7 +141,7 @@ class Loop:
         return False, self.progress.judge(self.job, value)
 
     def step(self) -> Votes:
-        """One optimizer step over one global batch. Raises StopAgreed where the ranks agree before it to stop."""
+        """One optimizer step on one global batch. Raises StopAgreed if the ranks agree to stop before it."""
         begun = time.perf_counter()
         step, seed = self.progress.step, self.job.train.seed
         torch.manual_seed(dropout_seed(seed, step, self.world.data_rank))
@@ -184,7 +184,7 @@ class Loop:
         return votes
 
     def _count(self, seconds: float) -> None:
-        """Take note of a step that was made, and of what is due after it."""
+        """Record a step, and what is due after it."""
         self.progress.step += 1
         self.progress.seconds += seconds
         ended = self.learner.must_end()
@@ -194,7 +194,7 @@ class Loop:
         self.progress.awaits_judgement = self._evaluation_is_due()
 
     def _deal(self, lengths: NDArray[np.int32]) -> Deal:
-        """Deal the positions of the global batch. One with target samples beside takes more micro-batches."""
+        """Assign the positions of the global batch; additional target samples take more micro-batches."""
         split, positions = self.split, np.arange(len(lengths))
         if self.feed.task.packs:
             return deal_packed(positions, lengths, split.ranks, split.micro_batch, self.job.train.max_length)
@@ -204,7 +204,7 @@ class Loop:
         return deal(positions, lengths, split.ranks, turns)
 
     def _discard(self, loss: float, norm: float, samples: list[int], culprit: int | None) -> None:
-        """Count a step that was not taken. Raises NotFinite where there are too many in a row."""
+        """Count a skipped step. Raises NotFinite after too many in a row."""
         step, limit = self.progress.step, self.job.train.discard_limit
         self.progress.discarded += 1
         self.progress.discarded_in_a_row += 1
@@ -216,14 +216,14 @@ class Loop:
         )
         self.discarded.append(event)
         self.hooks.write(event)
-        found = f"the loss of step {step} is {loss} and its gradient's norm {norm}; its samples were rows {samples}"
+        found = f"the loss of step {step} is {loss} and its gradient norm {norm}; its samples were rows {samples}"
         if self.progress.discarded_in_a_row > limit:
-            before = f"; {limit} steps before it were discarded too" if limit else ""
+            before = f"; the {limit} steps before it were skipped too" if limit else ""
             raise NotFinite(f"{found} of the training data, counted from 0{before}", culprit)
-        self.hooks.write(Note(text=f"step {step} was discarded: its loss is {loss}, its gradient's norm {norm}"))
+        self.hooks.write(Note(text=f"step {step} was skipped: its loss is {loss}, its gradient norm {norm}"))
 
     def _vote(self, batches: Sequence[Batch]) -> Votes:
-        """The one collective before the backward pass: the losses' denominators, and what ranks ask for."""
+        """The one collective before the backward pass: the losses' denominators, and the ranks' requests."""
         failed = self.hooks.save_has_failed()
         asked = [self.stop.asked, self._minutes_have_passed(), failed]
         own = self.world.once(self.learner.weights(batches))
@@ -233,7 +233,7 @@ class Loop:
         return Votes(tuple(weights), stop > 0, save > 0)
 
     def _vote_to_stop(self) -> None:
-        """A collective for where there is no other. Raises StopAgreed."""
+        """A collective only for stop requests, when there is no other. Raises StopAgreed."""
         if self.world.sum([self.stop.asked]).item() > 0:
             raise StopAgreed
 
@@ -242,7 +242,7 @@ class Loop:
     ) -> tuple[float, int, int | None]:
         """Forward and backward of each micro-batch.
 
-        Gives the global batch's loss, the largest memory of the ranks, and the first rank whose loss is not finite.
+        Returns the global batch's loss, the ranks' maximum memory, and the first rank with a NaN or infinite loss.
         """
         total = self.learner.accumulate(batches, weights, step)
         own = torch.zeros(2, self.world.size, dtype=torch.float64)
@@ -263,24 +263,24 @@ class Loop:
         return self._is_due(self.job.checkpoint.every_steps)
 
     def _is_due(self, every: int | None) -> bool:
-        """Whether the steps done are a multiple of `every`, or of an epoch where that is None."""
+        """Whether the steps done are a multiple of `every`, or of an epoch if that is None."""
         if every is None:
             return (self.progress.step - self.feed.stages.epochs_since) % self.feed.steps_per_epoch == 0
         return self.progress.step % every == 0
 
     def _minutes_have_passed(self) -> bool:
-        """Only rank 0's clock counts, and its vote carries the others."""
+        """Whether a save is due by rank 0's clock, whose vote applies to all ranks."""
         minutes = self.job.checkpoint.every_minutes
         return minutes is not None and self.world.is_first and time.monotonic() - self._saved_at >= 60 * minutes
 
 
 SAID_OF_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
-"""What allocators, drivers and libraries that keep memory of their own (cuBLAS, cuDNN, NCCL) say."""
+"""Out-of-memory messages of allocators, drivers and libraries with their own memory (cuBLAS, cuDNN, NCCL)."""
 
 
 @contextmanager
 def _out_of_memory_named(micro_batch: int, step: int) -> Iterator[None]:
-    """Let the launcher know that it was memory that failed: only torch's own allocator has an error of its own."""
+    """Raise OutOfMemory for all out-of-memory errors, since only torch's allocator has its own error type."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -291,5 +291,5 @@ def _out_of_memory_named(micro_batch: int, step: int) -> Iterator[None]:
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """A generator's state that depends on the step alone, so that a resumed run draws what the other drew."""
-    return ((seed * 1_000_003 + step) * 65_536 + rank) % 2**63  # what torch takes
+    """A seed that depends only on seed, step and rank, so that a resumed run has the same dropout masks."""
+    return ((seed * 1_000_003 + step) * 65_536 + rank) % 2**63  # torch's limit

@@ -1,4 +1,4 @@
-"""The model card of a result, README.md in its folder: what it came from, what it learned, and how well it does."""
+"""The model card of a result, README.md in its folder: base model, training and results."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PIPELINES = {
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForAudioClassification": "audio-classification",
 }
-"""The pipeline of `transformers` that runs the models of one of its classes."""
+"""The pipeline of `transformers` for models of each of its classes."""
 
 
 def write_model_card(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> None:
-    """Write the card beside the model's files, where `transformers` and the hub look for it."""
+    """Write the card into the model's folder, where `transformers` and the hub look for it."""
     front = ModelCardData(
         base_model=_hub_id(job),
         license=_license_of_the_base(job),
@@ -61,7 +61,7 @@ def _body(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> It
         yield from ("", f"Labels: {shown}{f' and {len(labels) - 50:,} more' if len(labels) > 50 else ''}.")
     yield from ("", "## Data", "")
     for name, source in job.labelled_sets.items():
-        yield f"- learned: {name} ({_files(source)})"
+        yield f"- training: {name} ({_files(source)})"
     if job.data.target is not None:
         yield f"- target, without labels: {_files(job.data.target)}"
     for name, source in job.data.validation.items():
@@ -78,7 +78,7 @@ def _body(folder: Path, job: Job, result: Result, labels: tuple[str, ...]) -> It
         yield from ("", f"Verdict: **{result.verdict.decision}**. {result.verdict.reason}")
     yield from ("", "## Use", "", "```python")
     yield from _loading(folder, job)
-    yield from ("```", "", f"Samples were cut at {job.train.max_length} tokens in training.")
+    yield from ("```", "", f"Samples were truncated at {job.train.max_length} tokens in training.")
 
 
 def _loading(folder: Path, job: Job) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _loading(folder: Path, job: Job) -> Iterator[str]:
 
 
 def _pipeline(job: Job) -> str | None:
-    """None for an own task, whose answers none of them gives."""
+    """The pipeline of the job's task; None for a user's own task, which none supports."""
     return PIPELINES.get(find_family(job.task).auto_class or "") if job.task in FAMILIES else None
 
 
@@ -107,7 +107,7 @@ def _shown_task(job: Job) -> str:
 
 
 def _files(source: Source) -> str:
-    """Names without the folders, which are of one machine."""
+    """File names without their folders, which exist on one machine only."""
     return ", ".join(f"`{_name_of(place)}`" for place in source.files)
 
 
@@ -116,7 +116,7 @@ def _name_of(place: str) -> str:
 
 
 def _hub_id(job: Job) -> str | None:
-    """The base's id on the hub; None where it lies elsewhere, or lies nowhere any more."""
+    """The base's id on the hub; None if it is elsewhere, or no longer exists."""
     try:
         return job.model.pretrained if find_pretrained(job.model).kind == "hub" else None
     except ModelError:
@@ -124,7 +124,7 @@ def _hub_id(job: Job) -> str | None:
 
 
 def _license_of_the_base(job: Job) -> str | None:
-    """What the base's own card says; None where it has none, or says none."""
+    """The license in the base's model card; None if it has none."""
     try:
         place = Path(find_pretrained(job.model).location) / CARD_FILE
         said = (metadata_load(place) or {}).get("license") if place.is_file() else None

@@ -1,4 +1,4 @@
-"""From the batches of a step to gradients: the task's loss alone, or what a method makes of the whole global batch."""
+"""Compute gradients from the batches of a step: of the task's loss, or of a method's loss on the global batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from launcher.worker.rank.world import World
 
 @dataclass(frozen=True)
 class Step:
-    """What a learner knows of a step.
+    """A step, as an objective sees it.
 
-    sets: int64 [samples] of the global batch, which set each is of
+    sets: int64 [samples] the set of each sample of the global batch
     beat: called after each micro-batch
     """
 
@@ -33,22 +33,22 @@ class Step:
 
 
 class Objective(Protocol):
-    """How the gradient of a step is made."""
+    """Computes the gradient of a step."""
 
     def begin(self, moment: StepInfo, before_batch: Callable[[], None]) -> str | None:
-        """What is to be done before a step, by all ranks alike; a note on it for the user.
+        """Called before a step, on all ranks alike; returns a note for the user.
 
-        before_batch: called before each of the batches that it takes
+        before_batch: called before each batch that this computes
         """
 
     def must_end(self) -> str | None:
-        """Why training ends after this step, on all ranks alike; None where it goes on."""
+        """Why training ends after this step, on all ranks alike; None if it continues."""
 
     def weights(self, batches: Sequence[Batch]) -> list[float]:
-        """This rank's sums of weights, which are then added up over the ranks: what losses are divided by."""
+        """This rank's sums of weights; their sums over the ranks are the denominators of the losses."""
 
     def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:
-        """Forward and backward of each micro-batch; this rank's part of the global batch's loss."""
+        """Forward and backward of each micro-batch; returns this rank's part of the global batch's loss."""
 
 
 class TaskObjective:
@@ -58,11 +58,11 @@ class TaskObjective:
         self._engine = engine
 
     def begin(self, moment: StepInfo, before_batch: Callable[[], None]) -> str | None:
-        """Nothing."""
+        """Nothing to do."""
         return None
 
     def must_end(self) -> str | None:
-        """Never."""
+        """None: it never ends training."""
         return None
 
     def weights(self, batches: Sequence[Batch]) -> list[float]:
@@ -72,7 +72,7 @@ class TaskObjective:
     def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:
         """One pass."""
         total = 0.0
-        weight = weights[0] or 1.0  # a global batch in which nothing is to be learned has the loss 0
+        weight = weights[0] or 1.0  # a global batch without any weight has the loss 0
         for number, batch in enumerate(batches):
             losses = self._engine.accumulate(batch, 1.0 / weight, last=number == len(batches) - 1)
             step.beat()
@@ -81,7 +81,7 @@ class TaskObjective:
 
 
 class MethodObjective:
-    """Minimises what a method says; in two passes where it observes, as `launcher.adapt.methods.method` explains."""
+    """Minimises a method's loss; in two passes if it observes, as explained in `launcher.adapt.methods.method`."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class MethodObjective:
         self._precision, self._seed, self._target = precision, seed, target
 
     def begin(self, moment: StepInfo, before_batch: Callable[[], None]) -> str | None:
-        """Let the method look at the target before an epoch; not again where a run goes on in the middle of one."""
+        """Call the method's `begin_epoch` before an epoch, and not again if a run resumes within one."""
         state, looks = self._method.state, type(self._method).begin_epoch is not Method.begin_epoch
         if self._target is None or not looks or state.get("epoch") == moment.epoch:
             return None
@@ -105,7 +105,7 @@ class MethodObjective:
         return found
 
     def must_end(self) -> str | None:
-        """Where the method says so."""
+        """The method's reason, if it has collapsed."""
         return self._method.has_collapsed()
 
     def weights(self, batches: Sequence[Batch]) -> list[float]:
@@ -121,7 +121,7 @@ class MethodObjective:
         return [sum(float(weights[name].sum(dtype=torch.float64)) for weights in found) for name in names]
 
     def accumulate(self, batches: Sequence[Batch], weights: Sequence[float], step: Step) -> float:
-        """One pass, or a look and a pass."""
+        """One pass, or a pass to observe and a training pass."""
         own = [cast(StepBatch, batch) for batch in batches]
         coefficients = self._method.coefficients(step.moment)
         factors = {
@@ -149,19 +149,19 @@ class MethodObjective:
                 },
                 gradients={name: _of(batch, gradient) for name, gradient in gradients.items()},
             )
-            self._draw_alike(step.moment.step, number)
+            self._seed_dropout(step.moment.step, number)
             losses = self._engine.accumulate(ready, 1.0, last=number == len(own) - 1)
             step.beat()
             total += float(losses.weighted.detach().sum(dtype=torch.float64))
         return total
 
     def _look(self, batches: Sequence[StepBatch], step: Step) -> BatchObservations:
-        """Compute all micro-batches without gradients and put together what all ranks observe."""
+        """Compute all micro-batches without gradients and gather the observations of all ranks."""
         samples, device = len(step.sets), self._world.device
         values: dict[str, Tensor] = {}
         weights = torch.zeros(samples, dtype=torch.float64)
         for number, batch in enumerate(batches):
-            self._draw_alike(step.moment.step, number)
+            self._seed_dropout(step.moment.step, number)
             look = replace(batch, wanted=self._method.observes)
             with torch.no_grad(), autocast(device, self._precision):
                 seen = cast(Observed, self._engine.module(look.to(device)))
@@ -171,18 +171,18 @@ class MethodObjective:
             for name, value in seen.observed.items():
                 empty = torch.zeros((samples, *value.shape[1:]), dtype=torch.float64)
                 values.setdefault(name, empty)[batch.places[rows]] = value.detach().cpu()[rows].double()
-        # each sample is on one rank and zero on all others, so that the sum is what each of them was
+        # each sample is on one rank and zero on all others, so the sums are the values
         whole = {name: self._world.sum_over_data(value).requires_grad_() for name, value in values.items()}
         weights = self._world.sum_over_data(weights)
         return BatchObservations(whole, torch.from_numpy(step.sets), weights, step.moment)
 
-    def _draw_alike(self, step: int, number: int) -> None:
-        """Let a micro-batch draw the same dropout in both passes."""
-        drawn = np.random.SeedSequence([self._seed, step, self._world.data_rank, number]).generate_state(1, np.uint64)
-        torch.manual_seed(int(drawn[0] >> np.uint64(1)))
+    def _seed_dropout(self, step: int, number: int) -> None:
+        """Seed the generator so that a micro-batch has the same dropout masks in both passes."""
+        state = np.random.SeedSequence([self._seed, step, self._world.data_rank, number]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def _of(batch: StepBatch, values: Tensor) -> Tensor:
-    """The batch's rows of something of the whole global batch, fp32; zero for filler."""
+    """The batch's rows of values of the whole global batch, in fp32; zero for filler."""
     rows = values.detach()[batch.places.clamp(min=0)].float()
     return rows * (batch.places >= 0).view(-1, *[1] * (rows.ndim - 1))

@@ -1,4 +1,4 @@
-"""What the loop remembers between steps, saved with every checkpoint."""
+"""The progress of a run, saved with every checkpoint."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from launcher.worker.evaluation.evaluate import Metrics
 
 @dataclass
 class Stall:
-    """How many evaluations in a row brought no improvement of at least `min_delta`."""
+    """The number of consecutive evaluations without an improvement of at least `min_delta`."""
 
     best: float | None = None
     count: int = 0
 
     def observe(self, goodness: float, min_delta: float) -> int:
-        """Take in one evaluation; larger is better. Returns the count."""
+        """Add an evaluation; larger is better. Returns the count."""
         if self.best is None or goodness > self.best + min_delta:
             self.best, self.count = goodness, 0
         else:
@@ -29,20 +29,20 @@ class Stall:
 
 @dataclass
 class Progress:
-    """Where a run is.
+    """The state of a run apart from weights and optimizer.
 
-    data: name of the prepared training data, which follows from their content
-    base: identity of the pretrained weights, where checkpoints leave out some that are needed; else empty
+    data: name of the prepared training data, which depends on their content
+    base: identity of the pretrained weights, if checkpoints do not contain all needed weights; else empty
     step: optimizer steps done
-    seconds: spent training, over all starts
-    before: every validation set, measured on the model as it came
-    best_step, best: the evaluation that was best by the deciding metric (larger is better)
-    plateau: what the plateau schedule has multiplied the learning rate by
-    micro_batch_limit: what running out of memory has left of micro-batches
-    awaits_judgement: an evaluation is due at this step and was not finished
-    discarded: steps that were not taken, since their loss or gradient was not finite; in a row: the last of them
-    finished: training ended early because validation no longer improved, or the model collapsed
-    method: what the method of `adapt` remembers
+    seconds: spent training, over all attempts
+    before: metrics of the pretrained model on every validation set
+    best_step, best: the best evaluation by the deciding metric (larger is better)
+    plateau: factor of the plateau schedule on the learning rate
+    micro_batch_limit: limit of the micro-batch size after running out of memory
+    awaits_judgement: whether an evaluation at this step is due and was not finished
+    discarded: steps skipped for a NaN or infinite loss or gradient; in a row: the most recent consecutive ones
+    finished: whether training ended early because validation no longer improved, or the model collapsed
+    method: state of the method of `adapt`
     """
 
     data: str = ""
@@ -63,7 +63,7 @@ class Progress:
     method: dict[str, Any] = field(default_factory=dict)
 
     def judge(self, job: Job, value: float) -> bool:
-        """Adjust to one value of the deciding metric. Returns whether it is the best so far."""
+        """Update with a value of the deciding metric. Returns whether it is the best so far."""
         goodness = goodness_of(job, value)
         schedule, stopping = job.train.schedule, job.train.early_stopping
         if schedule.name == "plateau" and self.plateau_stall.observe(goodness, schedule.min_delta) >= schedule.patience:
@@ -77,7 +77,7 @@ class Progress:
         return False
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON file; floats come back to the last bit."""
+        """Plain values for a JSON file; floats are restored bit for bit."""
         return asdict(self)
 
     @classmethod
@@ -88,7 +88,7 @@ class Progress:
 
 
 def goodness_of(job: Job, value: float) -> float:
-    """A value of the deciding metric such that larger is better; no number is worse than any."""
+    """A value of the deciding metric such that larger is better; NaN is worse than any number."""
     family = find_family(job.task, loss=job.train.loss.name)
     goodness = -value if family.is_lower_better(job.validation.metric) else value
     return -inf if isnan(goodness) else goodness

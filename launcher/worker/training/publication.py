@@ -1,4 +1,4 @@
-"""The result as a model folder, as adapters, or as both; the model cards beside it, and the link to the latest run."""
+"""Publish the result as a model folder, as adapters, or as both, with model cards and the link to the latest run."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from launcher.worker.training.setup import TrainSetup
 
 
 def publish(context: RunContext, setup: TrainSetup) -> Path:
-    """Leave the result: the whole model or the adapters; or both, where they are to be merged.
+    """Write the result: the whole model or the adapters; or both, if adapters are to be merged.
 
-    Returns the folder that holds it: that of the adapters where the base that they were to be merged with is gone.
+    Returns its folder: that of the adapters if the base for merging is gone.
     """
     context.enter("publishing", str(context.folder.model))
     context.fence.check()
     job, folder, engine = context.job, context.folder, setup.engine
     if context.world.is_first and (fault := fault_of_skeleton(folder.skeleton)) is not None:
-        context.log.note(f"{folder.skeleton} is damaged, and was written again: {fault}")
+        context.log.note(f"{folder.skeleton} was damaged, and has been written again: {fault}")
         setup.write_skeleton()
     if job.adapt.adapters is not None and job.adapt.adapters.is_merged:
         publish_model(folder.adapter, folder.skeleton, engine, "fp32")
         try:
             merge_adapters(folder.adapter, folder.model, job.checkpoint.dtype, job.model.trust_code)
-        except ModelError as error:  # raised by all ranks alike
+        except ModelError as error:  # all ranks raise it
             way = f"adaptrun consolidate {folder.adapter} -o {folder.model}"
-            context.log.note(f"the adapters could not be merged: {error}; once the base is back: {way}")
+            context.log.note(
+                f"the adapters could not be merged: {error}; to merge them once the base is available again: {way}"
+            )
             return folder.adapter
     else:
         publish_model(folder.model, folder.skeleton, engine, job.checkpoint.dtype)
@@ -39,7 +41,7 @@ def publish(context: RunContext, setup: TrainSetup) -> Path:
 
 
 def leave_model_cards(context: RunContext, inputs: Inputs, result: Result) -> None:
-    """Beside what was published; a run that is finished stays so where they cannot be written."""
+    """Write the model cards; if they cannot be written, the run is still finished."""
     for folder in (context.folder.model, context.folder.adapter):
         if folder.is_dir():
             try:
@@ -49,8 +51,8 @@ def leave_model_cards(context: RunContext, inputs: Inputs, result: Result) -> No
 
 
 def become_latest(context: RunContext) -> None:
-    """A file system without links costs the link, not the run."""
+    """Create the link to the latest run; a file system without links does not fail the run."""
     try:
         context.folder.become_latest(context.job)
     except OSError as error:
-        context.log.note(f"runs/{context.job.name} could not be made to lead here: {error}")
+        context.log.note(f"the link runs/{context.job.name} to this run could not be created: {error}")

@@ -1,4 +1,4 @@
-"""Fine-tuning, in the words of the task: each step is one call."""
+"""The recipe of fine-tuning: one call per stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands when it starts: at its beginning, or where a checkpoint stood."""
+"""The progress and state at the start of an attempt: initial, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.worker.training.setup import TrainSetup
 
 
 def remembered_progress(context: RunContext, inputs: Inputs) -> Progress:
-    """Where the run stands. Raises RequestError where the data are no longer the same."""
+    """The progress of the run. Raises RequestError if the data have changed."""
     data = TrainData.of(context.job, inputs, None).pool.name
     if context.checkpoint is None:
         return Progress(data=data)
@@ -22,16 +22,16 @@ def remembered_progress(context: RunContext, inputs: Inputs) -> Progress:
     progress = Progress.from_dict(read_progress(context.checkpoint))
     if progress.data != data:
         raise RequestError(
-            f"the training data (or the tokenizer) have changed since {context.checkpoint} was saved, or another "
-            "version of adaptrun prepared them; put back what was there, or start a new run with --resume never"
+            f"the training data or the tokenizer have changed since {context.checkpoint} was saved, or "
+            "another version of adaptrun prepared them; restore them, or start a new run with --resume never"
         )
     return progress
 
 
 def restore(context: RunContext, setup: TrainSetup, progress: Progress, checkpoint: Path | None) -> None:
-    """Take over the state of a checkpoint; without one, note which weights the run begins with.
+    """Load the state of a checkpoint; without one, record the identity of the initial weights.
 
-    Raises RequestError where the weights that the checkpoint leaves out are no longer the same.
+    Raises RequestError if the pretrained weights that the checkpoint does not contain have changed.
     """
     progress.micro_batch_limit = context.plan.micro_batch_limit
     if setup.feed.method is not None:
@@ -42,9 +42,9 @@ def restore(context: RunContext, setup: TrainSetup, progress: Progress, checkpoi
     if progress.base != setup.base:
         adapters = context.job.adapt.adapters
         is_beside = adapters is not None and adapters.adds_weights
-        tie = "the adapters in {} were trained with" if is_beside else "the run of {} began with"
+        tie = "the adapters in {} were trained on" if is_beside else "the run of {} began with"
         raise RequestError(
-            f"{context.job.model.pretrained} is no longer the model that {tie.format(checkpoint)}; put that one back, "
-            "or start a new run with --resume never"
+            f"{context.job.model.pretrained} is no longer the model that {tie.format(checkpoint)}; "
+            "restore that model, or start a new run with --resume never"
         )
     setup.load(read_state(checkpoint, setup.state()))

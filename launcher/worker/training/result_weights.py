@@ -1,4 +1,4 @@
-"""Whose weights become the result: those of the best step, or the last ones; and their average where one is kept."""
+"""The weights of the result: those of the best step, or the last ones; or their average if one is kept."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from launcher.worker.training.setup import TrainSetup
 
 @dataclass(frozen=True)
 class Chosen:
-    """Whose weights become the result.
+    """The step whose weights become the result.
 
-    step: that they are of
-    lost: why they are the last ones, where those of a better step were chosen and cannot be had; None elsewhere
+    step: the step of the weights
+    lost: why the last weights are used although those of another step were best; None otherwise
     """
 
     step: int
@@ -25,7 +25,7 @@ class Chosen:
 
 
 def choose_weights(context: RunContext, setup: TrainSetup, progress: Progress) -> Chosen:
-    """Leave the weights that become the result in the engine."""
+    """Load the weights that become the result into the engine."""
     chosen = Chosen(progress.step)
     if context.job.checkpoint.result != "last" and progress.best_step not in (None, progress.step):
         chosen = _take_best(context, setup, progress)
@@ -34,16 +34,16 @@ def choose_weights(context: RunContext, setup: TrainSetup, progress: Progress) -
 
 
 def _take_best(context: RunContext, setup: TrainSetup, progress: Progress) -> Chosen:
-    """The weights of the best step, from its checkpoint; that one is damaged or gone costs the choice, not the run."""
+    """Load the weights of the best step; if its checkpoint is damaged or gone, keep the last weights."""
     step = progress.best_step
     assert step is not None
     checkpoint = context.folder.checkpoints / checkpoint_name(step)
     fault = fault_of(checkpoint, context.world.heartbeat)
     if fault is not None:
-        lost = f"the checkpoint of step {step}, which was best, cannot be taken: {fault}"
-        context.log.note(f"{lost}; the last model, of step {progress.step}, is taken")
+        lost = f"the checkpoint of step {step}, which was best, cannot be used: {fault}"
+        context.log.note(f"{lost}; using the last model, of step {progress.step}")
         return Chosen(progress.step, lost)
-    context.log.note(f"the best model was that of step {step}; taking it")
+    context.log.note(f"the best model was that of step {step}; using it")
     has_copies = setup.is_averaged(step) or context.job.adapt.interpolate is not None
     setup.load(read_state(checkpoint, setup.state(), optimizer=has_copies))
     return Chosen(step)

@@ -1,4 +1,4 @@
-"""The engine of one stage of the run, with the model in it as the job adapts it."""
+"""The engine of one stage of the run, with the adapted model."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from launcher.worker.training.objective import MethodObjective, Objective, TaskO
 
 @dataclass(frozen=True)
 class TrainSetup:
-    """A model in an engine, ready to go on from a checkpoint or to begin.
+    """A model in an engine, ready to train or to load a checkpoint.
 
-    options: what is kept and done beside the optimizer's steps
-    feed: what its steps see
-    learner: what makes gradients of that
-    base: identity of the pretrained weights, where the run needs them when it goes on; else empty
-    never_saved: names of parameters that checkpoints leave out, since they never learn
-    has_new_head: whether weights of the model as it came started at random
+    options: operations on the weights in addition to the optimizer's steps
+    feed: the training data
+    learner: the objective, which computes gradients
+    base: identity of the pretrained weights, if the run needs them to resume; else empty
+    never_saved: names of frozen parameters that checkpoints do not contain
+    has_new_head: whether weights of the pretrained model were initialised at random
     write_skeleton: writes the model folder without its weights
     """
 
@@ -56,16 +56,16 @@ class TrainSetup:
     write_skeleton: Callable[[], None]
 
     def state(self) -> StateDict:
-        """What a checkpoint holds: all but frozen weights that are read from the pretrained model again."""
+        """The state for a checkpoint, without frozen weights, which are read from the pretrained model again."""
         return without(self.options.state(), self.never_saved)
 
     def load(self, state: StateDict) -> None:
-        """Take over what a checkpoint holds."""
+        """Load a checkpoint's state."""
         self.options.load(state)
 
     @contextmanager
     def result_weights(self, step: int) -> Iterator[None]:
-        """Inside, the module holds the weights that would be the result after `step` steps: perhaps an average."""
+        """Swap in the weights that would be the result after `step` steps, such as an average."""
         self.options.swap_result(step)
         try:
             yield
@@ -73,12 +73,12 @@ class TrainSetup:
             self.options.swap_result(step)
 
     def is_averaged(self, step: int) -> bool:
-        """Whether the result after `step` steps is an average, for which more than the weights must be read back."""
+        """Whether the result after `step` steps is an average, which must be read back in addition to the weights."""
         return self.job.train.optimizer.name == "schedule_free_adamw" or self.options.average_stands(step)
 
 
 def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
-    """Load the model, adapt it, and spread it as the stage of the run needs it that goes on after `step` steps."""
+    """Load the model, adapt it, and prepare the engine for the stage that continues after `step` steps."""
     job = context.job
     method = _method(job, inputs)
     feed = TrainData.of(job, inputs, method)
@@ -114,7 +114,7 @@ def build(context: RunContext, inputs: Inputs, step: int) -> TrainSetup:
 
 
 def _choose_batches(context: RunContext, inputs: Inputs, engine: Engine) -> None:
-    """Find out whether padding changes the model's numbers; nothing is padded then."""
+    """Check whether padding changes the model's outputs; batches are then made without padding."""
     plan = context.plan
     weights_in = plan.precision if ENGINES[plan.engine].gathers_in_precision else "fp32"
     choose_batches(engine.module, inputs.task, inputs.sets, context.world, context.log.note, weights_in)
@@ -126,7 +126,7 @@ def _method(job: Job, inputs: Inputs) -> Method | None:
 
 
 def _learner(context: RunContext, feed: TrainData, engine: Engine) -> Objective:
-    """What makes gradients of batches."""
+    """The objective, which computes gradients from batches."""
     if feed.method is None:
         return TaskObjective(engine)
     plan, world = context.plan, context.world
@@ -169,7 +169,7 @@ def _begin(
     span: Span,
     writes_skeleton: Callable[[], None],
 ) -> None:
-    """Write what is known of the result before it has any weights, and say which stage begins."""
+    """Write the skeleton of the result at the first stage, and log the beginning of a stage."""
     if not context.world.is_first:
         return
     if span.of > 1:
@@ -186,7 +186,7 @@ def _begin(
 def _skeleton_writer(
     context: RunContext, inputs: Inputs, loaded: Loaded, adapters: Adapters | None
 ) -> Callable[[], None]:
-    """Writes the model folder without its weights, at the start and again where something happened to it."""
+    """Writes the model folder without its weights, at the start, and again if it was damaged."""
     config = None if adapters is None else adapters.config
     card, model = inputs.card(context.job, adapters), loaded.model
     processor, length = inputs.task.processor, _longest_text(context.job, inputs, loaded)
@@ -194,13 +194,13 @@ def _skeleton_writer(
 
 
 def _longest_text(job: Job, inputs: Inputs, loaded: Loaded) -> int | None:
-    """Tokens at which others should cut a text: as in training, but for language models, which may write on."""
+    """Truncation length of the published tokenizer: as in training, except for language models, which generate."""
     is_language = inputs.task.auto_class in ("AutoModelForCausalLM", "AutoModelForMaskedLM")
     return longest_input(loaded.model.config.to_dict()) if is_language else job.train.max_length
 
 
 def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, ParamOptions]:
-    """By the names that parameters have in the task's module."""
+    """Options of the model's parameters, by their names in the task's module."""
     return {
         f"{MODEL}{name}": ParamOptions(factor, adapted.stages.since(name), name in loaded.new)
         for name, factor in adapted.factors.items()
@@ -208,12 +208,12 @@ def _treatments(adapted: Adapted, loaded: Loaded) -> dict[str, ParamOptions]:
 
 
 def _is_of_parts(name: str) -> bool:
-    """Whether a parameter is of what a method adds to the model."""
+    """Whether a parameter belongs to a method's own modules."""
     return name.startswith(f"{PARTS}.")
 
 
 def _treatments_of_parts(module: TaskModule, method: Method | None) -> dict[str, ParamOptions]:
-    """Of what a method adds: it has rates of its own, and nothing pulls it back to where it started."""
+    """Options of the parameters of a method's modules: they have their own learning rates, and no L2-SP."""
     if method is None or not isinstance(module, AdaptingModule) or module.parts is None:
         return {}
     factors = method.learning_rate_factors(module.parts)

@@ -1,4 +1,4 @@
-"""Training all stages of a run, validating, adjusting and saving on the way."""
+"""Train all stages of a run, with validation, schedules and saving."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from launcher.worker.training.setup import TrainSetup, build
 def train(
     context: RunContext, inputs: Inputs, progress: Progress, stop: StopRequest, weights: dict[str, Values]
 ) -> tuple[TrainSetup, Validator]:
-    """Train all stages, an engine for each set of parameters that learns; the last one, and what validates in it.
+    """Train all stages, with one engine per set of trained parameters; returns the last one and its validator.
 
-    weights: of the samples of a validation set, kept from one engine to the next
+    weights: of a validation set's samples, shared by the validators of all engines
     Raises Stopped when asked to stop before the end.
     """
     checkpoints, reached = _checkpoints(context, stop), context.checkpoint
@@ -48,7 +48,7 @@ def train(
             return setup, validator
         insist_on_soundness(context, reached)
         del setup, validator
-        gc.collect()  # the next engine needs the room
+        gc.collect()  # free the memory for the next engine
 
 
 def _train_span(
@@ -59,7 +59,7 @@ def _train_span(
     checkpoints: Checkpoints,
     stop: StopRequest,
 ) -> Path | None:
-    """Train, validating and adjusting as it goes.
+    """Train the stages of one engine.
 
     Returns the checkpoint from which the next engine resumes, None at the run's end.
     """
@@ -85,7 +85,7 @@ def _train_span(
             conclude(context, progress, "stopped", after={})
         context.world.wait()
     raise Stopped(
-        f"stopped after step {progress.step} of {loop.total_steps}; everything is saved, and the same "
+        f"stopped after step {progress.step} of {loop.total_steps}; a checkpoint is saved, and the same "
         "command resumes from there"
     )
 
@@ -93,7 +93,7 @@ def _train_span(
 def _hooks(
     context: RunContext, setup: TrainSetup, progress: Progress, validator: Validator, checkpoints: Checkpoints
 ) -> Hooks:
-    """What the loop calls: each says which phase it is in."""
+    """The loop's callbacks, which also log the current phase."""
 
     def save() -> None:
         context.enter("saving", checkpoint_name(progress.step))
@@ -115,7 +115,7 @@ def _hooks(
 
 
 def _begin(context: RunContext, setup: TrainSetup, progress: Progress) -> None:
-    """Say that training begins, and where."""
+    """Log that training begins, and at which step."""
     context.enter("training")
     if context.plan.evaluations:
         context.log.note(f"validation: {context.plan.evaluations}")
@@ -132,7 +132,7 @@ def _begin(context: RunContext, setup: TrainSetup, progress: Progress) -> None:
 
 
 def _checkpoints(context: RunContext, stop: StopRequest) -> Checkpoints:
-    """The run's checkpoints, each of which is told."""
+    """The run's checkpoints; each is reported when it is complete."""
 
     def saved(step: int, path: Path, seconds: float) -> None:
         stop.saving_took(seconds)
@@ -150,7 +150,7 @@ def _checkpoints(context: RunContext, stop: StopRequest) -> Checkpoints:
 
 @contextmanager
 def _discarded_kept(context: RunContext, loop: Loop) -> Iterator[None]:
-    """Where too many steps were discarded, keep which samples each was made of."""
+    """If training fails with too many skipped steps, write the samples of each."""
     try:
         yield
     except NotFinite:

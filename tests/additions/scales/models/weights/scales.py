@@ -42,7 +42,7 @@ class ScalesFormat(AdapterFormat):
 
     parts: ClassVar[tuple[str, ...]] = (SCALES,)
 
-    def strange(self, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    def unsupported(self, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
         """Layers whose inputs are multiplied."""
         return "feedforward_modules" if config.get("feedforward_modules") else None
 
