@@ -1,8 +1,8 @@
 """Training samples a second on the demo's data: by hand, the Hugging Face Trainer, accelerate, Lightning, adaptrun.
 
-python benchmarks/training.py [--rounds 3] [--steps 20]
+python benchmarks/training.py [--rounds 3] [--steps 20] [--device cuda] [--precision bf16]
 
-All fine-tune MiniLM in fp32 with fused AdamW, clipping, 32 samples a step and 48 tokens at most, on the same
+All fine-tune MiniLM in one precision with fused AdamW, clipping, 32 samples a step and 48 tokens at most, on the same
 threads. The clock runs from the end of the third step to the end of the last, so starting does not count.
 """
 
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from measuring import Measure, interleaved, surroundings, table
@@ -39,7 +40,6 @@ JOB = {
         "epochs": 100,
         "global_batch_size": 32,
         "max_length": 48,
-        "precision": "fp32",
         "optimizer": {"lr": 1e-4},
         "schedule": {"name": "linear"},
     },
@@ -47,28 +47,51 @@ JOB = {
 }
 
 
+@dataclass(frozen=True)
+class Where:
+    """What all of them compute on, and in which precision."""
+
+    device: str
+    precision: str
+
+    @property
+    def worlds(self) -> list[int]:
+        """Numbers of processes: one, and two on CPUs or one for each GPU."""
+        return sorted({1, len(find_hardware().gpus) if self.device == "cuda" else 2})
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells the loops."""
+        return {"BENCHMARK_DEVICE": self.device, "BENCHMARK_PRECISION": self.precision}
+
+
 def main() -> None:
     """Measure and print a table for each number of processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
+    where = Where(options.device, options.precision)
     tables = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_demo_data(folder)
         data = folder / "film-reviews-train.csv"
-        for processes in (1, 2):
+        for processes in where.worlds:
             print(f"{processes} process(es)")
-            contenders = {name: loop(module, processes, data, options.steps, folder) for name, module in LOOPS.items()}
-            contenders["adaptrun"] = adaptrun(processes, data, options.steps, folder)
+            contenders = {
+                name: loop(module, processes, where, data, options.steps, folder) for name, module in LOOPS.items()
+            }
+            contenders["adaptrun"] = adaptrun(processes, where, data, options.steps, folder)
             tables.append((processes, table(interleaved(contenders, options.rounds), "samples/s", next(iter(LOOPS)))))
-    print(f"\n{surroundings('torch', 'transformers', 'accelerate', 'lightning')}")
+    print(f"\n{options.precision}; {surroundings('torch', 'transformers', 'accelerate', 'lightning')}")
     for processes, made in tables:
         print(f"\n{processes} process{'es' if processes > 1 else ''}:\n\n{made}")
 
 
-def loop(module: str, processes: int, data: Path, steps: int, folder: Path) -> Measure:
+def loop(module: str, processes: int, where: Where, data: Path, steps: int, folder: Path) -> Measure:
     """A measure of one of the loops, under torchrun where there are several processes."""
     output = folder / "figure.json"
     command = [sys.executable, "-m", module]
@@ -76,18 +99,18 @@ def loop(module: str, processes: int, data: Path, steps: int, folder: Path) -> M
         command = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(processes), "-m", module]
 
     def measure() -> float:
-        run([*command, str(data), str(steps), str(output)], processes)
+        run([*command, str(data), str(steps), str(output)], processes, **where.environment)
         return float(json.loads(output.read_text())["samples_per_second"])
 
     return measure
 
 
-def adaptrun(processes: int, data: Path, steps: int, folder: Path) -> Measure:
+def adaptrun(processes: int, where: Where, data: Path, steps: int, folder: Path) -> Measure:
     """A measure of `adaptrun train`, from the times of its own events."""
     job = JOB | {
         "data": {"train": str(data), "cache": str(folder / "cache")},
-        "train": JOB["train"] | {"max_steps": steps},
-        "launch": {"processes": processes, "device": "cpu", "runs": str(folder / "runs")},
+        "train": JOB["train"] | {"max_steps": steps, "precision": where.precision},
+        "launch": {"processes": processes, "device": where.device, "runs": str(folder / "runs")},
     }
     file = folder / f"speed-{processes}.yaml"
     file.write_text(json.dumps(job))
@@ -101,13 +124,14 @@ def adaptrun(processes: int, data: Path, steps: int, folder: Path) -> Measure:
     return measure
 
 
-def run(command: list[str], processes: int) -> None:
+def run(command: list[str], processes: int, **variables: str) -> None:
     """Run a contender with its share of the cores."""
     threads = max(1, find_hardware().cores // processes)
     environment = os.environ | {
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **variables,
     }
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -7,9 +7,9 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
-from benchmarks.loops.job import CLIP, GLOBAL_BATCH, LR, WORLD, forever, parts
+from benchmarks.loops.job import BF16, CLIP, GLOBAL_BATCH, LR, ON_GPU, WORLD, forever, parts
 
-accelerator = Accelerator(cpu=True)
+accelerator = Accelerator(cpu=not ON_GPU, mixed_precision="bf16" if BF16 else "no")
 model, tokenizer, texts, clock, output = parts()
 loader = DataLoader(
     texts,
@@ -17,6 +17,7 @@ loader = DataLoader(
     shuffle=True,
     collate_fn=DataCollatorWithPadding(tokenizer),
     drop_last=True,
+    pin_memory=ON_GPU,
 )
 optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
 schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, clock.steps)

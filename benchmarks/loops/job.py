@@ -22,6 +22,8 @@ from launcher.job.schema import Model
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
 FIRST = os.environ.get("RANK", "0") == "0"
 GLOBAL_BATCH, MAX_LENGTH, LR, CLIP = 32, 48, 1e-4, 1.0
+ON_GPU, BF16 = os.environ.get("BENCHMARK_DEVICE") == "cuda", os.environ.get("BENCHMARK_PRECISION") == "bf16"
+DEVICE = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if ON_GPU else torch.device("cpu")
 MINILM = find_pretrained(Model(pretrained="minilm")).location
 
 

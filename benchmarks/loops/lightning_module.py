@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
-from benchmarks.loops.job import CLIP, GLOBAL_BATCH, LR, WORLD, parts
+from benchmarks.loops.job import BF16, CLIP, GLOBAL_BATCH, LR, ON_GPU, WORLD, parts
 
 model, tokenizer, texts, clock, output = parts()
 
@@ -40,11 +40,13 @@ loader = DataLoader(
     shuffle=True,
     collate_fn=DataCollatorWithPadding(tokenizer),
     drop_last=True,
+    pin_memory=ON_GPU,
 )
 lightning.Trainer(
-    accelerator="cpu",
+    accelerator="gpu" if ON_GPU else "cpu",
     devices=WORLD,
     strategy="ddp" if WORLD > 1 else "auto",
+    precision="bf16-mixed" if BF16 else "32-true",
     max_steps=clock.steps,
     gradient_clip_val=CLIP,
     logger=False,

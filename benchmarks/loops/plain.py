@@ -8,12 +8,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import DataCollatorWithPadding
 
-from benchmarks.loops.job import CLIP, GLOBAL_BATCH, LR, WORLD, forever, parts
+from benchmarks.loops.job import BF16, CLIP, DEVICE, GLOBAL_BATCH, LR, ON_GPU, WORLD, forever, parts
 
 model, tokenizer, texts, clock, output = parts()
+model.to(DEVICE)
 sampler = None
 if WORLD > 1:
-    dist.init_process_group("gloo")
+    dist.init_process_group("nccl" if ON_GPU else "gloo")
     model = DistributedDataParallel(model)
     sampler = DistributedSampler(texts)
 loader = DataLoader(
@@ -23,12 +24,14 @@ loader = DataLoader(
     sampler=sampler,
     collate_fn=DataCollatorWithPadding(tokenizer),
     drop_last=True,
+    pin_memory=ON_GPU,
 )
 optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
 schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, clock.steps)
 model.train()
 for batch in forever(loader):
-    loss = model(**batch).loss
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=BF16):
+        loss = model(**batch.to(DEVICE, non_blocking=True)).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
     optimizer.step()

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.loops.job import CLIP, GLOBAL_BATCH, LR, WORLD, parts
+from benchmarks.loops.job import BF16, CLIP, GLOBAL_BATCH, LR, ON_GPU, WORLD, parts
 
 model, tokenizer, texts, clock, output = parts()
 
@@ -27,7 +27,8 @@ arguments = TrainingArguments(
     max_grad_norm=CLIP,
     lr_scheduler_type="linear",
     optim="adamw_torch_fused",
-    use_cpu=True,
+    use_cpu=not ON_GPU,
+    bf16=BF16,
     dataloader_drop_last=True,
     save_strategy="no",
     report_to=[],

@@ -89,8 +89,9 @@ class DeepSpeedEngine:
             model.forward = autocast(self._settings.device, precision)(model.forward)
         groups = parameter_groups(model.named_parameters(), optimizer, options)  # before DeepSpeed flattens them
         _read_slices(deepspeed, stored, config, self._settings.device)
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)  # DeepSpeed broadcasts only parameters
+        for buffer in model.buffers():  # DeepSpeed broadcasts only parameters, and moves nothing else in stage 3
+            buffer.data = buffer.data.to(self._settings.device)
+            dist.broadcast(buffer, src=0)
         self._model = model.train()
         self._engine: Any = deepspeed.initialize(
             model=model,

@@ -48,8 +48,9 @@ def way_of(
     job: Job, size: ModelSize, precision: str, devices: Devices, sharing: Sharding, micro_batch: int, recomputes: bool
 ) -> ShardingOption:
     """The memory of a job with a sharding."""
-    load = Workload(micro_batch * (size.patches or job.train.max_length), precision, recomputes)
     one = on_devices(sharing, devices.count)
+    accumulates = micro_batch < share_of_a_rank(job, one, devices.count)
+    load = Workload(micro_batch * (size.patches or job.train.max_length), precision, recomputes, accumulates)
     memory = memory_of(
         size,
         job.train.optimizer,
@@ -60,7 +61,6 @@ def way_of(
         takes_what_it_reserves=devices.are_gpus,
     )
     room = ROOM * devices.memory
-    accumulates = micro_batch < share_of_a_rank(job, one, devices.count)
     whole = replace(memory, gradients=FLOAT32 * size.learning)
     if one.may_keep_gradients and accumulates and whole.total <= room:
         return ShardingOption(one.name, devices.count, micro_batch, recomputes, whole, fits=True, whole_gradients=True)

@@ -54,11 +54,13 @@ class Workload:
 
     tokens: of a micro-batch, padding included
     recomputes: whether activations are recomputed (activation checkpointing)
+    accumulates: whether a step has several micro-batches, so that gradients are held during a forward pass
     """
 
     tokens: int
     precision: str
     recomputes: bool
+    accumulates: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,25 @@ class Demand:
         """Bytes of the weights of the largest repeated layer."""
         return FLOAT32 * self.size.block
 
-    def activations(self, *, frees_copies: bool = False) -> int:
-        """Bytes that autograd keeps for the backward pass.
+    def activations(self, *, frees_copies: bool = False, allocated_late: int = 0) -> int:
+        """Bytes that autograd keeps for the backward pass, in addition to the gradients.
 
         frees_copies: whether autocast's copies of the weights are freed block by block
+        allocated_late: bytes of gradients that an engine allocates during the backward pass. In a step of one
+            micro-batch they take the place of activations that are freed, except the gradient of an output layer with
+            a vocabulary, which comes first.
         """
-        return _activations(self.size, self.load, frees_copies or self.load.recomputes)
+        kept = _activations(self.size, self.load, frees_copies or self.load.recomputes)
+        if self.load.accumulates:
+            return kept
+        comes_first = FLOAT32 * self.size.outside if self.size.vocabulary else 0
+        return kept - max(0, min(kept, allocated_late - comes_first))
 
 
-def whole_on_each(need: Demand) -> Memory:
-    """Each process holds everything."""
-    return Memory(need.weights, need.learning, need.moments * need.learning, need.activations())
+def whole_on_each(need: Demand, allocated_late: int = 0) -> Memory:
+    """Each process holds everything; the gradients from the start, except those that are allocated late."""
+    activations = need.activations(allocated_late=allocated_late)
+    return Memory(need.weights, need.learning, need.moments * need.learning, activations)
 
 
 def consolidation(size: ModelSize) -> int:

@@ -54,4 +54,5 @@ def test_the_peak_is_within_a_tenth_of_the_plan(engine: str, precision: str, mod
     planned, events = run.plan().memory, EventTail(run.events_file).read()
     assert planned is not None
     peak = max(event.memory for event in events if isinstance(event, Step))
+    print(f"planned {planned}; measured {peak / 2**20:.0f} MiB, {peak / planned.total:.3f} of it")
     assert peak == pytest.approx(planned.total, rel=0.1)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,59 @@ def test_activations_are_estimated_within_a_fifth(adapt: dict[str, Any] | None, 
         add_lora(lora, Loaded(model, (), ()), setting)
     planned = memory_of(size, Optimizer(), "ddp", 2, Workload(16 * 128, precision, recomputes=False)).activations
     assert planned == pytest.approx(kept_for_backward(model.train(), 16, 128, precision == "bf16"), rel=0.2)
+
+
+def peak_of_allocations(work: Any) -> int:
+    """The most bytes that are allocated at a time, beyond what was there before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    assert profiled.profiler is not None
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("vocabulary", "tells_words"), [(500, False), (8000, True)])
+def test_the_peak_of_a_step_of_one_micro_batch_is_planned(precision: str, vocabulary: int, tells_words: bool) -> None:
+    """Gradients take the place of freed activations; of later micro-batches they are there beforehand."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+    config = BertConfig(
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        vocab_size=vocabulary,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    model: Any = (BertForMaskedLM if tells_words else BertForSequenceClassification)(config)
+    ids = torch.randint(5, 400, (16, 128))
+    labels = ids if tells_words else torch.zeros(16, dtype=torch.long)
+
+    def micro_batch() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+
+    micro_batch()
+    model.zero_grad(set_to_none=True)
+    first, later = peak_of_allocations(micro_batch), peak_of_allocations(micro_batch)
+
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    total, block = sum(counts.values()), sum(count for name, count in counts.items() if "layer.0." in name)
+    size = ModelSize(total, max(counts.values()), block, 6, 256, 1024, 8, outside=total - 6 * block)
+    size = replace(size, vocabulary=vocabulary if tells_words else 0)
+    one, several = (
+        memory_of(size, Optimizer(), "single", 1, Workload(16 * 128, precision, recomputes=False, accumulates=waits))
+        for waits in (False, True)
+    )
+    assert one.gradients == several.gradients
+    assert one.activations + one.gradients == pytest.approx(first, rel=0.1)
+    assert several.activations == pytest.approx(later, rel=0.1)
 
 
 LLAMA_70B = {

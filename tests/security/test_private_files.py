@@ -107,14 +107,14 @@ def test_a_beat_is_read_by_the_one_who_handed_the_memory_on(monkeypatch: pytest.
     assert Heartbeat.here().now().phase == "", "a rank that was started by hand has none"
 
 
-LAUNCH = """
+LAUNCH = r"""
 import sys
 from pathlib import Path
 from launcher.run.folder import RunFolder
 from launcher.supervise.processes import run_agent
 
-rank = "import time; from launcher.worker.rank.process import RankEnv, RankProcess; "
-rank += "process = RankProcess(RankEnv()); print('beating', flush=True); process.run(lambda: time.sleep(600))"
+rank = "import os, time; from launcher.worker.rank.process import RankEnv, RankProcess; "
+rank += "process = RankProcess(RankEnv()); os.write(1, b'beating\\n'); process.run(lambda: time.sleep(600))"
 run_agent([sys.executable, "-P", "-c", rank], 2, 1, RunFolder(Path(sys.argv[1])), [])
 """
 

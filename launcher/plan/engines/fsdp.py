@@ -12,7 +12,7 @@ def _memory(need: Demand) -> Memory:
     weights, learning = (
         FLOAT32 * need.size.share(count, need.ranks) for count in (need.size.parameters, need.size.learning)
     )
-    activations = need.activations(frees_copies=True)
+    activations = need.activations(frees_copies=True, allocated_late=learning)
     return Memory(weights, learning, need.moments * learning, activations, _gathered(need.size, activations))
 
 
