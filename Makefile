@@ -1,9 +1,9 @@
 # Two commands do everything on a fresh machine with Python >= 3.11, git and make: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-# Files of tests that run at a time, with about 6 GB of memory each: make test WORKERS=3. 0: one after another.
-WORKERS ?= 2
-PARALLEL := -n $(WORKERS) --dist loadfile
+# Files of tests that run at a time, with about 5 GB of memory each: make test WORKERS=2. 0: one after another.
+WORKERS ?= 3
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # How long each test took: the slowest are printed, all are in build/tests.xml.
 DURATIONS := --durations=30 --durations-min=5 --junitxml=build/tests.xml
 

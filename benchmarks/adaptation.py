@@ -378,10 +378,10 @@ def _interval(gains: Sequence[float]) -> str:
 
 
 def _decisions(figures: Sequence[Figure]) -> str:
-    told = [figure.decision for figure in figures if figure.decision is not None]
-    if not told:
+    decided = [figure.decision for figure in figures if figure.decision is not None]
+    if not decided:
         return ""
-    return ", ".join(str(told.count(decision)) for decision in ("adopt", "keep the old model", "inconclusive"))
+    return ", ".join(str(decided.count(decision)) for decision in ("adopt", "keep the old model", "inconclusive"))
 
 
 if __name__ == "__main__":

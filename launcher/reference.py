@@ -99,14 +99,14 @@ def run_files() -> str:
 
 def _command(name: str, command: Any) -> Iterator[str]:
     context = command.context_class(command, info_name=name)
-    told = [(one.param_type_name, *one.get_help_record(context)) for one in command.params]
-    arguments = [spelling.partition(" <")[0] for kind, spelling, _ in told if kind == "argument"]
-    options = ["[OPTIONS]"] if len(told) > len(arguments) else []
+    entries = [(one.param_type_name, *one.get_help_record(context)) for one in command.params]
+    arguments = [spelling.partition(" <")[0] for kind, spelling, _ in entries if kind == "argument"]
+    options = ["[OPTIONS]"] if len(entries) > len(arguments) else []
     yield from ("", f"## adaptrun {name}", "", _help(command), "")
     yield f"    {' '.join(['adaptrun', name, *arguments, *options])}"
-    if told:
+    if entries:
         yield from ("", "| argument or option | what it does |", "|---|---|")
-    for _, spelling, text in told:
+    for _, spelling, text in entries:
         yield f"| `{_cell(spelling)}` | {_cell(text)} |"
 
 
@@ -116,24 +116,24 @@ def _help(command: Any) -> str:
 
 def _record(title: str, record: type[Any], level: str, leave_out: Sequence[str] = ()) -> Iterator[str]:
     """A class that is written as JSON: what it is, and a row a field with its type and what its docstring says."""
-    summary, told = _docstring(record)
+    summary, descriptions = _docstring(record)
     yield from ("", f"{level} {title}", "", summary, "", "| field | type | what it is |", "|---|---|---|")
     inherited = {field.name for field in fields(Event)} if issubclass(record, Event) else set()
     hints = get_type_hints(record)
     for field in fields(record):
         if field.name not in (*inherited, *leave_out):
-            yield f"| `{field.name}` | {_type(hints[field.name])} | {_cell(told.get(field.name, ''))} |"
+            yield f"| `{field.name}` | {_type(hints[field.name])} | {_cell(descriptions.get(field.name, ''))} |"
 
 
 def _docstring(record: type[Any]) -> tuple[str, dict[str, str]]:
     """The first paragraph, and what the others say of fields: `name, other: text`, with an indented continuation."""
     summary, _, rest = cleandoc(record.__doc__ or "").partition("\n\n")
-    told: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for names, text in re.findall(
         r"(?:^|(?<=; ))(\w+(?:, \w+)*): ((?:[^;\n]|;(?! \w+: )|\n(?=\s))+)", rest, re.MULTILINE
     ):
-        told |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return " ".join(summary.split()), told
+        descriptions |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return " ".join(summary.split()), descriptions
 
 
 def _type(hint: Any) -> str:

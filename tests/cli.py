@@ -17,7 +17,9 @@ from launcher.run.forking import FORK_SERVER
 
 ADAPTRUN = str(Path(sys.executable).with_name("adaptrun"))
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
-ENVIRONMENT = os.environ | {"COLUMNS": "120", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+INHERITED = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""What commands get. Libraries that the tests import set more in this process, which no command would have."""
+ENVIRONMENT = INHERITED | {"COLUMNS": "120"}
 PATIENCE = 240.0
 """Seconds after which something that was waited for counts as lost."""
 
@@ -31,7 +33,7 @@ def run(*command: object, cwd: Path, code: int = 0) -> subprocess.CompletedProce
     """Run any command to its end and check its exit code."""
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(words, cwd=cwd, env=_shared(), capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(words, cwd=cwd, env=with_fork_server(), capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired as lost:
         logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in cwd.glob("runs/*/logs/*.log"))
         pytest.fail(f"no end after {PATIENCE} s of {words}\n{lost.stdout!r}\n{lost.stderr!r}\n{logs}")
@@ -40,25 +42,29 @@ def run(*command: object, cwd: Path, code: int = 0) -> subprocess.CompletedProce
     return done
 
 
-def _shared() -> dict[str, str]:
+def with_fork_server() -> dict[str, str]:
     """The environment in which ranks are forked from the server of all tests."""
     return ENVIRONMENT | {name: os.environ[name] for name in (FORK_SERVER,) if name in os.environ}
 
 
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """Start a command and go on; its output goes to files in `cwd`."""
+def start(*arguments: object, cwd: Path, own_server: bool = True) -> subprocess.Popen[str]:
+    """Start a command and return at once; its output goes to files in `cwd`.
+
+    own_server: False forks its ranks from the server of all tests, which saves the seconds of importing
+    """
+    environment = ENVIRONMENT if own_server else with_fork_server()
     with (cwd / "stdout").open("w") as out, (cwd / "stderr").open("w") as err:
         words = [ADAPTRUN, *(str(argument) for argument in arguments)]
-        return subprocess.Popen(words, cwd=cwd, env=ENVIRONMENT, stdout=out, stderr=err, text=True)
+        return subprocess.Popen(words, cwd=cwd, env=environment, stdout=out, stderr=err, text=True)
 
 
 def ranks_of(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
     """The processes of a started command that train, in the order of their ranks."""
-    found = []
-    for child in psutil.Process(launcher.pid).children(recursive=True):
+    found, folder = [], psutil.Process(launcher.pid).cwd()
+    for child in psutil.Process().children(recursive=True):  # of the server of all tests, too
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             name, _, rank = child.name().partition("-")
-            if name == "rank":
+            if name == "rank" and child.cwd() == folder:
                 found.append((int(rank), child))
     return [child for _, child in sorted(found, key=lambda pair: pair[0])]
 

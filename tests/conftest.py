@@ -6,16 +6,20 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports the hub's client, which reads it once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else threads that wait take the cores that other tests need
 
 import ctypes
 import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from launcher.run.forking import FORK_SERVER
 from launcher.supervise.fork_server import fork_server
+from tests.cli import INHERITED
 from tests.small_run import trained
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
@@ -35,8 +39,15 @@ def memory_given_back() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def ranks_are_forked() -> Iterator[None]:
     """The ranks of what `adaptrun` and `run` start share what they import."""
-    with fork_server(threads=1):
+    with patch.dict(os.environ, INHERITED, clear=True), fork_server(threads=1):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_of_commands(ranks_are_forked: None) -> None:
+    """Without what libraries have set while they were imported: the fork server would refuse an environment with it."""
+    for name in {*os.environ} - {*INHERITED, FORK_SERVER, "PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ SMALL = {
     "digits": Example("AutoModelForImageClassification", "digits", None),
     "spoken-digits": Example("AutoModelForAudioClassification", "spoken-digits", None),
 }
-LONG = ("digits", "spoken-digits", "film-reviews", "fortunes", "fortune-chats")
+LONG = ("digits", "spoken-digits", "film-reviews", "fortunes", "fortune-chats", "punctuation")
 """film-reviews is what `adaptrun demo` begins with."""
 
 

@@ -49,8 +49,8 @@ class KeptFigures:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        self._figures = {name: _read(values) for name, values in told.items()}
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self._figures = {name: _read(values) for name, values in stored.items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._figures

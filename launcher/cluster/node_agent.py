@@ -20,7 +20,7 @@ from launcher.cluster.node_health import faults_of_this_node
 from launcher.cluster.node_heartbeat import HeartbeatWriter
 from launcher.errors import AdaptrunError, ExitCode, RunFailed, Stopped
 from launcher.job.requests import rank_command
-from launcher.run.attempts import Attempt, Cause, adopt, begin
+from launcher.run.attempts import Attempt, Cause, adopt, begin_attempt
 from launcher.run.checkpoints import last_checkpoint
 from launcher.run.failures import Failure, ends_of_nodes, report_failure
 from launcher.run.folder import RunFolder
@@ -115,7 +115,7 @@ def _counted(folder: RunFolder, place: NodeEnv, ends: float | None) -> Attempt:
     if latest is not None and not latest.token:
         return adopt(folder, latest, token=place.token, endpoint="", ends=ends)
     cause: Cause = "restart" if place.step else "requeued"
-    return begin(folder, cause, last_checkpoint(folder.checkpoints), token=place.token, ends=ends)
+    return begin_attempt(folder, cause, last_checkpoint(folder.checkpoints), token=place.token, ends=ends)
 
 
 def _wait_for_start(folder: RunFolder, place: NodeEnv, heartbeat: HeartbeatWriter, requests: StopRequests) -> Attempt:

@@ -132,10 +132,10 @@ def check_models(planned: Sequence[tuple[str, Job, Plan]]) -> None:
             request = ModelCheckRequest(folder=str(folder.path), planned=tuple(runs))
             ask_ranks(request, stopped="stopped; nothing was created or queued")
     except RunFailed as error:  # nothing is wrong with the request for all that is known
-        told = str(error)
+        reason = str(error)
         if isinstance(error, RankFailed):
-            told = f"{error.failure.error}: {error.failure.message} (more in {error.folder.failure_file})"
-        print(f"the model could not be checked here, the run will check it: {told}", file=sys.stderr)
+            reason = f"{error.failure.error}: {error.failure.message} (more in {error.folder.failure_file})"
+        print(f"the model could not be checked here, the run will check it: {reason}", file=sys.stderr)
 
 
 def _asks_for_modules(job: Job) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
-from launcher.display.comparison import Comparison, Measured, Rows
+from launcher.display.comparison import Comparison, Rows, RunMetric
 from launcher.display.live import duration, with_interval
 from launcher.errors import RequestError
 from launcher.run.folder import find_run
@@ -81,7 +81,7 @@ def _differences(section: str, rows: Rows, letters: Sequence[str]) -> Table:
     return table
 
 
-def _cells(measured: Measured | None) -> tuple[str, str, str]:
+def _cells(measured: RunMetric | None) -> tuple[str, str, str]:
     if measured is None:
         return "—", "—", ""
     after = _shown(measured.after, measured.after_interval)

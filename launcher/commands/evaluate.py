@@ -23,7 +23,7 @@ from launcher.job.requests import (
 from launcher.job.schema import Model
 from launcher.job.sections.data import Source
 from launcher.job.splits import likely, splits_of
-from launcher.job.trust import told_of_code
+from launcher.job.trust import notices_of_code
 from launcher.plan.hardware import find_hardware
 from launcher.supervise.requests import ask_ranks
 
@@ -115,8 +115,8 @@ def trusted_files(files: Sequence[str]) -> tuple[str, ...]:
     missing = next((file for file in trusted if not Path(file).is_file()), None)
     if missing is not None:
         raise RequestError(f"there is no file {missing} to trust; give --trust-code a Python file of your own")
-    for told in told_of_code(trusted):
-        print(told, file=sys.stderr)
+    for notice in notices_of_code(trusted):
+        print(notice, file=sys.stderr)
     return trusted
 
 

@@ -126,6 +126,6 @@ def _print_table(found: list[LeftOut], metric: str) -> None:
         table.add_column(heading, justify="left" if heading == "domain" else "right", no_wrap=True)
     for one in found:
         sides = ((one.found.before, one.found.before_interval), (one.found.after, one.found.after_interval))
-        told = [with_interval(metrics[metric], intervals[metric]) for metrics, intervals in sides]
-        table.add_row(one.domain, str(one.found.samples), *told)
+        cells = [with_interval(metrics[metric], intervals[metric]) for metrics, intervals in sides]
+        table.add_row(one.domain, str(one.found.samples), *cells)
     print_table(table, wide_console())

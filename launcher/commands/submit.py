@@ -17,7 +17,7 @@ from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
 from launcher.plan.planner import make_plan
-from launcher.run.attempts import begin
+from launcher.run.attempts import begin_attempt
 from launcher.run.environment import write_environment
 from launcher.run.events import EventTail, Saved
 from launcher.run.folder import RunFolder, find_latest_run
@@ -133,7 +133,7 @@ def _run_of(
     check_time(run, profile)
     run.write_plan(plan)
     write_environment(run)
-    begin(run, decision.cause, decision.checkpoint, insists=decision.insists)
+    begin_attempt(run, decision.cause, decision.checkpoint, insists=decision.insists)
     return run
 
 

@@ -28,7 +28,7 @@ Verdict = Literal["equal", "overlap", "apart", "other samples", "unknown"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunMetric:
     """One metric of one set in one run.
 
     after: of the model that came out, or, with its `step` and no interval, of the latest that was evaluated
@@ -64,7 +64,7 @@ class RunFacts:
     data: Mapping[str, Value] = field(repr=False)
     plan: Mapping[str, Value] = field(repr=False)
     environment: Mapping[str, Value] = field(repr=False)
-    metrics: Mapping[str, Mapping[str, Measured]] = field(repr=False)
+    metrics: Mapping[str, Mapping[str, RunMetric]] = field(repr=False)
     damage: Sequence[str] = ()
 
     @classmethod
@@ -105,7 +105,7 @@ class Comparison:
     data: Rows
     plan: Rows
     environment: Rows
-    metrics: Mapping[str, Mapping[str, Sequence[Measured | None]]]
+    metrics: Mapping[str, Mapping[str, Sequence[RunMetric | None]]]
 
     @classmethod
     def of(cls, folders: Sequence[RunFolder]) -> Comparison:
@@ -122,7 +122,7 @@ class Comparison:
         )
 
 
-def verdict(first: Measured | None, other: Measured | None) -> Verdict:
+def verdict(first: RunMetric | None, other: RunMetric | None) -> Verdict:
     """Whether a metric and its interval, each of the model that came out, are the same, or share a value."""
     if first is None or other is None or first.after_interval is None or other.after_interval is None:
         return "unknown"
@@ -140,9 +140,9 @@ def _differing(columns: Sequence[Mapping[str, Value]]) -> Rows:
     return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
 
 
-def _side_by_side(columns: Sequence[Mapping[str, Measured]]) -> dict[str, list[Measured | None]]:
+def _side_by_side(columns: Sequence[Mapping[str, RunMetric]]) -> dict[str, list[RunMetric | None]]:
     names = dict.fromkeys(name for column in columns for name in column)
-    rows: dict[str, list[Measured | None]] = {}
+    rows: dict[str, list[RunMetric | None]] = {}
     for name in names:
         first, *others = [column.get(name) for column in columns]
         rows[name] = [first, *(None if m is None else replace(m, verdict=verdict(first, m)) for m in others)]
@@ -199,10 +199,10 @@ def _named(kind: str, places: Mapping[str, Any]) -> dict[str, Any]:
     return {kind if name == kind == "train" else f"{kind}.{name}": place for name, place in places.items()}
 
 
-def _final(result: Result) -> dict[str, dict[str, Measured]]:
+def _final(result: Result) -> dict[str, dict[str, RunMetric]]:
     return {
         name: {
-            metric: Measured(
+            metric: RunMetric(
                 found.samples,
                 found.before.get(metric),
                 after,
@@ -216,15 +216,15 @@ def _final(result: Result) -> dict[str, dict[str, Measured]]:
     }
 
 
-def _so_far(evaluated: Sequence[Evaluated]) -> dict[str, dict[str, Measured]]:
-    found: dict[str, dict[str, Measured]] = {}
+def _so_far(evaluated: Sequence[Evaluated]) -> dict[str, dict[str, RunMetric]]:
+    found: dict[str, dict[str, RunMetric]] = {}
     for event in evaluated:
         for name, metrics in event.metrics.items():
             known = found.setdefault(name, {})
             for metric, value in metrics.items():
                 before = known[metric].before if metric in known else value
                 is_later = event.step > 0
-                known[metric] = Measured(
+                known[metric] = RunMetric(
                     event.samples[name], before, value if is_later else None, event.step if is_later else None
                 )
     return found

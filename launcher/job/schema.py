@@ -206,8 +206,12 @@ def _with_method(value: object) -> object:
     """Options of `adapt` without a method are of plain fine-tuning. Raises for adapters that are spelt as a method."""
     if isinstance(value, dict) and is_old(value):
         fix = yaml.safe_dump({"adapt": respelt(value)}, default_flow_style=True, sort_keys=False, width=10**6).strip()
-        told = {"message": "adapters are no method, they combine with every method", "fix": fix[1:-1], "key": "method"}
-        raise PydanticCustomError("respelt", "{message}", told)
+        context = {
+            "message": "adapters are no method, they combine with every method",
+            "fix": fix[1:-1],
+            "key": "method",
+        }
+        raise PydanticCustomError("respelt", "{message}", context)
     return {"method": "finetune"} | value if isinstance(value, dict) else value
 
 

@@ -65,7 +65,7 @@ def _refusal(file: str, name: str, named_in: Path, sha256: str | None) -> str:
     )
 
 
-def told_of_code(files: Iterable[str]) -> list[str]:
+def notices_of_code(files: Iterable[str]) -> list[str]:
     """A line for each file whose code may run, the modules next to it that it imports among them."""
     every = dict.fromkeys(one for file in files for one in with_imports(Path(file)))
     return [f"own code: {file} (sha256 {sha256_of(file)})" for file in every]

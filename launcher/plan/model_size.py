@@ -90,10 +90,12 @@ class ModelSize:
 def size_of_job(job: Job) -> ModelSize | None:
     """The size of the job's model, including what its method adds; None if it is not known on this machine."""
     try:
-        tells_words = (find_family(job.task).auto_class or "").endswith("LM")
-        learns_head = job.adapt.trains_head and not tells_words
+        with_lm_head = (find_family(job.task).auto_class or "").endswith("LM")
+        learns_head = job.adapt.trains_head and not with_lm_head
         pretrained, adapters = find_pretrained(job.model), job.adapt.adapters
-        size = find_model_size(pretrained, job.model.frozen, adapters, tells_words=tells_words, learns_head=learns_head)
+        size = find_model_size(
+            pretrained, job.model.frozen, adapters, with_lm_head=with_lm_head, learns_head=learns_head
+        )
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # loading reports what is wrong with the file
     return size if size is None or job.adapt.distill is None else _with_teacher(size)
@@ -110,21 +112,21 @@ def find_model_size(
     frozen: Sequence[str] = (),
     adapters: AnyAdapters | None = None,
     *,
-    tells_words: bool = False,
+    with_lm_head: bool = False,
     learns_head: bool | None = None,
 ) -> ModelSize | None:
     """The size from the files' headers, else from the config; None if neither has enough information.
 
-    tells_words: whether the model is loaded with its language model head
+    with_lm_head: whether the model is loaded with its language model head
     learns_head: whether a head is trained whole alongside adapters; absent: a classifier's is
     frozen: patterns of the names of frozen parameters; without the files they are counted as trained
     Raises ModelError for a broken file.
     """
     config = read_config(pretrained) or {}
     size = _size_of(
-        pretrained, config, frozen, adapters, tells_words, not tells_words if learns_head is None else learns_head
+        pretrained, config, frozen, adapters, with_lm_head, not with_lm_head if learns_head is None else learns_head
     )
-    return replace(size, vocabulary=_count(config, "vocab_size")) if size is not None and tells_words else size
+    return replace(size, vocabulary=_count(config, "vocab_size")) if size is not None and with_lm_head else size
 
 
 def _size_of(
@@ -132,20 +134,20 @@ def _size_of(
     config: dict[str, Any],
     frozen: Sequence[str],
     spec: AnyAdapters | None,
-    tells_words: bool,
+    with_lm_head: bool,
     learns_head: bool,
 ) -> ModelSize | None:
     source = pretrained if pretrained.base is None else pretrained.base.pretrained
     shapes: dict[str, tuple[int, ...]] = {}
     for file in safetensors_files(source.kind, Path(source.location)):
-        shapes |= _shapes(file, () if tells_words else DROPPED_HEADS)
+        shapes |= _shapes(file, () if with_lm_head else DROPPED_HEADS)
     is_estimated = not shapes
     if is_estimated:
         if source.kind not in ("folder", "hub") or "model_type" not in config:
             return None
         if config["model_type"] in COUNTED:
-            return _estimated(config, spec, tells_words, learns_head)
-        shapes = _shapes_of_config(pretrained.config, _language_model(config) if tells_words else "AutoModel")
+            return _estimated(config, spec, with_lm_head, learns_head)
+        shapes = _shapes_of_config(pretrained.config, _language_model(config) if with_lm_head else "AutoModel")
     if not shapes:
         return None
     size = _sized(Counter({name: prod(shape) for name, shape in shapes.items()}), config, frozen)
@@ -231,7 +233,7 @@ def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
 
 
 def _estimated(
-    config: dict[str, Any], spec: AnyAdapters | None, tells_words: bool, learns_head: bool
+    config: dict[str, Any], spec: AnyAdapters | None, with_lm_head: bool, learns_head: bool
 ) -> ModelSize | None:
     shape = _shape(config)
     hidden, layers, heads, vocabulary = shape["hidden"], shape["layers"], shape["heads"], _count(config, "vocab_size")
@@ -242,7 +244,7 @@ def _estimated(
     attention = 2 * hidden * queries + 2 * hidden * keys
     block = attention + (3 if shape["is_gated"] else 2) * hidden * shape["intermediate"] + 4 * hidden
     embeddings = vocabulary * hidden
-    outside = 2 * embeddings if tells_words and config.get("tie_word_embeddings") is False else embeddings
+    outside = 2 * embeddings if with_lm_head and config.get("tie_word_embeddings") is False else embeddings
     size = ModelSize(
         outside + layers * block, max(embeddings, block // 3), block, **shape, is_estimated=True, outside=outside
     )

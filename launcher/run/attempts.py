@@ -27,7 +27,7 @@ class Attempt:
 
     count: 1 for the first
     checkpoint: what it resumes from, None from the beginning
-    fruitless: how many attempts before this one, in a row, saved no step
+    without_progress: how many attempts before this one, in a row, saved no step
     token: what the nodes of a cluster know this start by; empty until the first of them has taken it up
     endpoint: host:port where the nodes meet; empty while the first of them prepares the data
     ends: when the scheduler takes the machines away, in seconds since the epoch; None where it does not
@@ -58,10 +58,10 @@ class Attempt:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, AttributeError):
-            return cls._as_told_by_events(folder)
+            return cls._from_events(folder)
 
     @classmethod
-    def _as_told_by_events(cls, folder: RunFolder) -> Attempt:
+    def _from_events(cls, folder: RunFolder) -> Attempt:
         """Counts of starts only grow, so that ranks of earlier ones stay without the right to write."""
         begun = [event for event in EventTail(folder.events_file).read() if isinstance(event, Began)]
         if not begun:
@@ -71,7 +71,7 @@ class Attempt:
         return cls(last.start, _CAUSES.get(last.cause, "first"), checkpoint)
 
 
-def begin(
+def begin_attempt(
     folder: RunFolder,
     cause: Cause,
     checkpoint: Path | None,
@@ -109,9 +109,9 @@ def fall_back(folder: RunFolder, start: Attempt, checkpoint: Path) -> Attempt:
     return start
 
 
-def go_on(folder: RunFolder, cause: Cause) -> Attempt:
+def begin_next_attempt(folder: RunFolder, cause: Cause) -> Attempt:
     """A new start from the last complete checkpoint."""
-    return begin(folder, cause, last_checkpoint(folder.checkpoints))
+    return begin_attempt(folder, cause, last_checkpoint(folder.checkpoints))
 
 
 def attempts_without_progress(folder: RunFolder, latest: Attempt) -> int:

@@ -100,14 +100,14 @@ def leave_ends(folder: RunFolder, ends: Sequence[Ended], start: int) -> None:
     _keep(folder, f"start-{start}.{socket.gethostname()}.ends.json", json.dumps([asdict(end) for end in ends]))
 
 
-def told_failures(folder: RunFolder) -> list[Failure]:
+def recorded_failures(folder: RunFolder) -> list[Failure]:
     """What the ranks of the latest start and their launchers left word of, the earliest first."""
     files = _kept(folder, f"start-{_latest(folder)}.*.failure.json")
-    told = [failure for file in files for failure in _all_of(Failure, [read_json(file)])]
-    return sorted(told, key=lambda failure: failure.time)
+    recorded = [failure for file in files for failure in _all_of(Failure, [read_json(file)])]
+    return sorted(recorded, key=lambda failure: failure.time)
 
 
-def told_ends(folder: RunFolder) -> list[Ended]:
+def recorded_ends(folder: RunFolder) -> list[Ended]:
     """How the ranks of the latest start ended, on all machines."""
     files = ends_of_nodes(folder, _latest(folder))
     found = [end for file in files for end in _all_of(Ended, _listed(file))]
@@ -153,13 +153,13 @@ def first_failure(folder: RunFolder) -> Failure | None:
     A rank that only stopped was asked to, perhaps because another one had died: what was noticed earlier tells.
     None where no rank ended badly.
     """
-    told, ends = told_failures(folder), told_ends(folder)
-    causes = [failure for failure in told if not failure.is_consequence and failure.exit_code != ExitCode.STOPPED]
-    spoken = {failure.rank for failure in told}
-    silent = [end for end in ends if end.rank not in spoken and end.code not in (0, None)]
+    recorded, ends = recorded_failures(folder), recorded_ends(folder)
+    causes = [failure for failure in recorded if not failure.is_consequence and failure.exit_code != ExitCode.STOPPED]
+    reporting = {failure.rank for failure in recorded}
+    silent = [end for end in ends if end.rank not in reporting and end.code not in (0, None)]
     killed = [end for end in silent if end.code is not None and end.code < 0]
-    if causes or (told and not killed):
-        return [*causes, *told][0]
+    if causes or (recorded and not killed):
+        return [*causes, *recorded][0]
     end = next(iter([*killed, *silent]), None)
     if end is None or end.code is None:
         return None
@@ -181,7 +181,7 @@ def write_page(folder: RunFolder, first: Failure) -> str:
 
 def _page(folder: RunFolder, first: Failure) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(first.time))
-    others = [end for end in told_ends(folder) if end.rank != first.rank]
+    others = [end for end in recorded_ends(folder) if end.rank != first.rank]
     lines = [
         f"{first.who} failed first, at {when}: {first.error}: {first.message}",
         f"kind: {first.kind.value}",
@@ -191,9 +191,9 @@ def _page(folder: RunFolder, first: Failure) -> str:
     ]
     if others:
         lines += ["", "the other ranks:", *(f"  {end}" for end in others)]
-    told = advice(first.error, first.message)
-    if told:
-        lines += ["", f"what to do: {told}"]
+    what_to_do = advice(first.error, first.message)
+    if what_to_do:
+        lines += ["", f"what to do: {what_to_do}"]
     return "\n".join(lines) + "\n"
 
 

@@ -73,10 +73,10 @@ class Heartbeat:
     @classmethod
     def here(cls) -> Heartbeat:
         """Of the rank that this process is: in the memory that its launcher has handed on, if one has."""
-        told = os.environ.pop(HEARTBEAT, "")
-        if not told:
+        address = os.environ.pop(HEARTBEAT, "")
+        if not address:
             return cls()
-        descriptor, place = (int(number) for number in told.split(":"))
+        descriptor, place = (int(number) for number in address.split(":"))
         memory = mmap.mmap(descriptor, 0)
         os.close(descriptor)
         return cls(memory, place)
@@ -130,7 +130,7 @@ class Heartbeats:
         self.descriptor = _nameless_file(count * _LAYOUT.size)
         self._memory = mmap.mmap(self.descriptor, 0)
 
-    def told(self, rank: int) -> str:
+    def address_of(self, rank: int) -> str:
         """The value of `HEARTBEAT` for a rank, which also inherits the descriptor."""
         return f"{self.descriptor}:{rank - self._first}"
 

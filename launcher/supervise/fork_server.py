@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import struct
@@ -12,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait as ready
 from pathlib import Path
 from typing import ClassVar
 
@@ -42,7 +42,7 @@ class ForkedRank:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, once it has ended. Raises subprocess.TimeoutExpired after so many seconds."""
         if self.returncode is None:
-            if not select.select([self._connection], [], [], timeout)[0]:
+            if not ready([self._connection], timeout):
                 raise subprocess.TimeoutExpired("a rank", timeout or 0)
             try:
                 (self.returncode,) = ANSWER.unpack(receive_all(self._connection, ANSWER.size))

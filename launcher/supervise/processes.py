@@ -138,8 +138,8 @@ def _started(
     ranks: dict[int, Rank] = {}
     try:
         for local in range(processes):
-            told = {"OMP_NUM_THREADS": str(threads), **_place(first + local, local, processes, rendezvous)}
-            ranks[first + local] = _start_rank(command, first + local, told, rendezvous, heartbeats)
+            placement = {"OMP_NUM_THREADS": str(threads), **_place(first + local, local, processes, rendezvous)}
+            ranks[first + local] = _start_rank(command, first + local, placement, rendezvous, heartbeats)
         if rendezvous is not None and rendezvous.listener is not None:
             rendezvous.listener.close()  # so that it ends with rank 0, and nobody waits there for a rank that is gone
         yield ranks
@@ -153,23 +153,27 @@ def _place(rank: int, local: int, processes: int, rendezvous: Rendezvous | None)
     """Where a rank stands, as torchrun would tell it."""
     nodes = 1 if rendezvous is None else rendezvous.nodes
     place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": processes * nodes, "LOCAL_WORLD_SIZE": processes}
-    told = {name: str(number) for name, number in place.items()}
+    placement = {name: str(number) for name, number in place.items()}
     if rendezvous is not None:
-        told["MASTER_ADDR"], _, told["MASTER_PORT"] = rendezvous.endpoint.rpartition(":")
-    return told
+        placement["MASTER_ADDR"], _, placement["MASTER_PORT"] = rendezvous.endpoint.rpartition(":")
+    return placement
 
 
 def _start_rank(
-    command: Sequence[str], rank: int, told: Mapping[str, str], rendezvous: Rendezvous | None, heartbeats: Heartbeats
+    command: Sequence[str],
+    rank: int,
+    placement: Mapping[str, str],
+    rendezvous: Rendezvous | None,
+    heartbeats: Heartbeats,
 ) -> Rank:
     """In a session of its own, so that a terminal's Ctrl-C reaches it once, from here."""
-    ours, handed_on = {LAUNCHER: str(os.getpid()), HEARTBEAT: heartbeats.told(rank)}, [heartbeats.descriptor]
+    ours, handed_on = {LAUNCHER: str(os.getpid()), HEARTBEAT: heartbeats.address_of(rank)}, [heartbeats.descriptor]
     if rendezvous is not None:
         ours[TOKEN] = rendezvous.token
         if rank == 0 and rendezvous.listener is not None:
             handed_on.append(rendezvous.listener.fileno())
             ours[LISTENER] = str(handed_on[-1])
-    environment = {**os.environ, **told, **ours}
+    environment = {**os.environ, **placement, **ours}
     if tuple(command[: len(RANK)]) == RANK:
         forked = fork_rank(command[len(RANK) :], environment, handed_on)
         if forked is not None:

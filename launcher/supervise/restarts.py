@@ -7,7 +7,7 @@ from pathlib import Path
 from launcher.errors import OutOfMemory
 from launcher.job.schema import Job
 from launcher.plan.planner import with_smaller_micro_batches
-from launcher.run.attempts import Attempt, attempts_without_progress, go_on
+from launcher.run.attempts import Attempt, attempts_without_progress, begin_next_attempt
 from launcher.run.events import EventLog
 from launcher.run.folder import RunFolder
 from launcher.supervise.failure import RankFailed
@@ -16,7 +16,7 @@ from launcher.supervise.failure import RankFailed
 def restart(folder: RunFolder, job: Job, job_file: Path, failed: RankFailed) -> Attempt:
     """Begin a new start from the last complete checkpoint. Raises `failed` where that would not help."""
     _adapt(folder, job, job_file, failed)
-    start = go_on(folder, "restart")
+    start = begin_next_attempt(folder, "restart")
     whence = "from the beginning" if start.checkpoint is None else f"from {Path(start.checkpoint).name}"
     log = EventLog(folder.events_file)
     log.note(f"{failed.failure.kind.value}; resuming {whence} {_change(folder, failed)}")

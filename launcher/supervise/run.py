@@ -13,7 +13,7 @@ from launcher.job.requests import PreparationRequest
 from launcher.job.schema import Job
 from launcher.plan.plan import Plan
 from launcher.plan.planner import make_plan
-from launcher.run.attempts import Attempt, begin
+from launcher.run.attempts import Attempt, begin_attempt
 from launcher.run.environment import write_environment
 from launcher.run.folder import RunFolder
 from launcher.run.results import mark_stopped
@@ -56,7 +56,10 @@ def begin_run(job: Job, job_file: Path, resume: str) -> Begun:
     folder.write_plan(plan)
     write_environment(folder)
     return Begun(
-        folder, plan, begin(folder, decision.cause, decision.checkpoint, insists=decision.insists), decision.reason
+        folder,
+        plan,
+        begin_attempt(folder, decision.cause, decision.checkpoint, insists=decision.insists),
+        decision.reason,
     )
 
 

@@ -59,16 +59,16 @@ class Ending:
 
     def __init__(self) -> None:
         self.status: Status = "interrupted"
-        self._told = threading.Event()
+        self._ended = threading.Event()
 
     def tell(self, word: str) -> None:
         """The start has ended; an empty word comes from nobody."""
         self.status = cast(Status, word) if word in get_args(Status) else "interrupted"
-        self._told.set()
+        self._ended.set()
 
     def wait(self) -> bool:
         """Wait a moment; whether it has ended."""
-        return self._told.wait(SECONDS_BETWEEN_LOOKS)
+        return self._ended.wait(SECONDS_BETWEEN_LOOKS)
 
 
 def follow(folder: RunFolder, settings: Settings, ending: Ending) -> None:

@@ -102,13 +102,10 @@ class ForkServer:
                     asked = self._accept()
                     if asked is not None:
                         return asked
-                elif source == rank.handle:
+                elif rank in self._ranks:  # not yet ended by its other source
+                    if source != rank.handle:
+                        rank.end()
                     rank.report()
-                    self._ranks.remove(rank)
-                elif rank in self._ranks:
-                    rank.end()
-                    os.waitpid(rank.pid, 0)
-                    rank.close()
                     self._ranks.remove(rank)
 
     def _accept(self) -> Fork | None:

@@ -28,9 +28,9 @@ def make_ready(
     if pairs:
         _check_pairs(model, processor)
     forget_between_calls(model)
-    told = agree_on_padding(model, processor)
-    if told:
-        say(told)
+    note = agree_on_padding(model, processor)
+    if note:
+        say(note)
 
 
 def _check_pairs(model: PreTrainedModel, tokenizer: Any) -> None:

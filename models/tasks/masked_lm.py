@@ -72,9 +72,9 @@ class MaskedLM(LanguageTask):
 
     def answer(self, module: TaskModule, batch: Batch) -> list[dict[str, Any]]:
         """Each text with its masks filled by the most likely tokens."""
-        told = module(batch).outputs[..., 3].long()
+        predicted = module(batch).outputs[..., 3].long()
         inputs = batch.inputs["input_ids"]
-        filled = inputs.where(batch.targets == IGNORE_INDEX, told)
+        filled = inputs.where(batch.targets == IGNORE_INDEX, predicted)
         return [{"text": text} for text in self.processor.batch_decode(filled, skip_special_tokens=True)]
 
 

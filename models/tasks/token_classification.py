@@ -97,9 +97,9 @@ class TokenClassification(Classification, SummedTask, TextTask):
 
     def sample_stats(self, batch: Batch, outputs: Tensor) -> Tensor:
         """Loss, correct words, words; then entities that are correct, predicted, true."""
-        told = [self._named(row) for row in self._of_words(outputs[..., 3].long(), batch.targets)]
+        predicted = [self._named(row) for row in self._of_words(outputs[..., 3].long(), batch.targets)]
         true = [self._named(row) for row in self._of_words(batch.targets, batch.targets)]
-        pairs = [(entities_of(one), entities_of(other)) for one, other in zip(told, true, strict=True)]
+        pairs = [(entities_of(one), entities_of(other)) for one, other in zip(predicted, true, strict=True)]
         counts = [(len(found & wanted), len(found), len(wanted)) for found, wanted in pairs]
         entities = torch.tensor(counts, dtype=torch.float64, device=outputs.device)
         return torch.cat([outputs[..., :3].double().sum(1), entities], dim=1)
@@ -128,8 +128,8 @@ class TokenClassification(Classification, SummedTask, TextTask):
 
     def predictions(self, outputs: Tensor) -> list[dict[str, Any]]:
         """A label for each word."""
-        told = self._of_words(outputs[..., 3].long(), torch.where(outputs[..., 2] > 0, 0, IGNORE_INDEX))
-        return [{"labels": self._named(row)} for row in told]
+        predicted = self._of_words(outputs[..., 3].long(), torch.where(outputs[..., 2] > 0, 0, IGNORE_INDEX))
+        return [{"labels": self._named(row)} for row in predicted]
 
 
 def _words(row: Row) -> list[str]:

@@ -39,8 +39,8 @@ class TokenModel(TaskModule):
         smoothing = self.label_smoothing if self.training else 0.0
         flat, targets = scores.flatten(0, 1), batch.targets.flatten()
         losses = F.cross_entropy(flat, targets, reduction="none", label_smoothing=smoothing).view_as(batch.targets)
-        told, counts = scores.detach().argmax(-1), batch.targets != IGNORE_INDEX
-        outputs = torch.stack([losses.detach(), told == batch.targets, counts, told.float()], dim=-1)
+        predicted, counts = scores.detach().argmax(-1), batch.targets != IGNORE_INDEX
+        outputs = torch.stack([losses.detach(), predicted == batch.targets, counts, predicted.float()], dim=-1)
         return Losses(weighted=(losses * batch.weights).sum(-1), outputs=outputs)
 
 

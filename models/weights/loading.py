@@ -522,11 +522,11 @@ def _reading(what: str, spec: Model, fix: str = "") -> Iterator[None]:
     except (AdaptrunError, MemoryError, torch.OutOfMemoryError):
         raise
     except BaseException as error:
-        is_told = isinstance(error, OSError | ValueError)
+        is_ordinary = isinstance(error, OSError | ValueError)
         is_panic = type(error).__name__ == "PanicException"  # of a library in Rust
-        if (not isinstance(error, Exception) and not is_panic) or (spec.trust_remote_code and not is_told):
+        if (not isinstance(error, Exception) and not is_panic) or (spec.trust_remote_code and not is_ordinary):
             raise
-        name = "" if is_told else f"{type(error).__name__}: "
+        name = "" if is_ordinary else f"{type(error).__name__}: "
         raise ModelError(f"{what}: {name}{_first_line(error)}{fix and f'; {fix}'}") from error
 
 

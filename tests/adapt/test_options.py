@@ -66,13 +66,18 @@ def ways_of(option: str) -> list[tuple[int, str]]:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=() if name == "staged" else pytest.mark.slow) for name in OPTIONS]
+    scope="module",
+    params=[
+        pytest.param(("staged", [(1, "single"), (2, "fsdp"), (3, "zero3")]), id="staged-3"),
+        *(pytest.param((name, ways_of(name)), id=name, marks=pytest.mark.slow) for name in OPTIONS),
+    ],
 )
 def runs(request: pytest.FixtureRequest, material: Path, worlds: Worlds, tmp_path_factory: Any) -> Runs:
     """A run of several engines, in worlds of one to three."""
-    folder, found = tmp_path_factory.mktemp(request.param), Runs()
-    for world, engine in ways_of(request.param):
-        run = found[world, engine] = run_of(folder / f"{engine}-{world}", material, engine, world, request.param)
+    option, ways = request.param
+    folder, found = tmp_path_factory.mktemp(option), Runs()
+    for world, engine in ways:
+        run = found[world, engine] = run_of(folder / f"{engine}-{world}", material, engine, world, option)
         worlds.run(world, train, [(str(run.path), None)], timeout=240)
     return found
 
@@ -121,7 +126,7 @@ def test_a_run_goes_on_in_the_middle_under_another_engine(
     runs: Runs, material: Path, worlds: Worlds, tmp_path: Path
 ) -> None:
     option = option_of(runs)
-    ways = ways_of(option)
+    ways = list(runs)
     for (before, first), (after, then) in zip(ways[1:], [*ways[2:], ways[0]], strict=True):
         went_on, folder = runs[before, first], tmp_path / f"{first}-{then}"
         shutil.copytree(went_on.checkpoints, folder / "checkpoints")

@@ -13,6 +13,7 @@ from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from tests.adapt.domains import SAVED, data_of, lay_out, make_material
 from tests.adapt.runs import losses, train
+from tests.thinning import thinned
 from tests.worlds import Worlds
 
 ADAMW = {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}
@@ -47,7 +48,7 @@ def loss_after(run: RunFolder) -> float:
     return Result.read(run.result_file).sets["validation"].after["loss"]
 
 
-@pytest.mark.parametrize("method", OPTIONS)
+@pytest.mark.parametrize("method", thinned(OPTIONS, ["dann"]))
 def test_options_change_a_method_alike_under_every_engine(
     method: str, material: Path, worlds: Worlds, tmp_path: Path
 ) -> None:

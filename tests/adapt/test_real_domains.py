@@ -20,6 +20,7 @@ from launcher.run.folder import RunFolder
 from launcher.run.results import Result
 from tests.adapt.domains import STEPS, lay_out, weights
 from tests.adapt.runs import train
+from tests.thinning import thinned
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
 
@@ -85,7 +86,7 @@ def losses(run: RunFolder) -> Iterator[tuple[int, float]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", thinned(METHODS, ["self-training", "shot"]))
 def test_it_goes_on_in_the_middle_and_ends_in_a_verdict(
     method: str, engine: str, material: Path, worlds: Worlds, tmp_path: Path
 ) -> None:

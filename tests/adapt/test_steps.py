@@ -18,9 +18,19 @@ from tests.adapt.runs import losses, train
 from tests.worlds import Worlds
 
 BATCH = 64
-STRATEGIES = [("single", 1, 7), ("ddp", 4, 16), ("fsdp", 2, 20)]
-MORE_WAYS = [("single", 1, 64), ("zero2", 2, 20), ("zero3", 2, 20)]
-"""Engine, world, micro-batch."""
+ALONE, SHARED = ("single", 1, 7), [("ddp", 4, 16), ("fsdp", 2, 20)]
+WAYS = [ALONE, *SHARED, ("single", 1, 64), ("zero2", 2, 20), ("zero3", 2, 20)]
+"""Engine, world, micro-batch. Each method is tried alone and shared by turns; the other ways are slow."""
+GRID = [
+    pytest.param(
+        method,
+        way,
+        marks=() if way in (ALONE, SHARED[number % 2]) else pytest.mark.slow,
+        id="-".join(map(str, (method, *way))),
+    )
+    for number, method in enumerate(CASES)
+    for way in WAYS
+]
 OF_LOSS, OF_GRADIENT = 5e-7, 5e-6
 """Relative distance from the formula, so that any two ways are within 1e-6 and 1e-5 of each other."""
 
@@ -30,12 +40,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_material(tmp_path_factory.mktemp("domains"))
 
 
-@pytest.mark.parametrize(
-    "way",
-    [*STRATEGIES, *(pytest.param(way, marks=pytest.mark.slow) for way in MORE_WAYS)],
-    ids=lambda way: "-".join(map(str, way)),
-)
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize(("method", "way"), GRID)
 def test_steps_are_those_of_the_formula(
     method: str, way: tuple[str, int, int], material: Path, worlds: Worlds, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ from launcher.job import schema
 from launcher.run.checkpoints import complete_checkpoints, step_of
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder
-from tests.cli import ENVIRONMENT, PATIENCE, adaptrun
+from tests.cli import PATIENCE, adaptrun, with_fork_server
 from tests.small_run import Trained, write_job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -93,7 +93,9 @@ def test_the_keywords_are_the_sections_of_the_job_file() -> None:
 def test_the_code_of_the_page_runs_as_a_script_without_a_guard(folder: Path) -> None:
     page = (REPOSITORY / "docs/guides/python.md").read_text()
     (folder / "page.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)))
-    said = subprocess.run([sys.executable, "page.py"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "page.py"], cwd=folder, env=with_fork_server(), capture_output=True, text=True
+    )
     assert said.returncode == 0, said.stderr
     result = json.loads((folder / "runs" / "reviews" / "result.json").read_text())
     found = result["sets"]["near"]
@@ -348,7 +350,7 @@ def test_ctrl_c_raises_stopped_and_the_end_of_the_program_stops_the_run_too(fold
     (folder / "endless.py").write_text(ENDLESS)
     command = [sys.executable, "endless.py"]
     with (folder / "said").open("w") as out:
-        script = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=out, text=True)
+        script = subprocess.Popen(command, cwd=folder, env=with_fork_server(), stdout=out, text=True)
     wait_for_steps(folder)
     script.send_signal(signal.Signals[number])
     script.wait(PATIENCE)

@@ -10,7 +10,7 @@ from launcher.cluster.requeue import AGAIN, CANCEL, CANCELLED, decide
 from launcher.cluster.srun_watchdog import lost_file
 from launcher.errors import ExitCode, RequestError
 from launcher.job.reading.job_file import load_job
-from launcher.run.attempts import Attempt, begin, go_on
+from launcher.run.attempts import Attempt, begin_attempt, begin_next_attempt
 from launcher.run.checkpoints import MARKER, checkpoint_name
 from launcher.run.events import EventTail, Note
 from launcher.run.failures import Ended, Failure, leave_ends, report_failure
@@ -25,7 +25,7 @@ from tests.small_run import write_job
 def folder(tmp_path: Path, tiny_model: Path) -> RunFolder:
     """A run whose first start has begun, and which may be started again once in a row."""
     made = RunFolder.create(load_job(write_job(tmp_path, tiny_model), ["launch.max_restarts=1"]))
-    begin(made, "first", None)
+    begin_attempt(made, "first", None)
     return made
 
 
@@ -60,7 +60,7 @@ def test_a_stop_that_left_no_file_is_queued_again_as_any_other(
 def test_stops_that_save_nothing_are_not_queued_for_ever(folder: RunFolder, who: int | None) -> None:
     word(folder, who, "Stopped", ExitCode.STOPPED)
     assert decide(folder, requeues=0, max_requeues=20) == ExitCode.STOPPED
-    go_on(folder, "requeued")
+    begin_next_attempt(folder, "requeued")
     word(folder, who, "Stopped", ExitCode.STOPPED)
     assert decide(folder, requeues=1, max_requeues=20) == ExitCode.FAILED
 
@@ -68,11 +68,11 @@ def test_stops_that_save_nothing_are_not_queued_for_ever(folder: RunFolder, who:
 def test_a_person_who_takes_a_run_up_again_gets_all_its_requeues_back(folder: RunFolder) -> None:
     for step in (1, 2, 3):
         save(folder, step)
-        go_on(folder, "requeued")
+        begin_next_attempt(folder, "requeued")
     save(folder, 4)
     folder.stop_file.touch()
     assert decide(folder, requeues=0, max_requeues=3) == ExitCode.FAILED, "a new job without unfit nodes counts from 0"
-    go_on(folder, "resumed")
+    begin_next_attempt(folder, "resumed")
     save(folder, 5)
     folder.stop_file.touch()
     assert decide(folder, requeues=0, max_requeues=3) == ExitCode.STOPPED

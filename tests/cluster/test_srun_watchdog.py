@@ -13,7 +13,7 @@ from launcher.cluster.node_env import NodeEnv
 from launcher.cluster.node_heartbeat import HeartbeatWriter, node_heartbeats
 from launcher.cluster.srun_watchdog import SECONDS_AFTER_THE_END, SECONDS_OF_SILENCE, SrunWatchdog
 from launcher.errors import RunFailed
-from launcher.run.attempts import Attempt, adopt, begin
+from launcher.run.attempts import Attempt, adopt, begin_attempt
 from launcher.run.folder import RunFolder
 from launcher.supervise.stop_requests import StopRequests
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path)
     made.logs.mkdir()
     made.checkpoints.mkdir()
-    begin(made, "first", None)
+    begin_attempt(made, "first", None)
     return made
 
 
@@ -70,7 +70,7 @@ def test_signs_of_an_earlier_start_do_not_count(folder: RunFolder) -> None:
     lookout = SrunWatchdog(folder, 2)
     tell(folder, "n1")
     assert lookout.complaint(0.0) is None
-    begin(folder, "requeued", None)
+    begin_attempt(folder, "requeued", None)
     assert lookout.complaint(LONG) is None
 
 
@@ -101,7 +101,7 @@ def test_a_node_that_waits_for_the_data_is_there_already(folder: RunFolder, monk
 def test_a_node_that_ends_badly_waits_for_what_the_others_say(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, now = begin(folder, "restart", None), 0.0
+    start, now = begin_attempt(folder, "restart", None), 0.0
     (folder.logs / "start-2.n1.ends.json").write_text("[]")
 
     def sleep(seconds: float) -> None:

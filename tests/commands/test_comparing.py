@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.display.comparison import Measured, verdict
+from launcher.display.comparison import RunMetric, verdict
 from tests.cli import adaptrun
 from tests.small_run import Trained, write_job
 
@@ -128,5 +128,5 @@ def test_what_is_no_run_is_refused(trained: Trained, arguments: list[str], messa
     ],
 )
 def test_the_verdict_on_two_intervals(ends: tuple[float, float] | None, samples: int, expected: str) -> None:
-    first = Measured(9, 0.1, 0.5, None, None, (0.4, 0.6))
-    assert verdict(first, Measured(samples, 0.1, 0.5, None, None, ends)) == expected
+    first = RunMetric(9, 0.1, 0.5, None, None, (0.4, 0.6))
+    assert verdict(first, RunMetric(samples, 0.1, 0.5, None, None, ends)) == expected

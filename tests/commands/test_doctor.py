@@ -90,7 +90,7 @@ def test_renames_that_are_seen_half_done_are_counted(tmp_path: Path, monkeypatch
                 os.sched_yield()
 
     monkeypatch.setattr(doctor, "write_whole", write_in_parts)
-    monkeypatch.setattr(doctor, "RENAMES", 5000)
+    monkeypatch.setattr(doctor, "RENAMES", 1000)
     assert doctor._renames_seen_in_part(tmp_path / "file") > 0
 
 

@@ -89,7 +89,7 @@ def test_it_is_stopped_while_it_looks_at_the_target_and_goes_on_as_if_it_had_not
     adaptrun("train", "job.yaml", *SMALL, *sets, "--set", "name=whole", cwd=folder)
     (folder / "slowly").touch()
     command = ("train", "job.yaml", *SMALL, *sets, "--set", "name=stopped")
-    running = start(*command, cwd=folder)
+    running = start(*command, cwd=folder, own_server=False)
     wait_until((folder / "looks").exists, running)
     running.send_signal(signal.SIGTERM)
     assert running.wait(60) == ExitCode.STOPPED

@@ -20,7 +20,7 @@ from tests.supervise.test_failures import has_trained, mischievous
 
 def test_a_run_is_watched_and_stopped_from_another_terminal(tmp_path: Path, tiny_model: Path) -> None:
     mischievous(tmp_path, tiny_model, "time.sleep(0.05)")
-    launcher = start("train", "job.yaml", cwd=tmp_path)
+    launcher = start("train", "job.yaml", cwd=tmp_path, own_server=False)
     wait_until(lambda: has_trained(tmp_path), launcher)
     (run,) = [path for path in (tmp_path / "runs").iterdir() if path.name.startswith("small-")]
     status = json.loads(adaptrun("status", run, "--json", cwd=tmp_path).stdout)
@@ -41,7 +41,7 @@ def test_a_run_is_watched_and_stopped_from_another_terminal(tmp_path: Path, tiny
 
 def test_a_signal_to_one_rank_alone_stops_all(tmp_path: Path, tiny_model: Path) -> None:
     mischievous(tmp_path, tiny_model, "time.sleep(0.05)")
-    launcher = start("train", "job.yaml", cwd=tmp_path)
+    launcher = start("train", "job.yaml", cwd=tmp_path, own_server=False)
     wait_until(lambda: has_trained(tmp_path), launcher)
     ranks = ranks_of(launcher)
     ranks[1].send_signal(signal.SIGTERM)

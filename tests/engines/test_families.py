@@ -15,11 +15,21 @@ from tests.families import JOBS, job_values
 from tests.ways import STRATEGIES, assert_loads, losses_and_norms, train
 from tests.worlds import Worlds
 
+ALONE, *SHARED = STRATEGIES
+GRID = [
+    pytest.param(name, ways, marks=pytest.mark.slow if ways is SHARED else (), id=f"{name}-{len(ways)}")
+    for number, name in enumerate(JOBS)
+    for ways in ([SHARED[number % len(SHARED)]], SHARED)
+]
+"""Each family under one engine by turns; under all of them it is slow."""
 
-@pytest.mark.parametrize("name", JOBS)
-def test_a_family_gives_the_same_numbers_under_every_engine(name: str, worlds: Worlds, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(("name", "ways"), GRID)
+def test_a_family_gives_the_same_numbers_under_every_engine(
+    name: str, ways: list[tuple[str, int]], worlds: Worlds, tmp_path: Path
+) -> None:
     job = Job.model_validate(job_values(name, tmp_path))
-    runs = [train(worlds, tmp_path, job, *way) for way in STRATEGIES]
+    runs = [train(worlds, tmp_path, job, *way) for way in (ALONE, *ways)]
     truth, expected = losses_and_norms(runs[0]), Result.read(runs[0].result_file).sets["held"]
     assert len(truth) == 2 * 6
     assert expected.after["loss"] != expected.before["loss"]

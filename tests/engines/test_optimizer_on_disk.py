@@ -100,7 +100,7 @@ def prepared(name: str, folder: str) -> Engine:
     return engine
 
 
-def go_on(rank: int, size: int, name: str, folder: str, steps: range) -> dict[str, Any]:
+def train_steps(rank: int, size: int, name: str, folder: str, steps: range) -> dict[str, Any]:
     """Take `steps`, from the checkpoint there where they do not begin at 0, and save one at their end."""
     checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=9)
     with files_in_its_place():
@@ -114,8 +114,8 @@ def go_on(rank: int, size: int, name: str, folder: str, steps: range) -> dict[st
 
 @pytest.mark.parametrize(("first", "then"), [(NVME, NVME), (NVME, "fsdp"), ("zero1", NVME)])
 def test_it_is_saved_and_goes_on(first: str, then: str, worlds: Worlds, tmp_path: Path) -> None:
-    expected = worlds.run(2, go_on, "zero3", str(tmp_path / "expected"), range(4))[0]
-    worlds.run(2, go_on, first, str(tmp_path), range(2))
-    for found in worlds.run(2, go_on, then, str(tmp_path), range(2, 4)):
+    expected = worlds.run(2, train_steps, "zero3", str(tmp_path / "expected"), range(4))[0]
+    worlds.run(2, train_steps, first, str(tmp_path), range(2))
+    for found in worlds.run(2, train_steps, then, str(tmp_path), range(2, 4)):
         for name, values in expected.items():
             np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=2e-5)

@@ -125,7 +125,7 @@ def test_weights_averages_and_mixtures_are_those_of_a_float64_loop(
         assert len({str(found["outputs"]) for found in (last, swapped, mixed, first)}) == 4
 
 
-def go_on(rank: int, size: int, name: str, folder: str, steps: range) -> list[dict[str, Any]]:
+def train_steps(rank: int, size: int, name: str, folder: str, steps: range) -> list[dict[str, Any]]:
     engine, options = treated(name, ADAMW)
     checkpoints = Checkpoints(Path(folder), keep=9)
     if steps.start:
@@ -155,8 +155,8 @@ def test_averages_and_the_start_go_from_engine_to_engine(
     before: tuple[str, int], after: tuple[str, int], worlds: Worlds, tmp_path: Path
 ) -> None:
     start, end, average = by_hand(ADAMW)
-    worlds.run(before[1], go_on, before[0], str(tmp_path), range(2))
-    for last, swapped, mixed in worlds.run(after[1], go_on, after[0], str(tmp_path), range(2, STEPS)):
+    worlds.run(before[1], train_steps, before[0], str(tmp_path), range(2))
+    for last, swapped, mixed in worlds.run(after[1], train_steps, after[0], str(tmp_path), range(2, STEPS)):
         assert_near(last, end)
         assert_near(swapped, average)
         assert_near(mixed, {n: torch.lerp(start[n], end[n], SHARE) for n in start})

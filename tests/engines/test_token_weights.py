@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from launcher.job.schema import Job
 from launcher.worker.data.order import SampleOrder
 from tests.families import job_values, prompts
+from tests.thinning import every
 from tests.ways import losses_and_norms, train
 from tests.worlds import Worlds
 
@@ -80,8 +81,10 @@ def by_hand(folder: str, source: str) -> tuple[list[float], dict[str, torch.Tens
     return found, dict(model.state_dict())
 
 
-@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize(("engine", "size", "micro"), SPLITS)
+GRID = [(*split, packing) for packing in (False, True) for split in SPLITS]
+
+
+@pytest.mark.parametrize(("engine", "size", "micro", "packing"), every(2, GRID))
 def test_every_split_is_the_plain_loop(
     engine: str, size: int, micro: int, packing: bool, values: dict[str, Any], worlds: Worlds, tmp_path: Path
 ) -> None:

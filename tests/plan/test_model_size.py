@@ -66,7 +66,7 @@ def test_the_formula_counts_each_family_that_it_is_used_for(model_type: str, tmp
 
 
 def test_a_mixture_of_experts_is_as_large_as_the_model_that_is_built(tmp_path: Path) -> None:
-    size = size_of(tmp_path / "model", MIXTRAL, tells_words=True)
+    size = size_of(tmp_path / "model", MIXTRAL, with_lm_head=True)
     assert size is not None
     assert (size.parameters, size.is_estimated, size.layers) == (MIXTRAL_PARAMETERS, True, 32)
     assert size.block == (MIXTRAL_PARAMETERS - 2 * 32000 * 4096 - 4096) // 32

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import Superseded
-from launcher.run.attempts import Attempt, Fence, adopt, attempts_without_progress, begin, go_on
+from launcher.run.attempts import Attempt, Fence, adopt, attempts_without_progress, begin_attempt, begin_next_attempt
 from launcher.run.checkpoints import MARKER, checkpoint_name
 from launcher.run.folder import RunFolder
 from launcher.run.unhealthy import report_unhealthy, take_unhealthy
@@ -29,35 +29,35 @@ def save(folder: RunFolder, step: int) -> Path:
 
 
 def test_starts_in_a_row_that_save_nothing_are_counted(folder: RunFolder) -> None:
-    assert begin(folder, "first", None) == Attempt.read(folder)
-    assert [go_on(folder, "restart").without_progress for _ in range(3)] == [1, 2, 3]
+    assert begin_attempt(folder, "first", None) == Attempt.read(folder)
+    assert [begin_next_attempt(folder, "restart").without_progress for _ in range(3)] == [1, 2, 3]
     save(folder, 10)
-    start = go_on(folder, "restart")
+    start = begin_next_attempt(folder, "restart")
     assert (start.count, start.from_step, start.without_progress) == (5, 10, 0)
-    assert go_on(folder, "requeued").without_progress == 1
-    assert go_on(folder, "resumed").without_progress == 0, "a person may try as often as they like"
+    assert begin_next_attempt(folder, "requeued").without_progress == 1
+    assert begin_next_attempt(folder, "resumed").without_progress == 0, "a person may try as often as they like"
 
 
 def test_a_start_that_saves_is_not_in_vain_whatever_came_before(folder: RunFolder) -> None:
-    begin(folder, "first", None)
-    latest = go_on(folder, "restart")
+    begin_attempt(folder, "first", None)
+    latest = begin_next_attempt(folder, "restart")
     assert attempts_without_progress(folder, latest) == 2
     save(folder, 10)
     assert attempts_without_progress(folder, latest) == 0
 
 
 def test_a_request_to_stop_outlives_starts_that_nobody_asked_for(folder: RunFolder) -> None:
-    begin(folder, "first", None)
+    begin_attempt(folder, "first", None)
     folder.stop_file.touch()
-    go_on(folder, "restart")
-    go_on(folder, "requeued")
+    begin_next_attempt(folder, "restart")
+    begin_next_attempt(folder, "requeued")
     assert folder.stop_file.exists()
-    go_on(folder, "resumed")
+    begin_next_attempt(folder, "resumed")
     assert not folder.stop_file.exists()
 
 
 def test_a_start_is_taken_up_without_being_counted_again(folder: RunFolder) -> None:
-    first = begin(folder, "first", None)
+    first = begin_attempt(folder, "first", None)
     taken = adopt(folder, first, token="7-0-0", endpoint="n1:9", ends=5.0)
     assert Attempt.read(folder) == taken
     assert (taken.count, taken.token, taken.endpoint, taken.ends) == (1, "7-0-0", "n1:9", 5.0)
@@ -65,10 +65,10 @@ def test_a_start_is_taken_up_without_being_counted_again(folder: RunFolder) -> N
 
 def test_an_earlier_start_may_not_write(folder: RunFolder) -> None:
     now = 0.0
-    start = begin(folder, "first", None)
+    start = begin_attempt(folder, "first", None)
     fence = Fence(folder, start.count, clock=lambda: now)
     fence.check()
-    go_on(folder, "requeued")
+    begin_next_attempt(folder, "requeued")
     fence.check_now_and_then()
     now = 60.0
     with pytest.raises(Superseded, match=r"attempt 2 of .* has begun, so attempt 1"):

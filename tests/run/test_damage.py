@@ -12,7 +12,7 @@ from launcher.commands import status
 from launcher.commands.compare import compare_runs
 from launcher.display.comparison import Comparison
 from launcher.errors import ExitCode, RequestError
-from launcher.run.attempts import Attempt, begin
+from launcher.run.attempts import Attempt, begin_attempt
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Began, EventLog, EventTail, Note, Phase, Step
 from launcher.run.failures import Failure, first_failure, report_failure
@@ -45,8 +45,8 @@ def run_of(folder: Path, *, done: bool = True) -> RunFolder:
     """A run with all the small files that there may be."""
     run = unfinished(folder)
     log = EventLog(run.events_file)
-    begin(run, "first", None)
-    begin(run, "restart", run.checkpoints / checkpoint_name(10))
+    begin_attempt(run, "first", None)
+    begin_attempt(run, "restart", run.checkpoints / checkpoint_name(10))
     for step in (1, 2, 3):
         log.write(a_step(step))
     if done:
@@ -100,7 +100,7 @@ def test_a_start_is_known_from_the_events_so_that_counts_only_grow(damage: str, 
     DAMAGES[damage](run.start_file)
     found = Attempt.read(run)
     assert found == Attempt(2, "restart", str(run.checkpoints / checkpoint_name(10)))
-    assert begin(run, "resumed", None).count == 3
+    assert begin_attempt(run, "resumed", None).count == 3
     begun = [event.start for event in EventTail(run.events_file).read() if isinstance(event, Began)]
     assert begun == [1, 2, 3]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.run.attempts import begin
+from launcher.run.attempts import begin_attempt
 from launcher.run.failure_kinds import FailureKind, kind_of
 from launcher.run.failures import Ended, Failure, first_failure, leave_ends, report_failure, write_page
 from launcher.run.folder import RunFolder
@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path)
     made.logs.mkdir()
     made.checkpoints.mkdir()
-    begin(made, "first", None)
+    begin_attempt(made, "first", None)
     return made
 
 
@@ -85,7 +85,7 @@ def test_a_killed_rank_goes_before_what_the_others_noticed(folder: RunFolder) ->
 
 def test_what_an_earlier_start_left_does_not_count(folder: RunFolder) -> None:
     report_failure(folder, failure(0, 1.0), 1)
-    begin(folder, "restart", None)
+    begin_attempt(folder, "restart", None)
     assert first_failure(folder) is None
     report_failure(folder, failure(1, 2.0), 2)
     first = first_failure(folder)

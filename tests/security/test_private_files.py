@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.run.failures import Failure, forget_failures, report_failure, told_failures
+from launcher.run.failures import Failure, forget_failures, recorded_failures, report_failure
 from launcher.run.folder import RunFolder
 from launcher.run.heartbeats import Heartbeat, Heartbeats
 from launcher.run.scratch import make_scratch, scratch
@@ -44,11 +44,11 @@ def test_words_that_the_runs_folder_has_no_room_for_are_kept_for_this_user_alone
     temporary: Path, full: RunFolder
 ) -> None:
     report_failure(full, FAILURE, 0)
-    assert told_failures(full) == [FAILURE]
+    assert recorded_failures(full) == [FAILURE]
     (private,) = temporary.iterdir()
     assert private.stat().st_mode & 0o777 == 0o700
     forget_failures(full)
-    assert (told_failures(full), list(private.iterdir())) == ([], [])
+    assert (recorded_failures(full), list(private.iterdir())) == ([], [])
 
 
 def taken_by_a_link(temporary: Path, victim: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_folder_that_another_user_has_made_first_is_neither_written_nor_read(
     assert callable(taken)
     taken(temporary, victim)
     report_failure(full, FAILURE, 0)
-    assert told_failures(full) == []
+    assert recorded_failures(full) == []
     assert list(victim.iterdir()) == []
     for use in (scratch, make_scratch):
         with pytest.raises(PermissionError, match="is not a folder of this user alone; remove it, or set TMPDIR"):
@@ -99,7 +99,7 @@ def test_a_beat_is_read_by_the_one_who_handed_the_memory_on(monkeypatch: pytest.
         "pulse = Heartbeat.here(); pulse.enter('training'); pulse.beat(7)\n"
         "import os; assert 'ADAPTRUN_HEARTBEAT' not in os.environ"
     )
-    environment = os.environ | {"ADAPTRUN_HEARTBEAT": heartbeats.told(3)}
+    environment = os.environ | {"ADAPTRUN_HEARTBEAT": heartbeats.address_of(3)}
     subprocess.run([sys.executable, "-c", code], env=environment, pass_fds=[heartbeats.descriptor], check=True)
     (found,) = heartbeats.read().items()
     assert (found[0], found[1].phase, found[1].step, found[1].beats) == (3, "training", 7, 1)

@@ -31,8 +31,12 @@ noted("resolve_paths")
 
 @pytest.mark.parametrize(
     "command",
-    [(ADAPTRUN, "train"), (TORCHRUN, "--nproc-per-node", "2", "-m", "launcher.worker")],
-    ids=["adaptrun", "by hand"],
+    [
+        pytest.param((ADAPTRUN, "train"), id="adaptrun"),
+        pytest.param(
+            (TORCHRUN, "--nproc-per-node", "2", "-m", "launcher.worker"), id="by hand", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_start_of_two_processes_checks_its_job_once(
     command: tuple[str, ...], tmp_path: Path, tiny_model: Path

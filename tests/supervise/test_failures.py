@@ -74,6 +74,7 @@ def test_the_first_failing_ranks_own_traceback_is_shown(tmp_path: Path, tiny_mod
     assert "launcher.py" not in said.stderr.replace("launcher/", "")
 
 
+@pytest.mark.slow
 def test_by_hand_the_page_is_written_too(tmp_path: Path, tiny_model: Path) -> None:
     mischievous(tmp_path, tiny_model, "if calls == 3 and os.environ['RANK'] == '1': raise ValueError('the cause')")
     said = run(TORCHRUN, "--nproc-per-node", 2, "-m", "launcher.worker", "job.yaml", cwd=tmp_path, code=1)
@@ -244,7 +245,7 @@ def test_a_request_to_stop_saves_and_the_same_command_goes_on(
 
 def test_a_second_request_stops_at_once(tmp_path: Path, tiny_model: Path) -> None:
     mischievous(tmp_path, tiny_model, "time.sleep(600 if calls > 1 else 0)")
-    launcher = start("train", "job.yaml", cwd=tmp_path)
+    launcher = start("train", "job.yaml", cwd=tmp_path, own_server=False)
     wait_until(lambda: has_trained(tmp_path), launcher)
     ranks = ranks_of(launcher)
     launcher.send_signal(signal.SIGINT)

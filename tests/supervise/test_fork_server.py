@@ -14,10 +14,32 @@ import pytest
 
 from launcher.run.forking import FORK_SERVER
 from launcher.supervise.fork_server import ForkedRank, fork_rank, fork_server
-from tests.cli import adaptrun, ranks_of, start, wait_until
+from tests.cli import adaptrun, ranks_of, start, wait_until, with_fork_server
 from tests.small_run import write_job
 
 WORKER = "launcher.worker.fork_server"
+
+
+def test_the_server_of_all_tests_forks_the_ranks_of_their_commands() -> None:
+    rank = fork_rank(["none.yaml"], with_fork_server(), [])
+    assert rank is not None, "the tests are slow where each rank imports everything, and nothing else shows it"
+    rank.wait()
+
+
+def test_without_a_server_each_rank_is_an_interpreter_with_the_same_numbers(tmp_path: Path, tiny_model: Path) -> None:
+    for name in ("forked", "fresh"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_job(folder, tiny_model)
+    adaptrun("train", "job.yaml", cwd=tmp_path / "forked")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv(FORK_SERVER, "")
+        adaptrun("train", "job.yaml", cwd=tmp_path / "fresh")
+    one, other = (
+        (tmp_path / name / "runs" / "small" / "model" / "model.safetensors").read_bytes()
+        for name in ("forked", "fresh")
+    )
+    assert one == other
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +127,3 @@ def test_a_run_forks_its_ranks_and_leaves_no_process(tmp_path: Path, tiny_model:
     assert launcher.wait() == 75, "stopped, and resumable"
     psutil.wait_procs(processes, timeout=10)
     assert not [process for process in processes if process.is_running()]
-
-
-def test_without_a_server_each_rank_is_an_interpreter_with_the_same_numbers(tmp_path: Path, tiny_model: Path) -> None:
-    for name in ("forked", "fresh"):
-        folder = tmp_path / name
-        folder.mkdir()
-        write_job(folder, tiny_model)
-    adaptrun("train", "job.yaml", cwd=tmp_path / "forked")
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setenv(FORK_SERVER, "")
-        adaptrun("train", "job.yaml", cwd=tmp_path / "fresh")
-    one, other = (
-        (tmp_path / name / "runs" / "small" / "model" / "model.safetensors").read_bytes()
-        for name in ("forked", "fresh")
-    )
-    assert one == other

@@ -16,7 +16,7 @@ import pytest
 from launcher.run.checkpoints import complete_checkpoints, incomplete_checkpoints, step_of
 from launcher.run.events import EventTail, Step
 from launcher.run.folder import RunFolder
-from tests.cli import ENVIRONMENT, adaptrun, assert_gone, ranks_of, start, wait_until
+from tests.cli import adaptrun, assert_gone, ranks_of, start, wait_until
 from tests.tiny import WORDS
 
 SAMPLES, BATCH, EPOCHS = 45, 6, 5
@@ -33,7 +33,7 @@ def build(labels):
         if module.training:
             seen.write(json.dumps(inputs["input_ids"][:, :3].tolist()) + "\\n")
     model.register_forward_pre_hook(record, with_kwargs=True)
-    if os.environ.get("SLOW_DISK"):
+    if os.path.exists("slow-disk"):
         sync = os.fsync
         os.fsync = lambda file: (time.sleep(0.1), sync(file))
     return model
@@ -105,7 +105,7 @@ def seen_by_step(folder: Path, accumulation: int, first: int) -> dict[int, list[
 
 def kill_when(folder: Path, steps: int, victim: str, during_save: bool, arguments: list[str]) -> None:
     """Start the job and kill one rank, or everything, once it has done so many steps (and is saving)."""
-    launcher = start("train", "job.yaml", *arguments, cwd=folder)
+    launcher = start("train", "job.yaml", *arguments, cwd=folder, own_server=victim == "the whole group")
 
     def is_time() -> bool:
         for run in (folder / "runs").glob("small-*"):
@@ -148,10 +148,10 @@ def reference(folder: Path) -> bytes:
     return weights(whole)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(folder: Path, reference: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(folder: Path, reference: bytes) -> None:
     draw = random.Random(0)
     kill_and_go_on(copy_of(folder, "rank"), reference, draw, "one rank", during_save=False)
-    monkeypatch.setitem(ENVIRONMENT, "SLOW_DISK", "1")
+    (folder / "slow-disk").touch()
     kill_and_go_on(copy_of(folder, "group"), reference, draw, "the whole group", during_save=True)
 
 
@@ -160,13 +160,13 @@ def test_a_killed_run_goes_on_to_the_same_bits(folder: Path, reference: bytes, m
 @pytest.mark.parametrize("during_save", [False, True])
 @pytest.mark.parametrize("victim", ["one rank", "the whole group"])
 def test_killed_at_many_moments_it_goes_on_to_the_same_bits(
-    folder: Path, reference: bytes, victim: str, during_save: bool, monkeypatch: pytest.MonkeyPatch
+    folder: Path, reference: bytes, victim: str, during_save: bool
 ) -> None:
     draw = random.Random()
     seed = draw.randrange(10**6)
     print(f"seed {seed}")
     if during_save:
-        monkeypatch.setitem(ENVIRONMENT, "SLOW_DISK", "1")
+        (folder / "slow-disk").touch()
     for turn in range(2):
         kill_and_go_on(copy_of(folder, f"{turn}"), reference, random.Random(seed + turn), victim, during_save)
 

@@ -38,7 +38,8 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("way", ["accelerate", pytest.param("deepspeed", marks=pytest.mark.slow), "two nodes"])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["accelerate", "deepspeed", "two nodes"])
 def test_another_launcher_leaves_the_same_model(way: str, trained: Trained, tmp_path: Path, tiny_model: Path) -> None:
     write_job(tmp_path, tiny_model)
     if way == "two nodes":

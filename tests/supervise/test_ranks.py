@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.run.failures import told_ends
+from launcher.run.failures import recorded_ends
 from launcher.run.folder import RunFolder
 from launcher.run.rendezvous import LAUNCHER, TOKEN, new_token, read_token
 from launcher.supervise.processes import run_agent
@@ -58,13 +58,13 @@ def test_what_an_outer_launcher_has_set_means_nothing_to_a_rank(
 
 def test_a_rank_that_fails_ends_the_others_and_only_its_own_code_counts(folder: RunFolder) -> None:
     assert not run("sys.exit(3) if rank == '1' else time.sleep(600)", folder, 3)
-    ends = told_ends(folder)
+    ends = recorded_ends(folder)
     assert [(end.rank, end.code) for end in ends] == [(0, None), (1, 3), (2, None)]
 
 
 def test_a_killed_rank_is_told_from_those_that_were_ended_for_it(folder: RunFolder) -> None:
     assert not run("os.kill(os.getpid(), 9) if rank == '1' else time.sleep(600)", folder, 2)
-    assert [(end.rank, end.code) for end in told_ends(folder)] == [(0, None), (1, -9)]
+    assert [(end.rank, end.code) for end in recorded_ends(folder)] == [(0, None), (1, -9)]
 
 
 def test_a_token_of_several_machines_is_for_its_user_alone(folder: RunFolder) -> None:

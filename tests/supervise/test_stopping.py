@@ -43,7 +43,9 @@ def test_a_process_that_does_more_is_stopped_as_before() -> None:
     assert exit_code_after(signal.SIGTERM, "more") == -signal.SIGTERM
 
 
-@pytest.mark.parametrize(("processes", "how"), [(1, "the stop file"), (2, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("processes", "how"), [pytest.param(1, "the stop file", marks=pytest.mark.slow), (2, "SIGTERM")]
+)
 def test_a_run_that_is_stopped_while_it_prepares_is_taken_up_again(
     processes: int, how: str, tmp_path: Path, tiny_model: Path
 ) -> None:

@@ -71,7 +71,7 @@ def ranks(folder: RunFolder, heartbeats: Heartbeats) -> Iterator[Callable[..., l
     def start(*collectives: str) -> list[subprocess.Popen[bytes]]:
         for rank, collective in enumerate(collectives):
             command = [sys.executable, "-c", RANK, str(folder.path), str(rank), collective]
-            environment = os.environ | {HEARTBEAT: heartbeats.told(rank)}
+            environment = os.environ | {HEARTBEAT: heartbeats.address_of(rank)}
             started.append(subprocess.Popen(command, env=environment, pass_fds=[heartbeats.descriptor]))
         begun = time.monotonic()
         while [b.collective for _, b in sorted(heartbeats.read().items()) if b.beats >= 4] != list(collectives):

@@ -22,7 +22,7 @@ from launcher.tracking import starting
 from launcher.tracking.figures import Figures
 from launcher.tracking.following import State
 from launcher.tracking.starting import tracked
-from tests.cli import PATIENCE, TORCHRUN, adaptrun, assert_gone, run, start, wait_until
+from tests.cli import PATIENCE, TORCHRUN, adaptrun, assert_gone, ranks_of, run, start, wait_until
 from tests.tiny import write_texts
 from tests.tracking.reading import Curves, of_events, of_mlflow, of_tensorboard, of_wandb, texts_of_tensorboard
 
@@ -118,14 +118,14 @@ def test_a_run_that_ended_early_goes_on_in_the_same_tracker_runs_and_no_step_is_
     number: str, code: int, status: str, tmp_path: Path, tiny_model: Path
 ) -> None:
     write_job(tmp_path, tiny_model, processes=2)
-    launcher = start("train", "job.yaml", cwd=tmp_path)
+    launcher = start("train", "job.yaml", cwd=tmp_path, own_server=False)
 
     def has_steps() -> bool:
         files = list((tmp_path / "runs").glob("*/metrics.jsonl"))
         return bool(files) and len(steps_of(files[0].parent)) >= 10
 
     wait_until(has_steps, launcher)
-    processes = psutil.Process(launcher.pid).children(recursive=True)
+    processes = [*psutil.Process(launcher.pid).children(recursive=True), *ranks_of(launcher)]
     launcher.send_signal(signal.Signals[number])
     assert launcher.wait() == code
     assert_gone(processes)
@@ -139,6 +139,7 @@ def test_a_run_that_ended_early_goes_on_in_the_same_tracker_runs_and_no_step_is_
     assert_all_have(tmp_path, starts=2)
 
 
+@pytest.mark.slow
 def test_ranks_started_by_hand_are_tracked_as_well_and_a_tracker_that_cannot_start_costs_a_note(
     tmp_path: Path, tiny_model: Path
 ) -> None:

@@ -36,8 +36,11 @@ def notes(run: RunFolder) -> list[str]:
     return [event.text for event in EventTail(run.events_file).read() if isinstance(event, Note)]
 
 
-def test_the_selector_is_named_and_the_same_in_any_world(laboratory: Laboratory) -> None:
-    ways = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero3", 2))
+FEW, MANY = [("single", 1), ("fsdp", 2)], [("single", 1), ("ddp", 2), ("zero3", 2)]
+
+
+@pytest.mark.parametrize("ways", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=len)
+def test_the_selector_is_named_and_the_same_in_any_world(ways: list[tuple[str, int]], laboratory: Laboratory) -> None:
     runs = [choose(laboratory, f"chosen-{way}", world, engine=engine_section(way)) for way, world in ways]
     results = [Result.read(run.result_file) for run in runs]
     for result in results:

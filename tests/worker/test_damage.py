@@ -18,7 +18,7 @@ from launcher.job.reading.job_file import load_job
 from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
 from launcher.plan.planner import make_plan
-from launcher.run.attempts import Attempt, begin
+from launcher.run.attempts import Attempt, begin_attempt
 from launcher.run.checkpoints import checkpoint_name
 from launcher.run.events import Evaluated, EventLog, EventTail, Note
 from launcher.run.folder import RunFolder
@@ -130,7 +130,7 @@ def interrupted(
     run = lay_out(folder, material, model, world)
     for step in SAVED:
         shutil.copytree(at(whole, step), at(run, step))
-    begin(run, "resumed", at(run, 9), insists=insists)
+    begin_attempt(run, "resumed", at(run, 9), insists=insists)
     return run
 
 
@@ -178,7 +178,7 @@ def test_one_that_was_named_and_one_with_none_before_end_the_start_and_say_which
         f"DamagedCheckpoint: {at(run, 9)} is damaged: __0_0.distcp has changed since it was written"
     )
     assert "the others are step-00000003, step-00000006; resume from one of them: --resume" in told[0]
-    begin(run, "resumed", at(run, 3))
+    begin_attempt(run, "resumed", at(run, 3))
     flip_a_bit(at(run, 3) / "__0_0.distcp")
     told = worlds.run(world, go, str(run.path))
     assert "there is no earlier one to resume from; the others are step-00000006, step-00000009" in told[0]
@@ -282,10 +282,10 @@ def test_a_run_that_resumes_without_its_selection_weights_is_refused(
     run = lay_out(tmp_path / "run", material, tiny_model, 1, data=data, validation=validation)
     assert worlds.run(1, go, str(run.path)) == [""]
     shutil.rmtree(run.model)
-    begin(run, "resumed", at(run, 9))
+    begin_attempt(run, "resumed", at(run, 9))
     assert worlds.run(1, go, str(run.path)) == [""], "they are sound"
     flip_a_bit(run.selection_file)
-    begin(run, "resumed", at(run, 9))
+    begin_attempt(run, "resumed", at(run, 9))
     (told,) = worlds.run(1, go, str(run.path))
     assert told.startswith(
         f"RequestError: {run.selection_file} is damaged: selection.npy has changed since it was written"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import ExitCode, RequestError, Superseded
-from launcher.run.attempts import begin
+from launcher.run.attempts import begin_attempt
 from launcher.run.folder import RunFolder
 from launcher.worker.rank.process import RankEnv, RankProcess
 from launcher.worker.rank.run_context import start_of
@@ -101,10 +101,10 @@ def test_a_rank_that_is_started_by_hand_says_in_a_sentence_what_it_was_not_told(
 
 def test_a_rank_whose_start_is_over_before_it_has_met_the_others_belongs_to_no_later_one(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    first = begin(folder, "first", None)
+    first = begin_attempt(folder, "first", None)
     process = RankProcess(RankEnv(), folder)
     assert start_of(process, folder) == first
-    begin(folder, "requeued", None)
+    begin_attempt(folder, "requeued", None)
     with pytest.raises(Superseded, match="attempt 2 of"):
         start_of(process, folder)
 

@@ -124,7 +124,7 @@ class ForwardOutputs:
 
 
 @dataclass(frozen=True)
-class Observed(Losses):
+class ObservedLosses(Losses):
     """Losses, and the observations of each sample in the first pass."""
 
     observed: Mapping[str, Tensor] = field(default_factory=dict)

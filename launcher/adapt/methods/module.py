@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.adapt.methods.language import LanguageHead
-from launcher.adapt.methods.method import ForwardOutputs, Method, ModelDims, Observed, StepBatch
+from launcher.adapt.methods.method import ForwardOutputs, Method, ModelDims, ObservedLosses, StepBatch
 from launcher.errors import ModelError
 from launcher.job.pretrained import Pretrained
 from launcher.job.schema import Job
@@ -51,7 +51,7 @@ class AdaptingModule(TaskModule):
         seen = self._seen(losses, batch)
         if batch.wanted:
             observed = {name: getattr(seen, name) for name in batch.wanted}
-            return Observed(torch.zeros_like(losses.weighted), losses.outputs, observed)
+            return ObservedLosses(torch.zeros_like(losses.weighted), losses.outputs, observed)
         weighted = torch.zeros_like(losses.weighted)
         for name, loss in self.method.terms(seen, self.parts, batch).items():
             weighted = weighted + loss * batch.scales[name]

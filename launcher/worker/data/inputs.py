@@ -26,7 +26,7 @@ from launcher.job.schema import Job, Model
 from launcher.job.sections.data import LabelFormat
 from launcher.job.sections.marks import values_that
 from launcher.job.sections.tasks import FAMILIES, find_family
-from launcher.job.trust import told_of_code
+from launcher.job.trust import notices_of_code
 from launcher.job.vocabulary import embeddings_of
 from launcher.models import task_class
 from launcher.models.parts.ready import make_ready
@@ -140,7 +140,7 @@ class PreparedSets:
 
 def prepare_sets(job: Job, log: EventLog) -> PreparedSets:
     """The training and validation sets, from the cache or prepared now. Raises DataError and ModelError."""
-    for note in told_of_code(job.model.trust_code):
+    for note in notices_of_code(job.model.trust_code):
         log.note(note)
     verify_alias(job.model)
     pretrained = find_pretrained(job.model)

@@ -27,7 +27,7 @@ from launcher.models.parts.features import pooled
 from launcher.models.tasks.base import TaskModule
 from launcher.run.events import Note
 from launcher.worker.data.inputs import Inputs
-from launcher.worker.evaluation.evaluate import Measured
+from launcher.worker.evaluation.evaluate import DetailedEvaluation
 from launcher.worker.evaluation.pass_over import Computed, Indices, PerSampleRows, Result, pass_over
 from launcher.worker.rank.run_context import RunContext
 
@@ -37,7 +37,10 @@ MOST = 1000
 
 
 def deciding_value_of(
-    found: Measured, job: Job, selector: CheckpointSelector | None, before_batch: Callable[[], None] = lambda: None
+    found: DetailedEvaluation,
+    job: Job,
+    selector: CheckpointSelector | None,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> float:
     """The deciding metric, or its estimate on the target if a selector is given.
 

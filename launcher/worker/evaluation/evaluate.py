@@ -22,7 +22,7 @@ Metrics = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Measured(Evaluation):
+class DetailedEvaluation(Evaluation):
     """An evaluation, and if requested, on rank 0 the outcomes [samples, task.result_columns] float64."""
 
     outcomes: Values | None = None
@@ -42,7 +42,7 @@ def evaluate(
     precision: str = "fp32",
     before_batch: Callable[[], None] = lambda: None,
     keep_outcomes: bool = False,
-) -> Measured:
+) -> DetailedEvaluation:
     """Evaluate `module` on all of `data` with all ranks; every rank gets the result.
 
     batch_size: samples of full length per batch; batches of shorter samples have more
@@ -68,7 +68,7 @@ def evaluate(
     if summed[0] != len(data):
         raise RuntimeError(f"{type(task).__name__}.statistics counted {summed[0]:.0f} of {len(data)} samples")
     totals = EvalTotals(summed, values.on_all(task.kept))
-    return Measured(
+    return DetailedEvaluation(
         samples=len(data),
         metrics=task.metrics(totals),
         intervals=task.intervals(totals),

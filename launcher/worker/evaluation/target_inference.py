@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from launcher.adapt.methods.method import TARGET, Observed, StepBatch, StepInfo, TargetInference
+from launcher.adapt.methods.method import TARGET, ObservedLosses, StepBatch, StepInfo, TargetInference
 from launcher.data.prepared import Prepared
 from launcher.models.parts.batch import Batch
 from launcher.models.tasks.base import Task
@@ -38,7 +38,7 @@ def target_inference(
             moment=StepInfo(0, 1),
             wanted=("features", "logits"),
         )
-        return cast(Observed, module(batch)).observed
+        return cast(ObservedLosses, module(batch)).observed
 
     def look() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         passed = pass_over(

@@ -11,7 +11,7 @@ from launcher.measure.compare.per_sample_results import PerSampleResults, Values
 from launcher.run.events import Evaluated
 from launcher.worker.data.inputs import Inputs
 from launcher.worker.evaluation.checkpoint_selection import CheckpointSelector, deciding_value_of
-from launcher.worker.evaluation.evaluate import Measured, Metrics, evaluate
+from launcher.worker.evaluation.evaluate import DetailedEvaluation, Metrics, evaluate
 from launcher.worker.rank.run_context import RunContext
 
 BEFORE, RESULT = "before", "result"
@@ -25,7 +25,7 @@ class Validator:
         self, context: RunContext, inputs: Inputs, module: nn.Module, selector: CheckpointSelector | None = None
     ) -> None:
         self._context, self._inputs, self._module, self._selector = context, inputs, module, selector
-        self._known: dict[tuple[int, str], Measured] = {}
+        self._known: dict[tuple[int, str], DetailedEvaluation] = {}
 
     @classmethod
     def of(cls, context: RunContext, inputs: Inputs, module: nn.Module, weights: dict[str, Values]) -> Validator:
@@ -70,7 +70,7 @@ class Validator:
 
     def _evaluate(
         self, step: int, names: Iterable[str], before_batch: Callable[[], None] = lambda: None
-    ) -> dict[str, Measured]:
+    ) -> dict[str, DetailedEvaluation]:
         context = self._context
         new = [name for name in names if (step, name) not in self._known]
         for name in new:

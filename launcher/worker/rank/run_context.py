@@ -16,7 +16,7 @@ from launcher.job.schema import Job
 from launcher.plan.hardware import find_hardware
 from launcher.plan.plan import Plan
 from launcher.plan.planner import device_for, make_plan
-from launcher.run.attempts import Attempt, Fence, begin
+from launcher.run.attempts import Attempt, Fence, begin_attempt
 from launcher.run.environment import write_environment
 from launcher.run.events import EventLog, Phase
 from launcher.run.folder import RunFolder
@@ -126,7 +126,7 @@ def _make_run(job_file: Path, sets: Sequence[str], world: World, resume: str) ->
     folder = decision.folder
     folder.write_plan(with_remembered_limit(plan, job, job_file, decision))
     write_environment(folder)
-    begin(folder, decision.cause, decision.checkpoint, insists=decision.insists)
+    begin_attempt(folder, decision.cause, decision.checkpoint, insists=decision.insists)
     print(f"{folder.path}: {decision.reason}", flush=True)
     return folder
 

@@ -11,7 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from launcher.adapt.methods.method import BatchObservations, Method, Observed, StepBatch, StepInfo, TargetInference
+from launcher.adapt.methods.method import (
+    BatchObservations,
+    Method,
+    ObservedLosses,
+    StepBatch,
+    StepInfo,
+    TargetInference,
+)
 from launcher.engines.base import Engine
 from launcher.engines.precision import autocast
 from launcher.errors import RequestError
@@ -164,7 +171,7 @@ class MethodObjective:
             self._seed_dropout(step.moment.step, number)
             look = replace(batch, wanted=self._method.observes)
             with torch.no_grad(), autocast(device, self._precision):
-                seen = cast(Observed, self._engine.module(look.to(device)))
+                seen = cast(ObservedLosses, self._engine.module(look.to(device)))
             step.beat()
             rows = batch.places >= 0
             weights[batch.places[rows]] = batch.sample_weights[rows].double()
