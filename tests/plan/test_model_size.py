@@ -73,6 +73,7 @@ def test_a_mixture_of_experts_is_as_large_as_the_model_that_is_built(tmp_path: P
     assert size.intermediate == 2 * 14336
 
 
+@pytest.mark.slow
 def test_the_command_counts_all_experts(tmp_path: Path) -> None:
     _, file = job(tmp_path, train={"max_length": 512})
     (tmp_path / "tiny" / "config.json").write_text(json.dumps(MIXTRAL))

@@ -31,10 +31,10 @@ def test_without_a_server_each_rank_is_an_interpreter_with_the_same_numbers(tmp_
         folder = tmp_path / name
         folder.mkdir()
         write_job(folder, tiny_model)
-    adaptrun("train", "job.yaml", cwd=tmp_path / "forked")
+    adaptrun("train", "job.yaml", "--set", "train.max_steps=3", cwd=tmp_path / "forked")
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv(FORK_SERVER, "")
-        adaptrun("train", "job.yaml", cwd=tmp_path / "fresh")
+        adaptrun("train", "job.yaml", "--set", "train.max_steps=3", cwd=tmp_path / "fresh")
     one, other = (
         (tmp_path / name / "runs" / "small" / "model" / "model.safetensors").read_bytes()
         for name in ("forked", "fresh")
