@@ -48,7 +48,13 @@ _BY_MESSAGE = (
     (re.compile(r"CUDA error|cuda runtime|uncorrectable ECC|Xid"), FailureKind.DEVICE),
     (re.compile(r"No space left|Read-only file system|Disk quota"), FailureKind.DISK),
 )  # fmt: skip
-_CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+_CONSEQUENCES = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection was likely closed",
+    "Broken pipe",
+    "Timed out waiting",
+)
 """What ranks say when another one has died; never the first failure where there is another."""
 
 _DISK = "look at the disk's free space and permissions, then run the same command again to resume"

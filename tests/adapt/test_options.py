@@ -68,7 +68,7 @@ def ways_of(option: str) -> list[tuple[int, str]]:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(("staged", [(1, "single"), (2, "fsdp"), (2, "zero3")]), id="staged-few"),
+        pytest.param(("staged", [(1, "single"), (2, "fsdp")]), id="staged-few"),
         *(pytest.param((name, ways_of(name)), id=name, marks=pytest.mark.slow) for name in OPTIONS),
     ],
 )

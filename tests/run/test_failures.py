@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from launcher.errors import Stopped
 from launcher.run.attempts import begin_attempt
 from launcher.run.failure_kinds import FailureKind, kind_of
 from launcher.run.failures import Ended, Failure, first_failure, leave_ends, report_failure, write_page
 from launcher.run.folder import RunFolder
+from launcher.supervise import failure as end_of_ranks
+from launcher.supervise.failure import RankFailed
 
 
 @pytest.fixture
@@ -64,6 +67,25 @@ def test_the_earliest_cause_is_first_whoever_speaks_before(folder: RunFolder) ->
     first = first_failure(folder)
     assert first is not None
     assert first.rank == 0
+
+
+IN_A_COLLECTIVE = ("RuntimeError", "[gloo/transport] Connection closed by peer [10.0.0.1]")
+WITH_THE_STORE = (
+    "DistNetworkError",
+    "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?",
+)
+
+
+@pytest.mark.parametrize("lost", [IN_A_COLLECTIVE, WITH_THE_STORE], ids=["in a collective", "with the store"])
+def test_a_stop_that_was_asked_for_is_one_whatever_the_other_ranks_noticed(
+    folder: RunFolder, lost: tuple[str, str]
+) -> None:
+    report_failure(folder, failure(1, 1.0, *lost), 1)
+    report_failure(folder, failure(0, 2.0, "Stopped", "stopped at once", 75), 1)
+    with pytest.raises(Stopped):
+        end_of_ranks.report_failure(folder, was_asked=True)
+    with pytest.raises(RankFailed):
+        end_of_ranks.report_failure(folder, was_asked=False)
 
 
 @pytest.mark.parametrize(("noticed", "error"), [(1.0, "RuntimeError"), (3.0, "Stopped")])

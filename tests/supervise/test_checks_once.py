@@ -56,6 +56,7 @@ def test_a_start_of_two_processes_checks_its_job_once(
     }
 
 
+@pytest.mark.slow
 def test_by_hand_what_is_wrong_with_a_job_is_said_once_and_ends_all_ranks(tmp_path: Path, tiny_model: Path) -> None:
     write_job(tmp_path, tiny_model)
     words = (TORCHRUN, "--nproc-per-node", 2, "-m", "launcher.worker", "job.yaml", "--set", "validation.set=nowhere")

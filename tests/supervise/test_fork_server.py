@@ -18,6 +18,7 @@ from tests.cli import adaptrun, ranks_of, start, wait_until, with_fork_server
 from tests.small_run import write_job
 
 WORKER = "launcher.worker.fork_server"
+SMALL = ("--set", "train.max_steps=3", "--set", "launch.processes=1")
 
 
 def test_the_server_of_all_tests_forks_the_ranks_of_their_commands() -> None:
@@ -31,10 +32,10 @@ def test_without_a_server_each_rank_is_an_interpreter_with_the_same_numbers(tmp_
         folder = tmp_path / name
         folder.mkdir()
         write_job(folder, tiny_model)
-    adaptrun("train", "job.yaml", "--set", "train.max_steps=3", cwd=tmp_path / "forked")
+    adaptrun("train", "job.yaml", *SMALL, cwd=tmp_path / "forked")
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv(FORK_SERVER, "")
-        adaptrun("train", "job.yaml", "--set", "train.max_steps=3", cwd=tmp_path / "fresh")
+        adaptrun("train", "job.yaml", *SMALL, cwd=tmp_path / "fresh")
     one, other = (
         (tmp_path / name / "runs" / "small" / "model" / "model.safetensors").read_bytes()
         for name in ("forked", "fresh")
