@@ -19,7 +19,7 @@ import pytest
 
 from launcher.run.forking import FORK_SERVER
 from launcher.supervise.fork_server import fork_server
-from tests.cli import INHERITED
+from tests.cli import ENVIRONMENT, INHERITED
 from tests.small_run import trained
 from tests.tiny import tiny_model_folder
 from tests.worlds import Worlds
@@ -46,7 +46,7 @@ def ranks_are_forked() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def environment_of_commands(ranks_are_forked: None) -> None:
     """Without what libraries have set while they were imported: the fork server would refuse an environment with it."""
-    for name in {*os.environ} - {*INHERITED, FORK_SERVER, "PYTEST_CURRENT_TEST"}:
+    for name in {*os.environ} - {*ENVIRONMENT, FORK_SERVER, "PYTEST_CURRENT_TEST"}:
         del os.environ[name]
 
 
