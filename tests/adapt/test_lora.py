@@ -42,7 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 WHOLE = {size: engines_of(size) for size in (1, 2, 3)}
 GRIDS = [
-    pytest.param(("lora", {1: ("single",), 2: engines_of(2)}), id="lora"),
+    pytest.param(("lora", {1: ("single",), 2: ("ddp", "fsdp", "zero2", "zero3")}), id="lora"),
     pytest.param(("dora", {1: ("single",), 2: ("ddp", "fsdp", "zero3")}), id="dora"),
     *(pytest.param((kind, WHOLE), id=f"{kind}-whole", marks=pytest.mark.slow) for kind in KINDS),
 ]

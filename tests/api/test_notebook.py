@@ -64,6 +64,7 @@ def kernel(folder: Path) -> Iterator[tuple[Any, BlockingKernelClient]]:
     manager.shutdown_kernel(now=True)
 
 
+@pytest.mark.slow
 def test_interrupting_a_cell_saves_and_raises_stopped(folder: Path, kernel: tuple[Any, BlockingKernelClient]) -> None:
     manager, client = kernel
     asked = client.execute(ENDLESS)

@@ -17,6 +17,7 @@ from launcher.run.events import Evaluated, EventTail, Phase, Saved, Step
 from launcher.run.folder import RunFolder
 from tests.cli import ADAPTRUN, ENVIRONMENT, TORCHRUN, adaptrun, run
 from tests.small_run import Trained, write_job
+from tests.thinning import every
 
 
 def test_the_folder_holds_what_the_design_says(trained: Trained) -> None:
@@ -111,13 +112,16 @@ def test_several_processes_by_hand_give_the_same_model(trained: Trained, tmp_pat
 
 @pytest.mark.parametrize(
     "engine",
-    [
-        "{name: fsdp}",
-        pytest.param("{name: deepspeed}", marks=pytest.mark.slow),
-        "{name: deepspeed, deepspeed: zero3}",
-        pytest.param("{name: deepspeed, deepspeed: zero2_offload}", marks=pytest.mark.slow),
-        pytest.param("{name: deepspeed, deepspeed: zero3_offload}", marks=pytest.mark.slow),
-    ],
+    every(
+        5,
+        [
+            "{name: fsdp}",
+            "{name: deepspeed}",
+            "{name: deepspeed, deepspeed: zero3}",
+            "{name: deepspeed, deepspeed: zero2_offload}",
+            "{name: deepspeed, deepspeed: zero3_offload}",
+        ],
+    ),
 )
 def test_a_sharded_run_leaves_the_same_model(engine: str, trained: Trained, tmp_path: Path, tiny_model: Path) -> None:
     write_job(tmp_path, tiny_model)

@@ -27,6 +27,7 @@ def test_the_server_of_all_tests_forks_the_ranks_of_their_commands() -> None:
     rank.wait()
 
 
+@pytest.mark.slow
 def test_without_a_server_each_rank_is_an_interpreter_with_the_same_numbers(tmp_path: Path, tiny_model: Path) -> None:
     for name in ("forked", "fresh"):
         folder = tmp_path / name

@@ -110,10 +110,8 @@ def test_all_three_have_what_the_run_kept(tmp_path: Path, tiny_model: Path) -> N
     assert not notes_of(the_run(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "status"),
-    [("SIGKILL", -9, "KILLED"), pytest.param("SIGINT", 75, "KILLED", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code", "status"), [("SIGKILL", -9, "KILLED"), ("SIGINT", 75, "KILLED")])
 def test_a_run_that_ended_early_goes_on_in_the_same_tracker_runs_and_no_step_is_doubled(
     number: str, code: int, status: str, tmp_path: Path, tiny_model: Path
 ) -> None:
